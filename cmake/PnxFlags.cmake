@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+# Flags of all our targets, in one interface target: pnx_flags.
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS ON) # gnu11: cleanup attribute, statement expressions in src/
+set(CMAKE_CXX_STANDARD 11)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+add_library(pnx_flags INTERFACE)
+target_compile_options(pnx_flags INTERFACE
+    -Wall -Wextra -Wconversion -Wshadow -Wvla -Wundef -Wimplicit-fallthrough
+    $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes -Wmissing-prototypes>
+    -fno-strict-aliasing)
+target_compile_definitions(pnx_flags INTERFACE _GNU_SOURCE)
+if(PNX_WERROR)
+    target_compile_options(pnx_flags INTERFACE -Werror)
+endif()
+if(PNX_DEBUG)
+    target_compile_definitions(pnx_flags INTERFACE PNX_DEBUG)
+endif()
+if(PNX_FAULTS)
+    target_compile_definitions(pnx_flags INTERFACE PNX_FAULTS)
+endif()
+if(PNX_ATOMIC_SITES)
+    target_compile_definitions(pnx_flags INTERFACE PNX_ATOMIC_SITES)
+endif()
+if(PNX_SANITIZE)
+    target_compile_options(pnx_flags INTERFACE
+        -fsanitize=${PNX_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    target_link_options(pnx_flags INTERFACE -fsanitize=${PNX_SANITIZE})
+endif()
+if(PNX_COVERAGE)
+    # atomic: many threads and forked children update the same counters
+    target_compile_options(pnx_flags INTERFACE --coverage -fprofile-update=atomic)
+    target_link_options(pnx_flags INTERFACE --coverage)
+endif()
+find_package(Threads REQUIRED)
+target_link_libraries(pnx_flags INTERFACE Threads::Threads)

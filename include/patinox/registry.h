@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * patinox/registry.h - the ledger of everything that is alive and must end: who made it, where, how to end it.
+ *
+ * A row knows a resource's type, name, birthplace, size, parent and cleanup.  The registry owns the cleanup
+ * function, and one compare-and-swap decides who runs it, so that an owner's release, a forced cleanup and a
+ * shutdown may race:
+ *
+ *     LIVE --claim--> RUNNING --0--> DONE
+ *      |                 +---error--> FAILED
+ *      |                 +---shutdown's deadline--> ABANDONED (still running; its row stays)
+ *      +----remove--> (row free; the id is stale from now on)
+ *
+ *   P1  A cleanup runs at most once, on whatever path, and never after pnx_registry_remove() returned 0.
+ *   P2  A remove that finds the cleanup running on another thread returns only after it has ended; on the
+ *       same thread (from inside the cleanup) it returns -EALREADY at once.
+ *   P3  Ids are never reused: a stale or foreign id is an error, never somebody else's resource.
+ *   P4  Shutdown runs children before parents and, among siblings, last made first; it returns by its
+ *       deadline even when a cleanup hangs; nothing is struck from the report to make it look better.
+ *   P5  No cleanup or callback runs while the registry holds a lock.
+ *   P6  Adding a row allocates nothing once as many rows have been live before.
+ */
+#ifndef PNX_REGISTRY_H
+#define PNX_REGISTRY_H
+
+#include <patinox/base.h>
+#include <patinox/error.h>
+#include <patinox/stats.h>
+
+PNX_BEGIN_DECLS
+
+struct pnx_registry; /* safe to use from any thread */
+
+/* Names one row: shard, slot and generation.  0 is never an id. */
+typedef uint64_t pnx_resource_id;
+
+/* What a running cleanup may ask: how long it has, and whether somebody wants it to hurry. */
+struct pnx_cancel;
+
+/* Returns the absolute time by which the cleanup should end; PNX_NEVER if there is none, or for NULL. */
+PNX_API pnx_ns pnx_cancel_deadline(const struct pnx_cancel *cancel);
+
+/* Returns whether the cleanup's time is up: it should end as soon as it safely can.  false for NULL. */
+PNX_API bool pnx_cancel_requested(const struct pnx_cancel *cancel);
+
+/*
+ * Ends a resource.  Returns 0, or a negative error, which the report shows; the resource counts as gone
+ * either way and the function is not called again.  Runs with no lock of the library held.
+ */
+typedef int pnx_cleanup_fn(void *arg, const struct pnx_cancel *cancel);
+
+/* What a row says about its resource.  Strings are static or outlive the row, name excepted. */
+struct pnx_resource {
+    size_t size;             /* set by PNX_RESOURCE */
+    const char *type;        /* required, static: "pool", "temporary directory" */
+    const char *name;        /* copied, cut after 47 bytes; may be NULL */
+    const char *site;        /* static; PNX_RESOURCE sets it to where it stands */
+    pnx_cleanup_fn *cleanup; /* NULL: shutdown cannot end it, and reports it as leaked */
+    void *arg;               /* first argument of cleanup; must not point into a stack frame */
+    pnx_resource_id parent;  /* 0: none; its cleanup runs after its children's */
+    uint64_t owner;          /* yours: a thread, tenant or session number */
+    uint64_t tag;            /* yours */
+    uint64_t bytes;          /* memory held, as far as known */
+};
+#define PNX_RESOURCE(...) \
+    (&(const struct pnx_resource){ \
+            .size = sizeof(struct pnx_resource), .site = PNX_SITE, __VA_ARGS__})
+
+struct pnx_registry_opts {
+    size_t size;               /* set by PNX_REGISTRY_OPTS */
+    const char *name;          /* copied; label in statistics and reports; default "registry" */
+    const struct pnx_env *env; /* default: the system's */
+    struct pnx_stats *stats;   /* default: the process's; pnx_stats_off() */
+    uint32_t max;              /* rows alive at once; default 16,777,216 */
+    uint32_t flags;            /* must be 0 */
+};
+#define PNX_REGISTRY_OPTS(...) \
+    (&(const struct pnx_registry_opts){.size = sizeof(struct pnx_registry_opts), __VA_ARGS__})
+
+/* Returns the process-wide registry, where objects go whose options name none.  Never NULL. */
+PNX_API struct pnx_registry *pnx_registry_default(void);
+
+/* Returns the value that switches registration off where an option asks for a registry. */
+PNX_API struct pnx_registry *pnx_registry_off(void);
+
+/* Creates a registry.  opts may be NULL.  -EINVAL (err names the field), -E2BIG, -ENOMEM. */
+PNX_API PNX_NODISCARD int pnx_registry_create(const struct pnx_registry_opts *opts,
+        struct pnx_error *err, struct pnx_registry **ret_registry);
+
+/*
+ * Drops the caller's reference.  Rows that are still there keep the registry's memory until they go; their
+ * cleanups are not run: that is pnx_registry_shutdown()'s work.  The default registry is never released.
+ */
+PNX_API void pnx_registry_release(struct pnx_registry **registry);
+
+/*
+ * Adds a row.  -EINVAL (no type; a parent that is not live), -E2BIG, -ENOMEM, -ESHUTDOWN once a shutdown has
+ * begun, -EBUSY when max rows are live.  With pnx_registry_off() it returns 0 and the id 0.
+ */
+PNX_API PNX_NODISCARD int pnx_registry_add(struct pnx_registry *registry,
+        const struct pnx_resource *resource, struct pnx_error *err, pnx_resource_id *ret_id);
+
+/*
+ * Strikes a row because its owner has ended, or is about to end, the resource itself: the cleanup will not run.
+ * See P2 for waiting.  An id of 0 is fine.
+ * -EALREADY when the cleanup has run or is running on this thread, -ESTALE for an id that is not (any more) of
+ * this registry.
+ */
+PNX_API int pnx_registry_remove(struct pnx_registry *registry, pnx_resource_id id);
+
+/*
+ * Claims the row and runs its cleanup here.  Returns what the cleanup returned; -EALREADY when somebody else
+ * has claimed it, -ESTALE, -ENOTSUP when the row has no cleanup.  The row is gone afterwards.
+ */
+PNX_API int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id);
+
+/* Changes the bytes that a row shows.  -ESTALE. */
+PNX_API int pnx_registry_set_bytes(
+        struct pnx_registry *registry, pnx_resource_id id, uint64_t bytes);
+
+enum pnx_resource_state {
+    PNX_RESOURCE_LIVE = 1,
+    PNX_RESOURCE_RUNNING,   /* its cleanup is running */
+    PNX_RESOURCE_DONE,      /* ended by a shutdown, without error */
+    PNX_RESOURCE_FAILED,    /* ended by a shutdown, with an error */
+    PNX_RESOURCE_ABANDONED, /* its cleanup was still running at the shutdown's deadline */
+    PNX_RESOURCE_LEAKED,    /* a shutdown could not end it: no cleanup, or no time */
+};
+
+/* One row, copied. */
+struct pnx_resource_info {
+    pnx_resource_id id;
+    pnx_resource_id parent;
+    enum pnx_resource_state state;
+    int32_t code; /* what the cleanup returned, once FAILED */
+    const char *type;
+    const char *site; /* "" when unknown */
+    char name[48];
+    uint64_t owner;
+    uint64_t tag;
+    uint64_t bytes;
+    pnx_ns age; /* since it was added */
+};
+
+/* Copies one row.  -ESTALE. */
+PNX_API PNX_NODISCARD int pnx_registry_info(
+        struct pnx_registry *registry, pnx_resource_id id, struct pnx_resource_info *ret_info);
+
+/* Returns how many rows are live or being cleaned up. */
+PNX_API size_t pnx_registry_count(const struct pnx_registry *registry);
+
+/*
+ * Calls visit for each row that was there all the time, oldest first, on copies, with no lock held.  A nonzero
+ * return ends the walk and is returned.  -ENOMEM.
+ */
+PNX_API int pnx_registry_each(struct pnx_registry *registry,
+        int (*visit)(void *ctx, const struct pnx_resource_info *info), void *ctx);
+
+enum pnx_report_format { PNX_REPORT_TEXT = 1, PNX_REPORT_JSON };
+
+/* Writes what is live, grouped by type and site, with counts, bytes and the oldest age.  -EINVAL, -ENOMEM, or
+ * what write returned. */
+PNX_API PNX_NODISCARD int pnx_registry_report(struct pnx_registry *registry,
+        enum pnx_report_format format, pnx_write_fn *write, void *ctx);
+
+/* ---- shutdown ---- */
+
+struct pnx_shutdown_report; /* what a shutdown did; release it */
+
+/* The sum of a shutdown.  done + failed + abandoned + leaked = rows that were live when it began. */
+struct pnx_shutdown_counts {
+    size_t size; /* sizeof(struct pnx_shutdown_counts) */
+    size_t done;
+    size_t failed;
+    size_t abandoned;
+    size_t leaked;
+    pnx_ns took_ns;
+};
+
+/*
+ * Ends everything in the registry: refuses new rows, runs the cleanups of all live rows in order (P4) on a
+ * thread of its own, each told its share of the time that is left, and returns when all have ended or timeout
+ * has passed.  A cleanup that overruns its share is reported and routed around by another thread.
+ *
+ * Returns 0 when everything is done, -ETIMEDOUT when the deadline came first, else the first cleanup's error;
+ * PNX_E_BROKEN when all cleanups were fine but something leaked.  Concurrent and later callers get the same
+ * result; ret_report may be NULL.  -EDEADLK from inside a cleanup, -EINVAL for a negative timeout.
+ */
+PNX_API int pnx_registry_shutdown(
+        struct pnx_registry *registry, pnx_ns timeout, struct pnx_shutdown_report **ret_report);
+
+/* Fills *ret_counts up to its size.  -EINVAL. */
+PNX_API int pnx_shutdown_report_counts(
+        const struct pnx_shutdown_report *report, struct pnx_shutdown_counts *ret_counts);
+
+/* Calls visit for each row that was live when the shutdown began, in the order of cleaning up. */
+PNX_API int pnx_shutdown_report_each(const struct pnx_shutdown_report *report,
+        int (*visit)(void *ctx, const struct pnx_resource_info *info), void *ctx);
+
+/* Writes the report, as lines for people or as one JSON object.  -EINVAL, -ENOMEM, or what write returned. */
+PNX_API PNX_NODISCARD int pnx_shutdown_report_write(const struct pnx_shutdown_report *report,
+        enum pnx_report_format format, pnx_write_fn *write, void *ctx);
+
+PNX_API void pnx_shutdown_report_release(struct pnx_shutdown_report **report);
+
+/* pnx_registry_shutdown() of the process's default registry. */
+PNX_API int pnx_shutdown(pnx_ns timeout, struct pnx_shutdown_report **ret_report);
+
+PNX_END_DECLS
+#endif /* PNX_REGISTRY_H */

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * os/mutex.c - ranked mutexes over pthread.
+ *
+ *   P1  In debug builds, locking against the rank order, unlocking what one does not hold, and calling
+ *       out while holding a lock abort with a line on standard error naming both ranks.
+ */
+#include "os/mutex.h"
+
+#include "os/thread.h"
+
+void pnx__mutex_init(struct pnx_mutex *mutex, enum pnx_lock_rank rank) {
+    pthread_mutex_init(&mutex->os, NULL); /* with default attributes it cannot fail on Linux */
+    mutex->rank = (uint16_t)rank;
+#ifdef PNX_DEBUG
+    mutex->owner = 0;
+#endif
+}
+
+void pnx__mutex_destroy(struct pnx_mutex *mutex) {
+    pthread_mutex_destroy(&mutex->os);
+}
+
+#ifdef PNX_DEBUG
+#include <stdio.h>
+#include <stdlib.h>
+
+static const char *const rank_names[] = {
+        "NONE",
+#define LOCK(name, what) #name,
+#include "base/lock_ranks.def"
+#undef LOCK
+};
+
+/* The one place that prints: a debug build that found a bug in the library and is about to abort. */
+static _Noreturn void rank_bug(const char *what, uint16_t rank, const struct pnx_thread *self) {
+    fprintf(stderr, "patinox: lock order: %s %s", what, rank_names[rank]);
+    for (uint32_t i = 0; self && i < self->held; i++)
+        fprintf(stderr, "%s%s", i == 0 ? " while holding " : ", ", rank_names[self->rank[i]]);
+    fputc('\n', stderr);
+    abort();
+}
+
+static void note_locked(struct pnx_mutex *mutex) {
+    struct pnx_thread *self = pnx__thread();
+    if (!self)
+        return;
+    mutex->owner = self->id;
+    if (self->held >= PNX_HELD_MAX)
+        rank_bug("too many locks held, adding", mutex->rank, self);
+    self->rank[self->held++] = mutex->rank;
+}
+
+void pnx__mutex_lock(struct pnx_mutex *mutex) {
+    struct pnx_thread *self = pnx__thread();
+    for (uint32_t i = 0; self && mutex->rank != PNX_RANK_NONE && i < self->held; i++) {
+        if (self->rank[i] >= mutex->rank)
+            rank_bug("locking", mutex->rank, self);
+    }
+    pthread_mutex_lock(&mutex->os);
+    note_locked(mutex);
+}
+
+bool pnx__mutex_trylock(struct pnx_mutex *mutex) {
+    if (pthread_mutex_trylock(&mutex->os) != 0)
+        return false;
+    note_locked(mutex);
+    return true;
+}
+
+void pnx__mutex_unlock(struct pnx_mutex *mutex) {
+    struct pnx_thread *self = pnx__thread();
+    if (self) {
+        if (mutex->owner != self->id)
+            rank_bug("unlocking, without holding it,", mutex->rank, self);
+        uint32_t i = self->held;
+        while (i > 0 && self->rank[i - 1] != mutex->rank)
+            i--;
+        for (; i > 0 && i < self->held; i++)
+            self->rank[i - 1] = self->rank[i];
+        self->held--;
+        mutex->owner = 0;
+    }
+    pthread_mutex_unlock(&mutex->os);
+}
+
+void pnx__mutex_assert_held(const struct pnx_mutex *mutex) {
+    struct pnx_thread *self = pnx__thread();
+    if (!self)
+        return;
+    for (uint32_t i = 0; i < self->held; i++) {
+        if (self->rank[i] == mutex->rank)
+            return; /* owner is read only by the holder, so the rank stands in for it */
+    }
+    rank_bug("not held:", mutex->rank, self);
+}
+
+void pnx__mutex_assert_none_held(void) {
+    struct pnx_thread *self = pnx__thread();
+    if (self && self->held)
+        rank_bug("calling out;", PNX_RANK_NONE, self);
+}
+#endif

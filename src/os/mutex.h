@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * os/mutex.h - the mutex of the library: ranked, and with held-asserts in debug builds.
+ *
+ * A thread may lock a mutex only while every mutex that it holds has a lower rank; the ranks stand in
+ * base/lock_ranks.def, which is the lock order of the whole library.  Violations abort in debug builds.
+ */
+#ifndef PNX_SRC_OS_MUTEX_H
+#define PNX_SRC_OS_MUTEX_H
+
+#include "base/lock_ranks.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct pnx_mutex {
+    pthread_mutex_t os;
+    uint16_t rank; /* fixed at init */
+#ifdef PNX_DEBUG
+    uint64_t owner; /* thread id, written by the holder */
+#endif
+};
+
+#define PNX_MUTEX_STATIC(lock_rank) \
+    { .os = PTHREAD_MUTEX_INITIALIZER, .rank = (lock_rank) }
+
+void pnx__mutex_init(struct pnx_mutex *mutex, enum pnx_lock_rank rank);
+void pnx__mutex_destroy(struct pnx_mutex *mutex);
+
+#ifdef PNX_DEBUG
+void pnx__mutex_lock(struct pnx_mutex *mutex);
+bool pnx__mutex_trylock(struct pnx_mutex *mutex);
+void pnx__mutex_unlock(struct pnx_mutex *mutex);
+void pnx__mutex_assert_held(const struct pnx_mutex *mutex);
+/* Aborts when the calling thread holds any lock of the library: stands before every user callback. */
+void pnx__mutex_assert_none_held(void);
+#else
+static inline void pnx__mutex_lock(struct pnx_mutex *mutex) {
+    pthread_mutex_lock(&mutex->os);
+}
+static inline bool pnx__mutex_trylock(struct pnx_mutex *mutex) {
+    return pthread_mutex_trylock(&mutex->os) == 0;
+}
+static inline void pnx__mutex_unlock(struct pnx_mutex *mutex) {
+    pthread_mutex_unlock(&mutex->os);
+}
+static inline void pnx__mutex_assert_held(const struct pnx_mutex *mutex) {
+    (void)mutex;
+}
+static inline void pnx__mutex_assert_none_held(void) {}
+#endif
+
+#endif

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * os/thread.c - thread records, thread start, barriers, fork generation.
+ *
+ *   P1  A thread's record is made once, on first use, and freed at its exit; getting it costs one
+ *       initial-exec TLS load.
+ *   P2  Threads of the library take no asynchronous signal, and leave SIGBUS deliverable.
+ *   P3  pnx__fork_generation() differs between a process and its forked children.
+ */
+#include "os/thread.h"
+
+#include "base/atomic.h"
+#include "os/fault.h"
+
+#include <errno.h>
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* The library's only thread-local variable. */
+static _Thread_local struct pnx_thread *self __attribute__((tls_model("initial-exec")));
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static bool key_made;
+static bool asymmetric;
+
+static struct pnx_a32 *fork_page; /* wiped to 0 in a child; NULL when the kernel lacks the advice */
+static struct pnx_a32 fork_last = {1}; /* the generation as far as this process knows */
+
+static void drop_record(void *record) {
+    self = NULL;
+    free(record);
+}
+
+static void forked_child(void) {
+    pnx_fetch_add(
+            &fork_last, 1, PNX_RELAXED, "thread.fork_child"); /* alone in the child: no partner */
+}
+
+static void start_up(void) {
+    key_made = pthread_key_create(&key, drop_record) == 0;
+    long page = sysconf(_SC_PAGESIZE);
+    void *p = PNX_OS_FAULT("mmap") ? MAP_FAILED
+                                   : mmap(NULL, (size_t)page, PROT_READ | PROT_WRITE,
+                                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p != MAP_FAILED && !PNX_OS_FAULT("madvise") &&
+            madvise(p, (size_t)page, MADV_WIPEONFORK) == 0) {
+        fork_page = p;
+        pnx_store(fork_page, 1, PNX_RELAXED, "thread.fork_init"); /* pthread_once publishes it */
+    } else {
+        if (p != MAP_FAILED)
+            munmap(p, (size_t)page);
+        pthread_atfork(NULL, NULL, forked_child);
+    }
+    asymmetric = !PNX_OS_FAULT("membarrier") &&
+                 syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+
+struct pnx_thread *pnx__thread(void) {
+    static struct pnx_a64 last_id;
+    if (self)
+        return self;
+    pthread_once(&once, start_up);
+    if (!key_made)
+        return NULL;
+    struct pnx_thread *record = calloc(1, sizeof(*record));
+    if (!record)
+        return NULL;
+    record->id =
+            pnx_fetch_add(&last_id, 1, PNX_RELAXED, "thread.id") + 1; /* only uniqueness matters */
+    if (pthread_setspecific(key, record) != 0) {
+        free(record);
+        return NULL;
+    }
+    self = record;
+    return record;
+}
+
+struct pnx_os_thread {
+    pthread_t id;
+    void (*run)(void *arg);
+    void *arg;
+    char name[16];
+};
+
+static void *thread_main(void *arg) {
+    struct pnx_os_thread *thread = arg;
+    pthread_setname_np(pthread_self(), thread->name);
+    thread->run(thread->arg);
+    return NULL;
+}
+
+int pnx__thread_start(
+        const char *name, void (*run)(void *arg), void *arg, struct pnx_os_thread **ret_thread) {
+    int injected = PNX_OS_FAULT("pthread_create");
+    if (injected)
+        return injected;
+    struct pnx_os_thread *thread = calloc(1, sizeof(*thread));
+    if (!thread)
+        return -ENOMEM;
+    thread->run = run;
+    thread->arg = arg;
+    strncpy(thread->name, name, sizeof(thread->name) - 1);
+
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    sigdelset(&blocked, SIGBUS);
+    sigdelset(&blocked, SIGSEGV);
+    sigdelset(&blocked, SIGFPE);
+    sigdelset(&blocked, SIGILL);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    int rc = pthread_create(&thread->id, NULL, thread_main, thread);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc) {
+        free(thread);
+        return -rc;
+    }
+    *ret_thread = thread;
+    return 0;
+}
+
+void pnx__thread_join(struct pnx_os_thread **thread) {
+    if (!*thread)
+        return;
+    pthread_join((*thread)->id, NULL);
+    free(*thread);
+    *thread = NULL;
+}
+
+uint32_t pnx__os_cpus(void) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (PNX_OS_FAULT("sched_getaffinity") || sched_getaffinity(0, sizeof(set), &set) != 0)
+        return 1;
+    int n = CPU_COUNT(&set);
+    return n > 0 ? (uint32_t)n : 1;
+}
+
+void pnx__barrier_light(void) {
+    pthread_once(&once, start_up);
+    if (asymmetric)
+        __asm__ __volatile__("" ::: "memory");
+    else
+        pnx_fence(PNX_SEQ_CST, "thread.light"); /* pairs with thread.heavy */
+}
+
+void pnx__barrier_heavy(void) {
+    pthread_once(&once, start_up);
+    if (asymmetric)
+        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+    else
+        pnx_fence(PNX_SEQ_CST, "thread.heavy"); /* pairs with thread.light */
+}
+
+bool pnx__barrier_is_asymmetric(void) {
+    pthread_once(&once, start_up);
+    return asymmetric;
+}
+
+uint32_t pnx__fork_generation(void) {
+    pthread_once(&once, start_up);
+    if (!fork_page)
+        return pnx_load(&fork_last, PNX_RELAXED, "thread.fork_last");
+    uint32_t generation = pnx_load(fork_page, PNX_RELAXED, "thread.fork_page");
+    if (generation != 0)
+        return generation;
+    /*
+     * A child's first look.  fork_last still holds the parent's number, and changes only after the page
+     * is set, so that every thread of the child that meets 0 wants the same number; one of them sets it.
+     */
+    uint32_t found = 0;
+    uint32_t wanted =
+            pnx_load(&fork_last, PNX_ACQUIRE, "thread.fork_parent") + 1; /* pairs with fork_done */
+    if (!pnx_cas(fork_page, &found, wanted, PNX_ACQ_REL, "thread.fork_claim"))
+        return found;
+    pnx_store(&fork_last, wanted, PNX_RELEASE, "thread.fork_done"); /* pairs with fork_parent */
+    return wanted;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * os/thread.h - threads, the per-thread record, the spin hint, the barriers, the fork generation.
+ *
+ * These are the hooks through which the explorer of the test suite takes over scheduling.
+ */
+#ifndef PNX_SRC_OS_THREAD_H
+#define PNX_SRC_OS_THREAD_H
+
+#include <patinox/base.h>
+
+#define PNX_HELD_MAX 16
+
+/* One per thread, made on first use, freed at thread exit.  Only its own thread touches it. */
+struct pnx_thread {
+    uint64_t id;                 /* 1, 2, 3 ...; never reused */
+    uint32_t held;               /* debug: locks held, and their ranks in order of locking */
+    uint16_t rank[PNX_HELD_MAX]; /* debug */
+    uint16_t fault_depth;        /* nesting of access scopes (mapping) */
+    uint16_t reclaim_depth;      /* inside a budget reclaimer: charges come from the reserve */
+};
+
+/* Returns the calling thread's record; NULL only when memory for it could not be had. */
+struct pnx_thread *pnx__thread(void);
+
+struct pnx_os_thread;
+
+/* Starts a joinable thread with all signals blocked but SIGBUS, SIGSEGV, SIGFPE and SIGILL.
+ * -EAGAIN or -ENOMEM on failure.  name has at most 15 bytes. */
+int pnx__thread_start(
+        const char *name, void (*run)(void *arg), void *arg, struct pnx_os_thread **ret_thread);
+
+/* Waits for the thread to end and frees the handle; NULLs it. */
+void pnx__thread_join(struct pnx_os_thread **thread);
+
+/* Tells the CPU (or the explorer) that the caller is spinning. */
+static inline void pnx__spin_hint(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+/* Number of CPUs that this process may use, at least 1. */
+uint32_t pnx__os_cpus(void);
+
+/*
+ * The asymmetric barrier.  light orders the calling thread as seen by a heavy in another.  Where the
+ * kernel grants membarrier, light is a compiler barrier and heavy a system call; elsewhere both fence.
+ */
+void pnx__barrier_light(void);
+void pnx__barrier_heavy(void);
+bool pnx__barrier_is_asymmetric(void);
+
+/*
+ * A number that differs in a forked child: 1 in the first process, one more in each generation.  Reads
+ * one word on a page that the kernel wipes at fork; no system call.
+ */
+uint32_t pnx__fork_generation(void);
+
+#endif

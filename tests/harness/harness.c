@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* harness.c - running tests, each in a process of its own. */
+#include "harness/harness.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EXIT_SKIP 77
+
+static struct test_case *first;
+static struct test_case **last = &first;
+static char program[128];
+static uint64_t seed;
+static bool seed_used;
+static char dir[128];
+static pid_t dir_owner;
+static int reason_fd = -1; /* where a child tells its parent why it skipped */
+
+void test_register(struct test_case *test) {
+    *last = test;
+    last = &test->next;
+}
+
+static void print_seed(void) {
+    if (seed_used)
+        fprintf(stderr, "  repeat with SEED=%llu\n", (unsigned long long)seed);
+}
+
+void test_fail(const char *file, int line, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    flockfile(stderr);
+    fprintf(stderr, "%s:%d: ", file, line);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    print_seed();
+    funlockfile(stderr);
+    fflush(NULL);
+    _exit(1); /* not exit: other threads may be anywhere */
+}
+
+void test_skip(const char *format, ...) {
+    char reason[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(reason, sizeof(reason), format, args);
+    va_end(args);
+    if (reason_fd >= 0 && write(reason_fd, reason, strlen(reason)) < 0)
+        perror("skip reason");
+    exit(EXIT_SKIP);
+}
+
+uint64_t test_seed(void) {
+    seed_used = true;
+    return seed;
+}
+
+uint64_t test_random(uint64_t *state) {
+    uint64_t x = *state += UINT64_C(0x9E3779B97F4A7C15);
+    x = (x ^ (x >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return x ^ (x >> 31);
+}
+
+bool test_long(void) {
+    const char *value = getenv("PNX_TEST_LONG");
+    return value && *value && strcmp(value, "0") != 0;
+}
+
+bool test_slow(void) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    return true;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+    return true;
+#endif
+#endif
+    return getenv("PNX_TEST_SLOW") != NULL;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw) {
+    (void)st;
+    (void)type;
+    (void)ftw;
+    return remove(path);
+}
+
+static void remove_dir(void) {
+    if (dir[0] && dir_owner == getpid())
+        nftw(dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+const char *test_dir(void) {
+    if (!dir[0] || dir_owner != getpid()) {
+        const char *base = getenv("TMPDIR");
+        snprintf(dir, sizeof(dir), "%s/pnx-test-XXXXXX", base && strlen(base) < 90 ? base : "/tmp");
+        if (!mkdtemp(dir))
+            test_fail(__FILE__, __LINE__, "mkdtemp(%s): %s", dir, strerror(errno));
+        dir_owner = getpid();
+        atexit(remove_dir);
+    }
+    return dir;
+}
+
+const char *test_path(const char *name) {
+    static _Thread_local char paths[4][512];
+    static _Thread_local unsigned turn;
+    char *path = paths[turn++ % 4];
+    snprintf(path, sizeof(paths[0]), "%s/%s", test_dir(), name);
+    return path;
+}
+
+void test_write_file(const char *path, const void *data, size_t n) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    CHECK_MSG(fd >= 0, "open(%s): %s", path, strerror(errno));
+    for (size_t done = 0; done < n;) {
+        ssize_t k = write(fd, (const char *)data + done, n - done);
+        CHECK_MSG(k > 0, "write(%s): %s", path, strerror(errno));
+        done += (size_t)k;
+    }
+    CHECK(close(fd) == 0);
+}
+
+struct thread_start {
+    pthread_barrier_t *barrier;
+    unsigned index;
+    void (*fn)(unsigned index, void *ctx);
+    void *ctx;
+};
+
+static void *thread_main(void *arg) {
+    struct thread_start *start = arg;
+    pthread_barrier_wait(start->barrier);
+    start->fn(start->index, start->ctx);
+    return NULL;
+}
+
+void test_threads(unsigned n, void (*fn)(unsigned index, void *ctx), void *ctx) {
+    pthread_t *threads = calloc(n, sizeof(*threads));
+    struct thread_start *starts = calloc(n, sizeof(*starts));
+    pthread_barrier_t barrier;
+    CHECK(threads && starts);
+    CHECK(pthread_barrier_init(&barrier, NULL, n) == 0);
+    for (unsigned i = 0; i < n; i++) {
+        starts[i] = (struct thread_start){&barrier, i, fn, ctx};
+        int rc = pthread_create(&threads[i], NULL, thread_main, &starts[i]);
+        CHECK_MSG(rc == 0, "pthread_create: %s", strerror(rc));
+    }
+    for (unsigned i = 0; i < n; i++)
+        pthread_join(threads[i], NULL);
+    pthread_barrier_destroy(&barrier);
+    free(threads);
+    free(starts);
+}
+
+int test_child(void (*fn)(void *ctx), void *ctx) {
+    fflush(NULL);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        fn(ctx);
+        exit(0);
+    }
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0)
+        CHECK(errno == EINTR);
+    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static void record(const struct test_case *test, const char *result, const char *reason) {
+    const char *path = getenv("PNX_TEST_RESULTS");
+    if (!path)
+        return;
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return;
+    char line[512];
+    int n = snprintf(line, sizeof(line), "%s.%s\t%s\t%s\n", program, test->name, result, reason);
+    if (n > 0 && write(fd, line, (size_t)n) != n)
+        perror(path);
+    close(fd);
+}
+
+static double elapsed_s(const struct timespec *since) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)(now.tv_sec - since->tv_sec) + (double)(now.tv_nsec - since->tv_nsec) / 1e9;
+}
+
+/* Waits for the child up to the limit; SIGCHLD is blocked, so that sigtimedwait receives it. */
+static bool wait_limited(
+        pid_t pid, unsigned limit_s, const struct timespec *since, int *ret_status) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    for (;;) {
+        pid_t done = waitpid(pid, ret_status, WNOHANG);
+        if (done == pid)
+            return true;
+        double left = limit_s - elapsed_s(since);
+        if (left <= 0)
+            return false;
+        struct timespec ts = {(time_t)left, (long)((left - (double)(time_t)left) * 1e9)};
+        sigtimedwait(&set, NULL, &ts);
+    }
+}
+
+static bool run_forked(const struct test_case *test, char *reason, size_t reason_size) {
+    int fds[2];
+    if (pipe2(fds, O_CLOEXEC) != 0)
+        return false;
+    unsigned slow = getenv("PNX_TEST_SLOW") ? (unsigned)atoi(getenv("PNX_TEST_SLOW")) : 1;
+    unsigned limit = test->limit_s * (slow > 0 ? slow : 1) * (test_slow() ? 3 : 1);
+    struct timespec since;
+    clock_gettime(CLOCK_MONOTONIC, &since);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid < 0)
+        return false;
+    if (pid == 0) {
+        sigset_t none;
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        setpgid(0, 0);
+        close(fds[0]);
+        reason_fd = fds[1];
+        test->run();
+        exit(0);
+    }
+    close(fds[1]);
+    int status = 0;
+    bool ended = wait_limited(pid, limit, &since, &status);
+    if (!ended) {
+        kill(-pid, SIGABRT); /* a core or a sanitizer's stacks may tell where it hung */
+        kill(-pid, SIGKILL);
+        waitpid(pid, &status, 0);
+        snprintf(reason, reason_size, "still running after %u s", limit);
+    }
+    kill(-pid, SIGKILL); /* whatever the test left behind */
+    char buf[256] = "";
+    ssize_t n = ended && WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SKIP
+                        ? read(fds[0], buf, sizeof(buf) - 1)
+                        : 0;
+    close(fds[0]);
+    const char *result = "fail";
+    if (ended && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        result = "pass";
+    else if (ended && WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SKIP)
+        result = "skip";
+    if (result[0] == 's')
+        snprintf(reason, reason_size, "%.*s", (int)(n > 0 ? n : 0), buf);
+    else if (ended && WIFSIGNALED(status))
+        snprintf(reason, reason_size, "killed by signal %d (%s)", WTERMSIG(status),
+                strsignal(WTERMSIG(status)));
+    else if (ended && result[0] == 'f')
+        snprintf(reason, reason_size, "exit status %d", WEXITSTATUS(status));
+    printf("%s - %s (%.2f s)%s%s\n",
+            result[0] == 'p'   ? "ok"
+            : result[0] == 's' ? "skip"
+                               : "FAIL",
+            test->name, elapsed_s(&since), reason[0] ? ": " : "", reason);
+    if (result[0] == 'f')
+        print_seed();
+    record(test, result, reason);
+    return result[0] != 'f';
+}
+
+static bool selected(const struct test_case *test, int argc, char **argv) {
+    bool any = false;
+    for (int i = 1; i < argc; i++) {
+        if (argv[i][0] == '-')
+            continue;
+        any = true;
+        if (strstr(test->name, argv[i]))
+            return true;
+    }
+    return !any;
+}
+
+static void name_program(const char *path) {
+    const char *base = strrchr(path, '/');
+    base = base ? base + 1 : path;
+    if (strncmp(base, "test_", 5) == 0)
+        base += 5;
+    snprintf(program, sizeof(program), "%s", base);
+    char *underscore = strchr(program, '_'); /* test_pool_core -> pool.core, as CTest calls it */
+    if (underscore)
+        *underscore = '.';
+}
+
+int main(int argc, char **argv) {
+    bool forked = true;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    name_program(argv[0]);
+    const char *given = getenv("SEED");
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    seed = given ? strtoull(given, NULL, 0) : (uint64_t)now.tv_nsec ^ ((uint64_t)getpid() << 32);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--no-fork") == 0)
+            forked = false;
+        if (strcmp(argv[i], "--list") == 0) {
+            for (const struct test_case *test = first; test; test = test->next)
+                printf("%s.%s\n", program, test->name);
+            return 0;
+        }
+    }
+    const char *results = getenv("PNX_TEST_RESULTS");
+    if (results)
+        unlink(results);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    unsigned run = 0, failed = 0;
+    for (const struct test_case *test = first; test; test = test->next) {
+        char reason[300] = "";
+        if (!selected(test, argc, argv))
+            continue;
+        run++;
+        if (!forked) {
+            printf("running %s\n", test->name);
+            test->run();
+        } else if (!run_forked(test, reason, sizeof(reason))) {
+            failed++;
+        }
+    }
+    printf("%u tests, %u failed\n", run, failed);
+    if (run == 0)
+        fprintf(stderr, "no test matches\n");
+    return failed || run == 0;
+}
