@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * settings.h - what may be set in lookup's configuration file, and what it says when a setting is wrong.
+ *
+ * The file holds one JSON object.  Every field may be left out; a field that is unknown, of the wrong type or
+ * out of range refuses the whole file, with the line and the field in the message:
+ *
+ *   {
+ *     "pool_max": 4,             connections to the database, 1 .. 64
+ *     "cache_bytes": "64MiB",    bytes of cached answers, 64 KiB .. 64 GiB; a number or a text with a unit
+ *     "cache_ttl": "5min",       how long an answer is kept, "1ms" .. "1000h", or "never" (does not end)
+ *     "budget_bytes": "512MiB",  memory of cache and connections together, 1 MiB .. 1 TiB
+ *     "search_timeout": "5s",    for one search, waiting included, "1ms" .. "10min"
+ *     "log_level": "info"        "error", "warning", "info" or "debug"
+ *   }
+ *
+ *   P1  A file that is refused changes nothing; the error names the line and, if there is one, the field.
+ *   P2  All limits and defaults stand in settings.def.
+ */
+#ifndef LOOKUP_SETTINGS_H
+#define LOOKUP_SETTINGS_H
+
+#include <patinox/base.h>
+#include <patinox/error.h>
+
+/* Plain values: copy freely. */
+struct lookup_settings {
+    uint64_t cache_bytes;
+    uint64_t budget_bytes;
+    pnx_ns cache_ttl_ns; /* PNX_NEVER: answers stay until they are evicted */
+    pnx_ns search_timeout_ns;
+    uint32_t pool_max;
+    enum pnx_log_level log_level;
+};
+
+/* The most bytes that a configuration file may have. */
+#define LOOKUP_SETTINGS_MAX_BYTES (64u * 1024u)
+
+/* Fills *ret_settings with the defaults. */
+void lookup_settings_default(struct lookup_settings *ret_settings);
+
+/*
+ * Reads settings from the text of a file; what it does not name is the default.  An empty text (blanks only)
+ * is all defaults.  Any thread.  err->field is the field at fault (static text) or NULL, err->message begins
+ * with "line N: ".
+ * -EINVAL (not JSON, not an object, unknown or repeated field, wrong type), -ERANGE (outside the limits),
+ * -EFBIG (longer than LOOKUP_SETTINGS_MAX_BYTES), -ENOMEM.
+ */
+int lookup_settings_parse(
+        const char *text, size_t size, struct pnx_error *err, struct lookup_settings *ret_settings);
+
+/* Returns "error", "warning", "info" or "debug". */
+const char *lookup_log_level_name(enum pnx_log_level level);
+
+#endif
