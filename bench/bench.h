@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * bench.h - what every benchmark program shares: threads that start together, pinned, and one line of JSON.
+ *
+ * A program is started by bench/run as  PROGRAM --case NAME --impl NAME --threads N [--quick]  and prints the
+ * measured fields of one repetition as one JSON object.
+ */
+#ifndef PNX_BENCH_H
+#define PNX_BENCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct bench_impl {
+    const char *name;
+    const char *version;
+    void *(*set_up)(unsigned threads);
+    /* Does n operations in thread index; called many times with a small n. */
+    void (*work)(void *state, unsigned index, uint64_t n);
+    void (*tear_down)(void *state);
+};
+
+struct bench_args {
+    const char *case_name;
+    const char *impl;
+    unsigned threads;
+    bool quick;
+};
+
+/* Parses the command line; ends the program with a message when it is wrong. */
+struct bench_args bench_parse(int argc, char **argv);
+
+/*
+ * Runs impl for about 0.5 s (0.15 s when quick) after a warm-up, in args->threads threads pinned one to a CPU
+ * when there are at most as many as CPUs, and prints {"version":..,"ns_per_op":..,"operations":..}.
+ */
+int bench_cycle(const struct bench_args *args, const struct bench_impl *impl);
+
+#endif

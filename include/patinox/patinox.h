@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* patinox/patinox.h - every header of the core library.  Adapters have headers of their own. */
+#ifndef PNX_PATINOX_H
+#define PNX_PATINOX_H
+
+#include <patinox/base.h>
+#include <patinox/budget.h>
+#include <patinox/cache.h>
+#include <patinox/config.h>
+#include <patinox/error.h>
+#include <patinox/guard.h>
+#include <patinox/mapping.h>
+#include <patinox/pool.h>
+#include <patinox/rc.h>
+#include <patinox/registry.h>
+#include <patinox/snapshot.h>
+#include <patinox/stats.h>
+
+#endif /* PNX_PATINOX_H */

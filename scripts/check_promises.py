@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""check_promises.py ROOT RESULTS - every promise names tests that exist, ran, and passed; every skip was expected.
+
+docs/promises/<part>.tsv: a header line "id<TAB>promise<TAB>tests", then rows; tests are separated by commas.
+A test is "program.test" (a TEST of tests/<dir>/test_<name>.c is "<dir>.<name>.<test>"), a name of the form
+"check.<name>" or "example.<name>" (a CTest test of its own), or "<program>.*" for all tests of a program.
+tests/expected-skips: "program.test reason-regex" a line; any other skip is an error.
+"""
+import fnmatch
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+def read_results(folder):
+    results = {}
+    for file in sorted(folder.iterdir()):
+        for line in file.read_text(errors="replace").splitlines():
+            name, result, reason = (line.split("\t") + ["", ""])[:3]
+            results[name] = (result, reason)
+    return results
+
+
+def ctest_names(build):
+    out = subprocess.run(["ctest", "--test-dir", str(build), "-N"], capture_output=True, text=True, check=True)
+    return set(re.findall(r"Test\s+#\d+: (\S+)", out.stdout))
+
+
+def check_promises(root, results, ctests):
+    bad = []
+    for table in sorted((root / "docs/promises").glob("*.tsv")):
+        ids = set()
+        for number, line in enumerate(table.read_text().splitlines(), 1):
+            where = f"{table.relative_to(root)}:{number}"
+            columns = line.split("\t")
+            if len(columns) != 3 or not all(columns):
+                bad.append(f"{where}: not three columns")
+                continue
+            if number == 1:
+                continue
+            if columns[0] in ids:
+                bad.append(f"{where}: id {columns[0]} stands there twice")
+            ids.add(columns[0])
+            for test in re.split(r"\s*,\s*", columns[2].strip()):
+                if test in ctests:
+                    continue  # ctest itself fails the run when it fails
+                found = [name for name in results if fnmatch.fnmatchcase(name, test)]
+                if not found:
+                    bad.append(f"{where}: {test} did not run")
+                for name in found:
+                    if results[name][0] == "fail":
+                        bad.append(f"{where}: {name} failed")
+    return bad
+
+
+def check_skips(root, results):
+    expected = []
+    for line in (root / "tests/expected-skips").read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            pattern, _, reason = line.partition(" ")
+            expected.append((pattern, reason.strip()))
+    bad = []
+    for name, (result, reason) in sorted(results.items()):
+        if result == "skip" and not any(
+                fnmatch.fnmatchcase(name, pattern) and re.search(wanted, reason) for pattern, wanted in expected):
+            bad.append(f"{name}: skipped unexpectedly: {reason}")
+    return bad
+
+
+def main(root, build):
+    results = read_results(build / "results")
+    bad = check_promises(root, results, ctest_names(build)) + check_skips(root, results)
+    print("\n".join(bad))
+    print(f"{len(results)} test results, {len(bad)} objections")
+    return 1 if bad or not results else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()))

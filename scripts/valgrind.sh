@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Runs each unit test program of build/dev under valgrind's memcheck.  Part of ./test --long.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+status=0
+for program in build/dev/tests/test_* build/dev/tests/*/test_*; do
+    if [ -f "$program" ] && [ -x "$program" ]; then
+        echo "valgrind: $program"
+        PNX_TEST_SLOW=20 PNX_TEST_RESULTS='' PNX_SOURCE_DIR="$PWD" PNX_BINARY_DIR="$PWD/build/dev" \
+            valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite,indirect \
+            --trace-children=yes --trace-children-skip='/bin/*,/usr/bin/*' --fair-sched=yes \
+            "$program" >build/dev/valgrind.log 2>&1 || {
+            status=1
+            grep -E '^(FAIL|==|[^ok])' build/dev/valgrind.log | head -60
+        }
+    fi
+done
+exit $status
