@@ -18,6 +18,7 @@ struct pnx_thread {
     uint16_t rank[PNX_HELD_MAX]; /* debug */
     uint16_t fault_depth;        /* nesting of access scopes (mapping) */
     uint16_t reclaim_depth;      /* inside a budget reclaimer: charges come from the reserve */
+    uint16_t monitor_depth;      /* inside a monitor's callback: removing another must not wait */
 };
 
 /* Returns the calling thread's record; NULL only when memory for it could not be had. */

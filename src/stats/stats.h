@@ -5,10 +5,29 @@
  * A module has patinox/stats/<module>.def with rows
  *     PNX_STAT(name, KIND, UNIT, LEVEL, "help")          KIND: COUNTER or GAUGE
  *     PNX_STAT_HISTOGRAM(name, UNIT, LEVEL, "help")
- * and embeds in its object one struct pnx_stats_block with one struct pnx_a64 per PNX_STAT row.  Values
- * are added with pnx_owner_add() by one writer at a time (the holder of the object's lock, or the owning
- * thread), or with pnx_fetch_add(relaxed) where writers race.  Durations are kept in nanoseconds; the
- * exporter converts.
+ * UNIT is NONE, SECONDS or BYTES, LEVEL is INFO, DIAG or DEBUG.  Values are added with pnx_owner_add() by one
+ * writer at a time (the holder of the object's lock, or the owning thread), or with pnx_fetch_add(relaxed)
+ * where writers race.  Durations are kept in nanoseconds; the exporter converts.  Gauges are signed.
+ *
+ * The shortest way, once per module (here "pool"), in its private header or its one .c file:
+ *
+ *     #define PNX_GROUP pool
+ *     #define PNX_GROUP_DEF <patinox/stats/pool.def>
+ *     #include "stats/declare_group.inc"
+ *
+ * This defines
+ *     struct pnx_pool_values      a struct pnx_a64 per PNX_STAT row, by name: also an array of them
+ *     struct pnx_pool_histograms  a struct pnx_histogram per PNX_STAT_HISTOGRAM row, by name
+ *     pnx__pool_stat_group()      the struct pnx_stat_group for both; the label's key is "pool"
+ *     pnx__pool_stats_init(block, name, values, histograms)   fills a zeroed block; histograms may be NULL
+ *                                 only when the table has none
+ * so that the object reads
+ *     struct pnx_pool { ... struct pnx_stats_block stats; struct pnx_pool_values values; ... };
+ *     pnx__pool_stats_init(&pool->stats, pool->name, &pool->values, NULL);
+ *     pnx__stats_add(opts.stats, &pool->stats);
+ *     pnx_owner_add(&pool->values.acquires, 1);
+ * and pnx_pool_stats() is  pnx__stats_read(&pool->stats, (uint64_t *)words)  into a public struct of uint64_t
+ * that is made from the same rows.  A group's name is used by one table in the whole program.
  */
 #ifndef PNX_SRC_STATS_STATS_H
 #define PNX_SRC_STATS_STATS_H
@@ -69,13 +88,18 @@ struct pnx_stats_block {
     struct pnx_a64 *values;
     struct pnx_histogram *histograms;
     struct pnx_a32 health;         /* enum pnx_health_status */
-    struct pnx_aptr health_reason; /* static text */
+    struct pnx_aptr health_reason; /* static text; meaningful while health is not OK */
+    uint32_t number;    /* tells live blocks of one group and name apart; the set's lock */
+    uint32_t name_hash; /* the set's lock */
 };
 
 /* Joins a set (NULL: the default one; pnx_stats_off(): none).  Cannot fail. */
 void pnx__stats_add(struct pnx_stats *set, struct pnx_stats_block *block);
 /* Leaves it.  A block that never joined, or is zeroed, is fine. */
 void pnx__stats_remove(struct pnx_stats_block *block);
+
+/* Copies the values as they are now: group->n_fields words, in the order of the table. */
+void pnx__stats_read(const struct pnx_stats_block *block, uint64_t *ret_values);
 
 /* Publishes the component's state; reason is static, "" when OK. */
 void pnx__health_set(
@@ -88,7 +112,7 @@ void pnx__health_set(
 void pnx__event(const struct pnx_stats_block *block, enum pnx_event_type type, const char *object,
         int code, const char *cause, int64_t value, pnx_ns now);
 
-/* Rows of a .def file as an array of struct pnx_stat_field; see src/pool/pool_stats.c for the pattern. */
+/* One row of a .def file as a struct pnx_stat_field; used by stats/declare_group.inc. */
 #define PNX_STAT_FIELD(stat_name, stat_kind, stat_unit, stat_level, text) \
     {.name = #stat_name, \
             .kind = PNX_STAT_##stat_kind, \
