@@ -10,6 +10,7 @@ for header in "$root"/include/patinox/*.h; do
     source="#include <$name>
 #include <$name>"
     for mode in "$cc -x c -std=c11" "$cxx -x c++ -std=c++11" "$cxx -x c++ -std=c++20"; do
+        # shellcheck disable=SC2086 # words wanted
         echo "$source" | $mode $flags - || { echo "$name: fails alone with $mode"; status=1; }
     done
 done

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # setup.sh GROUP... - installs the missing Debian packages of the groups (scripts/packages.txt).
 set -eu
-root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 
 missing=""
 for group in "$@"; do
+    # shellcheck disable=SC2013 # one word a package
     for package in $(awk -v g="$group" '!/^#/ && $2 == g {print $1}' "$root/scripts/packages.txt"); do
         status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
         [ "$status" = installed ] || missing="$missing $package"

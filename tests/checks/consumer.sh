@@ -4,7 +4,7 @@
 # find_package and by pkg-config, in C and in C++, shared and static; runs each.
 set -eu
 build=$1 cmake=$2
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT INT TERM
 
