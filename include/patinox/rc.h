@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * patinox/rc.h - reference-counted objects: shared ownership, weak references, copy on write.
+ *
+ * EXPERIMENTAL: may change until the release that finishes this part.
+ *
+ * An object is a plain C struct behind a small hidden header; a handle is the pointer to the struct.  Who
+ * holds a reference may read the object from any thread.  Who wants to write makes sure to be alone first:
+ * pnx_rc_make_mut() copies the object if it is shared.
+ *
+ *   P1  An object is dropped exactly once, when its last reference goes, and its memory is freed when its
+ *       last weak reference goes too; never while the counts are wrong: a count that leaves its range
+ *       (2^31 references, or one release too many) sticks there, the object leaks, and that is counted.
+ *   P2  pnx_rc_unique() is exact: true means that no other reference exists, weak ones included, and that
+ *       everything that former holders did is visible.
+ *   P3  pnx_weak_upgrade() returns a reference, or NULL once the last reference has gone; never a dropped
+ *       object.
+ *   P4  pnx_rc_make_mut() leaves a handle that is unique, copies only if the object was shared, and on
+ *       failure changes nothing.
+ *   P5  pnx_rc_try_update() calls its function only on a unique object; pnx_rc_update() leaves the handle
+ *       and its object as they were when its function fails.
+ *   P6  Dropping uses a bounded stack, however long the chain of objects that goes with the first.
+ *
+ * Order of drops: what loses its last reference inside a drop function is dropped after that function has
+ * returned, in the order in which it lost it, before the outermost pnx_rc_unref() returns.
+ */
+#ifndef PNX_RC_H
+#define PNX_RC_H
+
+#include <patinox/base.h>
+#include <patinox/error.h>
+
+PNX_BEGIN_DECLS
+
+/* What the library must know about a kind of object.  Static, or outlives every object of it. */
+struct pnx_rc_type {
+    size_t size;         /* sizeof(struct pnx_rc_type); set by PNX_RC_TYPE */
+    const char *name;    /* for messages */
+    size_t object_size;  /* of the struct; a flexible object has more */
+    size_t object_align; /* a power of two, at most 4096; 0: as malloc gives */
+    /* Fills ret_copy, zeroed memory of the same size, with a copy of object, which others may be reading.
+     * Returns 0 or a negative error; then ret_copy is freed and not dropped.  NULL: copied byte by byte, if
+     * there is no drop either; else such objects cannot be copied. */
+    int (*clone)(void *ctx, const void *object, void *ret_copy);
+    /* Ends what the object owns, not its memory.  Runs on the thread that lets the last reference go, under
+     * no lock of the library.  May be NULL. */
+    void (*drop)(void *ctx, void *object);
+    void *ctx; /* first argument of clone and drop */
+    const struct pnx_env
+            *env;      /* allocator and log; NULL: the system's.  Must outlive the objects */
+    uint32_t flags;    /* PNX_RC_* */
+    uint32_t reserved; /* must be 0 */
+};
+
+enum pnx_rc_flags {
+    PNX_RC_MOVABLE =
+            1, /* holds no pointer into itself, nobody keeps its address: memcpy moves it */
+};
+
+/* Initialises a descriptor:  static const struct pnx_rc_type conf_type = PNX_RC_TYPE(struct conf, .drop = f); */
+#ifndef __cplusplus
+#define PNX_RC_TYPE(T, ...) \
+    { \
+        .size = sizeof(struct pnx_rc_type), .name = #T, .object_size = sizeof(T), \
+        .object_align = _Alignof(T), __VA_ARGS__ \
+    }
+#endif
+
+/*
+ * Creates an object with one reference, the caller's.  Its bytes are those of init, or zero when that is NULL.
+ * Does not block, any thread.  -EINVAL for a bad descriptor, -ENOMEM.
+ */
+PNX_API PNX_NODISCARD int pnx_rc_new(
+        const struct pnx_rc_type *type, const void *init, void **ret_object);
+
+/*
+ * Creates an object with extra bytes behind the struct, for a flexible array member; they are zero.
+ * -EINVAL for a bad descriptor, -EOVERFLOW when the size is not representable, -ENOMEM.
+ */
+PNX_API PNX_NODISCARD int pnx_rc_new_flexible(
+        const struct pnx_rc_type *type, const void *init, size_t extra, void **ret_object);
+
+/* Takes one more reference and returns the handle again; NULL gives NULL.  Any thread that holds one. */
+PNX_API void *pnx_rc_ref(const void *object);
+
+/* Lets a reference go; the last one drops the object.  NULL is fine. */
+PNX_API void pnx_rc_unref(const void *object);
+
+/* Lets go of what a pointer variable holds, and sets it to NULL. */
+#define PNX_RC_CLEAR(pointer) \
+    do { \
+        const void *pnx_rc_cleared_ = (pointer); \
+        (pointer) = NULL; \
+        pnx_rc_unref(pnx_rc_cleared_); \
+    } while (0)
+
+/* Lets go of the reference in a variable at the end of its scope:  PNX_AUTO_RC struct conf *c = NULL; */
+#define PNX_AUTO_RC PNX_CLEANUP(pnx_rc_cleanup_)
+PNX_API void pnx_rc_cleanup_(
+        void *variable); /* the handler behind it; takes the variable's address */
+
+/* Returns whether the caller's reference is the only one, strong or weak (P2). */
+PNX_API bool pnx_rc_unique(const void *object);
+
+/* Return how many references, or weak ones, there were a moment ago.  For people and tests: never decide by it. */
+PNX_API uint32_t pnx_rc_count(const void *object);
+PNX_API uint32_t pnx_rc_weak_count(const void *object);
+
+/* Returns the object's type, and its bytes with the flexible part. */
+PNX_API const struct pnx_rc_type *pnx_rc_type_of(const void *object);
+PNX_API size_t pnx_rc_size(const void *object);
+
+/* Creates a copy with one reference, by clone.  -ENOTSUP when the type cannot, -ENOMEM, or clone's error. */
+PNX_API PNX_NODISCARD int pnx_rc_clone(const void *object, void **ret_copy);
+
+/*
+ * Makes the object behind *handle the caller's alone: leaves it when it is, else puts a copy in its place and
+ * lets the reference to the shared one go.  An object with only weak references elsewhere is moved if its type
+ * says PNX_RC_MOVABLE (or has neither clone nor drop), else copied; either way those find it gone.
+ * Errors as pnx_rc_clone(); then nothing has changed.
+ */
+PNX_API PNX_NODISCARD int pnx_rc_make_mut(void **handle);
+
+/* Edits an object.  Returns 0 or a negative error. */
+typedef int pnx_rc_edit_fn(void *ctx, void *object);
+
+/*
+ * Puts an edited copy into *handle: clones the object, calls edit once on the copy, and exchanges them.  When
+ * edit fails, the copy is dropped and *handle and its object are as before (to edit in place: make_mut).
+ * Errors as pnx_rc_clone(), or edit's own.
+ */
+PNX_API PNX_NODISCARD int pnx_rc_update(void **handle, pnx_rc_edit_fn *edit, void *ctx);
+
+/*
+ * Edits the object in place if the caller holds the only reference, weak ones included.  PNX_E_SHARED if not:
+ * then edit was not called.  Else returns what edit returned; a failing edit leaves what it has done.
+ */
+PNX_API PNX_NODISCARD int pnx_rc_try_update(void *object, pnx_rc_edit_fn *edit, void *ctx);
+
+/* Returns how many objects of the process have leaked because a count left its range (P1). */
+PNX_API uint64_t pnx_rc_saturated(void);
+
+/* ---- weak references ---- */
+
+/* Knows an object without keeping it.  A value: copy it only by pnx_weak_ref().  {NULL} is empty. */
+struct pnx_weak {
+    void *object_;
+};
+
+/* Makes a weak reference to an object that the caller holds; NULL gives an empty one. */
+PNX_API PNX_NODISCARD struct pnx_weak pnx_weak_make(const void *object);
+
+/* Makes another one from a weak reference. */
+PNX_API PNX_NODISCARD struct pnx_weak pnx_weak_ref(const struct pnx_weak *weak);
+
+/* Returns a new reference to the object, or NULL when it is gone (or weak is empty).  Never blocks. */
+PNX_API PNX_NODISCARD void *pnx_weak_upgrade(const struct pnx_weak *weak);
+
+/* Lets a weak reference go and empties it.  NULL and empty ones are fine. */
+PNX_API void pnx_weak_release(struct pnx_weak *weak);
+
+#define PNX_AUTO_WEAK PNX_CLEANUP(pnx_weak_release) struct pnx_weak
+
+/*
+ * Defines typed functions over the ones above, static inline, for objects of C type T with descriptor d:
+ *   PNX_RC_DEFINE(conf, struct conf, conf_type)
+ * gives conf_new, conf_ref, conf_release, conf_unique, conf_weak, conf_upgrade, conf_clone, conf_make_mut.
+ */
+/* clang-format off */
+#define PNX_RC_DEFINE(prefix, T, d) \
+    PNX_NODISCARD static inline int prefix##_new(const T *init, T **ret_object) { \
+        void *made_ = NULL; \
+        int rc_ = pnx_rc_new(&(d), init, &made_); \
+        if (rc_ == 0) \
+            *ret_object = (T *)made_; \
+        return rc_; \
+    } \
+    static inline T *prefix##_ref(const T *object) { \
+        return (T *)pnx_rc_ref(object); \
+    } \
+    static inline void prefix##_release(T **handle) { \
+        if (handle) \
+            PNX_RC_CLEAR(*handle); \
+    } \
+    static inline bool prefix##_unique(const T *object) { \
+        return pnx_rc_unique(object); \
+    } \
+    PNX_NODISCARD static inline struct pnx_weak prefix##_weak(const T *object) { \
+        return pnx_weak_make(object); \
+    } \
+    PNX_NODISCARD static inline T *prefix##_upgrade(const struct pnx_weak *weak) { \
+        return (T *)pnx_weak_upgrade(weak); \
+    } \
+    PNX_NODISCARD static inline int prefix##_clone(const T *object, T **ret_copy) { \
+        void *copy_ = NULL; \
+        int rc_ = pnx_rc_clone(object, &copy_); \
+        if (rc_ == 0) \
+            *ret_copy = (T *)copy_; \
+        return rc_; \
+    } \
+    PNX_NODISCARD static inline int prefix##_make_mut(T **handle) { \
+        void *object_ = *handle; \
+        int rc_ = pnx_rc_make_mut(&object_); \
+        *handle = (T *)object_; \
+        return rc_; \
+    }
+/* clang-format on */
+
+PNX_END_DECLS
+#endif /* PNX_RC_H */
