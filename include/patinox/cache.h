@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * patinox/cache.h - a bounded cache from byte keys to values, with expiry and single-flight loading.
+ *
+ * EXPERIMENTAL: may change until the release that finishes this part.
+ *
+ * Keys are bytes and are compared in full.  A value is bytes that the cache copies in, or a pointer of yours
+ * that it destroys.  A lookup gives a reference that keeps its entry alive, whatever happens to the cache:
+ *
+ *     (made) --put, load--> STORED --removed, replaced, evicted, expired--> DETACHED --last reference--> gone
+ *                              |                                               ^
+ *                              +-- cleared, closed ----------------------------+
+ *
+ *   P1  After any call has returned, bytes <= capacity and entries <= capacity_entries (0: no limit).  Bytes
+ *       are real ones: key, value, header, the allocator's rounding and the entry's share of the index, as
+ *       pnx_cache_cost() tells.
+ *   P2  Eviction is exact: the entry used least recently goes first; entries that have expired go before it.
+ *   P3  An entry is never returned once its time to live has passed on the clock of the environment.
+ *   P4  Each value is destroyed exactly once, with its cause, after it has left the cache and its last
+ *       reference has been released, on the thread that did the later of the two.
+ *   P5  Loaders, destructors and visitors run with no lock held, and may call the cache again.
+ *   P6  At most one loader runs for a key; all who ask meanwhile share its result or its error.  A result that
+ *       was overtaken by a put, a remove or a clear of the key is handed to those who waited, never stored.
+ *   P7  A load that waits for itself, directly or through other keys, caches and threads, is -EDEADLK.
+ *   P8  A hit allocates nothing and takes one lock, for a bounded time.
+ *   P9  A put that fails with -EFBIG or -ENOMEM leaves no older value behind: what it meant to replace is gone.
+ *
+ * Reads lock, since exact LRU reorders on a hit.  Blocking waits (get_or_load only) are measured by pnx_now();
+ * expiry by the environment's clock.
+ *
+ * Fork: a cache belongs to the process that made it.  In a forked child every call on it is -ESHUTDOWN, its
+ * references stay readable, and releasing either destroys nothing.
+ */
+#ifndef PNX_CACHE_H
+#define PNX_CACHE_H
+
+#include <patinox/base.h>
+#include <patinox/budget.h>
+#include <patinox/error.h>
+#include <patinox/registry.h>
+#include <patinox/stats.h>
+
+PNX_BEGIN_DECLS
+
+struct pnx_cache; /* safe to use from any thread */
+
+/* Why a value left the cache. */
+enum pnx_cache_cause {
+    PNX_CACHE_EXPLICIT = 1, /* removed by key; or loaded and discarded before it was stored */
+    PNX_CACHE_REPLACED,     /* a newer value took its place, or was meant to (P9) */
+    PNX_CACHE_SIZE,    /* evicted to keep the capacity, too large for it, or the budget asked */
+    PNX_CACHE_EXPIRED, /* its time to live passed */
+    PNX_CACHE_CLEAR,   /* pnx_cache_clear() */
+    PNX_CACHE_CLOSED,  /* pnx_cache_close(), pnx_cache_release() */
+};
+
+/* A value that has left the cache.  Pointers are valid during the call only, those of yours aside. */
+struct pnx_cache_removed {
+    size_t size; /* sizeof(struct pnx_cache_removed) */
+    const void *key;
+    size_t key_size;
+    void *value; /* the bytes, or the pointer that was put */
+    size_t value_size;
+    enum pnx_cache_cause cause;
+    uint32_t reserved_;
+};
+
+/*
+ * Destroys a value (P4, P5).  For values that are bytes it is only told: the cache frees them.  May call the
+ * cache, release excepted; must not block for long, since it runs in whoever made room.
+ */
+typedef void pnx_cache_destroy_fn(void *ctx, const struct pnx_cache_removed *removed);
+
+/* Eviction policies. */
+enum pnx_cache_policy_id {
+    PNX_CACHE_POLICY_LRU = 1, /* exact least recently used */
+};
+
+struct pnx_cache_opts {
+    size_t size;      /* set by PNX_CACHE_OPTS */
+    const char *name; /* copied; label in statistics, events and reports; default "cache" */
+    const char *site; /* set by PNX_CACHE_OPTS */
+    const struct pnx_env *env;     /* allocator, clock, random; default: the system's */
+    struct pnx_registry *registry; /* default: the process's; pnx_registry_off() */
+    struct pnx_stats *stats;       /* default: the process's; pnx_stats_off() */
+    struct pnx_budget *budget;     /* default: the process's; pnx_budget_off() */
+    pnx_cache_destroy_fn *destroy; /* default: none */
+    void *ctx;                     /* first argument of destroy */
+    size_t capacity;               /* bytes; this or capacity_entries is required */
+    uint64_t capacity_entries;     /* entries */
+    pnx_ns ttl;          /* of entries that name none; default PNX_NEVER: they do not expire */
+    pnx_ns negative_ttl; /* how long a loader's -ENOENT is remembered; default PNX_NEVER: not at all */
+    pnx_ns load_timeout; /* what PNX_TIMEOUT_DEFAULT means; default 30 s */
+    uint32_t policy;     /* enum pnx_cache_policy_id; default LRU */
+    uint32_t flags;      /* must be 0 */
+};
+
+#ifndef __cplusplus
+#define PNX_CACHE_OPTS(...) \
+    (&(const struct pnx_cache_opts){ \
+            .size = sizeof(struct pnx_cache_opts), .site = PNX_SITE, __VA_ARGS__})
+#else
+static inline struct pnx_cache_opts pnx_cache_opts_init() {
+    struct pnx_cache_opts opts = {};
+    opts.size = sizeof(opts);
+    return opts;
+}
+#endif
+
+/*
+ * Sets one option from text: capacity "64MiB", ttl "10min" or "never".  -ENOENT for a name that is not an option,
+ * -EINVAL for text that does not parse, -ERANGE, -ENOTSUP for options that are not numbers.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_opts_set(
+        struct pnx_cache_opts *opts, const char *name, const char *text, struct pnx_error *err);
+
+/*
+ * Creates a cache.  -EINVAL (err names the field), -E2BIG when opts sets a field unknown to this library,
+ * -ENOMEM, -ESHUTDOWN when the registry has been shut down.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_create(
+        const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache **ret_cache);
+
+/*
+ * Closes the cache: later calls, and callers that wait for a load, get -ESHUTDOWN; all entries go, with
+ * PNX_CACHE_CLOSED.  Does not wait, so that it may be called from anywhere; idempotent.  Returns how many
+ * references and loads are still out (0: all home).  A registry's shutdown calls it.
+ */
+PNX_API int pnx_cache_close(struct pnx_cache *cache);
+
+/*
+ * Closes the cache and drops it.  No other thread may be inside a call on it, and no callback of it may be
+ * running; references may outlive it, and keep its memory until they are released.
+ */
+PNX_API void pnx_cache_release(struct pnx_cache **cache);
+
+/* ---- references ---- */
+
+struct pnx_cache_entry;
+
+/* Where get_or_load() found a value. */
+enum pnx_cache_source {
+    PNX_CACHE_FOUND = 1, /* it was stored */
+    PNX_CACHE_LOADED,    /* this call's loader made it */
+    PNX_CACHE_SHARED,    /* the loader of another caller, for which this call waited, made it */
+};
+
+/* A reference to an entry.  A value: belongs to one thread at a time, may be handed on; {0} refers to none. */
+struct pnx_cache_ref {
+    struct pnx_cache_entry *entry;
+    uint32_t source; /* enum pnx_cache_source */
+    uint32_t reserved_;
+};
+
+/* Returns the value: bytes (aligned to 16) or your pointer.  Valid until the release; NULL for an empty ref. */
+PNX_API void *pnx_cache_ref_data(const struct pnx_cache_ref *ref);
+
+/* Returns the value's size: of its bytes, or what was given with the pointer.  0 for an empty ref. */
+PNX_API size_t pnx_cache_ref_size(const struct pnx_cache_ref *ref);
+
+/* Returns the key and its size; NULL and 0 for an empty ref. */
+PNX_API const void *pnx_cache_ref_key(const struct pnx_cache_ref *ref, size_t *ret_size);
+
+/* Takes a second reference to the same entry.  Copying the struct does not.  -EINVAL for an empty ref. */
+PNX_API PNX_NODISCARD int pnx_cache_ref_dup(
+        const struct pnx_cache_ref *ref, struct pnx_cache_ref *ret_ref);
+
+/* Gives the reference back and clears *ref; an empty one, and NULL, are fine.  Takes no lock. */
+PNX_API void pnx_cache_ref_release(struct pnx_cache_ref *ref);
+
+/* Declares a reference released at the end of the scope:  PNX_AUTO_CACHE_REF ref = {0}; */
+#define PNX_AUTO_CACHE_REF PNX_CLEANUP(pnx_cache_ref_release) struct pnx_cache_ref
+
+/* ---- entries ----
+ * A key may be empty (key_size 0, key may be NULL).  A ttl of 0 is the cache's; PNX_NEVER: does not expire. */
+
+/* Finds an entry and makes it the most recently used.  -ENOENT, -ESHUTDOWN, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_get(
+        struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref);
+
+/*
+ * The same, copying the bytes into a buffer.  -ERANGE when they are more than cap: nothing is copied, and
+ * *ret_size (may be NULL) is what is needed.  -ENOTSUP for a pointer.  -ENOENT, -ESHUTDOWN, -EINVAL.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_get_copy(struct pnx_cache *cache, const void *key,
+        size_t key_size, void *buf, size_t cap, size_t *ret_size);
+
+/*
+ * Stores a copy of value, replacing an older one.  May run destructors, and reclaimers of the budget.
+ * -EFBIG when it is larger than the whole capacity, -ENOMEM (no memory, or the budget refused), see P9 for both;
+ * -ESHUTDOWN, -EINVAL.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_put(struct pnx_cache *cache, const void *key, size_t key_size,
+        const void *value, size_t value_size, pnx_ns ttl);
+
+/*
+ * Stores a pointer of yours, which counts as value_size bytes; the cache destroys it.  On failure it is still
+ * yours.  Errors as pnx_cache_put().
+ */
+PNX_API PNX_NODISCARD int pnx_cache_put_pointer(struct pnx_cache *cache, const void *key,
+        size_t key_size, void *value, size_t value_size, pnx_ns ttl);
+
+/* The same two, only where no entry is; a remembered absence is none.  -EEXIST, and the errors above. */
+PNX_API PNX_NODISCARD int pnx_cache_put_if_absent(struct pnx_cache *cache, const void *key,
+        size_t key_size, const void *value, size_t value_size, pnx_ns ttl);
+PNX_API PNX_NODISCARD int pnx_cache_put_pointer_if_absent(struct pnx_cache *cache, const void *key,
+        size_t key_size, void *value, size_t value_size, pnx_ns ttl);
+
+/* Removes an entry, or a remembered absence.  -ENOENT, -ESHUTDOWN, -EINVAL. */
+PNX_API int pnx_cache_remove(struct pnx_cache *cache, const void *key, size_t key_size);
+
+/* Removes all entries that were there when it was called, at one moment for all readers.  -ESHUTDOWN, -EINVAL. */
+PNX_API int pnx_cache_clear(struct pnx_cache *cache);
+
+/*
+ * Calls visit once for each entry that is there all the time, in no order; entries that come meanwhile are left
+ * out, those that go may be.  A nonzero return ends the walk and is returned.  Not a use: the order of eviction
+ * stays.  visit may do all with the cache, and may pnx_cache_ref_dup() what it wants to keep.
+ * -ESHUTDOWN, -EINVAL.
+ */
+PNX_API int pnx_cache_each(struct pnx_cache *cache,
+        int (*visit)(void *ctx, const struct pnx_cache_ref *ref), void *ctx);
+
+/* ---- loading ---- */
+
+struct pnx_cache_load; /* a load under way, as its loader sees it; valid during the loader's call */
+
+/*
+ * Makes the value of a key: calls one of the two below and returns 0; or returns a negative error.  -ENOENT says
+ * that there is no such thing and is remembered for the cache's negative_ttl.  Should end by deadline (pnx_now()).
+ */
+typedef int pnx_cache_load_fn(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load);
+
+/* Gives the value as bytes, which are copied; a second call replaces the first.  -ENOMEM, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_load_set(
+        struct pnx_cache_load *load, const void *value, size_t value_size);
+
+/* Gives it as a pointer, the cache's from then on, whatever the loader returns.  -ENOMEM, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_load_set_pointer(
+        struct pnx_cache_load *load, void *value, size_t value_size);
+
+/* Sets the time to live of this result, or of the absence.  -EINVAL when negative. */
+PNX_API int pnx_cache_load_set_ttl(struct pnx_cache_load *load, pnx_ns ttl);
+
+/*
+ * Finds an entry, or makes it by calling loader in this thread, or waits for another caller's loader of the same
+ * key until timeout has passed (0: does not wait).  When that loader fails, all who waited get its error; but a
+ * leader's -ETIMEDOUT, if its deadline was before theirs, makes one of them load.  A value that is too large to
+ * store, or that the budget refuses, is returned all the same (and counted as rejected).
+ *
+ * -ENOENT (remembered, or the loader's), -ETIMEDOUT, -EDEADLK (P7), -ESHUTDOWN, -ENOMEM, -EINVAL (also when the
+ * loader returned 0 without a value), or what the loader returned.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key,
+        size_t key_size, pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout,
+        struct pnx_error *err, struct pnx_cache_ref *ret_ref);
+
+/* ---- running it ---- */
+
+#define PNX_CACHE_TICK_MAX 8 /* entries that one tick removes at most */
+
+/*
+ * Removes entries that have expired by now (the environment's clock), at most PNX_CACHE_TICK_MAX.  Returns when
+ * it wants to be called next: now itself when more are due, PNX_NEVER when nothing expires or it is closed.
+ * Never needed for P3, only to give memory back early.
+ */
+PNX_API pnx_ns pnx_cache_tick(struct pnx_cache *cache, pnx_ns now);
+
+/* Changes the limits; 0 is no limit, but not for both.  Evicts what is too much.  -EINVAL, -ESHUTDOWN. */
+PNX_API int pnx_cache_resize(
+        struct pnx_cache *cache, size_t capacity, uint64_t capacity_entries, struct pnx_error *err);
+
+/* Changes the time to live of entries stored from now on; 0 or PNX_NEVER: they do not expire.  -EINVAL. */
+PNX_API int pnx_cache_set_ttl(struct pnx_cache *cache, pnx_ns ttl, struct pnx_error *err);
+
+/* Returns how many bytes an entry counts as; SIZE_MAX when the sum overflows.  For a pointer, the key aside, pass
+ * pnx_cache_cost(key_size, 0) + value_size. */
+PNX_API size_t pnx_cache_cost(size_t key_size, size_t value_size);
+
+/* The rows of patinox/stats/cache.def. */
+struct pnx_cache_stats {
+    size_t size;
+#define PNX_STAT(name, kind, unit, level, help) uint64_t name;
+#define PNX_STAT_HISTOGRAM(name, unit, level, help)
+#include <patinox/stats/cache.def>
+#undef PNX_STAT
+#undef PNX_STAT_HISTOGRAM
+};
+
+/* Fills *ret_stats up to its size, which the caller sets; all of one moment.  -EINVAL. */
+PNX_API int pnx_cache_stats(struct pnx_cache *cache, struct pnx_cache_stats *ret_stats);
+
+/* Checks every invariant of the cache; slow, under its lock.  0, or PNX_E_BROKEN with err naming what is broken. */
+PNX_API int pnx_cache_check(struct pnx_cache *cache, struct pnx_error *err);
+
+PNX_END_DECLS
+#endif /* PNX_CACHE_H */
