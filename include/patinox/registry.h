@@ -8,15 +8,25 @@
  *
  *     LIVE --claim--> RUNNING --0--> DONE
  *      |                 +---error--> FAILED
- *      |                 +---shutdown's deadline--> ABANDONED (still running; its row stays)
+ *      |                 +---shutdown's deadline--> ABANDONED (still running; its row stays until it ends)
  *      +----remove--> (row free; the id is stale from now on)
+ *
+ * How an object uses it.  An object that others may end (a pool, a cache) keeps a reference to its registry
+ * (pnx_registry_ref) and adds a row whose cleanup closes the object but does not free it.  Its own release
+ * function calls pnx_registry_remove() first, then closes, frees, and gives the reference back.  If a shutdown
+ * is closing the object at that moment, the remove waits until the cleanup has ended and returns -EALREADY;
+ * the memory is freed only after that, and closing twice must be harmless.
+ *
+ * A registry argument of NULL is the process's, save where said otherwise.
  *
  *   P1  A cleanup runs at most once, on whatever path, and never after pnx_registry_remove() returned 0.
  *   P2  A remove that finds the cleanup running on another thread returns only after it has ended; on the
  *       same thread (from inside the cleanup) it returns -EALREADY at once.
- *   P3  Ids are never reused: a stale or foreign id is an error, never somebody else's resource.
- *   P4  Shutdown runs children before parents and, among siblings, last made first; it returns by its
- *       deadline even when a cleanup hangs; nothing is struck from the report to make it look better.
+ *   P3  Ids are never reused: a stale or foreign id is an error, never somebody else's resource.  (Another
+ *       registry's ids are told apart by where its generations start: certain until some slot has been reused
+ *       2^34 / n times, n being the number of registries that the process has made.)
+ *   P4  Shutdown runs cleanups one at a time, last made first, and so children before parents; it returns by
+ *       its deadline even when a cleanup hangs; nothing is struck from the report to make it look better.
  *   P5  No cleanup or callback runs while the registry holds a lock.
  *   P6  Adding a row allocates nothing once as many rows have been live before.
  */
@@ -44,8 +54,10 @@ PNX_API pnx_ns pnx_cancel_deadline(const struct pnx_cancel *cancel);
 PNX_API bool pnx_cancel_requested(const struct pnx_cancel *cancel);
 
 /*
- * Ends a resource.  Returns 0, or a negative error, which the report shows; the resource counts as gone
- * either way and the function is not called again.  Runs with no lock of the library held.
+ * Ends a resource.  Returns 0, or a negative error, which the report shows (a positive value counts as
+ * -EINVAL); the resource counts as gone either way and the function is not called again.  Runs with no lock of
+ * the library held.  cancel may be NULL.  It must return: one that throws, or ends its thread, aborts the
+ * process, and a longjmp out of it is undefined.
  */
 typedef int pnx_cleanup_fn(void *arg, const struct pnx_cancel *cancel);
 
@@ -62,9 +74,18 @@ struct pnx_resource {
     uint64_t tag;            /* yours */
     uint64_t bytes;          /* memory held, as far as known */
 };
+#ifndef __cplusplus
 #define PNX_RESOURCE(...) \
     (&(const struct pnx_resource){ \
             .size = sizeof(struct pnx_resource), .site = PNX_SITE, __VA_ARGS__})
+#else
+/* Returns a row's description with only its size set; set site to PNX_SITE. */
+static inline struct pnx_resource pnx_resource_init(void) {
+    struct pnx_resource resource = pnx_resource();
+    resource.size = sizeof(resource);
+    return resource;
+}
+#endif
 
 struct pnx_registry_opts {
     size_t size;               /* set by PNX_REGISTRY_OPTS */
@@ -74,8 +95,16 @@ struct pnx_registry_opts {
     uint32_t max;              /* rows alive at once; default 16,777,216 */
     uint32_t flags;            /* must be 0 */
 };
+#ifndef __cplusplus
 #define PNX_REGISTRY_OPTS(...) \
     (&(const struct pnx_registry_opts){.size = sizeof(struct pnx_registry_opts), __VA_ARGS__})
+#else
+static inline struct pnx_registry_opts pnx_registry_opts_init(void) {
+    struct pnx_registry_opts opts = pnx_registry_opts();
+    opts.size = sizeof(opts);
+    return opts;
+}
+#endif
 
 /* Returns the process-wide registry, where objects go whose options name none.  Never NULL. */
 PNX_API struct pnx_registry *pnx_registry_default(void);
@@ -88,8 +117,15 @@ PNX_API PNX_NODISCARD int pnx_registry_create(const struct pnx_registry_opts *op
         struct pnx_error *err, struct pnx_registry **ret_registry);
 
 /*
- * Drops the caller's reference.  Rows that are still there keep the registry's memory until they go; their
- * cleanups are not run: that is pnx_registry_shutdown()'s work.  The default registry is never released.
+ * Takes another reference and returns the registry (the default one for NULL).  Whoever keeps the pointer in
+ * order to call pnx_registry_remove() later keeps a reference: a row keeps the registry's memory only until a
+ * shutdown has ended it, and the owner's remove may come after that.
+ */
+PNX_API struct pnx_registry *pnx_registry_ref(struct pnx_registry *registry);
+
+/*
+ * Drops a reference.  Rows that are still live keep the registry's memory until they go; their cleanups are
+ * not run: that is pnx_registry_shutdown()'s work.  The default registry is never freed.
  */
 PNX_API void pnx_registry_release(struct pnx_registry **registry);
 
@@ -102,15 +138,22 @@ PNX_API PNX_NODISCARD int pnx_registry_add(struct pnx_registry *registry,
 
 /*
  * Strikes a row because its owner has ended, or is about to end, the resource itself: the cleanup will not run.
- * See P2 for waiting.  An id of 0 is fine.
- * -EALREADY when the cleanup has run or is running on this thread, -ESTALE for an id that is not (any more) of
- * this registry.
+ * See P2 for waiting: it may last as long as the cleanup does, even one that a shutdown has abandoned.  An id
+ * of 0 is fine.
+ * -EALREADY when the cleanup has run or is running on this thread, or when the row was removed before; -ESTALE
+ * for an id that is not (any more) of this registry; -EDEADLK when the cleanup that it would wait for waits,
+ * directly or not, for the one that runs on this thread: the resource is then still in use.
+ * A second removal is also an event, PNX_EVENT_RESOURCE_RELEASED_TWICE, whose cause is the site of the first
+ * while the slot has not been reused.
  */
-PNX_API int pnx_registry_remove(struct pnx_registry *registry, pnx_resource_id id);
+PNX_API int pnx_registry_remove_at(
+        struct pnx_registry *registry, pnx_resource_id id, const char *site);
+#define pnx_registry_remove(registry, id) pnx_registry_remove_at((registry), (id), PNX_SITE)
 
 /*
- * Claims the row and runs its cleanup here.  Returns what the cleanup returned; -EALREADY when somebody else
- * has claimed it, -ESTALE, -ENOTSUP when the row has no cleanup.  The row is gone afterwards.
+ * Claims the row and runs its cleanup here, on the calling thread.  Returns what the cleanup returned;
+ * -EALREADY at once when somebody else has claimed or removed it, -ENOTSUP when the row has no cleanup,
+ * -ESTALE for an unknown id, and in a forked child for a row of its parent.  The row is gone afterwards.
  */
 PNX_API int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id);
 
@@ -163,11 +206,23 @@ enum pnx_report_format { PNX_REPORT_TEXT = 1, PNX_REPORT_JSON };
 PNX_API PNX_NODISCARD int pnx_registry_report(struct pnx_registry *registry,
         enum pnx_report_format format, pnx_write_fn *write, void *ctx);
 
+/* The rows of patinox/stats/registry.def. */
+struct pnx_registry_stats {
+    size_t size;
+#define PNX_STAT(name, kind, unit, level, help) uint64_t name;
+#include <patinox/stats/registry.def>
+#undef PNX_STAT
+};
+
+/* Fills *ret_stats up to its size, which the caller sets.  -EINVAL. */
+PNX_API int pnx_registry_stats(
+        const struct pnx_registry *registry, struct pnx_registry_stats *ret_stats);
+
 /* ---- shutdown ---- */
 
 struct pnx_shutdown_report; /* what a shutdown did; release it */
 
-/* The sum of a shutdown.  done + failed + abandoned + leaked = rows that were live when it began. */
+/* The sum of a shutdown.  done + failed + abandoned + leaked = rows that were there when it began. */
 struct pnx_shutdown_counts {
     size_t size; /* sizeof(struct pnx_shutdown_counts) */
     size_t done;
@@ -178,14 +233,26 @@ struct pnx_shutdown_counts {
 };
 
 /*
- * Ends everything in the registry: refuses new rows, runs the cleanups of all live rows in order (P4) on a
- * thread of its own, each told its share of the time that is left, and returns when all have ended or timeout
- * has passed.  A cleanup that overruns its share is reported and routed around by another thread.
+ * Ends everything in the registry, for good: refuses new rows, runs the cleanups of all live rows in order (P4)
+ * on a thread of its own, each told its share of the time that is left (at least PNX_SHUTDOWN_SHARE_MIN), and
+ * returns when all have ended or timeout has passed.  A cleanup that overruns its share is asked to hurry
+ * (pnx_cancel_requested), is an event, and is routed around: up to PNX_SHUTDOWN_WORKERS threads are stuck in
+ * overdue cleanups before the rest has to wait.  A row is never cleaned up before its children have ended, and
+ * a row that its owner removes meanwhile counts as done.  In a forked child, rows of the parent are left alone.
+ *
+ * Allocates no memory but the thread's.  When not even one thread can be had, the cleanups run on the caller,
+ * and then a cleanup that hangs does hold it up beyond the deadline.
  *
  * Returns 0 when everything is done, -ETIMEDOUT when the deadline came first, else the first cleanup's error;
- * PNX_E_BROKEN when all cleanups were fine but something leaked.  Concurrent and later callers get the same
- * result; ret_report may be NULL.  -EDEADLK from inside a cleanup, -EINVAL for a negative timeout.
+ * PNX_E_BROKEN when all cleanups were fine but something leaked.  In each of these cases *ret_report is set;
+ * ret_report may be NULL.  Concurrent and later callers get the same result and the same report.
+ * No report: -EDEADLK from inside a cleanup of this registry, -EINVAL for a negative timeout or a registry of
+ * NULL, -EINPROGRESS when another caller's shutdown outlasts this caller's timeout.
+ *
+ * After -ETIMEDOUT, do not release objects that the report calls abandoned: pnx_registry_remove() would wait.
  */
+#define PNX_SHUTDOWN_SHARE_MIN (100 * PNX_MS)
+#define PNX_SHUTDOWN_WORKERS   8
 PNX_API int pnx_registry_shutdown(
         struct pnx_registry *registry, pnx_ns timeout, struct pnx_shutdown_report **ret_report);
 
