@@ -50,8 +50,8 @@ struct pnx_stat_field {
 };
 
 /*
- * A log-linear histogram: 2^PNX_HISTOGRAM_P buckets an octave (6.25 % wide), 1 ns to 2^40 ns.  Two plain
- * adds a record: one bucket, and the sum.
+ * A log-linear histogram: 2^PNX_HISTOGRAM_P buckets an octave (6.25 % wide), 0 to 2^40 (18 minutes in ns); the
+ * last bucket also takes what is larger.  Two plain adds a record: one bucket, and the sum.
  */
 #define PNX_HISTOGRAM_P        4
 #define PNX_HISTOGRAM_MAX_LOG2 40
