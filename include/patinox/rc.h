@@ -164,7 +164,7 @@ PNX_API void pnx_weak_release(struct pnx_weak *weak);
 /*
  * Defines typed functions over the ones above, static inline, for objects of C type T with descriptor d:
  *   PNX_RC_DEFINE(conf, struct conf, conf_type)
- * gives conf_new, conf_ref, conf_release, conf_unique, conf_weak, conf_upgrade, conf_clone, conf_make_mut.
+ * gives conf_new, conf_ref, conf_release, conf_unique, conf_weak, conf_upgrade, conf_copy, conf_make_mut.
  */
 /* clang-format off */
 #define PNX_RC_DEFINE(prefix, T, d) \
@@ -191,7 +191,7 @@ PNX_API void pnx_weak_release(struct pnx_weak *weak);
     PNX_NODISCARD static inline T *prefix##_upgrade(const struct pnx_weak *weak) { \
         return (T *)pnx_weak_upgrade(weak); \
     } \
-    PNX_NODISCARD static inline int prefix##_clone(const T *object, T **ret_copy) { \
+    PNX_NODISCARD static inline int prefix##_copy(const T *object, T **ret_copy) { \
         void *copy_ = NULL; \
         int rc_ = pnx_rc_clone(object, &copy_); \
         if (rc_ == 0) \

@@ -19,6 +19,10 @@ struct pnx_thread {
     uint16_t fault_depth;        /* nesting of access scopes (mapping) */
     uint16_t reclaim_depth;      /* inside a budget reclaimer: charges come from the reserve */
     uint16_t monitor_depth;      /* inside a monitor's callback: removing another must not wait */
+    uint16_t rc_dropping;        /* share: a drop function of an rc object runs on this thread */
+    void *rc_first;              /* share: rc objects that wait for it to return, oldest first */
+    void *rc_last;
+    struct pnx_latch *waits_for; /* share: guarded by the lock of all latches */
 };
 
 /* Returns the calling thread's record; NULL only when memory for it could not be had. */
