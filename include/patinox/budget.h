@@ -39,9 +39,17 @@ struct pnx_budget_opts {
     size_t soft; /* bytes from which on reclaimers are asked; default 7/8 of hard */
     size_t hard; /* bytes that are not exceeded; default: no limit */
 };
+#ifndef __cplusplus
 #define PNX_BUDGET_OPTS(...) \
     (&(const struct pnx_budget_opts){ \
             .size = sizeof(struct pnx_budget_opts), .site = PNX_SITE, __VA_ARGS__})
+#else
+static inline struct pnx_budget_opts pnx_budget_opts_init(void) {
+    struct pnx_budget_opts opts = pnx_budget_opts();
+    opts.size = sizeof(opts);
+    return opts;
+}
+#endif
 
 /* Returns the process-wide root, which has no limit until pnx_budget_set_limits().  Never NULL. */
 PNX_API struct pnx_budget *pnx_budget_default(void);

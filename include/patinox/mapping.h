@@ -82,7 +82,7 @@ struct pnx_mapping_opts {
             .size = sizeof(struct pnx_mapping_opts), .site = PNX_SITE, __VA_ARGS__})
 #else
 static inline struct pnx_mapping_opts pnx_mapping_opts_init(void) {
-    struct pnx_mapping_opts opts = {};
+    struct pnx_mapping_opts opts = pnx_mapping_opts();
     opts.size = sizeof(opts);
     return opts;
 }
