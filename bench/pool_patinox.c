@@ -10,9 +10,10 @@
 
 static int connection;
 
-static int connect_it(void *ctx, pnx_ns deadline, void **ret_resource) {
+static int connect_it(void *ctx, pnx_ns deadline, struct pnx_error *err, void **ret_resource) {
     (void)ctx;
     (void)deadline;
+    (void)err;
     *ret_resource = &connection;
     return 0;
 }
@@ -24,15 +25,16 @@ static int check_it(void *ctx, void *resource, pnx_ns deadline) {
     return 0;
 }
 
-static void close_it(void *ctx, void *resource) {
+static void close_it(void *ctx, void *resource, pnx_ns deadline) {
     (void)ctx;
     (void)resource;
+    (void)deadline;
 }
 
 static void *set_up(unsigned threads) {
     (void)threads;
     static const struct pnx_pool_manager manager = {
-            .connect = connect_it, .check = check_it, .close = close_it};
+            .size = sizeof(manager), .connect = connect_it, .check = check_it, .close = close_it};
     struct pnx_error err;
     struct pnx_pool *pool = NULL;
     if (pnx_pool_create(&manager, PNX_POOL_OPTS(.name = "bench", .max = 16), &err, &pool)) {
