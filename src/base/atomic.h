@@ -52,6 +52,9 @@ struct pnx_atomic_site {
 #define PNX_ORDER(site, declared_order) (declared_order)
 #endif
 
+#ifdef PNX_ATOMIC_SITES
+#include "base/atomic_sites.h"
+#else
 #define pnx_load(word, order, site) __atomic_load_n(&(word)->v, PNX_ORDER(site, order))
 #define pnx_store(word, value, order, site) \
     __atomic_store_n(&(word)->v, (value), PNX_ORDER(site, order))
@@ -73,6 +76,7 @@ struct pnx_atomic_site {
     __atomic_compare_exchange_n( \
             &(word)->v, (expected), (desired), false, PNX_ORDER(site, order), __ATOMIC_ACQUIRE)
 #define pnx_fence(order, site) __atomic_thread_fence(PNX_ORDER(site, order))
+#endif
 
 /*
  * Adds to a counter that one thread at a time writes (its owner, or the holder of the lock that guards

@@ -25,6 +25,9 @@ int pnx__env_resolve(const struct pnx_env *user, struct pnx_error *err, struct p
         if (!env.alloc != !env.free)
             return pnx__fail_field(err, -EINVAL, env.alloc ? "env.free" : "env.alloc",
                     "env: alloc and free come together or not at all");
+        if (env.now_coarse && !env.now)
+            return pnx__fail_field(err, -EINVAL, "env.now",
+                    "env: now_coarse is the same clock as now, which is missing");
     }
     const struct pnx_env *sys = pnx__env_system();
     if (!env.alloc) {

@@ -2,6 +2,8 @@
 /* os/futex.c - Linux futexes (private, absolute deadlines on CLOCK_MONOTONIC). */
 #include "os/futex.h"
 
+#include "os/fault.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -19,6 +21,9 @@ int pnx__futex_wait(const struct pnx_a32 *word, uint32_t expected, pnx_ns deadli
         ts.tv_nsec = (long)(deadline % PNX_SEC);
         until = &ts;
     }
+    int injected = PNX_OS_FAULT("futex_wait"); /* -EINTR: a spurious wake-up; -ETIMEDOUT */
+    if (injected)
+        return injected == -ETIMEDOUT ? injected : 0;
     int saved = errno;
     long rc = syscall(SYS_futex, &word->v, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, expected, until,
             NULL, FUTEX_BITSET_MATCH_ANY);

@@ -13,7 +13,7 @@ void pnx__mutex_init(struct pnx_mutex *mutex, enum pnx_lock_rank rank) {
     pthread_mutex_init(&mutex->os, NULL); /* with default attributes it cannot fail on Linux */
     mutex->rank = (uint16_t)rank;
 #ifdef PNX_DEBUG
-    mutex->owner = 0;
+    mutex->owner = (struct pnx_a64){0};
 #endif
 }
 
@@ -41,11 +41,23 @@ static _Noreturn void rank_bug(const char *what, uint16_t rank, const struct pnx
     abort();
 }
 
+/* The owner when the holder has no record, for want of memory: nothing is checked then. */
+#define OWNER_UNKNOWN UINT64_MAX
+
+/* Relaxed: a thread compares the owner only with its own number, which only itself writes. */
+static uint64_t owner_of(const struct pnx_mutex *mutex) {
+    return pnx_load(&mutex->owner, PNX_RELAXED, "mutex.owner");
+}
+
+static void set_owner(struct pnx_mutex *mutex, uint64_t owner) {
+    pnx_store(&mutex->owner, owner, PNX_RELAXED, "mutex.set_owner"); /* see owner_of() */
+}
+
 static void note_locked(struct pnx_mutex *mutex) {
     struct pnx_thread *self = pnx__thread();
+    set_owner(mutex, self ? self->id : OWNER_UNKNOWN);
     if (!self)
         return;
-    mutex->owner = self->id;
     if (self->held >= PNX_HELD_MAX)
         rank_bug("too many locks held, adding", mutex->rank, self);
     self->rank[self->held++] = mutex->rank;
@@ -68,31 +80,34 @@ bool pnx__mutex_trylock(struct pnx_mutex *mutex) {
     return true;
 }
 
+/* Strikes the rank that was noted last; locks may be released in any order. */
+static void strike(struct pnx_thread *self, uint16_t rank) {
+    uint32_t at = self->held;
+    while (at > 0 && self->rank[at - 1] != rank)
+        at--;
+    if (at == 0)
+        return;
+    for (; at < self->held; at++)
+        self->rank[at - 1] = self->rank[at];
+    self->held--;
+}
+
 void pnx__mutex_unlock(struct pnx_mutex *mutex) {
     struct pnx_thread *self = pnx__thread();
-    if (self) {
-        if (mutex->owner != self->id)
+    if (owner_of(mutex) != OWNER_UNKNOWN && self) {
+        if (owner_of(mutex) != self->id)
             rank_bug("unlocking, without holding it,", mutex->rank, self);
-        uint32_t i = self->held;
-        while (i > 0 && self->rank[i - 1] != mutex->rank)
-            i--;
-        for (; i > 0 && i < self->held; i++)
-            self->rank[i - 1] = self->rank[i];
-        self->held--;
-        mutex->owner = 0;
+        strike(self, mutex->rank);
     }
+    set_owner(mutex, 0);
     pthread_mutex_unlock(&mutex->os);
 }
 
 void pnx__mutex_assert_held(const struct pnx_mutex *mutex) {
     struct pnx_thread *self = pnx__thread();
-    if (!self)
-        return;
-    for (uint32_t i = 0; i < self->held; i++) {
-        if (self->rank[i] == mutex->rank)
-            return; /* owner is read only by the holder, so the rank stands in for it */
-    }
-    rank_bug("not held:", mutex->rank, self);
+    uint64_t owner = owner_of(mutex);
+    if (self && owner != self->id && owner != OWNER_UNKNOWN)
+        rank_bug("not held:", mutex->rank, self);
 }
 
 void pnx__mutex_assert_none_held(void) {

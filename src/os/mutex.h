@@ -8,6 +8,7 @@
 #ifndef PNX_SRC_OS_MUTEX_H
 #define PNX_SRC_OS_MUTEX_H
 
+#include "base/atomic.h"
 #include "base/lock_ranks.h"
 
 #include <pthread.h>
@@ -18,7 +19,7 @@ struct pnx_mutex {
     pthread_mutex_t os;
     uint16_t rank; /* fixed at init */
 #ifdef PNX_DEBUG
-    uint64_t owner; /* thread id, written by the holder */
+    struct pnx_a64 owner; /* thread id, written by the holder; 0: nobody */
 #endif
 };
 

@@ -5,7 +5,8 @@
  *   P1  A thread's record is made once, on first use, and freed at its exit; getting it costs one
  *       initial-exec TLS load.
  *   P2  Threads of the library take no asynchronous signal, and leave SIGBUS deliverable.
- *   P3  pnx__fork_generation() differs between a process and its forked children.
+ *   P3  pnx__fork_generation() returns in a child a larger number than any that was returned before the fork
+ *       in the processes from which the child descends.
  */
 #include "os/thread.h"
 
@@ -32,7 +33,7 @@ static bool key_made;
 static bool asymmetric;
 
 static struct pnx_a32 *fork_page; /* wiped to 0 in a child; NULL when the kernel lacks the advice */
-static struct pnx_a32 fork_last = {1}; /* the generation as far as this process knows */
+static struct pnx_a32 fork_last = {1}; /* at least the number on the page of this process */
 
 static void drop_record(void *record) {
     self = NULL;
@@ -42,6 +43,11 @@ static void drop_record(void *record) {
 static void forked_child(void) {
     pnx_fetch_add(
             &fork_last, 1, PNX_RELAXED, "thread.fork_child"); /* alone in the child: no partner */
+}
+
+static bool register_barrier(void) {
+    return !PNX_OS_FAULT("membarrier") &&
+           syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
 }
 
 static void start_up(void) {
@@ -59,8 +65,7 @@ static void start_up(void) {
             munmap(p, (size_t)page);
         pthread_atfork(NULL, NULL, forked_child);
     }
-    asymmetric = !PNX_OS_FAULT("membarrier") &&
-                 syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+    asymmetric = register_barrier();
 }
 
 struct pnx_thread *pnx__thread(void) {
@@ -99,9 +104,6 @@ static void *thread_main(void *arg) {
 
 int pnx__thread_start(
         const char *name, void (*run)(void *arg), void *arg, struct pnx_os_thread **ret_thread) {
-    int injected = PNX_OS_FAULT("pthread_create");
-    if (injected)
-        return injected;
     struct pnx_os_thread *thread = calloc(1, sizeof(*thread));
     if (!thread)
         return -ENOMEM;
@@ -116,7 +118,9 @@ int pnx__thread_start(
     sigdelset(&blocked, SIGFPE);
     sigdelset(&blocked, SIGILL);
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
-    int rc = pthread_create(&thread->id, NULL, thread_main, thread);
+    int rc = -PNX_OS_FAULT("pthread_create");
+    if (rc == 0)
+        rc = pthread_create(&thread->id, NULL, thread_main, thread);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc) {
         free(thread);
@@ -137,9 +141,11 @@ void pnx__thread_join(struct pnx_os_thread **thread) {
 uint32_t pnx__os_cpus(void) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    if (PNX_OS_FAULT("sched_getaffinity") || sched_getaffinity(0, sizeof(set), &set) != 0)
-        return 1;
-    int n = CPU_COUNT(&set);
+    long n = 0;
+    if (!PNX_OS_FAULT("sched_getaffinity") && sched_getaffinity(0, sizeof(set), &set) == 0)
+        n = CPU_COUNT(&set);
+    if (n <= 0)
+        n = sysconf(_SC_NPROCESSORS_ONLN); /* more CPUs than the set has room for */
     return n > 0 ? (uint32_t)n : 1;
 }
 
@@ -153,10 +159,15 @@ void pnx__barrier_light(void) {
 
 void pnx__barrier_heavy(void) {
     pthread_once(&once, start_up);
-    if (asymmetric)
-        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
-    else
+    if (!asymmetric) {
         pnx_fence(PNX_SEQ_CST, "thread.heavy"); /* pairs with thread.light */
+        return;
+    }
+    /* A child is registered as its parent was; were it not, light() would order nothing, so do not go on. */
+    while (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) != 0) {
+        if (!register_barrier())
+            abort();
+    }
 }
 
 bool pnx__barrier_is_asymmetric(void) {
@@ -168,18 +179,19 @@ uint32_t pnx__fork_generation(void) {
     pthread_once(&once, start_up);
     if (!fork_page)
         return pnx_load(&fork_last, PNX_RELAXED, "thread.fork_last");
-    uint32_t generation = pnx_load(fork_page, PNX_RELAXED, "thread.fork_page");
+    uint32_t generation =
+            pnx_load(fork_page, PNX_ACQUIRE, "thread.fork_page"); /* pairs with thread.fork_claim */
     if (generation != 0)
         return generation;
     /*
-     * A child's first look.  fork_last still holds the parent's number, and changes only after the page
-     * is set, so that every thread of the child that meets 0 wants the same number; one of them sets it.
+     * A child's first look.  Several threads may meet 0: each takes a number of its own, one sets the page.
+     * fork_last is raised before the page is set, so that whoever read the page and then forks leaves to
+     * its child a fork_last that is not below the page.
      */
     uint32_t found = 0;
-    uint32_t wanted =
-            pnx_load(&fork_last, PNX_ACQUIRE, "thread.fork_parent") + 1; /* pairs with fork_done */
+    uint32_t wanted = pnx_fetch_add(&fork_last, 1, PNX_ACQ_REL, "thread.fork_number") + 1;
+    /* Release: pairs with the forking thread's own load of the page, see above. */
     if (!pnx_cas(fork_page, &found, wanted, PNX_ACQ_REL, "thread.fork_claim"))
         return found;
-    pnx_store(&fork_last, wanted, PNX_RELEASE, "thread.fork_done"); /* pairs with fork_parent */
     return wanted;
 }

@@ -59,8 +59,9 @@ void pnx__barrier_heavy(void);
 bool pnx__barrier_is_asymmetric(void);
 
 /*
- * A number that differs in a forked child: 1 in the first process, one more in each generation.  Reads
- * one word on a page that the kernel wipes at fork; no system call.
+ * A number that tells a forked child from its parent: in a child it is larger than any that was returned in
+ * its ancestors before the fork.  1 in the first process.  Reads one word on a page that the kernel wipes at
+ * fork; no system call.  An object keeps the number that it read when it was made, and compares.
  */
 uint32_t pnx__fork_generation(void);
 
