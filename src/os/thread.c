@@ -93,12 +93,16 @@ struct pnx_os_thread {
     void (*run)(void *arg);
     void *arg;
     char name[16];
+    struct pnx_a32 given_up; /* by its owner, or by the thread at its end: the second one frees */
 };
 
 static void *thread_main(void *arg) {
     struct pnx_os_thread *thread = arg;
     pthread_setname_np(pthread_self(), thread->name);
     thread->run(thread->arg);
+    /* Pairs with thread.detach, in both directions: the first one's uses happen before the free. */
+    if (pnx_exchange(&thread->given_up, 1, PNX_ACQ_REL, "thread.end"))
+        free(thread);
     return NULL;
 }
 
@@ -136,6 +140,16 @@ void pnx__thread_join(struct pnx_os_thread **thread) {
     pthread_join((*thread)->id, NULL);
     free(*thread);
     *thread = NULL;
+}
+
+void pnx__thread_detach(struct pnx_os_thread **thread) {
+    struct pnx_os_thread *own = *thread;
+    if (!own)
+        return;
+    *thread = NULL;
+    pthread_detach(own->id);
+    if (pnx_exchange(&own->given_up, 1, PNX_ACQ_REL, "thread.detach")) /* pairs with thread.end */
+        free(own);
 }
 
 uint32_t pnx__os_cpus(void) {

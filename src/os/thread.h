@@ -38,6 +38,9 @@ int pnx__thread_start(
 /* Waits for the thread to end and frees the handle; NULLs it. */
 void pnx__thread_join(struct pnx_os_thread **thread);
 
+/* Gives the handle up: the thread runs on and its memory goes when it ends; NULLs it. */
+void pnx__thread_detach(struct pnx_os_thread **thread);
+
 /* Tells the CPU (or the explorer) that the caller is spinning. */
 static inline void pnx__spin_hint(void) {
 #if defined(__x86_64__) || defined(__i386__)
