@@ -61,12 +61,12 @@ PNX_API bool pnx_cancel_requested(const struct pnx_cancel *cancel);
  */
 typedef int pnx_cleanup_fn(void *arg, const struct pnx_cancel *cancel);
 
-/* What a row says about its resource.  Strings are static or outlive the row, name excepted. */
+/* What a row says about its resource. */
 struct pnx_resource {
     size_t size;             /* set by PNX_RESOURCE */
     const char *type;        /* required, static: "pool", "temporary directory" */
     const char *name;        /* copied, cut after 47 bytes; may be NULL */
-    const char *site;        /* static; PNX_RESOURCE sets it to where it stands */
+    const char *site;        /* static, or NULL; PNX_RESOURCE sets it to where it stands */
     pnx_cleanup_fn *cleanup; /* NULL: shutdown cannot end it, and reports it as leaked */
     void *arg;               /* first argument of cleanup; must not point into a stack frame */
     pnx_resource_id parent;  /* 0: none; its cleanup runs after its children's */
@@ -157,7 +157,7 @@ PNX_API int pnx_registry_remove_at(
  */
 PNX_API int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id);
 
-/* Changes the bytes that a row shows.  -ESTALE. */
+/* Changes the bytes that a row shows.  An id of 0 is fine.  -ESTALE. */
 PNX_API int pnx_registry_set_bytes(
         struct pnx_registry *registry, pnx_resource_id id, uint64_t bytes);
 

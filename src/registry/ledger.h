@@ -59,19 +59,17 @@ struct pnx_cancel {
     struct pnx_a32 requested; /* bool */
 };
 
-/* The shutdown's view of a row; written under the shutdown's lock. */
+/* The shutdown's view of a row: the leader's until it has collected all, then guarded by the shutdown's lock. */
 struct pnx_row_shutdown {
     struct pnx_row *next;   /* in the order of cleaning up, for the report; fixed once collected */
-    struct pnx_row *todo;   /* next row that has not been started */
+    struct pnx_row *todo;   /* next on its list: not started, or run by others */
     struct pnx_row *group;  /* in the order of the report's groups */
     struct pnx_row *parent; /* NULL: none that is part of the shutdown */
-    size_t children;        /* how many children have not ended yet */
-    pnx_ns overdue_at;
-    uint64_t bytes;                  /* when the shutdown began */
-    enum pnx_resource_state outcome; /* 0 until it is known */
+    size_t children;        /* how many have no outcome yet */
+    uint64_t bytes;         /* when the shutdown began */
+    enum pnx_resource_state outcome; /* 0 until it is known, then fixed */
     int32_t code;
-    bool own;     /* claimed by the shutdown, not by pnx_registry_cleanup() */
-    bool overdue; /* told so */
+    bool member; /* it was there when the shutdown began */
 };
 
 struct pnx_row {
@@ -119,18 +117,32 @@ struct pnx_shutdown_report {
     int code;
 };
 
+/* A thread of the shutdown. */
+struct pnx_shutdown_worker {
+    struct pnx_registry *registry;
+    struct pnx_os_thread *thread; /* only the leader touches it */
+    struct pnx_row *row;          /* what it is cleaning up; NULL: it is not in a cleanup */
+    pnx_ns overdue_at;
+    bool used; /* the thread has not said yet that it ends */
+    bool overdue;
+};
+
 /* See src/resource/shutdown.c. */
 struct pnx_shutdown_state {
     struct pnx_mutex lock;
     struct pnx_a32 phase;   /* enum pnx_shutdown_phase; a futex */
     struct pnx_a32 changed; /* counts what may let a shutdown go on; a futex */
+    /* Written by the leader before there are workers. */
     pnx_ns deadline;
-    struct pnx_row *todo; /* rows not started, first to be cleaned up first */
-    struct pnx_row *slots[PNX_SHUTDOWN_WORKERS]; /* what each worker is cleaning up */
-    size_t left;                                 /* rows without an outcome */
-    uint32_t workers;                            /* threads that have not said that they end */
-    bool inline_only;                            /* no thread could be had */
-    struct pnx_shutdown_report report;
+    /* Guarded by lock. */
+    struct pnx_row *todo;               /* not started, in the order of cleaning up */
+    struct pnx_row *foreign;            /* being cleaned up by a call of pnx_registry_cleanup() */
+    size_t left;                        /* rows without an outcome */
+    bool over;                          /* no cleanup may be started any more */
+    struct pnx_shutdown_worker *active; /* the one that may start cleanups; NULL: none */
+    struct pnx_shutdown_worker workers[PNX_SHUTDOWN_WORKERS];
+    struct pnx_shutdown_report
+            report; /* fixed, and read without the lock, once the phase is DONE */
 };
 
 /*
@@ -206,7 +218,7 @@ void pnx__row_copy(
 void pnx__rows_each(struct pnx_registry *registry,
         void (*fn)(void *ctx, struct pnx_row *row, uint64_t word), void *ctx);
 
-/* Aborts when an invariant of the registry does not hold; takes all locks in turn.  For tests and debug builds. */
+/* Aborts when an invariant does not hold; nobody else may be using the registry. */
 void pnx__registry_check(struct pnx_registry *registry);
 
 /* ---- run.c ---- */

@@ -470,7 +470,6 @@ void pnx__row_copy(
     memcpy(ret_info->name, row->name, sizeof(ret_info->name));
     ret_info->owner = row->owner;
     ret_info->tag = row->tag;
-    ret_info->bytes = row->bytes;
     ret_info->age = now > row->added ? now - row->added : 0;
 }
 
@@ -508,12 +507,15 @@ int pnx_registry_info(
     registry = pnx__registry_resolve(registry);
     if (!ret_info)
         return -EINVAL;
+    if (registry->off)
+        return -ESTALE;
     pnx_ns now = pnx__now(&registry->env);
     struct pnx_shard *shard;
-    struct pnx_row *row = registry->off ? NULL : find_locked(registry, id, &shard);
+    struct pnx_row *row = find_locked(registry, id, &shard);
     if (!row)
         return -ESTALE;
     pnx__row_copy(row, pnx__row_word(row), now, ret_info);
+    ret_info->bytes = row->bytes;
     pnx__mutex_unlock(&shard->lock);
     return 0;
 }

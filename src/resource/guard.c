@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * resource/guard.c - one cleanup as a value, alone or as a row of a registry.
+ *
+ *   P1  A guard is emptied before its cleanup runs, so that a cleanup that meets its own guard finds it empty.
+ *   P2  A tracked guard's cleanup is run by whoever claims the row; see registry/rows.c.
+ */
+#include "base/error.h"
+#include "base/options.h"
+#include "os/mutex.h"
+#include "registry/ledger.h"
+
+#include <patinox/guard.h>
+
+int pnx_guard_arm(struct pnx_guard *guard, pnx_cleanup_fn *fn, void *arg) {
+    if (!guard || !fn)
+        return -EINVAL;
+    if (guard->fn)
+        return -EBUSY;
+    *guard = (struct pnx_guard){.fn = fn, .arg = arg};
+    return 0;
+}
+
+bool pnx_guard_armed(const struct pnx_guard *guard) {
+    return guard && guard->fn;
+}
+
+struct pnx_guard pnx_guard_move(struct pnx_guard *guard) {
+    struct pnx_guard moved = *guard;
+    *guard = (struct pnx_guard){0};
+    return moved;
+}
+
+void *pnx_guard_dismiss(struct pnx_guard *guard) {
+    struct pnx_guard own = pnx_guard_move(guard);
+    if (!own.registry)
+        return own.arg;
+    int rc = pnx__row_remove(own.registry, own.id, "pnx_guard_dismiss()");
+    pnx_registry_release(&own.registry);
+    return rc ? NULL : own.arg; /* the registry's cleanup was first */
+}
+
+static int run_tracked(struct pnx_registry *registry, pnx_resource_id id) {
+    struct pnx_row *row = pnx__row_find(registry, id);
+    int rc = pnx__row_claim(registry, row, id, PNX_NEVER);
+    if (rc == 0)
+        return pnx__row_run(registry, row);
+    /* Somebody else was first: this waits for the end. */
+    rc = pnx__row_remove(registry, id, "pnx_guard_run()");
+    if (rc == 0)
+        return -ESTALE; /* a forked child: the resource is its parent's */
+    return rc == -EDEADLK ? rc : -EALREADY;
+}
+
+int pnx_guard_run(struct pnx_guard *guard) {
+    struct pnx_guard own = pnx_guard_move(guard);
+    if (!own.fn)
+        return 0;
+    int rc;
+    if (own.registry) {
+        rc = run_tracked(own.registry, own.id);
+        pnx_registry_release(&own.registry);
+        return rc;
+    }
+    pnx__mutex_assert_none_held();
+    rc = own.fn(own.arg, NULL);
+    return rc > 0 ? -EINVAL : rc;
+}
+
+void pnx_guard_drop(struct pnx_guard *guard) {
+    if (guard)
+        pnx_guard_run(guard);
+}
+
+int pnx_guard_track(struct pnx_guard *guard, struct pnx_registry *registry,
+        const struct pnx_resource *resource, struct pnx_error *err) {
+    if (!guard || !guard->fn || !resource)
+        return pnx__fail(err, -EINVAL, 0, "track", "guard: nothing to track");
+    if (guard->registry)
+        return pnx__fail(err, -EALREADY, 0, "track", "guard: it is tracked already");
+    struct pnx_resource copy = {.size = sizeof(copy)};
+    int rc = pnx__opts_copy("resource", sizeof(copy), resource, &copy, err);
+    if (rc)
+        return rc;
+    if (copy.cleanup || copy.arg)
+        return pnx__fail_field(err, -EINVAL, copy.cleanup ? "cleanup" : "arg",
+                "resource.%s: a tracked guard brings its own", copy.cleanup ? "cleanup" : "arg");
+    copy.cleanup = guard->fn;
+    copy.arg = guard->arg;
+    pnx_resource_id id;
+    rc = pnx_registry_add(registry, &copy, err, &id);
+    if (rc || id == 0)
+        return rc;
+    guard->registry = pnx_registry_ref(registry);
+    guard->id = id;
+    return 0;
+}
+
+pnx_resource_id pnx_guard_id(const struct pnx_guard *guard) {
+    return guard ? guard->id : 0;
+}

@@ -1,0 +1,478 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * resource/shutdown.c - ending everything in a registry under one deadline, and saying truthfully what happened.
+ *
+ * The first caller leads.  It closes the registry, after which no slot is reused; so rows themselves are the
+ * list of work and, later, the report: a shutdown allocates nothing.  Order is by serial number, last added first,
+ * and since a child can only be added to a live parent, children come before parents by themselves.
+ *
+ * Cleanups run on worker threads, one at a time: only the active worker starts one.  When its cleanup is overdue
+ * the worker is no longer active, and the leader starts another.  A worker that comes back from an overdue cleanup
+ * becomes active again if nobody else is, or ends.  The leader itself only watches, so that it can return at
+ * the deadline.
+ *
+ *      phase   NONE --first caller--> RUNNING --all ended, or deadline--> DONE
+ *
+ *      row     todo --claimed--> worker's ----------+--ended--> DONE, FAILED
+ *               |  |                                +--deadline--> ABANDONED
+ *               |  +--claimed by others--> foreign--+
+ *               +--removed by its owner--> DONE
+ *               +--no cleanup, or deadline--> LEAKED
+ *
+ *   P1  Each row that was there when the shutdown began gets exactly one outcome: settle_locked().
+ *   P2  A row is started only when all its children have outcomes.
+ *   P3  After the leader has returned no further cleanup starts, and no outcome changes.
+ *   P4  At most one cleanup of the shutdown runs that is not overdue, at most PNX_SHUTDOWN_WORKERS run in all.
+ */
+#include "resource/shutdown.h"
+#include "base/env.h"
+#include "os/clock.h"
+#include "os/futex.h"
+#include "os/thread.h"
+#include "registry/ledger.h"
+
+#include <patinox/registry.h>
+
+#include <limits.h>
+#include <string.h>
+
+/* In the low bits of the phase word; above them stands the fork generation of the leader. */
+enum pnx_shutdown_phase { PHASE_NONE = 0, PHASE_RUNNING, PHASE_DONE };
+#define PHASE_BITS 2
+#define PHASE_MASK ((1u << PHASE_BITS) - 1)
+
+/* ---- collecting ---- */
+
+static void collect_row(void *ctx, struct pnx_row *row, uint64_t word) {
+    struct pnx_registry *registry = ctx;
+    struct pnx_shutdown_state *state = &registry->shutdown;
+    (void)word;
+    if (row->fork != pnx__fork_generation())
+        return; /* a parent process's: not ours to end */
+    row->shutdown = (struct pnx_row_shutdown){
+            .next = state->report.rows, .bytes = row->bytes, .member = true};
+    state->report.rows = row;
+    state->left++;
+}
+
+static bool younger(const struct pnx_row *a, const struct pnx_row *b) {
+    return a->serial > b->serial;
+}
+
+static struct pnx_row **next_of(struct pnx_row *row) {
+    return &row->shutdown.next;
+}
+
+static void link_parents(struct pnx_registry *registry) {
+    for (struct pnx_row *row = registry->shutdown.report.rows; row; row = row->shutdown.next) {
+        row->shutdown.todo = row->shutdown.next;
+        struct pnx_row *parent = row->parent ? pnx__row_find(registry, row->parent) : NULL;
+        if (!parent || !parent->shutdown.member ||
+                pnx__generation(pnx__row_word(parent)) != pnx__generation(row->parent))
+            continue; /* it ended before its child */
+        row->shutdown.parent = parent;
+        parent->shutdown.children++;
+    }
+    registry->shutdown.todo = registry->shutdown.report.rows;
+}
+
+/* ---- outcomes ---- */
+
+static void settle_locked(struct pnx_shutdown_state *state, struct pnx_row *row,
+        enum pnx_resource_state outcome, int code) {
+    pnx__mutex_assert_held(&state->lock);
+    if (row->shutdown.outcome)
+        return; /* its cleanup came back after the deadline */
+    row->shutdown.outcome = outcome;
+    row->shutdown.code = code;
+    if (row->shutdown.parent)
+        row->shutdown.parent->shutdown.children--;
+    state->left--;
+}
+
+/* Settles a row that the shutdown has not claimed, if it has ended.  false when it is live or running. */
+static bool settle_ended_locked(struct pnx_shutdown_state *state, struct pnx_row *row) {
+    switch (pnx__word_state(pnx__row_word(row))) {
+    case PNX_ROW_LIVE:
+    case PNX_ROW_RUNNING:
+    case PNX_ROW_ABANDONED:
+        return false;
+    case PNX_ROW_FAILED:
+        settle_locked(state, row, PNX_RESOURCE_FAILED, row->code);
+        return true;
+    case PNX_ROW_FREE: /* removed by its owner; the code, if there is one, is a cleanup's before that */
+    case PNX_ROW_DONE:
+    case PNX_ROW_LATE:
+        break;
+    }
+    int code = row->code;
+    settle_locked(state, row, code ? PNX_RESOURCE_FAILED : PNX_RESOURCE_DONE, code);
+    return true;
+}
+
+static void settle_foreign_locked(struct pnx_shutdown_state *state) {
+    struct pnx_row **at = &state->foreign;
+    while (*at) {
+        struct pnx_row *row = *at;
+        if (settle_ended_locked(state, row))
+            *at = row->shutdown.todo;
+        else
+            at = &row->shutdown.todo;
+    }
+}
+
+/* ---- workers ---- */
+
+static pnx_ns share_end(const struct pnx_shutdown_state *state, pnx_ns now) {
+    if (state->deadline == PNX_NEVER)
+        return PNX_NEVER;
+    pnx_ns remaining = pnx__remaining(now, state->deadline);
+    pnx_ns share = remaining / (pnx_ns)(state->left ? state->left : 1);
+    if (share < PNX_SHUTDOWN_SHARE_MIN)
+        share = PNX_SHUTDOWN_SHARE_MIN;
+    return now + (share < remaining ? share : remaining);
+}
+
+/* Claims the next row whose children have all ended; NULL when there is none now. */
+static struct pnx_row *pick_locked(
+        struct pnx_registry *registry, pnx_ns now, pnx_ns *ret_overdue_at) {
+    struct pnx_shutdown_state *state = &registry->shutdown;
+    if (state->over)
+        return NULL;
+    struct pnx_row **at = &state->todo;
+    while (*at) {
+        struct pnx_row *row = *at;
+        if (row->shutdown.children) {
+            at = &row->shutdown.todo;
+            continue;
+        }
+        pnx_ns overdue_at = share_end(state, now);
+        pnx_resource_id id = pnx__row_id(row, pnx__row_word(row));
+        int rc = pnx__row_claim(registry, row, id, overdue_at);
+        *at = row->shutdown.todo;
+        if (rc == 0) {
+            *ret_overdue_at = overdue_at;
+            return row;
+        }
+        if (rc == -ENOTSUP) {
+            settle_locked(state, row, PNX_RESOURCE_LEAKED, 0);
+        } else if (!settle_ended_locked(state, row)) {
+            row->shutdown.todo = state->foreign;
+            state->foreign = row;
+        }
+    }
+    return NULL;
+}
+
+/* Whether a worker would find something to do. */
+static bool has_work_locked(const struct pnx_shutdown_state *state) {
+    for (const struct pnx_row *row = state->todo; row; row = row->shutdown.todo) {
+        if (row->shutdown.children == 0)
+            return true;
+    }
+    return false;
+}
+
+static void tell_leader(struct pnx_shutdown_state *state) {
+    /* pairs with shutdown.changed */
+    pnx_fetch_add(&state->changed, 1, PNX_RELEASE, "shutdown.tell");
+    pnx__futex_wake(&state->changed, INT_MAX);
+}
+
+/* Starts cleanups until there is none to start, or somebody else has become active. */
+static void work(struct pnx_registry *registry, struct pnx_shutdown_worker *worker) {
+    struct pnx_shutdown_state *state = &registry->shutdown;
+    pnx__mutex_lock(&state->lock);
+    for (;;) {
+        if (!state->active)
+            state->active = worker;
+        if (state->active != worker)
+            break;
+        struct pnx_row *row = pick_locked(registry, pnx__now(&registry->env), &worker->overdue_at);
+        if (!row) {
+            state->active = NULL;
+            break;
+        }
+        worker->row = row;
+        worker->overdue = false;
+        tell_leader(state); /* about the new deadline */
+        pnx__mutex_unlock(&state->lock);
+        int code = pnx__row_run(registry, row);
+        pnx__mutex_lock(&state->lock);
+        settle_locked(state, row, code ? PNX_RESOURCE_FAILED : PNX_RESOURCE_DONE, code);
+        worker->row = NULL;
+    }
+    worker->used = false;
+    tell_leader(state);
+    pnx__mutex_unlock(&state->lock);
+}
+
+static void worker_main(void *arg) {
+    struct pnx_shutdown_worker *worker = arg;
+    struct pnx_registry *registry = worker->registry;
+    work(registry, worker);
+    pnx__registry_unref(registry, PNX_REGISTRY_HOLDER);
+}
+
+/* ---- the leader ---- */
+
+static void reap(struct pnx_shutdown_worker *worker) {
+    pnx__thread_join(&worker->thread);
+}
+
+/*
+ * Starts a worker when there is something to start and nobody active.  Returns the time at which to try again
+ * when no thread can be had; PNX_NEVER otherwise.  Without any thread, it works itself.
+ */
+static pnx_ns staff(struct pnx_registry *registry, pnx_ns now) {
+    struct pnx_shutdown_state *state = &registry->shutdown;
+    struct pnx_shutdown_worker *idle = NULL;
+    bool others = false;
+    pnx__mutex_lock(&state->lock);
+    bool wanted = !state->active && has_work_locked(state);
+    for (uint32_t i = 0; i < PNX_SHUTDOWN_WORKERS; i++) {
+        if (!state->workers[i].used)
+            idle = &state->workers[i];
+        else
+            others = true;
+    }
+    if (!wanted || !idle) {
+        pnx__mutex_unlock(&state->lock);
+        return PNX_NEVER;
+    }
+    idle->registry = registry;
+    idle->row = NULL;
+    idle->used = true;
+    pnx__mutex_unlock(&state->lock);
+
+    reap(idle); /* of an earlier thread in this place, which has ended */
+    pnx_fetch_add(&registry->refs, PNX_REGISTRY_HOLDER, PNX_RELAXED,
+            "shutdown.hold"); /* the leader's own reference keeps it alive */
+    int rc = pnx__thread_start("pnx-shutdown", worker_main, idle, &idle->thread);
+    if (rc == 0)
+        return PNX_NEVER;
+    pnx__registry_unref(registry, PNX_REGISTRY_HOLDER);
+    if (!others) {
+        work(registry, idle);
+        return now;
+    }
+    pnx__mutex_lock(&state->lock);
+    idle->used = false;
+    pnx__mutex_unlock(&state->lock);
+    return now + PNX_SHUTDOWN_SHARE_MIN;
+}
+
+/* Rows whose cleanups are overdue since the last look, for events. */
+struct overdue {
+    struct pnx_row *rows[PNX_SHUTDOWN_WORKERS];
+    uint32_t n;
+};
+
+static void note_overdue_locked(struct pnx_shutdown_state *state,
+        struct pnx_shutdown_worker *worker, struct overdue *overdue) {
+    worker->overdue = true;
+    if (state->active == worker)
+        state->active = NULL;
+    pnx_store(&worker->row->cancel.requested, 1, PNX_RELAXED, "shutdown.request"); /* a hint */
+    overdue->rows[overdue->n++] = worker->row;
+}
+
+/* Marks overdue cleanups, and returns when to look again. */
+static pnx_ns watch_locked(struct pnx_shutdown_state *state, pnx_ns now, struct overdue *overdue) {
+    pnx_ns next = state->deadline;
+    for (uint32_t i = 0; i < PNX_SHUTDOWN_WORKERS; i++) {
+        struct pnx_shutdown_worker *worker = &state->workers[i];
+        if (!worker->used || !worker->row || worker->overdue)
+            continue;
+        if (now >= worker->overdue_at)
+            note_overdue_locked(state, worker, overdue);
+        else if (worker->overdue_at < next)
+            next = worker->overdue_at;
+    }
+    return next;
+}
+
+/* No lock is held; the rows' fields are constant since the registry is closed. */
+static void tell_overdue(struct pnx_registry *registry, const struct overdue *overdue, pnx_ns now) {
+    for (uint32_t i = 0; i < overdue->n; i++) {
+        const struct pnx_row *row = overdue->rows[i];
+        pnx__registry_count_up(&registry->values.cleanups_overdue);
+        pnx__event(&registry->block, PNX_EVENT_RESOURCE_CLEANUP_OVERDUE,
+                row->name[0] ? row->name : row->type, 0, row->site,
+                (int64_t)pnx__row_id(row, pnx__row_word(row)), now);
+    }
+}
+
+/* Waits for a change.  The deadline is on the env's clock, which need not be the futex's. */
+static void wait_for_change(struct pnx_registry *registry, uint32_t seen, pnx_ns until) {
+    pnx_ns left = pnx__remaining(pnx__now(&registry->env), until);
+    pnx__futex_wait(&registry->shutdown.changed, seen, pnx__deadline(pnx__os_now(), left));
+}
+
+/* Runs until every row has its outcome, or the deadline has come. */
+static void watch(struct pnx_registry *registry) {
+    struct pnx_shutdown_state *state = &registry->shutdown;
+    for (;;) {
+        /* pairs with shutdown.tell and rows.changed: what they announce is seen below */
+        uint32_t seen = pnx_load(&state->changed, PNX_ACQUIRE, "shutdown.changed");
+        struct overdue overdue = {.n = 0};
+        pnx_ns now = pnx__now(&registry->env);
+        pnx__mutex_lock(&state->lock);
+        settle_foreign_locked(state);
+        pnx_ns until = watch_locked(state, now, &overdue);
+        bool finished = state->left == 0 || now >= state->deadline;
+        pnx__mutex_unlock(&state->lock);
+        tell_overdue(registry, &overdue, now);
+        if (finished)
+            return;
+        pnx_ns again = staff(registry, now);
+        wait_for_change(registry, seen, again < until ? again : until);
+    }
+}
+
+/* Settles a row for which there is no more time.  false when it had ended just now. */
+static bool give_up_locked(struct pnx_registry *registry, struct pnx_row *row) {
+    if (pnx__row_abandon(registry, row)) {
+        pnx_store(&row->cancel.requested, 1, PNX_RELAXED, "shutdown.abandon"); /* a hint */
+        settle_locked(&registry->shutdown, row, PNX_RESOURCE_ABANDONED, 0);
+        return true;
+    }
+    if (settle_ended_locked(&registry->shutdown, row))
+        return false;
+    settle_locked(&registry->shutdown, row, PNX_RESOURCE_LEAKED, 0);
+    return true;
+}
+
+/* Gives every row that has none its outcome.  Returns whether time was too short for any. */
+static bool close_books_locked(struct pnx_registry *registry, struct overdue *overdue) {
+    struct pnx_shutdown_state *state = &registry->shutdown;
+    bool late = false;
+    state->over = true;
+    for (uint32_t i = 0; i < PNX_SHUTDOWN_WORKERS; i++) {
+        struct pnx_shutdown_worker *worker = &state->workers[i];
+        if (!worker->used || !worker->row || !give_up_locked(registry, worker->row))
+            continue;
+        late = true;
+        if (!worker->overdue)
+            note_overdue_locked(state, worker, overdue);
+    }
+    for (struct pnx_row *row = state->foreign; row; row = row->shutdown.todo)
+        late = give_up_locked(registry, row) || late;
+    for (struct pnx_row *row = state->todo; row; row = row->shutdown.todo)
+        late = give_up_locked(registry, row) || late;
+    state->todo = NULL;
+    state->foreign = NULL;
+    return late;
+}
+
+static void sum_up(struct pnx_registry *registry, bool late) {
+    struct pnx_shutdown_report *report = &registry->shutdown.report;
+    int first = 0;
+    for (struct pnx_row *row = report->rows; row; row = row->shutdown.next) {
+        switch (row->shutdown.outcome) {
+        case PNX_RESOURCE_DONE:
+            report->counts.done++;
+            break;
+        case PNX_RESOURCE_FAILED:
+            report->counts.failed++;
+            if (!first)
+                first = row->shutdown.code;
+            break;
+        case PNX_RESOURCE_ABANDONED:
+            report->counts.abandoned++;
+            break;
+        default:
+            report->counts.leaked++;
+            break;
+        }
+    }
+    report->counts.took_ns = pnx__now(&registry->env) - report->began;
+    report->code = late ? -ETIMEDOUT : first ? first : report->counts.leaked ? PNX_E_BROKEN : 0;
+    pnx__shutdown_group(report);
+}
+
+static void lead(struct pnx_registry *registry, pnx_ns now, pnx_ns deadline) {
+    struct pnx_shutdown_state *state = &registry->shutdown;
+    struct pnx_os_thread *ended[PNX_SHUTDOWN_WORKERS];
+    struct pnx_os_thread *stuck[PNX_SHUTDOWN_WORKERS];
+    struct overdue overdue = {.n = 0};
+    state->deadline = deadline;
+    state->report.began = now;
+    /* No partner: see is_closed() in rows.c. */
+    pnx_store(&registry->closed, 1, PNX_RELAXED, "shutdown.close");
+    pnx__rows_each(registry, collect_row, registry);
+    state->report.rows = pnx__rows_sort(state->report.rows, next_of, younger);
+    link_parents(registry);
+
+    watch(registry);
+    pnx__mutex_lock(&state->lock);
+    bool late = close_books_locked(registry, &overdue);
+    for (uint32_t i = 0; i < PNX_SHUTDOWN_WORKERS; i++) {
+        bool inside = state->workers[i].used && state->workers[i].row;
+        stuck[i] = inside ? state->workers[i].thread : NULL;
+        ended[i] = inside ? NULL : state->workers[i].thread;
+        state->workers[i].thread = NULL;
+    }
+    sum_up(registry, late);
+    pnx__mutex_unlock(&state->lock);
+    tell_overdue(registry, &overdue, now);
+    for (uint32_t i = 0; i < PNX_SHUTDOWN_WORKERS; i++) {
+        pnx__thread_join(&ended[i]); /* it has nothing more to run: this is short */
+        pnx__thread_detach(&stuck[i]);
+    }
+    pnx_store(&state->phase, PHASE_DONE, PNX_RELEASE,
+            "shutdown.done"); /* pairs with shutdown.phase */
+    pnx__futex_wake(&state->phase, INT_MAX);
+    pnx__event(&registry->block, PNX_EVENT_REGISTRY_SHUTDOWN, registry->name, state->report.code,
+            NULL, (int64_t)state->report.counts.leaked, 0);
+}
+
+/* Waits for the leader.  false when this caller's deadline comes first, or the leader is in a parent process. */
+static bool follow(struct pnx_registry *registry, pnx_ns deadline) {
+    struct pnx_shutdown_state *state = &registry->shutdown;
+    for (;;) {
+        uint32_t phase =
+                pnx_load(&state->phase, PNX_ACQUIRE, "shutdown.phase"); /* with shutdown.done */
+        if ((phase & PHASE_MASK) == PHASE_DONE)
+            return true;
+        pnx_ns left = pnx__remaining(pnx__now(&registry->env), deadline);
+        if (left == 0 || phase >> PHASE_BITS != pnx__fork_generation() << PHASE_BITS >> PHASE_BITS)
+            return false;
+        pnx__futex_wait(&state->phase, phase, pnx__deadline(pnx__os_now(), left));
+    }
+}
+
+int pnx_registry_shutdown(
+        struct pnx_registry *registry, pnx_ns timeout, struct pnx_shutdown_report **ret_report) {
+    if (!registry || timeout < 0)
+        return -EINVAL;
+    if (registry->off) {
+        if (ret_report)
+            *ret_report = &registry->shutdown.report;
+        return 0;
+    }
+    if (pnx__run_inside(registry))
+        return -EDEADLK;
+    pnx_ns now = pnx__now(&registry->env);
+    pnx_ns deadline = pnx__deadline(now, timeout);
+    struct pnx_registry *held = pnx_registry_ref(registry);
+    uint32_t phase = PHASE_NONE;
+    uint32_t running = pnx__fork_generation() << PHASE_BITS | PHASE_RUNNING;
+    /* Only decides who leads; what the leader does is published by shutdown.done. */
+    if (pnx_cas(&registry->shutdown.phase, &phase, running, PNX_RELAXED, "shutdown.lead"))
+        lead(registry, now, deadline);
+    else if (!follow(registry, deadline)) {
+        pnx_registry_release(&held);
+        return -EINPROGRESS;
+    }
+    int code = registry->shutdown.report.code;
+    if (ret_report)
+        *ret_report = &registry->shutdown.report; /* held by this call's reference */
+    else
+        pnx_registry_release(&held);
+    return code;
+}
+
+int pnx_shutdown(pnx_ns timeout, struct pnx_shutdown_report **ret_report) {
+    return pnx_registry_shutdown(pnx_registry_default(), timeout, ret_report);
+}
