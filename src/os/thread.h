@@ -23,6 +23,7 @@ struct pnx_thread {
     void *rc_first;              /* share: rc objects that wait for it to return, oldest first */
     void *rc_last;
     struct pnx_latch *waits_for; /* share: guarded by the lock of all latches */
+    const void *pool_calls;      /* pool: innermost operation of a manager that runs here */
 };
 
 /* Returns the calling thread's record; NULL only when memory for it could not be had. */

@@ -78,13 +78,12 @@ struct pnx_slot {
     pnx_ns hold_since; /* holder: exact start of a sampled lease, else 0 */
 
     pnx_ns idle_since; /* lock: a time at or after its last use ended, once a tick has seen it idle; else 0 */
-    pnx_ns born_at;        /* lock */
-    pnx_ns job_since;      /* lock: when the running job started */
-    pnx_ns job_late;       /* lock: when it counts as overdue */
-    struct pnx_a64 runner; /* thread that runs an operation of the manager on this slot; 0: none */
-    uint32_t index;        /* fixed: for people */
-    uint8_t job;           /* lock: enum pnx__pool_job_kind while on the list running */
-    uint8_t reason;        /* lock: enum pnx__pool_reason while CLOSING */
+    pnx_ns born_at;   /* lock */
+    pnx_ns job_since; /* lock: when the running job started */
+    pnx_ns job_late;  /* lock: when it counts as overdue */
+    uint32_t index;   /* fixed: for people */
+    uint8_t job;      /* lock: enum pnx__pool_job_kind while on the list running */
+    uint8_t reason;   /* lock: enum pnx__pool_reason while CLOSING */
     bool overdue; /* lock: the running job is past its deadline, and no longer counted in running[] */
 } __attribute__((aligned(64)));
 

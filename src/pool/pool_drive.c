@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pool/pool_drive.c - who runs the pool's jobs and timers: its threads, or its callers.
+ *
+ * Threads are started when there is a job and nobody parked to take it, so that one of them is always left to
+ * watch the timers (the keeper); the others end when they have had nothing to do for a while.  A thread that is
+ * woken or started looks for jobs itself, and wakes or starts the next one before it runs its own.
+ *
+ *   D1  When a job can run, somebody who will look for jobs is awake, or being woken or started; without
+ *       threads: its waiter is, or it waits for the next tick.
+ *   D2  After an unlock that left the pool without anybody, it is freed once.
+ *   D3  A thread of the pool is joined, or, when it is the one that frees the pool, detached.
+ */
+#include "os/clock.h"
+#include "os/futex.h"
+#include "os/thread.h"
+#include "pool/pool.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* How long a thread that is not the keeper stays without work. */
+#define LINGER (30 * PNX_SEC)
+
+/* Debug builds walk the whole of pools of up to so many slots at every unlock. */
+#define CHECKED_SLOTS 16
+
+void pnx__pool_sleep(
+        const struct pnx_pool *pool, const struct pnx_a32 *word, uint32_t expected, pnx_ns until) {
+    if (!pool->system_clock && until != PNX_NEVER)
+        until = pnx__deadline(pnx__os_now(), pnx__remaining(pnx__now(&pool->env), until));
+    pnx__futex_wait(word, expected, until);
+}
+
+void pnx__pool_wake(struct pnx__pool_effects *effects) {
+    for (uint32_t i = 0; i < effects->wakes; i++)
+        pnx__futex_wake(effects->wake[i], 1);
+    effects->wakes = 0;
+}
+
+static bool threadless(const struct pnx_pool *pool) {
+    return (pool->flags & PNX_POOL_NO_THREADS) != 0;
+}
+
+static void check_locked(const struct pnx_pool *pool) {
+#ifdef PNX_DEBUG
+    const char *broken = NULL;
+    if (pool->core.capacity <= CHECKED_SLOTS && pool->core.waiting <= CHECKED_SLOTS)
+        broken = pnx__pool_core_check(&pool->core);
+    if (broken) {
+        fprintf(stderr, "patinox: pool \"%s\": %s\n", pool->name, broken);
+        abort();
+    }
+#else
+    (void)pool;
+#endif
+}
+
+/* What pnx__pool_unlock() decided under the lock. */
+struct plan {
+    uint32_t wake_threads;
+    bool wake_closers;
+    bool start; /* a thread; refs, threads and starting already count it */
+    bool drive; /* jobs here; refs counts this */
+    bool destroy;
+};
+
+static bool unused(const struct pnx_pool *pool) {
+    return pool->released && pool->refs == 0 && pool->core.size == 0;
+}
+
+static void plan_work_locked(
+        struct pnx_pool *pool, struct pnx__pool_effects *effects, struct plan *plan) {
+    const struct pnx__pool_core *core = &pool->core;
+    if (effects->work && pnx__pool_core_runnable(core, false, core->now)) {
+        if (threadless(pool)) {
+            plan->drive = true;
+        } else if (pool->parked > 0) {
+            plan->wake_threads = 1;
+        } else if (pool->starting == 0) {
+            plan->start = true;
+        }
+    }
+    if (effects->timer && pool->keeper && core->next_timer < pool->keeper_until)
+        plan->wake_threads = UINT32_MAX;
+    if (plan->start) {
+        pool->refs++;
+        pool->threads++;
+        pool->starting++;
+    }
+    if (plan->drive || plan->start)
+        pool->refs++;
+}
+
+static void bump_locked(struct pnx_a32 *seq) {
+    /* pairs with pool_drive.seq: who reads the new number under the lock sees the work */
+    pnx_fetch_add(seq, 1, PNX_RELEASE, "pool_drive.bump");
+}
+
+static uint32_t seq_locked(const struct pnx_a32 *seq) {
+    return pnx_load(seq, PNX_ACQUIRE, "pool_drive.seq"); /* pairs with pool_drive.bump */
+}
+
+static void plan_end_locked(
+        struct pnx_pool *pool, struct pnx__pool_effects *effects, struct plan *plan) {
+    plan->wake_closers = effects->ended && pool->closers > 0;
+    if (pool->core.closing && pool->core.size == 0 && pool->parked > 0)
+        plan->wake_threads = UINT32_MAX; /* they have nothing more to come */
+    if (plan->wake_threads)
+        bump_locked(&pool->work_seq);
+    if (plan->wake_closers)
+        bump_locked(&pool->home_seq);
+    plan->destroy = unused(pool) && !pool->destroying;
+    if (plan->destroy)
+        pool->destroying = true;
+    check_locked(pool);
+}
+
+/* Unlocks and wakes.  Futexes are woken by address, so that the pool may be gone. */
+static void unlock_and_wake(
+        struct pnx_pool *pool, struct pnx__pool_effects *effects, const struct plan *plan) {
+    pnx__mutex_unlock(&pool->lock);
+    if (effects->wakes)
+        pnx__pool_wake(effects);
+    if (plan->wake_threads)
+        pnx__futex_wake(&pool->work_seq, plan->wake_threads);
+    if (plan->wake_closers)
+        pnx__futex_wake(&pool->home_seq, UINT32_MAX);
+}
+
+/* Gives up one of refs; frees the pool if that was the last. */
+static void drop_ref(struct pnx_pool *pool) {
+    struct pnx__pool_effects effects;
+    struct plan plan = {0};
+    pnx__pool_effects_init(&effects);
+    pnx__pool_lock(pool);
+    pool->refs--;
+    plan_end_locked(pool, &effects, &plan);
+    unlock_and_wake(pool, &effects, &plan);
+    if (plan.destroy)
+        pnx__pool_destroy(pool, NULL);
+}
+
+/* ---- callers that run jobs ---- */
+
+static bool has_outcome(const struct pnx__pool_waiter *waiter) {
+    /* pairs with pool_core.outcome; only asked here, read in pool_acquire.c */
+    uint32_t outcome = pnx_load(&waiter->outcome, PNX_RELAXED, "pool_drive.outcome");
+    return outcome == PNX__POOL_GRANTED || outcome == PNX__POOL_REFUSED;
+}
+
+/* Runs jobs on this thread: closes, and others if the driver is ready to and still has a reason. */
+static void drive(struct pnx_pool *pool, const struct pnx__pool_driver *driver) {
+    struct pnx__pool_effects effects;
+    for (;;) {
+        struct plan plan = {0};
+        pnx_ns now = pnx__now(&pool->env);
+        pnx__pool_effects_init(&effects);
+        pnx__pool_lock(pool);
+        bool any = driver && driver->any && now < driver->deadline &&
+                   !(driver->waiter && has_outcome(driver->waiter));
+        struct pnx_slot *slot = pnx__pool_core_next_job(&pool->core, !any, now, &effects);
+        if (!slot) {
+            /* Those who still wait must not wait for a job that nobody runs. */
+            if (!any && pnx__pool_core_runnable(&pool->core, false, now))
+                pnx__pool_core_poke(&pool->core, &effects);
+            plan_end_locked(pool, &effects, &plan);
+            unlock_and_wake(pool, &effects, &plan);
+            return; /* destroy is impossible: this call has a ref */
+        }
+        unlock_and_wake(pool, &effects, &plan);
+        pnx__pool_effects_init(&effects);
+        pnx__pool_run_job(pool, slot, &effects);
+        plan_end_locked(pool, &effects, &plan);
+        unlock_and_wake(pool, &effects, &plan);
+    }
+}
+
+/* ---- threads ---- */
+
+static void thread_main(void *arg);
+
+void pnx__pool_join_ended(struct pnx_pool *pool, struct pnx__pool_thread *self) {
+    pnx__pool_lock(pool);
+    struct pnx__pool_thread *list = pool->ended;
+    pool->ended = NULL;
+    pnx__mutex_unlock(&pool->lock);
+    while (list) {
+        struct pnx__pool_thread *thread = list;
+        list = thread->next;
+        if (thread == self)
+            pnx__thread_detach(&thread->os);
+        else
+            pnx__thread_join(&thread->os);
+        pnx__free(&pool->env, thread, 1, sizeof(*thread));
+    }
+}
+
+static void push_ended_locked(struct pnx_pool *pool, struct pnx__pool_thread *thread) {
+    thread->next = pool->ended;
+    pool->ended = thread;
+}
+
+/* Starts the thread that plan_work_locked() counted.  True when that failed and there is no other. */
+static bool start_thread(struct pnx_pool *pool) {
+    struct pnx_os_thread *os = NULL;
+    struct pnx__pool_thread *thread = pnx__alloc(&pool->env, 1, sizeof(*thread));
+    int rc = -ENOMEM;
+    if (thread) {
+        thread->pool = pool;
+        rc = pnx__thread_start("pnx-pool", thread_main, thread, &os);
+    }
+    struct pnx__pool_effects effects;
+    struct plan plan = {0};
+    pnx__pool_effects_init(&effects);
+    pnx__pool_lock(pool);
+    if (rc) {
+        pool->starting--;
+        pool->threads--;
+        pool->refs--;
+        pnx__pool_count(&pool->core, PNX__POOL_STAT_thread_failures);
+        effects.ended = true; /* a closer may wait for the number of threads */
+    } else {
+        thread->os = os;
+        if (thread->ended)
+            push_ended_locked(pool, thread);
+    }
+    bool none = pool->threads == 0;
+    plan_end_locked(pool, &effects, &plan);
+    unlock_and_wake(pool, &effects, &plan);
+    if (rc)
+        pnx__free(&pool->env, thread, 1, sizeof(*thread));
+    return none;
+}
+
+static void set_threads_gauge_locked(struct pnx_pool *pool) {
+    /* read by exporters, which need no order */
+    pnx_store(&pool->core.stats[PNX__POOL_STAT_threads], pool->threads - pool->starting,
+            PNX_RELAXED, "pool_drive.gauge");
+}
+
+/* Runs one job; lock held before and after. */
+static void thread_job(
+        struct pnx_pool *pool, struct pnx_slot *slot, struct pnx__pool_effects *effects) {
+    struct plan plan = {0};
+    effects->work = true; /* there may be more */
+    plan_work_locked(pool, effects, &plan);
+    if (!plan.start && pool->parked == 0 && pool->starting == 0) {
+        /* While this thread works, somebody has to watch the timers. */
+        plan.start = true;
+        pool->refs += 2;
+        pool->threads++;
+        pool->starting++;
+    }
+    plan_end_locked(pool, effects, &plan);
+    unlock_and_wake(pool, effects, &plan);
+    if (plan.start) {
+        start_thread(pool); /* on failure this thread comes back and does it all itself */
+        drop_ref(pool);
+    }
+    pnx__pool_effects_init(effects);
+    pnx__pool_run_job(pool, slot, effects);
+}
+
+/* Sleeps until there may be work; lock held before and after.  False when the thread may end. */
+static bool thread_park(struct pnx_pool *pool, struct pnx__pool_effects *effects, bool *lingered) {
+    bool keeper = !pool->keeper;
+    if (!keeper && *lingered)
+        return false;
+    pnx_ns until = pool->core.next_timer;
+    if (!keeper)
+        until = pnx__deadline(pnx__now(&pool->env), LINGER);
+    if (keeper) {
+        pool->keeper = true;
+        pool->keeper_until = until;
+    }
+    uint32_t seq = seq_locked(&pool->work_seq);
+    struct plan plan = {0};
+    effects->work = false; /* this thread has just looked */
+    plan_work_locked(pool, effects, &plan);
+    pool->parked++;
+    plan_end_locked(pool, effects, &plan);
+    unlock_and_wake(pool, effects, &plan);
+    pnx__pool_sleep(pool, &pool->work_seq, seq, until);
+    pnx_ns now = pnx__now(&pool->env);
+    pnx__pool_lock(pool);
+    pool->parked--;
+    if (keeper)
+        pool->keeper = false;
+    *lingered = !keeper && now >= until;
+    pnx__pool_effects_init(effects);
+    if (now >= pool->core.next_timer) {
+        pnx__pool_core_tick(&pool->core, now, effects);
+        pnx__pool_health_locked(pool);
+    }
+    return true;
+}
+
+static void thread_main(void *arg) {
+    struct pnx__pool_thread *self = arg;
+    struct pnx_pool *pool = self->pool;
+    struct pnx__pool_effects effects;
+    bool lingered = false;
+    pnx__pool_effects_init(&effects);
+    pnx__pool_lock(pool);
+    pool->starting--;
+    set_threads_gauge_locked(pool);
+    for (;;) {
+        pnx_ns now = pnx__now(&pool->env);
+        struct pnx_slot *slot = pnx__pool_core_next_job(&pool->core, false, now, &effects);
+        if (slot) {
+            lingered = false;
+            thread_job(pool, slot, &effects);
+            continue;
+        }
+        if (pool->core.closing && pool->core.size == 0)
+            break;
+        if (!thread_park(pool, &effects, &lingered))
+            break;
+    }
+    struct plan plan = {0};
+    pool->threads--;
+    pool->refs--;
+    set_threads_gauge_locked(pool);
+    self->ended = true;
+    if (self->os)
+        push_ended_locked(pool, self);
+    effects.ended = true;
+    plan_end_locked(pool, &effects, &plan);
+    unlock_and_wake(pool, &effects, &plan);
+    if (plan.destroy)
+        pnx__pool_destroy(pool, self);
+}
+
+void pnx__pool_unlock(struct pnx_pool *pool, struct pnx__pool_effects *effects,
+        const struct pnx__pool_driver *driver) {
+    struct plan plan = {0};
+    if (effects->work || effects->timer)
+        plan_work_locked(pool, effects, &plan);
+    plan_end_locked(pool, effects, &plan);
+    unlock_and_wake(pool, effects, &plan);
+    bool has_ref = plan.drive || plan.start;
+    if (plan.start && start_thread(pool))
+        plan.drive = true; /* rather late, on this thread, than never */
+    if (plan.drive)
+        drive(pool, driver);
+    if (has_ref)
+        drop_ref(pool);
+    if (plan.destroy)
+        pnx__pool_destroy(pool, NULL);
+}
