@@ -7,7 +7,7 @@
  * A mapping shows a range of a file.  What holds the bytes is its backing, which the caller need not care about:
  *
  *   MMAP    the pages of the file itself
- *   COPY    private memory: pipes, files of /proc and /sys, small files, files that the system will not map,
+ *   COPY    private memory: pipes, files of /proc and /sys, small ranges, files that the system will not map,
  *           and whatever is opened with PNX_MAPPING_COPY; charged to the budget
  *   EMPTY   no bytes at all
  *
@@ -69,7 +69,7 @@ struct pnx_mapping_opts {
     struct pnx_budget *budget;     /* pays for copies; default: the process's; pnx_budget_off() */
     uint64_t offset;               /* where in the file it begins; need not be page-aligned */
     uint64_t length;  /* bytes, all of which must exist; default: to the end of the file */
-    size_t small_max; /* files up to this size are read, not mapped; default 16 KiB */
+    size_t small_max; /* ranges up to this size are read, not mapped; default 16 KiB */
     size_t copy_max;  /* most bytes that a copy may have; default 64 MiB */
     uint32_t advice;  /* enum pnx_mapping_advice */
     uint32_t flags;   /* enum pnx_mapping_flags */
@@ -91,7 +91,7 @@ static inline struct pnx_mapping_opts pnx_mapping_opts_init(void) {
 /*
  * Opens a file and maps it.  opts may be NULL.  The descriptor stays open as long as the mapping, a pipe's
  * excepted.  Blocks on a FIFO until a writer has come and gone.  err names the phase: "options", "open", "map",
- * "read", "budget", "allocate", "registry".
+ * "read", "budget", "allocate", or what the registry said.
  * -ENOENT, -EACCES and the like as the system gives them; -EISDIR; -ENODEV for a device or a socket; -ERANGE when
  * offset or length reach beyond the end; -EFBIG when the bytes had to be copied and are more than copy_max, or
  * do not fit the address space; -EINVAL, -E2BIG for the options; -ENOMEM; -ESHUTDOWN.

@@ -323,6 +323,51 @@ TEST(every_failed_allocation_leaves_nothing_behind) {
     test_fail_each_allocation(&te, make_and_drop, NULL);
 }
 
+static int find_row(void *ctx, const struct pnx_resource_info *info) {
+    struct pnx_resource_info *found = ctx;
+    if (strcmp(info->type, "budget") != 0)
+        return 0;
+    *found = *info;
+    return 1;
+}
+
+TEST(a_budget_has_a_row_with_its_birthplace) {
+    struct pnx_registry *registry = NULL;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    struct pnx_budget *budget = NULL;
+    CHECK_EQ(pnx_budget_create(PNX_BUDGET_OPTS(.name = "rows", .registry = registry,
+                                       .parent = pnx_budget_off()),
+                     NULL, &budget),
+            0);
+    struct pnx_resource_info info = {0};
+    CHECK_EQ(pnx_registry_each(registry, find_row, &info), 1);
+    CHECK_STR(info.name, "rows");
+    CHECK_CONTAINS(info.site, "test_tree.c:");
+    pnx_budget_release(&budget);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx_registry_release(&registry);
+}
+
+TEST(shutdown_ends_a_budget_and_reports_bytes_not_given_back) {
+    for (int charged = 0; charged < 2; charged++) {
+        struct pnx_registry *registry = NULL;
+        CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+        struct pnx_budget *budget = NULL;
+        CHECK_EQ(
+                pnx_budget_create(PNX_BUDGET_OPTS(.registry = registry, .parent = pnx_budget_off()),
+                        NULL, &budget),
+                0);
+        if (charged)
+            CHECK_EQ(pnx_budget_charge(budget, 9, 0), 0);
+        CHECK_EQ(pnx_registry_shutdown(registry, 10 * PNX_SEC, NULL), charged ? -EBUSY : 0);
+        struct pnx_budget *late = NULL;
+        CHECK_EQ(pnx_budget_create(PNX_BUDGET_OPTS(.registry = registry), NULL, &late), -ESHUTDOWN);
+        pnx_budget_uncharge(budget, charged ? 9 : 0);
+        pnx_budget_release(&budget); /* the owner's reference is still the owner's */
+        pnx_registry_release(&registry);
+    }
+}
+
 /* ---- events, health ---- */
 
 struct heard {

@@ -1,0 +1,878 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opening: every kind of file, every backing, every way to fail; what stays behind (nothing). */
+#include "harness/harness.h"
+#include "os/file.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <patinox/mapping.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define KIB 1024u
+
+static unsigned char byte_at(uint64_t i) {
+    return (unsigned char)(i * 131 + (i >> 8) * 7);
+}
+
+/* Makes a file of n known bytes and returns its path. */
+static const char *make_file(const char *name, size_t n) {
+    const char *path = test_path(name);
+    unsigned char *data = malloc(n ? n : 1);
+    CHECK(data);
+    for (size_t i = 0; i < n; i++)
+        data[i] = byte_at(i);
+    test_write_file(path, data, n);
+    free(data);
+    return path;
+}
+
+static void check_bytes(struct pnx_mapping *mapping, uint64_t file_offset, size_t n) {
+    CHECK_EQ(pnx_mapping_size(mapping), n);
+    struct pnx_view view = pnx_view_all(mapping);
+    CHECK_EQ(view.n, n);
+    CHECK(view.p != NULL);
+    for (size_t i = 0; i < n; i++)
+        CHECK_EQ(view.p[i], byte_at(file_offset + i));
+}
+
+static struct pnx_mapping_stats stats_of(const struct pnx_mapping *mapping) {
+    struct pnx_mapping_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_mapping_stats(mapping, &stats), 0);
+    return stats;
+}
+
+/* A budget of its own, so that what is charged can be seen. */
+static struct pnx_budget *purse(size_t hard) {
+    struct pnx_budget *budget = NULL;
+    CHECK_EQ(pnx_budget_create(PNX_BUDGET_OPTS(.parent = pnx_budget_off(), .hard = hard,
+                                       .registry = pnx_registry_off()),
+                     NULL, &budget),
+            0);
+    return budget;
+}
+
+static size_t charged(const struct pnx_budget *budget) {
+    struct pnx_budget_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_budget_stats(budget, &stats), 0);
+    return stats.used;
+}
+
+static unsigned open_descriptors(void) {
+    unsigned n = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    CHECK(dir);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+/* Opens and expects a failure that says in which phase, and leaves nothing behind. */
+static void refuses(const char *path, const struct pnx_mapping_opts *opts, int code,
+        const char *phase, const char *field) {
+    struct pnx_mapping *untouched = (struct pnx_mapping *)&untouched;
+    struct pnx_mapping *mapping = untouched;
+    struct pnx_error err = {0};
+    unsigned before = open_descriptors();
+    int rc = pnx_mapping_open(path, opts, &err, &mapping);
+    CHECK_MSG(rc == code, "%s: %s (%s), expected %s", path ? path : "NULL", pnx_errname(rc),
+            err.message, pnx_errname(code));
+    CHECK_EQ(err.code, code);
+    CHECK_STR(err.phase, phase);
+    if (field)
+        CHECK_STR(err.field, field);
+    CHECK(err.message[0]);
+    CHECK(mapping == untouched);
+    CHECK_EQ(open_descriptors(), before);
+}
+
+TEST(large_files_are_mapped_and_small_ones_copied) {
+    struct pnx_budget *budget = purse(0);
+    struct pnx_mapping *mapping = NULL;
+    const char *path = make_file("large", 16 * KIB + 1);
+    CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.budget = budget), NULL, &mapping), 0);
+    CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_MMAP);
+    CHECK_EQ(charged(budget), 0);
+    CHECK_EQ(stats_of(mapping).mapped, 16 * KIB + 1);
+    CHECK_EQ(stats_of(mapping).copied, 0);
+    check_bytes(mapping, 0, 16 * KIB + 1);
+    pnx_mapping_release(&mapping);
+    CHECK(!mapping);
+
+    path = make_file("small", 16 * KIB);
+    CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.budget = budget), NULL, &mapping), 0);
+    CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_COPY);
+    CHECK_EQ(charged(budget), 16 * KIB);
+    CHECK_EQ(stats_of(mapping).mapped, 0);
+    CHECK_EQ(stats_of(mapping).copied, 16 * KIB);
+    check_bytes(mapping, 0, 16 * KIB);
+    pnx_mapping_release(&mapping);
+    CHECK_EQ(charged(budget), 0);
+    pnx_budget_release(&budget);
+}
+
+TEST(opts_may_be_null_and_name_defaults_to_the_path) {
+    struct pnx_mapping *mapping = NULL;
+    const char *path = make_file("plain", 100);
+    CHECK_EQ(pnx_mapping_open(path, NULL, NULL, &mapping), 0);
+    check_bytes(mapping, 0, 100);
+    pnx_mapping_release(&mapping);
+}
+
+TEST(p1_any_offset_and_length_around_page_bounds_in_every_backing) {
+    size_t page = pnx__os_page_size(), size = 3 * page + 17;
+    const char *path = make_file("pages", size);
+    size_t points[] = {0, 1, 63, 64, page - 1, page, page + 1, 2 * page, 3 * page, size - 1, size};
+    size_t n_points = sizeof(points) / sizeof(points[0]);
+    for (size_t i = 0; i < n_points; i++) {
+        for (size_t j = i; j < n_points; j++) {
+            size_t n = points[j] - points[i];
+            if (n == 0 && points[i] != size)
+                continue; /* length 0 means to the end */
+            for (int copy = 0; copy < 2; copy++) {
+                struct pnx_mapping *mapping = NULL;
+                CHECK_EQ(pnx_mapping_open(path,
+                                 PNX_MAPPING_OPTS(.offset = points[i], .length = n, .small_max = 1,
+                                         .flags = copy ? PNX_MAPPING_COPY : 0),
+                                 NULL, &mapping),
+                        0);
+                CHECK_EQ(pnx_mapping_backing(mapping), n == 0           ? PNX_BACKING_EMPTY
+                                                       : copy || n == 1 ? PNX_BACKING_COPY
+                                                                        : PNX_BACKING_MMAP);
+                check_bytes(mapping, points[i], n);
+                pnx_mapping_release(&mapping);
+            }
+        }
+    }
+}
+
+TEST(p2_alignment_is_that_of_the_file_in_every_backing) {
+    const char *path = make_file("aligned", 4096);
+    for (uint64_t offset = 0; offset < 130; offset++) {
+        for (int copy = 0; copy < 2; copy++) {
+            struct pnx_mapping *mapping = NULL;
+            CHECK_EQ(pnx_mapping_open(path,
+                             PNX_MAPPING_OPTS(.offset = offset, .small_max = 1,
+                                     .flags = copy ? PNX_MAPPING_COPY : 0),
+                             NULL, &mapping),
+                    0);
+            CHECK_EQ((uintptr_t)pnx_view_all(mapping).p % 64, offset % 64);
+            pnx_mapping_release(&mapping);
+        }
+    }
+}
+
+TEST(an_empty_file_is_empty_and_not_an_error) {
+    struct pnx_budget *budget = purse(0);
+    struct pnx_mapping *mapping = NULL;
+    const char *path = make_file("empty", 0);
+    CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.budget = budget), NULL, &mapping), 0);
+    CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_EMPTY);
+    CHECK_EQ(charged(budget), 0);
+    check_bytes(mapping, 0, 0);
+    char byte;
+    CHECK_EQ(pnx_mapping_copy_out(mapping, 0, &byte, 0), 0);
+    CHECK_EQ(pnx_mapping_copy_out(mapping, 0, &byte, 1), -ERANGE);
+    CHECK_EQ(pnx_mapping_changed(mapping), 0);
+    pnx_mapping_release(&mapping);
+    refuses(path, PNX_MAPPING_OPTS(.offset = 1), -ERANGE, "options", "offset");
+    refuses(path, PNX_MAPPING_OPTS(.length = 1), -ERANGE, "options", "length");
+    pnx_budget_release(&budget);
+}
+
+TEST(ranges_beyond_the_end_are_refused_also_when_they_overflow) {
+    for (int copy = 0; copy < 2; copy++) {
+        const char *path = make_file("short", 40000);
+        uint32_t flags = copy ? PNX_MAPPING_COPY : 0;
+        refuses(path, PNX_MAPPING_OPTS(.offset = 40001, .flags = flags), -ERANGE, "options",
+                "offset");
+        refuses(path, PNX_MAPPING_OPTS(.length = 40001, .flags = flags), -ERANGE, "options",
+                "length");
+        refuses(path, PNX_MAPPING_OPTS(.offset = 1, .length = 40000, .flags = flags), -ERANGE,
+                "options", "length");
+        refuses(path, PNX_MAPPING_OPTS(.offset = 40000, .length = 1, .flags = flags), -ERANGE,
+                "options", "length");
+        refuses(path, PNX_MAPPING_OPTS(.offset = INT64_MAX, .length = INT64_MAX, .flags = flags),
+                -ERANGE, "options", "offset");
+        refuses(path, PNX_MAPPING_OPTS(.offset = 39999, .length = INT64_MAX, .flags = flags),
+                -ERANGE, "options", "length");
+        refuses(path, PNX_MAPPING_OPTS(.offset = UINT64_MAX, .flags = flags), -EINVAL, "options",
+                "offset");
+        refuses(path, PNX_MAPPING_OPTS(.length = UINT64_MAX, .flags = flags), -EINVAL, "options",
+                "length");
+    }
+}
+
+TEST(bad_options_name_their_field) {
+    const char *path = make_file("options", 10);
+    refuses(path, PNX_MAPPING_OPTS(.flags = 2), -EINVAL, "options", "flags");
+    refuses(path, PNX_MAPPING_OPTS(.advice = 4), -EINVAL, "options", "advice");
+    refuses(path, PNX_MAPPING_OPTS(.copy_max = SIZE_MAX), -EINVAL, "options", "copy_max");
+    refuses(path, &(struct pnx_mapping_opts){0}, -EINVAL, "options", "size");
+    refuses(NULL, NULL, -EINVAL, "options", "path");
+    struct {
+        struct pnx_mapping_opts known;
+        uint64_t later;
+    } newer = {.known = {.size = sizeof(newer)}, .later = 1};
+    refuses(path, &newer.known, -E2BIG, "options", "size");
+    CHECK_EQ(pnx_mapping_open(path, NULL, NULL, NULL), -EINVAL);
+    struct pnx_mapping *mapping = NULL;
+    CHECK_EQ(pnx_mapping_open_fd(-1, NULL, NULL, &mapping), -EINVAL);
+    CHECK_EQ(pnx_mapping_open_fd(0, NULL, NULL, NULL), -EINVAL);
+}
+
+TEST(what_is_not_a_file_is_refused_by_name) {
+    refuses("/", NULL, -EISDIR, "open", NULL);
+    refuses("/dev/null", NULL, -ENODEV, "open", NULL);
+    refuses("/dev/zero", PNX_MAPPING_OPTS(.flags = PNX_MAPPING_COPY), -ENODEV, "open", NULL);
+    refuses(test_path("nothing-here"), NULL, -ENOENT, "open", NULL);
+    refuses("", NULL, -ENOENT, "open", NULL);
+    const char *path = make_file("file", 1);
+    char below[600];
+    snprintf(below, sizeof(below), "%s/x", path);
+    refuses(below, NULL, -ENOTDIR, "open", NULL);
+    const char *dangling = test_path("dangling");
+    CHECK(symlink("nowhere", dangling) == 0);
+    refuses(dangling, NULL, -ENOENT, "open", NULL);
+}
+
+TEST(a_socket_is_refused) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s", test_path("socket"));
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    CHECK(fd >= 0);
+    CHECK(bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0);
+    refuses(address.sun_path, NULL, -ENODEV, "open", NULL);
+    close(fd);
+}
+
+TEST(an_unreadable_file_is_refused) {
+    const char *path = make_file("secret", 10);
+    CHECK(chmod(path, 0) == 0);
+    if (geteuid() == 0) { /* root reads everything: be somebody else */
+        CHECK(chmod(test_dir(), 0755) == 0);
+        CHECK(seteuid(65534) == 0);
+    }
+    struct pnx_mapping *mapping = NULL;
+    struct pnx_error err = {0};
+    CHECK_EQ(pnx_mapping_open(path, NULL, &err, &mapping), -EACCES);
+    CHECK_STR(err.phase, "open");
+    CHECK_CONTAINS(err.message, "secret");
+    CHECK(seteuid(getuid()) == 0);
+}
+
+TEST(p5_a_descriptor_stays_the_callers_and_keeps_its_position) {
+    const char *path = make_file("by-fd", 100000);
+    for (int copy = 0; copy < 2; copy++) {
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        CHECK(lseek(fd, 77, SEEK_SET) == 77);
+        struct pnx_mapping *mapping = NULL;
+        CHECK_EQ(pnx_mapping_open_fd(fd,
+                         PNX_MAPPING_OPTS(.offset = 5, .flags = copy ? PNX_MAPPING_COPY : 0), NULL,
+                         &mapping),
+                0);
+        CHECK_EQ(lseek(fd, 0, SEEK_CUR), 77);
+        CHECK(close(fd) == 0);
+        check_bytes(mapping, 5, 100000 - 5);
+        CHECK_EQ(pnx_mapping_changed(mapping), 0); /* has a descriptor of its own */
+        pnx_mapping_release(&mapping);
+    }
+}
+
+TEST(a_descriptor_that_cannot_be_read_is_refused) {
+    const char *path = make_file("write-only", 100000);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    struct pnx_mapping *mapping = NULL;
+    struct pnx_error err = {0};
+    CHECK_EQ(pnx_mapping_open_fd(fd, NULL, &err, &mapping), -EBADF);
+    CHECK_STR(err.phase, "read");
+    close(fd);
+    CHECK_EQ(pnx_mapping_open_fd(fd, NULL, &err, &mapping), -EBADF);
+    CHECK_STR(err.phase, "open");
+    CHECK(!mapping);
+}
+
+TEST(files_of_proc_and_sys_are_copied_whole) {
+    struct pnx_mapping *mapping = NULL;
+    char expected[65536];
+    const char *paths[] = {
+            "/proc/self/status", "/proc/self/cmdline", "/proc/version", "/proc/self/maps"};
+    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+        CHECK_EQ(pnx_mapping_open(paths[i], NULL, NULL, &mapping), 0);
+        CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_COPY);
+        CHECK(pnx_mapping_size(mapping) > 0);
+        pnx_mapping_release(&mapping);
+    }
+    int fd = open("/proc/version", O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(fd, expected, sizeof(expected));
+    close(fd);
+    CHECK(n > 3);
+    CHECK_EQ(pnx_mapping_open("/proc/version", NULL, NULL, &mapping), 0);
+    CHECK_EQ(pnx_mapping_size(mapping), n);
+    CHECK(memcmp(pnx_view_all(mapping).p, expected, (size_t)n) == 0);
+    pnx_mapping_release(&mapping);
+    CHECK_EQ(pnx_mapping_open(
+                     "/proc/version", PNX_MAPPING_OPTS(.offset = 2, .length = 1), NULL, &mapping),
+            0);
+    CHECK_EQ(pnx_mapping_size(mapping), 1);
+    CHECK_EQ(pnx_view_all(mapping).p[0], expected[2]);
+    pnx_mapping_release(&mapping);
+    refuses("/proc/version", PNX_MAPPING_OPTS(.offset = 1 << 20), -ERANGE, "options", "offset");
+    refuses("/proc/version", PNX_MAPPING_OPTS(.length = 1 << 20), -ERANGE, "options", "length");
+    if (access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK) == 0) {
+        /* says that it has 4096 bytes, and has fewer */
+        CHECK_EQ(pnx_mapping_open(
+                         "/sys/kernel/mm/transparent_hugepage/enabled", NULL, NULL, &mapping),
+                0);
+        CHECK(pnx_mapping_size(mapping) > 0 && pnx_mapping_size(mapping) < 4096);
+        pnx_mapping_release(&mapping);
+    }
+}
+
+struct writer {
+    const char *path;
+    int fd;
+    size_t n;
+    size_t piece;
+};
+
+static void *write_pieces(void *ctx) {
+    struct writer *writer = ctx;
+    int fd = writer->path ? open(writer->path, O_WRONLY | O_CLOEXEC) : writer->fd;
+    CHECK(fd >= 0);
+    for (size_t done = 0; done < writer->n;) {
+        unsigned char buf[8192];
+        size_t n = writer->n - done < writer->piece ? writer->n - done : writer->piece;
+        for (size_t i = 0; i < n; i++)
+            buf[i] = byte_at(done + i);
+        ssize_t k = write(fd, buf, n);
+        if (k < 0 && errno == EPIPE)
+            break;
+        CHECK(k > 0);
+        done += (size_t)k;
+    }
+    close(fd);
+    return NULL;
+}
+
+TEST(a_fifo_is_read_to_its_end_through_short_reads) {
+    size_t sizes[] = {0, 1, 4095, 4096, 4097, 100001};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        const char *path = test_path("fifo");
+        CHECK(mkfifo(path, 0600) == 0);
+        struct writer writer = {.path = path, .n = sizes[i], .piece = 777};
+        pthread_t thread;
+        CHECK_EQ(pthread_create(&thread, NULL, write_pieces, &writer), 0);
+        struct pnx_mapping *mapping = NULL;
+        struct pnx_budget *budget = purse(0);
+        CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.budget = budget), NULL, &mapping), 0);
+        pthread_join(thread, NULL);
+        CHECK_EQ(pnx_mapping_backing(mapping), sizes[i] ? PNX_BACKING_COPY : PNX_BACKING_EMPTY);
+        check_bytes(mapping, 0, sizes[i]);
+        CHECK(charged(budget) >= sizes[i] && charged(budget) < 2 * sizes[i] + 2);
+        CHECK_EQ(pnx_mapping_changed(mapping), -ENOTSUP);
+        pnx_mapping_release(&mapping);
+        CHECK_EQ(charged(budget), 0);
+        pnx_budget_release(&budget);
+        CHECK(unlink(path) == 0);
+    }
+}
+
+/* Opens a pipe into which a thread writes n bytes. */
+static int from_pipe(size_t n, const struct pnx_mapping_opts *opts, struct pnx_error *err,
+        struct pnx_mapping **ret_mapping) {
+    int fds[2];
+    CHECK(pipe(fds) == 0);
+    struct writer writer = {.fd = fds[1], .n = n, .piece = 5000};
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, write_pieces, &writer), 0);
+    int rc = pnx_mapping_open_fd(fds[0], opts, err, ret_mapping);
+    close(fds[0]);
+    pthread_join(thread, NULL);
+    return rc;
+}
+
+TEST(a_pipe_takes_a_length_but_no_offset) {
+    struct pnx_mapping *mapping = NULL;
+    struct pnx_error err = {0};
+    signal(SIGPIPE, SIG_IGN);
+    CHECK_EQ(from_pipe(30000, PNX_MAPPING_OPTS(.length = 20000), &err, &mapping), 0);
+    check_bytes(mapping, 0, 20000);
+    pnx_mapping_release(&mapping);
+    CHECK_EQ(from_pipe(30000, PNX_MAPPING_OPTS(.length = 30001), &err, &mapping), -ERANGE);
+    CHECK_STR(err.field, "length");
+    CHECK_EQ(from_pipe(30000, PNX_MAPPING_OPTS(.offset = 1), &err, &mapping), -EINVAL);
+    CHECK_STR(err.field, "offset");
+}
+
+TEST(p4_copies_stop_at_copy_max_whatever_their_source) {
+    struct pnx_mapping *mapping = NULL;
+    struct pnx_error err = {0};
+    signal(SIGPIPE, SIG_IGN);
+    CHECK_EQ(from_pipe(30000, PNX_MAPPING_OPTS(.copy_max = 30000), &err, &mapping), 0);
+    check_bytes(mapping, 0, 30000);
+    pnx_mapping_release(&mapping);
+    CHECK_EQ(from_pipe(30001, PNX_MAPPING_OPTS(.copy_max = 30000), &err, &mapping), -EFBIG);
+    CHECK_STR(err.phase, "read");
+    CHECK_EQ(from_pipe(10, PNX_MAPPING_OPTS(.copy_max = 10, .length = 11), &err, &mapping), -EFBIG);
+    const char *path = make_file("big", 30000);
+    refuses(path, PNX_MAPPING_OPTS(.copy_max = 29999, .flags = PNX_MAPPING_COPY), -EFBIG, "read",
+            NULL);
+    refuses("/proc/self/status", PNX_MAPPING_OPTS(.copy_max = 20), -EFBIG, "read", NULL);
+    /* what may be mapped is mapped, however small copies must be */
+    CHECK_EQ(pnx_mapping_open(
+                     path, PNX_MAPPING_OPTS(.copy_max = 1, .small_max = 40000), NULL, &mapping),
+            0);
+    CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_MMAP);
+    pnx_mapping_release(&mapping);
+}
+
+TEST(copies_that_the_budget_refuses_fail_and_leave_no_charge) {
+    struct pnx_budget *budget = purse(10000);
+    struct pnx_mapping *mapping = NULL;
+    struct pnx_error err = {0};
+    const char *path = make_file("dear", 12000);
+    refuses(path, PNX_MAPPING_OPTS(.budget = budget), -ENOMEM, "budget", NULL);
+    CHECK_EQ(charged(budget), 0);
+    CHECK_EQ(pnx_mapping_open(
+                     path, PNX_MAPPING_OPTS(.budget = budget, .length = 6000), NULL, &mapping),
+            0);
+    CHECK_EQ(charged(budget), 6000);
+    signal(SIGPIPE, SIG_IGN);
+    struct pnx_mapping *second = NULL;
+    CHECK_EQ(from_pipe(9000, PNX_MAPPING_OPTS(.budget = budget), &err, &second), -ENOMEM);
+    CHECK_STR(err.phase, "budget");
+    CHECK_EQ(charged(budget), 6000);
+    pnx_mapping_release(&mapping);
+    CHECK_EQ(charged(budget), 0);
+    pnx_budget_release(&budget);
+}
+
+/* ---- failing calls ---- */
+
+struct heard {
+    unsigned n;
+    int code;
+    int64_t value;
+};
+
+static void hear(void *ctx, const struct pnx_event *event) {
+    struct heard *heard = ctx;
+    if (event->type != PNX_EVENT_MAPPING_FELL_BACK)
+        return;
+    heard->n++;
+    heard->code = event->code;
+    heard->value = event->value;
+}
+
+TEST(a_mapping_that_is_refused_is_read_instead_and_says_so) {
+    if (!test_os_faults())
+        return; /* release builds have no faults: tested in all others */
+    int errors[] = {ENODEV, ENOMEM, EACCES, EPERM, EAGAIN, EOVERFLOW};
+    const char *path = make_file("refused", 50000);
+    for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+        struct pnx_stats *stats = NULL;
+        struct heard heard = {0};
+        uint32_t id;
+        CHECK_EQ(pnx_stats_create(NULL, NULL, &stats), 0);
+        CHECK_EQ(pnx_monitor_add(stats,
+                         &(struct pnx_monitor){sizeof(struct pnx_monitor), hear, &heard}, &id),
+                0);
+        struct pnx_budget *budget = purse(0);
+        struct pnx_mapping *mapping = NULL;
+        test_os_fault("mmap", 1, true, errors[i]);
+        CHECK_EQ(pnx_mapping_open(path,
+                         PNX_MAPPING_OPTS(.offset = 3, .stats = stats, .budget = budget), NULL,
+                         &mapping),
+                0);
+        CHECK_EQ(test_os_fault_clear(), 1);
+        CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_COPY);
+        check_bytes(mapping, 3, 50000 - 3);
+        CHECK_EQ(stats_of(mapping).fallbacks, 1);
+        CHECK_EQ(stats_of(mapping).mapped, 0);
+        CHECK(charged(budget) >= 50000 - 3);
+        CHECK_EQ(heard.n, 1);
+        CHECK_EQ(heard.code, -errors[i]);
+        CHECK_EQ(heard.value, 50000 - 3);
+        pnx_mapping_release(&mapping);
+        CHECK_EQ(charged(budget), 0);
+        pnx_budget_release(&budget);
+        pnx_stats_release(&stats);
+    }
+    test_os_fault("mmap", 1, true, ENOMEM);
+    struct pnx_mapping *mapping = NULL;
+    struct pnx_error err = {0};
+    CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.copy_max = 49999), &err, &mapping), -EFBIG);
+    CHECK_EQ(err.cause, -ENOMEM);
+    CHECK_STR(err.phase, "map");
+    test_os_fault_clear();
+}
+
+TEST(every_system_call_that_fails_is_reported_and_leaves_nothing_behind) {
+    if (!test_os_faults())
+        return;
+    static const struct {
+        const char *call;
+        const char *phase;
+        uint32_t flags;
+    } calls[] = {{"stat", "open", 0}, {"open", "open", 0}, {"fstat", "open", 0},
+            {"pread", "read", PNX_MAPPING_COPY}};
+    const char *path = make_file("failing", 50000);
+    for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+        struct pnx_mapping *mapping = NULL;
+        struct pnx_budget *budget = purse(0);
+        struct pnx_error err = {0};
+        unsigned before = open_descriptors();
+        test_os_fault(calls[i].call, 1, true, EIO);
+        CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.budget = budget, .flags = calls[i].flags),
+                         &err, &mapping),
+                -EIO);
+        CHECK(test_os_fault_clear() > 0);
+        CHECK_EQ(err.cause, -EIO);
+        CHECK_STR(err.phase, calls[i].phase);
+        CHECK(!mapping);
+        CHECK_EQ(charged(budget), 0);
+        CHECK_EQ(open_descriptors(), before);
+        pnx_budget_release(&budget);
+    }
+    int fds[2];
+    CHECK(pipe(fds) == 0);
+    struct pnx_mapping *mapping = NULL;
+    test_os_fault("dup", 1, true, EMFILE);
+    CHECK_EQ(pnx_mapping_open_fd(fds[0], NULL, NULL, &mapping), -EMFILE);
+    test_os_fault("read", 1, true, EIO);
+    CHECK_EQ(pnx_mapping_open_fd(fds[0], NULL, NULL, &mapping), -EIO);
+    test_os_fault_clear();
+    CHECK(!mapping);
+}
+
+TEST(each_call_may_fail_at_any_point_without_a_leak) {
+    if (!test_os_faults())
+        return;
+    const char *path = make_file("anywhere", 50000);
+    for (int64_t nth = 1;; nth++) {
+        struct pnx_mapping *mapping = NULL;
+        struct pnx_budget *budget = purse(0);
+        unsigned before = open_descriptors();
+        test_os_fault(NULL, nth, false, EIO);
+        int rc = pnx_mapping_open(path, PNX_MAPPING_OPTS(.budget = budget), NULL, &mapping);
+        if (rc == 0)
+            check_bytes(mapping, 0, 50000);
+        else
+            CHECK_EQ(rc, -EIO);
+        pnx_mapping_release(&mapping);
+        int64_t refused = test_os_fault_clear();
+        CHECK_EQ(charged(budget), 0);
+        CHECK_EQ(open_descriptors(), before);
+        pnx_budget_release(&budget);
+        if (refused == 0)
+            break;
+        CHECK(nth < 100);
+    }
+}
+
+TEST(interrupted_reads_go_on) {
+    if (!test_os_faults())
+        return;
+    const char *path = make_file("interrupted", 50000);
+    const char *calls[] = {"stat", "open", "fstat", "pread"};
+    for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+        struct pnx_mapping *mapping = NULL;
+        test_os_fault(calls[i], 1, false, EINTR);
+        CHECK_EQ(
+                pnx_mapping_open(path, PNX_MAPPING_OPTS(.flags = PNX_MAPPING_COPY), NULL, &mapping),
+                0);
+        CHECK_EQ(test_os_fault_clear(), 1);
+        check_bytes(mapping, 0, 50000);
+        pnx_mapping_release(&mapping);
+    }
+}
+
+static int open_twice(struct test_env *te, void *ctx) {
+    const char *path = ctx;
+    struct pnx_mapping *mapping = NULL;
+    struct pnx_error err = {0};
+    int rc = pnx_mapping_open(path, PNX_MAPPING_OPTS(.env = &te->env), &err, &mapping);
+    CHECK_EQ(rc, err.code);
+    if (rc == 0)
+        CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_MMAP);
+    pnx_mapping_release(&mapping);
+    if (rc)
+        return rc;
+    rc = pnx_mapping_open("/proc/self/status", PNX_MAPPING_OPTS(.env = &te->env), &err, &mapping);
+    pnx_mapping_release(&mapping);
+    if (rc)
+        return rc;
+    rc = pnx_mapping_open(
+            path, PNX_MAPPING_OPTS(.env = &te->env, .flags = PNX_MAPPING_COPY), &err, &mapping);
+    pnx_mapping_release(&mapping);
+    return rc;
+}
+
+TEST(every_failed_allocation_leaves_nothing_behind) {
+    struct test_env te;
+    test_env_init(&te);
+    char path[512];
+    snprintf(path, sizeof(path), "%s", make_file("memory", 50000));
+    test_fail_each_allocation(&te, open_twice, path);
+    struct pnx_budget_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_budget_stats(pnx_budget_default(), &stats), 0);
+    CHECK_EQ(stats.used, 0);
+}
+
+/* ---- files that change ---- */
+
+TEST(p4_a_copy_survives_truncation_of_its_file) {
+    const char *path = make_file("cut", 100000);
+    struct pnx_mapping *mapping = NULL;
+    CHECK_EQ(
+            pnx_mapping_open(path, PNX_MAPPING_OPTS(.flags = PNX_MAPPING_COPY), NULL, &mapping), 0);
+    CHECK(truncate(path, 10) == 0);
+    check_bytes(mapping, 0, 100000);
+    CHECK_EQ(pnx_mapping_changed(mapping), -ESTALE);
+    char out[100];
+    CHECK_EQ(pnx_mapping_copy_out(mapping, 99900, out, 100), 0);
+    pnx_mapping_release(&mapping);
+}
+
+TEST(copy_out_of_a_file_cut_short_is_an_error_and_not_a_signal) {
+    const char *path = make_file("cut", 100000);
+    struct pnx_mapping *mapping = NULL;
+    unsigned char out[100];
+    CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.offset = 7), NULL, &mapping), 0);
+    CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_MMAP);
+    CHECK_EQ(pnx_mapping_copy_out(mapping, 60000, out, 100), 0);
+    for (unsigned i = 0; i < 100; i++)
+        CHECK_EQ(out[i], byte_at(60007 + i));
+    CHECK_EQ(pnx_mapping_changed(mapping), 0);
+    CHECK(truncate(path, 50000) == 0);
+    CHECK_EQ(pnx_mapping_copy_out(mapping, 60000, out, 100), -ESTALE);
+    CHECK_EQ(pnx_mapping_copy_out(mapping, 49990, out, 100), -ESTALE);
+    CHECK_EQ(pnx_mapping_copy_out(mapping, 49893, out, 100), 0);
+    CHECK_EQ(pnx_mapping_changed(mapping), -ESTALE);
+    CHECK_EQ(stats_of(mapping).stale, 3);
+    CHECK_EQ(stats_of(mapping).copy_outs, 4);
+    if (test_os_faults()) {
+        test_os_fault("pread", 1, false, EIO);
+        CHECK_EQ(pnx_mapping_copy_out(mapping, 0, out, 100), -EIO);
+        test_os_fault("fstat", 1, false, EIO);
+        CHECK_EQ(pnx_mapping_changed(mapping), -EIO);
+        test_os_fault("fstat", 1, false, ESTALE);
+        CHECK_EQ(pnx_mapping_changed(mapping), -ESTALE);
+        test_os_fault_clear();
+    }
+    pnx_mapping_release(&mapping);
+}
+
+TEST(changed_sees_size_and_time_and_ignores_replacement) {
+    const char *path = make_file("changing", 50000);
+    struct pnx_mapping *mapping = NULL;
+    CHECK_EQ(pnx_mapping_open(path, NULL, NULL, &mapping), 0);
+    const char *other = make_file("other", 10);
+    CHECK(rename(other, path) == 0);
+    CHECK_EQ(pnx_mapping_changed(mapping), 0);
+    check_bytes(mapping, 0, 50000);
+    pnx_mapping_release(&mapping);
+
+    path = make_file("touched", 50000);
+    CHECK_EQ(pnx_mapping_open(path, NULL, NULL, &mapping), 0);
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1000, .tv_nsec = 5}};
+    CHECK(utimensat(AT_FDCWD, path, times, 0) == 0);
+    CHECK_EQ(pnx_mapping_changed(mapping), -ESTALE);
+    pnx_mapping_release(&mapping);
+
+    path = make_file("grown", 50000);
+    CHECK_EQ(pnx_mapping_open(path, NULL, NULL, &mapping), 0);
+    CHECK(truncate(path, 50001) == 0);
+    CHECK_EQ(pnx_mapping_changed(mapping), -ESTALE);
+    check_bytes(mapping, 0, 50000); /* and what was mapped is still there */
+    pnx_mapping_release(&mapping);
+}
+
+struct grower {
+    const char *path;
+    int stop;
+};
+
+static void *grow(void *ctx) {
+    struct grower *grower = ctx;
+    int fd = open(grower->path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    CHECK(fd >= 0);
+    unsigned char buf[512] = {0};
+    for (unsigned i = 0; i < 20000 && !__atomic_load_n(&grower->stop, __ATOMIC_RELAXED); i++)
+        CHECK(write(fd, buf, sizeof(buf)) == (ssize_t)sizeof(buf));
+    close(fd);
+    return NULL;
+}
+
+TEST(a_file_that_grows_while_it_is_read_gives_the_size_it_had) {
+    const char *path = make_file("growing", 300000);
+    struct grower grower = {.path = path};
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, grow, &grower), 0);
+    size_t last = 0;
+    for (int i = 0; i < 50; i++) {
+        struct pnx_mapping *mapping = NULL;
+        CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.flags = i % 2 ? PNX_MAPPING_COPY : 0),
+                         NULL, &mapping),
+                0);
+        CHECK(pnx_mapping_size(mapping) >= 300000);
+        CHECK(pnx_mapping_size(mapping) >= last);
+        last = pnx_mapping_size(mapping);
+        CHECK_EQ(pnx_view_all(mapping).p[299999], byte_at(299999));
+        pnx_mapping_release(&mapping);
+    }
+    __atomic_store_n(&grower.stop, 1, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+}
+
+/* ---- life ---- */
+
+static int count_rows(void *ctx, const struct pnx_resource_info *info) {
+    CHECK_STR(info->type, "mapping");
+    CHECK_CONTAINS(info->site, "test_open.c:");
+    CHECK_EQ(info->bytes, 50000);
+    ++*(unsigned *)ctx;
+    return 0;
+}
+
+TEST(a_mapping_has_a_row_with_its_birthplace_until_it_is_released) {
+    struct pnx_registry *registry = NULL;
+    struct pnx_mapping *mapping = NULL;
+    const char *path = make_file("listed", 50000);
+    unsigned rows = 0;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.registry = registry), NULL, &mapping), 0);
+    CHECK_EQ(pnx_registry_each(registry, count_rows, &rows), 0);
+    CHECK_EQ(rows, 1);
+    struct pnx_mapping *second = pnx_mapping_ref(mapping);
+    pnx_mapping_release(&mapping);
+    CHECK_EQ(pnx_registry_count(registry), 1);
+    check_bytes(second, 0, 50000);
+    pnx_mapping_release(&second);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx_registry_release(&registry);
+}
+
+TEST(a_shutdown_reports_a_mapping_as_leaked_and_does_not_unmap_it) {
+    struct pnx_registry *registry = NULL;
+    struct pnx_mapping *mapping = NULL;
+    const char *path = make_file("held", 50000);
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.registry = registry), NULL, &mapping), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 10 * PNX_SEC, NULL), PNX_E_BROKEN);
+    check_bytes(mapping, 0, 50000);
+    refuses(path, PNX_MAPPING_OPTS(.registry = registry), -ESHUTDOWN, "add", NULL);
+    pnx_mapping_release(&mapping);
+    pnx_registry_release(&registry);
+}
+
+TEST(advice_is_never_an_error) {
+    const char *path = make_file("advised", 100000);
+    struct pnx_mapping *mapping = NULL;
+    for (uint32_t advice = 0; advice <= PNX_ADVICE_WILLNEED; advice++) {
+        CHECK_EQ(pnx_mapping_open(
+                         path, PNX_MAPPING_OPTS(.offset = 4097, .advice = advice), NULL, &mapping),
+                0);
+        CHECK_EQ(pnx_mapping_advise(mapping, 5000, 10, (enum pnx_mapping_advice)advice), 0);
+        CHECK_EQ(pnx_mapping_advise(mapping, 95904, 0, (enum pnx_mapping_advice)advice) >= 0,
+                pnx_mapping_size(mapping) >= 95904);
+        if (test_os_faults()) {
+            test_os_fault("madvise", 1, true, ENOSYS);
+            CHECK_EQ(pnx_mapping_advise(mapping, 0, 10, (enum pnx_mapping_advice)advice), 1);
+            test_os_fault_clear();
+        }
+        pnx_mapping_release(&mapping);
+    }
+    CHECK_EQ(pnx_mapping_open(path,
+                     PNX_MAPPING_OPTS(.flags = PNX_MAPPING_COPY, .advice = PNX_ADVICE_WILLNEED),
+                     NULL, &mapping),
+            0);
+    CHECK_EQ(pnx_mapping_advise(mapping, 0, 10, PNX_ADVICE_RANDOM), 1);
+    CHECK_EQ(pnx_mapping_advise(mapping, 99999, 2, PNX_ADVICE_RANDOM), -ERANGE);
+    CHECK_EQ(pnx_mapping_advise(mapping, 0, 1, (enum pnx_mapping_advice)4), -EINVAL);
+    CHECK_EQ(pnx_mapping_advise(NULL, 0, 1, PNX_ADVICE_RANDOM), -EINVAL);
+    pnx_mapping_release(&mapping);
+}
+
+TEST(a_refused_advice_does_not_fail_the_opening) {
+    if (!test_os_faults())
+        return;
+    const char *path = make_file("stubborn", 100000);
+    struct pnx_mapping *mapping = NULL;
+    test_os_fault("madvise", 1, true, EINVAL);
+    CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.advice = PNX_ADVICE_RANDOM), NULL, &mapping),
+            0);
+    CHECK(test_os_fault_clear() > 0);
+    CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_MMAP);
+    pnx_mapping_release(&mapping);
+}
+
+TEST(null_is_answered) {
+    struct pnx_mapping *mapping = NULL;
+    struct pnx_mapping_stats stats = {.size = sizeof(stats)};
+    pnx_mapping_release(NULL);
+    pnx_mapping_release(&mapping);
+    CHECK(pnx_mapping_ref(NULL) == NULL);
+    CHECK_EQ(pnx_mapping_size(NULL), 0);
+    CHECK_EQ(pnx_mapping_backing(NULL), PNX_BACKING_EMPTY);
+    CHECK_EQ(pnx_mapping_changed(NULL), -EINVAL);
+    CHECK_EQ(pnx_mapping_copy_out(NULL, 0, &stats, 1), -EINVAL);
+    CHECK_EQ(pnx_mapping_stats(NULL, &stats), -EINVAL);
+    CHECK_EQ(pnx_view_all(NULL).n, 0);
+    const char *path = make_file("stats", 10);
+    CHECK_EQ(pnx_mapping_open(path, NULL, NULL, &mapping), 0);
+    CHECK_EQ(pnx_mapping_copy_out(mapping, 0, NULL, 1), -EINVAL);
+    CHECK_EQ(pnx_mapping_stats(mapping, NULL), -EINVAL);
+    stats.size = 0;
+    CHECK_EQ(pnx_mapping_stats(mapping, &stats), -EINVAL);
+    pnx_mapping_release(&mapping);
+}
+
+struct shared {
+    struct pnx_mapping *mapping;
+    const char *path;
+    unsigned rounds;
+};
+
+static void use(unsigned index, void *ctx) {
+    struct shared *shared = ctx;
+    unsigned char out[64];
+    for (unsigned i = 0; i < shared->rounds; i++) {
+        struct pnx_mapping *mine = pnx_mapping_ref(shared->mapping);
+        uint64_t offset = ((uint64_t)i * 7919 + index * 104729) % (200000 - 64);
+        struct pnx_view view;
+        uint32_t value;
+        CHECK_EQ(pnx_view_get(mine, offset, 64, &view), 0);
+        CHECK_EQ(pnx_view_u32le(&view, 1, &value), 0);
+        CHECK_EQ(value & 0xff, byte_at(offset + 1));
+        CHECK_EQ(pnx_mapping_copy_out(mine, offset, out, 64), 0);
+        CHECK(memcmp(out, view.p, 64) == 0);
+        CHECK_EQ(pnx_mapping_changed(mine), 0);
+        pnx_mapping_release(&mine);
+        struct pnx_mapping *own = NULL;
+        if (i % 16 == 0) {
+            CHECK_EQ(pnx_mapping_open(shared->path,
+                             PNX_MAPPING_OPTS(.offset = offset,
+                                     .flags = i % 32 ? PNX_MAPPING_COPY : 0),
+                             NULL, &own),
+                    0);
+            CHECK_EQ(pnx_view_all(own).p[0], byte_at(offset));
+        }
+        pnx_mapping_release(&own);
+    }
+}
+
+TEST(threads_share_a_mapping_and_open_their_own) {
+    const char *path = make_file("shared", 200000);
+    struct shared shared = {.path = path, .rounds = test_slow() ? 300 : 3000};
+    CHECK_EQ(pnx_mapping_open(path, NULL, NULL, &shared.mapping), 0);
+    test_threads(4, use, &shared);
+    CHECK_EQ(stats_of(shared.mapping).copy_outs, 4 * shared.rounds);
+    pnx_mapping_release(&shared.mapping);
+}
