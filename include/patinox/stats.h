@@ -30,20 +30,37 @@ struct pnx_stats_opts {
     size_t size;               /* set by PNX_STATS_OPTS */
     const struct pnx_env *env; /* default: the system's */
 };
+#ifndef __cplusplus
 #define PNX_STATS_OPTS(...) \
     (&(const struct pnx_stats_opts){.size = sizeof(struct pnx_stats_opts), __VA_ARGS__})
+#else
+static inline struct pnx_stats_opts pnx_stats_opts_init(void) {
+    struct pnx_stats_opts opts = pnx_stats_opts();
+    opts.size = sizeof(opts);
+    return opts;
+}
+#endif
 
-/* Returns the process-wide set, where objects go whose options name none.  Never NULL. */
+/*
+ * Returns the process-wide set, where objects go whose options name none.  Never NULL.  Where a function
+ * below takes a set, NULL means this one.
+ */
 PNX_API struct pnx_stats *pnx_stats_default(void);
 
-/* Returns the value that switches statistics and events off where an option asks for a set. */
+/*
+ * Returns the value that switches statistics and events off where an option asks for a set.  As an argument
+ * of the functions below it is a set without components, to which no monitor can be added.
+ */
 PNX_API struct pnx_stats *pnx_stats_off(void);
 
-/* Creates a set of its own.  -EINVAL, -E2BIG, -ENOMEM. */
+/* Creates a set of its own; opts may be NULL.  -EINVAL (err names the field), -E2BIG, -ENOMEM. */
 PNX_API PNX_NODISCARD int pnx_stats_create(
         const struct pnx_stats_opts *opts, struct pnx_error *err, struct pnx_stats **ret_stats);
 
-/* Releases a set; objects still in it keep it alive.  The default set is never released. */
+/*
+ * Releases a set and removes its monitors, waiting for them as pnx_monitor_remove() does.  Objects still in it
+ * keep its memory alive.  The default set is never released.
+ */
 PNX_API void pnx_stats_release(struct pnx_stats **stats);
 
 /* Receives a piece of text; n > 0.  A negative return ends the writing and is passed on. */
@@ -53,8 +70,12 @@ typedef int pnx_write_fn(void *ctx, const char *text, size_t n);
 #define PNX_OPENMETRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 /*
- * Writes all blocks of the set as OpenMetrics text, "# EOF" included.  Allocates a buffer; calls write
- * with no lock held.  Any thread.  -ENOMEM, or what write returned.
+ * Writes all numbers of the set as OpenMetrics text, "# EOF" included.  Each number is patinox_<kind>_<name>
+ * with the labels <kind>="<the object's name>" and number="0", or 1, 2, ... where live objects of one kind have
+ * one name.  Bytes of a name that are not UTF-8 appear as U+FFFD.
+ * The numbers are copied at one moment, then written in pieces with no lock held; write may use the library.
+ * Allocates memory for the copy from the set's env.  Any thread.
+ * -EINVAL when write is NULL, -ENOMEM (nothing has been written then), or what write returned.
  */
 PNX_API PNX_NODISCARD int pnx_stats_openmetrics(
         struct pnx_stats *stats, pnx_write_fn *write, void *ctx);
@@ -106,7 +127,10 @@ struct pnx_event {
 /* Returns the static name of an event type, such as "pool_connection_closed"; "unknown" for others. */
 PNX_API const char *pnx_event_name(enum pnx_event_type type);
 
-/* Receives events.  Runs on whichever thread caused the event; must not block for long. */
+/*
+ * Receives events.  Runs on whichever thread caused the event, on several at once when several cause events;
+ * must not block for long.  It may use the library, but an event that it causes reaches it too.
+ */
 typedef void pnx_monitor_fn(void *ctx, const struct pnx_event *event);
 
 struct pnx_monitor {
@@ -122,9 +146,9 @@ PNX_API PNX_NODISCARD int pnx_monitor_add(
         struct pnx_stats *stats, const struct pnx_monitor *monitor, uint32_t *ret_id);
 
 /*
- * Removes a monitor; waits for a callback of it that is running on another thread.
- * -ENOENT for an id that is not there, -EINPROGRESS when called from inside that monitor: it is removed,
- * and not called again, but another thread may still be inside it.
+ * Removes a monitor; waits for calls of it that are running on other threads.
+ * -ENOENT for an id that is not there.  -EINPROGRESS when it is running and this is called from inside a
+ * monitor, be it the same or another: it is removed and not called again, but a thread may still be inside it.
  */
 PNX_API int pnx_monitor_remove(struct pnx_stats *stats, uint32_t id);
 

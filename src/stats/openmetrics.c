@@ -261,7 +261,7 @@ static void put_head(struct out *out, const struct pnx_stat_group *group,
     if (field->unit != PNX_UNIT_NONE) {
         put_text(out, "\n# UNIT ");
         put_family(out, group, field, " ");
-        put_text(out, unit_suffix(field->unit) + 1);
+        put_text(out, field->unit == PNX_UNIT_SECONDS ? "seconds" : "bytes");
     }
     put_text(out, "\n# HELP ");
     put_family(out, group, field, " ");

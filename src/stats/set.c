@@ -17,8 +17,10 @@
 #include "base/options.h"
 #include "stats/utf8.h"
 
-#include <stdio.h>
+#include <assert.h>
 #include <string.h>
+
+static_assert(sizeof(struct pnx_stats_opts) == sizeof(size_t) + sizeof(void *), "no padding");
 
 static struct pnx_stats default_set = {
         .lock = PNX_MUTEX_STATIC(PNX_RANK_STATS),
