@@ -25,8 +25,8 @@
  *   P8  A hit allocates nothing and takes one lock, for a bounded time.
  *   P9  A put that fails with -EFBIG or -ENOMEM leaves no older value behind: what it meant to replace is gone.
  *
- * Reads lock, since exact LRU reorders on a hit.  Blocking waits (get_or_load only) are measured by pnx_now();
- * expiry by the environment's clock.
+ * Reads lock, since exact LRU reorders on a hit.  All times are on the environment's clock, pnx_now() by default.
+ * Only get_or_load() waits for anything.
  *
  * Fork: a cache belongs to the process that made it.  In a forked child every call on it is -ESHUTDOWN, its
  * references stay readable, and releasing either destroys nothing.
@@ -227,7 +227,7 @@ struct pnx_cache_load; /* a load under way, as its loader sees it; valid during 
 
 /*
  * Makes the value of a key: calls one of the two below and returns 0; or returns a negative error.  -ENOENT says
- * that there is no such thing and is remembered for the cache's negative_ttl.  Should end by deadline (pnx_now()).
+ * that there is no such thing and is remembered for the cache's negative_ttl.  Should end by deadline.
  */
 typedef int pnx_cache_load_fn(
         void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load);

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cache/entry.c - making, referring to and destroying entries.
+ *
+ *   P1  An entry is destroyed by whoever drops its last reference, once, with no lock held.
+ *   P2  What an entry has charged to the budget is given back after its memory is free.
+ */
+#include "cache/internal.h"
+
+#include <assert.h>
+
+static_assert(sizeof(struct pnx_cache_entry) == 64, "one line, and the value behind it is aligned");
+
+/* What malloc takes for n bytes, as glibc does it: 8 bytes more, in steps of 16; whole pages when large. */
+static size_t rounded(size_t n) {
+    const size_t mmap_from = 128 * 1024;
+    if (n > PTRDIFF_MAX - 8192)
+        return SIZE_MAX;
+    return n < mmap_from ? (n + 8 + 15) & ~(size_t)15 : (n + 16 + 4095) & ~(size_t)4095;
+}
+
+size_t pnx__cache_entry_cost(size_t key_size, size_t value_size, bool pointer) {
+    size_t block;
+    size_t cost;
+    size_t outside = pointer ? value_size : 0;
+    size_t inside = pointer ? 0 : value_size;
+    if (__builtin_add_overflow(key_size, sizeof(struct pnx_cache_entry), &block) ||
+            __builtin_add_overflow(block, inside, &block))
+        return SIZE_MAX;
+    block = rounded(block);
+    if (__builtin_add_overflow(block, outside, &cost) ||
+            __builtin_add_overflow(cost, PNX_CACHE_INDEX_SHARE, &cost))
+        return SIZE_MAX;
+    return cost;
+}
+
+size_t pnx_cache_cost(size_t key_size, size_t value_size) {
+    return pnx__cache_entry_cost(key_size, value_size, false);
+}
+
+struct pnx_cache_entry *pnx__cache_entry_make(struct pnx_cache *cache, const void *key,
+        size_t key_size, uint64_t hash, const void *value, size_t value_size, uint8_t flags) {
+    bool pointer = (flags & PNX_CACHE_ENTRY_POINTER) != 0;
+    if (key_size > UINT32_MAX || pnx__cache_entry_cost(key_size, value_size, pointer) == SIZE_MAX)
+        return NULL;
+    size_t bytes = sizeof(struct pnx_cache_entry) + key_size + (pointer ? 0 : value_size);
+    /* Not pnx__alloc: there is no point in clearing what is written at once. */
+    struct pnx_cache_entry *entry = cache->env.alloc(cache->env.ctx, bytes, 16);
+    if (!entry)
+        return NULL;
+    *entry = (struct pnx_cache_entry){
+            .cache = cache,
+            .value = entry + 1,
+            .value_size = value_size,
+            .key_size = (uint32_t)key_size,
+            .hash = (uint32_t)hash,
+            .slot = PNX_CACHE_NONE,
+            .refs = {1},
+            .flags = flags,
+    };
+    if (pointer)
+        memcpy(&entry->value, &value, sizeof(value));
+    else if (value_size > 0)
+        memcpy(entry->value, value, value_size);
+    if (key_size > 0)
+        memcpy(pnx__cache_entry_key(entry), key, key_size);
+    return entry;
+}
+
+void pnx__cache_entry_discard(struct pnx_cache_entry *entry) {
+    struct pnx_cache *cache = entry->cache;
+    size_t cost = pnx__cache_cost_of(entry);
+    bool charged = entry->charged;
+    bool pointer = (entry->flags & PNX_CACHE_ENTRY_POINTER) != 0;
+    size_t bytes = sizeof(*entry) + entry->key_size + (pointer ? 0 : entry->value_size);
+    pnx__free(&cache->env, entry, bytes, 1);
+    if (charged)
+        pnx_budget_uncharge(cache->budget, cost);
+}
+
+static size_t destroy(struct pnx_cache_entry *entry) {
+    struct pnx_cache *cache = entry->cache;
+    size_t cost = pnx__cache_cost_of(entry);
+    if (entry->detached)
+        pnx_fetch_sub(&cache->values.detached, cost, PNX_RELAXED, "cache.attach"); /* a number */
+    if (cache->destroy && !(entry->flags & PNX_CACHE_ENTRY_NEGATIVE)) {
+        const struct pnx_cache_removed removed = {
+                .size = sizeof(removed),
+                .key = pnx__cache_entry_key(entry),
+                .key_size = entry->key_size,
+                .value = entry->value,
+                .value_size = entry->value_size,
+                .cause = (enum pnx_cache_cause)entry->cause,
+        };
+        pnx__mutex_assert_none_held();
+        cache->destroy(cache->ctx, &removed);
+    }
+    pnx__cache_entry_discard(entry);
+    return cost;
+}
+
+size_t pnx__cache_entry_drop(struct pnx_cache_entry *entry) {
+    /* Pairs with itself: all that other holders did with the entry happens before it is destroyed. */
+    if (pnx_fetch_sub(&entry->refs, 1, PNX_ACQ_REL, "cache.entry_drop") != 1)
+        return 0;
+    return destroy(entry);
+}
+
+void pnx__cache_entry_detach(struct pnx_cache_entry *entry) {
+    entry->detached = 1;
+    pnx_fetch_add(&entry->cache->values.detached, pnx__cache_cost_of(entry), PNX_RELAXED,
+            "cache.detach"); /* a number */
+}
+
+void pnx__cache_pin(struct pnx_cache_entry *entry, uint32_t n) {
+    /* Whoever pins has a reference or the cache's lock, so neither count can be at its end. */
+    pnx_fetch_add(&entry->refs, n, PNX_RELAXED, "cache.entry_pin");
+    pnx_fetch_add(&entry->cache->values.pinned, n, PNX_RELAXED, "cache.pin");
+}
+
+/* ---- references ---- */
+
+void *pnx_cache_ref_data(const struct pnx_cache_ref *ref) {
+    return ref && ref->entry ? ref->entry->value : NULL;
+}
+
+size_t pnx_cache_ref_size(const struct pnx_cache_ref *ref) {
+    return ref && ref->entry ? ref->entry->value_size : 0;
+}
+
+const void *pnx_cache_ref_key(const struct pnx_cache_ref *ref, size_t *ret_size) {
+    if (!ref || !ref->entry) {
+        if (ret_size)
+            *ret_size = 0;
+        return NULL;
+    }
+    if (ret_size)
+        *ret_size = ref->entry->key_size;
+    return pnx__cache_entry_key(ref->entry);
+}
+
+int pnx_cache_ref_dup(const struct pnx_cache_ref *ref, struct pnx_cache_ref *ret_ref) {
+    if (!ref || !ref->entry || !ret_ref)
+        return -EINVAL;
+    if (pnx__cache_enter(ref->entry->cache) == 0)
+        pnx__cache_pin(ref->entry, 1);
+    *ret_ref = *ref;
+    return 0;
+}
+
+void pnx_cache_ref_release(struct pnx_cache_ref *ref) {
+    if (!ref || !ref->entry)
+        return;
+    struct pnx_cache_entry *entry = ref->entry;
+    struct pnx_cache *cache = entry->cache;
+    *ref = (struct pnx_cache_ref){0};
+    if (pnx__cache_enter(cache) != 0)
+        return; /* a forked child: the entry is the parent's */
+    pnx__cache_entry_drop(entry);
+    pnx__cache_unref(cache);
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cache/common.h"
+
+void fixture_worlds(struct fixture *f) {
+    memset(f, 0, sizeof(*f));
+    test_env_init(&f->te);
+    test_env_virtual(&f->te, PNX_SEC);
+    CHECK_EQ(pnx_stats_create(PNX_STATS_OPTS(.env = &f->te.env), &f->err, &f->stats), 0);
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = &f->te.env, .stats = pnx_stats_off()),
+                     &f->err, &f->registry),
+            0);
+    CHECK_EQ(pnx_budget_create(PNX_BUDGET_OPTS(.parent = pnx_budget_off(), .env = &f->te.env,
+                                       .registry = pnx_registry_off(), .stats = pnx_stats_off()),
+                     &f->err, &f->budget),
+            0);
+}
+
+struct pnx_cache_opts fixture_opts(struct fixture *f, const struct pnx_cache_opts *opts) {
+    struct pnx_cache_opts full = *opts;
+    full.env = full.env ? full.env : &f->te.env;
+    full.registry = full.registry ? full.registry : f->registry;
+    full.stats = full.stats ? full.stats : f->stats;
+    full.budget = full.budget ? full.budget : f->budget;
+    return full;
+}
+
+void fixture_open(struct fixture *f, const struct pnx_cache_opts *opts) {
+    fixture_worlds(f);
+    struct pnx_cache_opts full = fixture_opts(f, opts);
+    int rc = pnx_cache_create(&full, &f->err, &f->cache);
+    CHECK_MSG(rc == 0, "create: %s: %s", pnx_errname(rc), f->err.message);
+}
+
+void check_invariants(struct fixture *f) {
+    int rc = pnx_cache_check(f->cache, &f->err);
+    CHECK_MSG(rc == 0, "%s: %s", pnx_errname(rc), f->err.message);
+}
+
+void fixture_close(struct fixture *f) {
+    if (f->cache)
+        check_invariants(f);
+    pnx_cache_release(&f->cache);
+    CHECK_EQ(pnx_registry_count(f->registry), 0);
+    pnx_registry_release(&f->registry);
+    struct pnx_budget_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_budget_stats(f->budget, &stats), 0);
+    CHECK_EQ(stats.used, 0);
+    CHECK_EQ(stats.misuses, 0);
+    pnx_budget_release(&f->budget);
+    pnx_stats_release(&f->stats);
+    test_env_check_empty(&f->te);
+}
+
+void put_text(struct fixture *f, const char *key, const char *value, pnx_ns ttl) {
+    CHECK_EQ(pnx_cache_put(f->cache, key, strlen(key), value, strlen(value) + 1, ttl), 0);
+}
+
+int get_text(struct fixture *f, const char *key, struct pnx_cache_ref *ret_ref) {
+    return pnx_cache_get(f->cache, key, strlen(key), ret_ref);
+}
+
+void check_text(struct fixture *f, const char *key, const char *value) {
+    struct pnx_cache_ref ref = {0};
+    int rc = get_text(f, key, &ref);
+    CHECK_MSG(rc == 0, "get \"%s\": %s", key, pnx_errname(rc));
+    CHECK_STR(pnx_cache_ref_data(&ref), value);
+    CHECK_EQ(pnx_cache_ref_size(&ref), strlen(value) + 1);
+    pnx_cache_ref_release(&ref);
+}
+
+void check_absent(struct fixture *f, const char *key) {
+    struct pnx_cache_ref ref = {0};
+    int rc = get_text(f, key, &ref);
+    CHECK_MSG(rc == -ENOENT, "get \"%s\": %s", key, pnx_errname(rc));
+    CHECK(!ref.entry);
+}
+
+struct pnx_cache_stats stats_of(struct fixture *f) {
+    struct pnx_cache_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_cache_stats(f->cache, &stats), 0);
+    return stats;
+}
