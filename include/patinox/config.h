@@ -110,8 +110,9 @@ PNX_API PNX_NODISCARD int pnx_config_wait(struct pnx_config *config, uint64_t se
 
 /*
  * Reads the file now and publishes what it says, changed or not: for SIGHUP, and for what parse takes from
- * elsewhere.  Waits for a reload that is under way.  Errors as pnx_config_create()'s, the last good value
- * stays; -EDEADLK from inside parse, validate or on_change; -ESHUTDOWN once closed.
+ * elsewhere.  Waits for a reload that is under way, at most 10 s.  Errors as pnx_config_create()'s, the last
+ * good value stays; -EDEADLK from inside parse, validate or on_change; -ETIMEDOUT; -EAGAIN when the file changed
+ * while it was read; -ESHUTDOWN once closed.
  */
 PNX_API int pnx_config_reload(struct pnx_config *config, struct pnx_error *err);
 
