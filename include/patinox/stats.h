@@ -97,7 +97,7 @@ struct pnx_health_entry {
 
 /*
  * Copies the state of up to cap components into entries and returns the worst status among all of the
- * set (enum pnx_health_status); *ret_count is how many components there are.  Each component keeps its own
+ * set (enum pnx_health_status); *ret_count, unless NULL, is how many components there are.  Each keeps its own
  * state word up to date, so this never waits for one.  -EINVAL when entries is NULL and cap is not 0.
  */
 PNX_API PNX_NODISCARD int pnx_health(
