@@ -75,9 +75,11 @@ struct pnx_resource {
     uint64_t bytes;          /* memory held, as far as known */
 };
 #ifndef __cplusplus
-#define PNX_RESOURCE(...) \
+#define PNX_RESOURCE(...) PNX_RESOURCE_AT(PNX_SITE, __VA_ARGS__)
+/* For objects that pass on the site that they were given themselves. */
+#define PNX_RESOURCE_AT(where, ...) \
     (&(const struct pnx_resource){ \
-            .size = sizeof(struct pnx_resource), .site = PNX_SITE, __VA_ARGS__})
+            .size = sizeof(struct pnx_resource), .site = (where), __VA_ARGS__})
 #else
 /* Returns a row's description with only its size set; set site to PNX_SITE. */
 static inline struct pnx_resource pnx_resource_init(void) {
