@@ -27,11 +27,13 @@
 
 #include <patinox/base.h>
 #include <patinox/budget.h>
+#include <patinox/cache.h>
 #include <patinox/error.h>
 #include <patinox/registry.h>
 #include <patinox/stats.h>
 
 #define LOOKUP_QUERY_MAX     512u    /* bytes of a query */
+#define LOOKUP_WORDS_MAX     32u     /* words of a query */
 #define LOOKUP_LIMIT_DEFAULT 10u     /* results of one answer */
 #define LOOKUP_LIMIT_MAX     100u    /* results of one answer */
 #define LOOKUP_OFFSET_MAX    100000u /* results skipped */
@@ -110,22 +112,24 @@ int lookup_store_apply(
 struct lookup_answer {
     const char *results; /* a JSON array, not terminated: [{"id","title","path","snippet"}, ...] */
     size_t results_size;
-    uint64_t total; /* documents that match, without limit and offset */
-    bool cached;    /* came from the cache, not from the database */
-    void *hold;     /* private: keeps results alive */
+    uint64_t total;            /* documents that match, without limit and offset */
+    bool cached;               /* came from the cache, not from the database */
+    struct pnx_cache_ref hold; /* private: keeps results alive */
 };
 
 /*
- * Searches for documents that hold all words of the query (the last one as a prefix when it is longer than one letter
- * and the query does not end in a blank), best first.  Words in double quotes must stand together.  Everything
- * else that a user may type is a separator.  Title matches weigh more.
+ * Searches for documents that hold all words of the query, best first; words in the title and the path weigh
+ * more.  Words in double quotes, or joined by punctuation as in libfoo-dev, must stand together.  The last word
+ * may be the beginning of one, when it has three letters or more and no blank or quote follows.  Everything else
+ * that a user may type separates words.
  *
  * Snippets are plain text in which each match stands between U+0002 and U+0003 (in JSON: \u0002 and \u0003);
  * control characters of the text itself are shown as blanks, so that a page can escape first and mark then.
  *
  * limit 0 means LOOKUP_LIMIT_DEFAULT.  timeout bounds all of it; PNX_TIMEOUT_DEFAULT is the setting's.
- * -EINVAL (no word in the query; not UTF-8), -EFBIG (query longer than LOOKUP_QUERY_MAX), -ERANGE (limit or offset),
- * -ETIMEDOUT, -EBUSY, -ESHUTDOWN, -ENOMEM, -EIO, PNX_E_FORMAT (the database is damaged), and others of the pool.
+ * -EINVAL (no word in the query), -EFBIG (longer than LOOKUP_QUERY_MAX, or more than LOOKUP_WORDS_MAX words), -ERANGE
+ * (limit or offset), -ETIMEDOUT, -EBUSY, -ESHUTDOWN, -ENOMEM, -EIO, PNX_E_FORMAT (the database is damaged), and
+ * others of the pool.
  */
 PNX_NODISCARD int lookup_store_search(struct lookup_store *store, const char *query,
         size_t query_size, uint32_t limit, uint32_t offset, pnx_ns timeout, struct pnx_error *err,

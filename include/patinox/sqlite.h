@@ -54,7 +54,7 @@ struct pnx_sqlite_opts {
     const char *path;              /* copied; of the database file; required */
     const struct pnx_env *env;     /* default: the system's; the same as the pool's */
     struct pnx_registry *registry; /* default: the process's; pnx_registry_off() */
-    struct pnx_budget *budget;     /* charged cache_bytes for each connection; default: the process's */
+    struct pnx_budget *budget; /* charged cache_bytes for each connection; default: the process's */
     /* Called for each new connection, in the pool's thread that connects; may add functions and pragmas.  A
      * negative value fails the connect. */
     int (*setup)(void *setup_ctx, struct sqlite3 *handle);

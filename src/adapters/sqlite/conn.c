@@ -163,7 +163,8 @@ static int exec_text(struct pnx_sqlite_conn *conn, const char *sql) {
 }
 
 /* Reads the single text of a pragma's single row. */
-static int pragma_is(struct pnx_sqlite_conn *conn, const char *sql, const char *wanted, bool *ret_is) {
+static int pragma_is(
+        struct pnx_sqlite_conn *conn, const char *sql, const char *wanted, bool *ret_is) {
     sqlite3_stmt *stmt = NULL;
     int result = sqlite3_prepare_v2(conn->handle, sql, -1, &stmt, NULL);
     if (result != SQLITE_OK)
@@ -215,11 +216,10 @@ static int configure(struct pnx_sqlite_conn *conn, struct pnx_error *err) {
 
 static int open_flags(uint32_t flags) {
     int common = SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
-            SQLITE_OPEN_PRIVATECACHE;
+                 SQLITE_OPEN_PRIVATECACHE;
     if (flags & PNX_SQLITE_READ_ONLY)
         return common | SQLITE_OPEN_READONLY;
-    return common | SQLITE_OPEN_READWRITE |
-            (flags & PNX_SQLITE_NO_CREATE ? 0 : SQLITE_OPEN_CREATE);
+    return common | SQLITE_OPEN_READWRITE | (flags & PNX_SQLITE_NO_CREATE ? 0 : SQLITE_OPEN_CREATE);
 }
 
 static int open_handle(struct pnx_sqlite_conn *conn, struct pnx_error *err) {

@@ -31,7 +31,7 @@ static const struct pnx_opt_table table = {
 };
 _Static_assert(sizeof(struct pnx_sqlite_opts) <= PNX_OPTS_MAX_SIZE, "the options checker's limit");
 _Static_assert(sizeof(struct pnx_sqlite_opts) == 8 * sizeof(void *) + sizeof(pnx_ns) +
-                        3 * sizeof(size_t) + 2 * sizeof(uint32_t),
+                                                         3 * sizeof(size_t) + 2 * sizeof(uint32_t),
         "no padding in options");
 
 static const struct pnx_pool_manager manager = {
@@ -49,7 +49,7 @@ const struct pnx_pool_manager *pnx_sqlite_manager(void) {
 /* Tells whether a byte may stand in a file: URI as it is. */
 static bool is_plain(unsigned char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-            (c != '\0' && strchr("/._-~", c));
+           (c != '\0' && strchr("/._-~", c));
 }
 
 /*

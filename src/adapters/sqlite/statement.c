@@ -23,8 +23,7 @@ static void drop(struct pnx_sqlite_conn *conn, struct pnx_sqlite_entry *entry) {
 }
 
 /* Finds the kept entry of that text, or NULL. */
-static struct pnx_sqlite_entry *find(
-        struct pnx_sqlite_conn *conn, const char *sql, size_t length) {
+static struct pnx_sqlite_entry *find(struct pnx_sqlite_conn *conn, const char *sql, size_t length) {
     for (uint32_t i = 0; i < conn->source->statements; i++) {
         struct pnx_sqlite_entry *entry = &conn->entries[i];
         if (entry->stmt && !entry->out && entry->length == length &&
@@ -64,8 +63,7 @@ static int prepare_one(struct pnx_sqlite_conn *conn, const char *sql, struct pnx
         sqlite3_stmt **ret_stmt) {
     sqlite3_stmt *stmt = NULL, *more = NULL;
     const char *tail = NULL;
-    int result =
-            sqlite3_prepare_v3(conn->handle, sql, -1, SQLITE_PREPARE_PERSISTENT, &stmt, &tail);
+    int result = sqlite3_prepare_v3(conn->handle, sql, -1, SQLITE_PREPARE_PERSISTENT, &stmt, &tail);
     if (result != SQLITE_OK)
         return pnx__sqlite_fail(conn, result, err);
     if (!stmt)
@@ -93,7 +91,8 @@ static int prepare_new(struct pnx_sqlite_conn *conn, const char *sql, size_t len
     struct pnx_sqlite_entry *entry = make_room(conn);
     if (!entry)
         return pnx__fail(err, -EBUSY, 0, "sqlite",
-                "all %u statements of the connection are out: finish one", conn->source->statements);
+                "all %u statements of the connection are out: finish one",
+                conn->source->statements);
     char *copy = pnx__strdup(&conn->source->env, sql);
     if (!copy)
         return pnx__fail(err, -ENOMEM, 0, "sqlite", "no memory for a statement");
