@@ -9,7 +9,8 @@
  * that stay prepared from one lease to the next.
  *
  *   struct pnx_sqlite *db;       pnx_sqlite_create(PNX_SQLITE_OPTS(.path = "app.db"), &err, &db);
- *   struct pnx_pool *pool;       pnx_pool_create(pnx_sqlite_manager(), PNX_POOL_OPTS(.ctx = db, .max = 4), ...);
+ *   struct pnx_pool *pool;       pnx_pool_create(pnx_sqlite_manager(), PNX_POOL_OPTS(.ctx = db, .max = 4,
+ *                                        .resource_bytes = pnx_sqlite_connection_bytes(db)), &err, &pool);
  *
  *   P1  A connection goes back to the pool with no transaction open, no statement running, no deadline and no
  *       binding left; one that cannot be brought there is closed.
@@ -25,7 +26,6 @@
 #define PNX_SQLITE_H
 
 #include <patinox/base.h>
-#include <patinox/budget.h>
 #include <patinox/error.h>
 #include <patinox/registry.h>
 
@@ -54,7 +54,6 @@ struct pnx_sqlite_opts {
     const char *path;              /* copied; of the database file; required */
     const struct pnx_env *env;     /* default: the system's; the same as the pool's */
     struct pnx_registry *registry; /* default: the process's; pnx_registry_off() */
-    struct pnx_budget *budget; /* charged cache_bytes for each connection; default: the process's */
     /* Called for each new connection, in the pool's thread that connects; may add functions and pragmas.  A
      * negative value fails the connect. */
     int (*setup)(void *setup_ctx, struct sqlite3 *handle);
@@ -94,6 +93,9 @@ PNX_API void pnx_sqlite_release(struct pnx_sqlite **source);
  * source, and a lease's resource is a struct pnx_sqlite_conn.
  */
 PNX_API const struct pnx_pool_manager *pnx_sqlite_manager(void);
+
+/* Returns the memory that one connection may come to hold: for the pool's resource_bytes, which charges it. */
+PNX_API size_t pnx_sqlite_connection_bytes(const struct pnx_sqlite *source);
 
 /* ---- a connection that is held ---- */
 

@@ -5,7 +5,7 @@
  * What a pool calls, through the manager of source.c.  SQLite's handle is opened without a mutex of its own: the
  * pool hands a connection from thread to thread under its lock.
  *
- *   P1  Whatever fails while connecting leaves nothing open and nothing charged.
+ *   P1  Whatever fails while connecting leaves nothing open.
  *   P2  A connection in the pool has no deadline; the operations here set the pool's and take it away again.
  */
 #include "adapters/sqlite/source.h"
@@ -243,8 +243,6 @@ static void destroy(struct pnx_sqlite_conn *conn) {
             sqlite3_close_v2(conn->handle);
     }
     pnx__sqlite_fold(conn);
-    if (conn->charged)
-        pnx_budget_uncharge(source->budget, source->cache_bytes);
     pnx__free(&source->env, conn->entries, source->statements, sizeof(*conn->entries));
     pnx__free(&source->env, conn, 1, sizeof(*conn));
     pnx__sqlite_unref(source);
@@ -255,33 +253,27 @@ static int build(struct pnx_sqlite_conn *conn, struct pnx_error *err) {
     conn->entries = pnx__alloc(&source->env, source->statements, sizeof(*conn->entries));
     if (!conn->entries)
         return pnx__fail(err, -ENOMEM, 0, "sqlite", "no memory for a connection");
-    int rc = pnx_budget_charge(source->budget, source->cache_bytes, 0);
-    if (rc)
-        return pnx__fail(err, rc, rc, "budget", "the budget refuses %zu bytes of page cache",
-                source->cache_bytes);
-    conn->charged = true;
     return open_handle(conn, err);
 }
 
-int pnx__sqlite_connect(void *ctx, pnx_ns deadline, void **ret_resource) {
+int pnx__sqlite_connect(void *ctx, pnx_ns deadline, struct pnx_error *err, void **ret_resource) {
     struct pnx_sqlite *source = ctx;
     /* relaxed: see on_shutdown() in source.c. */
     if (pnx_load(&source->shut, PNX_RELAXED, "sqlite.is_shut"))
-        return -ESHUTDOWN;
+        return pnx__fail(err, -ESHUTDOWN, 0, "sqlite", "the source was shut down");
     struct pnx_sqlite_conn *conn = pnx__alloc(&source->env, 1, sizeof(*conn));
     if (!conn)
-        return -ENOMEM;
+        return pnx__fail(err, -ENOMEM, 0, "sqlite", "no memory for a connection");
     /* relaxed: the caller's reference keeps the source. */
     pnx_fetch_add(&source->refs, 1, PNX_RELAXED, "sqlite.ref");
     conn->source = source;
     pnx__sqlite_begin(conn, deadline);
 
-    struct pnx_error err = {0};
-    int rc = build(conn, &err);
+    struct pnx_error why = {0};
+    int rc = build(conn, &why);
     if (rc) {
-        pnx__log(&source->env, PNX_LOG_WARNING, "sqlite %s: cannot open %s: %s", source->name,
-                source->path, err.message);
         pnx__sqlite_count(source, PNX_SQLITE_STAT_open_failed, 1);
+        pnx__fail(err, rc, why.cause, why.phase, "%s: %s", source->path, why.message);
         destroy(conn);
         return rc;
     }
@@ -345,10 +337,11 @@ int pnx__sqlite_reset(void *ctx, void *resource, pnx_ns deadline) {
     return rc;
 }
 
-void pnx__sqlite_close(void *ctx, void *resource) {
+void pnx__sqlite_close(void *ctx, void *resource, pnx_ns deadline) {
     struct pnx_sqlite_conn *conn = resource;
     pnx__sqlite_count(ctx, PNX_SQLITE_STAT_open, (uint64_t)-1);
-    pnx__sqlite_begin(conn, PNX_NEVER);
+    /* The last connection to leave writes the log back into the database: no longer than this. */
+    pnx__sqlite_begin(conn, deadline);
     destroy(conn);
 }
 

@@ -15,6 +15,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* What a connection holds besides its page cache: schema, look-aside memory and some statements (measured). */
+#define CONNECTION_BYTES ((size_t)128 * 1024)
+
 #define PNX_OPTION(field, kind, flags, dflt, lo, hi, help) \
     PNX_OPT_ROW(struct pnx_sqlite_opts, field, kind, flags, dflt, lo, hi, help)
 /* clang-format off */
@@ -30,11 +33,12 @@ static const struct pnx_opt_table table = {
         .count = sizeof(rows) / sizeof(rows[0]),
 };
 _Static_assert(sizeof(struct pnx_sqlite_opts) <= PNX_OPTS_MAX_SIZE, "the options checker's limit");
-_Static_assert(sizeof(struct pnx_sqlite_opts) == 8 * sizeof(void *) + sizeof(pnx_ns) +
+_Static_assert(sizeof(struct pnx_sqlite_opts) == 7 * sizeof(void *) + sizeof(pnx_ns) +
                                                          3 * sizeof(size_t) + 2 * sizeof(uint32_t),
         "no padding in options");
 
 static const struct pnx_pool_manager manager = {
+        .size = sizeof(manager),
         .connect = pnx__sqlite_connect,
         .check = pnx__sqlite_check,
         .reset = pnx__sqlite_reset,
@@ -81,8 +85,6 @@ static void destroy(struct pnx_sqlite *source) {
     pnx__strfree(&env, source->name);
     pnx__strfree(&env, source->path);
     pnx__strfree(&env, source->uri);
-    if (source->budget)
-        pnx_budget_release(&source->budget);
     pnx__free(&env, source, 1, sizeof(*source));
 }
 
@@ -128,7 +130,6 @@ static int fill(struct pnx_sqlite *source, const struct pnx_sqlite_opts *opts) {
     source->mmap_bytes = opts->mmap_bytes;
     source->statements = opts->statements;
     source->refs.v = 1; /* not shared yet */
-    source->budget = pnx_budget_ref(opts->budget ? opts->budget : pnx_budget_default());
     source->name = pnx__strdup(&source->env, opts->name ? opts->name : "sqlite");
     source->path = pnx__strdup(&source->env, opts->path);
     source->uri = make_uri(&source->env, opts->path, source->flags);
@@ -188,6 +189,10 @@ void pnx_sqlite_release(struct pnx_sqlite **source) {
     /* -EALREADY after a shutdown is fine: the row is gone either way. */
     (void)pnx_registry_remove(gone->registry, gone->row);
     pnx__sqlite_unref(gone);
+}
+
+size_t pnx_sqlite_connection_bytes(const struct pnx_sqlite *source) {
+    return source->cache_bytes + CONNECTION_BYTES;
 }
 
 int pnx_sqlite_stats(struct pnx_sqlite *source, struct pnx_sqlite_stats *ret_stats) {

@@ -32,7 +32,6 @@ struct pnx_sqlite {
     char *path; /* as given, for messages */
     char *uri;  /* the same as SQLite takes it, with every odd byte escaped */
     struct pnx_registry *registry;
-    struct pnx_budget *budget; /* a reference */
     pnx_resource_id row;
     int (*setup)(void *setup_ctx, struct sqlite3 *handle);
     void *setup_ctx;
@@ -65,7 +64,6 @@ struct pnx_sqlite_conn {
     pnx_ns deadline;   /* PNX_NEVER: none */
     pnx_ns busy_since; /* when the wait for a lock that is going on began */
     bool timed_out;    /* a handler of ours ended the last call because of the deadline */
-    bool charged;
     struct pnx_a32 interrupted;
     uint64_t tick;
     uint64_t counts[PNX_SQLITE_STATS]; /* not yet added to the source's */
@@ -94,10 +92,10 @@ void pnx__sqlite_statements_reset(struct pnx_sqlite_conn *conn);
 void pnx__sqlite_statements_free(struct pnx_sqlite_conn *conn);
 
 /* What a pool calls. */
-int pnx__sqlite_connect(void *ctx, pnx_ns deadline, void **ret_resource);
+int pnx__sqlite_connect(void *ctx, pnx_ns deadline, struct pnx_error *err, void **ret_resource);
 int pnx__sqlite_check(void *ctx, void *resource, pnx_ns deadline);
 int pnx__sqlite_reset(void *ctx, void *resource, pnx_ns deadline);
-void pnx__sqlite_close(void *ctx, void *resource);
+void pnx__sqlite_close(void *ctx, void *resource, pnx_ns deadline);
 void pnx__sqlite_abandon(void *ctx, void *resource);
 
 #endif
