@@ -223,11 +223,8 @@ static int scan(struct lookup_corpus *corpus, uint64_t max_files, lookup_scan_fn
     int rc = walk && state ? 0 : -ENOMEM;
     int fd = -1;
     if (!rc) {
-        *walk = (struct walk){.corpus = corpus,
-                .max_files = max_files,
-                .report = report,
-                .ctx = ctx,
-                .err = err};
+        *walk = (struct walk){
+                .corpus = corpus, .max_files = max_files, .report = report, .ctx = ctx, .err = err};
         fd = openat(corpus->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0) {
             rc = -errno;

@@ -49,6 +49,9 @@ void lookup_settings_default(struct lookup_settings *ret_settings);
 int lookup_settings_parse(
         const char *text, size_t size, struct pnx_error *err, struct lookup_settings *ret_settings);
 
+/* Checks settings that were not read from a file against the same limits.  -ERANGE; err->field names the field. */
+int lookup_settings_check(const struct lookup_settings *settings, struct pnx_error *err);
+
 /* Returns "error", "warning", "info" or "debug". */
 const char *lookup_log_level_name(enum pnx_log_level level);
 

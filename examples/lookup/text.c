@@ -151,9 +151,9 @@ void lookup_buffer_json(struct lookup_buffer *buffer, const char *text, size_t n
     while (i < n) {
         size_t length = lookup_utf8_char(text + i, n - i);
         char room[8];
-        const char *escape = length == 0 ? replacement
-                : length == 1            ? json_escape((unsigned char)text[i], room)
-                                         : NULL;
+        const char *escape = length == 0   ? replacement
+                             : length == 1 ? json_escape((unsigned char)text[i], room)
+                                           : NULL;
         if (!escape) {
             i += length;
             continue;

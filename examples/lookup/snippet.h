@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * snippet.h - the SQL function lookup_snippet(offset, size, query): the part of a text that shows why it matches.
+ *
+ * The index is contentless, so the text is taken from the mapped file of texts, through a checked view.
+ */
+#ifndef LOOKUP_SNIPPET_H
+#define LOOKUP_SNIPPET_H
+
+#include <patinox/mapping.h>
+
+struct sqlite3;
+
+/*
+ * Adds the function to a connection.  It keeps a reference to the mapping until the connection is closed.
+ * -ENOMEM, -ENOTSUP (no FTS5), or another negative error.
+ */
+PNX_NODISCARD int lookup_snippet_register(struct sqlite3 *handle, struct pnx_mapping *texts);
+
+#endif

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * store.c - a generation, a pool of connections to it, a cache of answers, one budget: made, changed, ended.
+ *
+ * The guarantees stand in store.h; searching is in search.c.
+ */
+#include "store.h"
+
+#include "store_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* Memory that building an index takes besides the texts on their way: FTS5's words and page caches. */
+#define BUILD_BYTES ((size_t)64 * 1024 * 1024)
+
+#define FILE_BYTES_DEFAULT  (UINT64_C(16) << 20)
+#define TOTAL_BYTES_DEFAULT (UINT64_C(4) << 30)
+#define FILES_DEFAULT       UINT64_C(1000000)
+
+/* ---- opening ---- */
+
+static int open_dirs(
+        struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
+    int rc = lookup_disk_mkdir(opts->data_dir, true, err);
+    if (rc)
+        return rc;
+    store->data_dir = realpath(opts->data_dir, NULL);
+    if (!store->data_dir)
+        return lookup_disk_fail(err, errno, opts->data_dir, "cannot resolve");
+    if (access(store->data_dir, R_OK | W_OK | X_OK) != 0)
+        return lookup_disk_fail(err, errno, store->data_dir, "cannot be written to");
+    return lookup_disk_lock(store->data_dir, err, &store->lock_fd);
+}
+
+static int open_budget(
+        struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
+    return pnx_budget_create(
+            PNX_BUDGET_OPTS(.name = "lookup", .parent = opts->budget, .env = opts->env,
+                    .registry = opts->registry, .stats = opts->stats,
+                    .hard = (size_t)store->settings.budget_bytes),
+            err, &store->budget);
+}
+
+/* The progress of a scan, as progress of the whole. */
+static int on_scan(void *ctx, uint64_t files) {
+    const struct lookup_store_opts *opts = ctx;
+    struct lookup_progress progress = {.phase = LOOKUP_PHASE_SCAN, .files_done = files};
+    return opts->progress ? opts->progress(opts->progress_ctx, &progress) : 0;
+}
+
+static int open_generation(
+        struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
+    struct lookup_corpus *corpus = NULL;
+    int rc = lookup_corpus_scan(opts->corpus, opts->max_files ? opts->max_files : FILES_DEFAULT,
+            on_scan, (void *)opts, err, &corpus);
+    if (rc)
+        return rc;
+    struct lookup_generation_opts work = {
+            .data_dir = store->data_dir,
+            .build =
+                    {
+                            .corpus = corpus,
+                            .max_file_bytes = opts->max_file_bytes,
+                            .max_total_bytes = opts->max_total_bytes,
+                            .progress = opts->progress,
+                            .progress_ctx = opts->progress_ctx,
+                            .env = store->env_or_null,
+                    },
+            .env = store->env_or_null,
+            .registry = opts->registry,
+            .stats = opts->stats,
+            .budget = store->budget,
+    };
+    /* It cannot be refused, since without an index there is nothing; but it shows. */
+    rc = pnx_budget_charge(store->budget, BUILD_BYTES, PNX_CHARGE_MUST);
+    if (!rc) {
+        rc = lookup_generation_get(&work, err, &store->generation);
+        pnx_budget_uncharge(store->budget, BUILD_BYTES);
+    }
+    lookup_corpus_release(&corpus);
+    return rc;
+}
+
+static int open_pool(
+        struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
+    struct pnx_sqlite *source = store->generation->source;
+    return pnx_pool_create(pnx_sqlite_manager(),
+            PNX_POOL_OPTS(.name = "lookup", .ctx = source, .env = store->env_or_null,
+                    .registry = opts->registry, .stats = opts->stats, .budget = store->budget,
+                    .resource_bytes = pnx_sqlite_connection_bytes(source),
+                    .max = store->settings.pool_max),
+            err, &store->pool);
+}
+
+static int open_cache(
+        struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
+    return pnx_cache_create(
+            PNX_CACHE_OPTS(.name = "lookup", .env = store->env_or_null, .registry = opts->registry,
+                    .stats = opts->stats, .budget = store->budget,
+                    .capacity = (size_t)store->settings.cache_bytes,
+                    .ttl = store->settings.cache_ttl_ns),
+            err, &store->cache);
+}
+
+/* The registry's shutdown: the store is younger than its parts, so it is ended before them. */
+static int on_shutdown(void *arg, const struct pnx_cancel *cancel) {
+    struct lookup_store *store = arg;
+    pnx_ns deadline = pnx_cancel_deadline(cancel);
+    pnx_ns now = pnx_now();
+    pnx_ns left = deadline == PNX_NEVER ? PNX_NEVER : deadline > now ? deadline - now : 0;
+    return lookup_store_close(store, left) == 0 ? 0 : -ETIMEDOUT;
+}
+
+static int add_row(struct lookup_store *store, struct pnx_error *err) {
+    struct pnx_registry *registry = store->registry ? store->registry : pnx_registry_default();
+    struct pnx_resource row = {
+            .size = sizeof(row),
+            .type = "lookup store",
+            .name = store->data_dir,
+            .site = PNX_SITE,
+            .cleanup = on_shutdown,
+            .arg = store,
+            .bytes = sizeof(*store),
+    };
+    return pnx_registry_add(registry, &row, err, &store->row);
+}
+
+static int open_parts(
+        struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
+    int rc = open_dirs(store, opts, err);
+    if (!rc)
+        rc = open_budget(store, opts, err);
+    if (!rc)
+        rc = open_generation(store, opts, err);
+    if (!rc)
+        rc = open_pool(store, opts, err);
+    if (!rc)
+        rc = open_cache(store, opts, err);
+    if (!rc)
+        rc = add_row(store, err);
+    return rc;
+}
+
+static void log_opened(const struct lookup_store *store) {
+    const struct lookup_generation *generation = store->generation;
+    const struct lookup_manifest *manifest = &generation->manifest;
+    lookup_log(store->env_or_null, PNX_LOG_INFO,
+            "gen-%" PRIu64 " %s: %" PRIu64 " documents of %" PRIu64 " files, %" PRIu64
+            " MiB of text; skipped %" PRIu64 " binary, %" PRIu64 " empty, %" PRIu64
+            " unreadable; cut %" PRIu64,
+            generation->number, generation->built ? "built" : "opened", manifest->documents,
+            manifest->files, manifest->text_bytes >> 20, manifest->binary, manifest->empty,
+            manifest->unreadable, manifest->truncated);
+}
+
+static void report_ready(const struct lookup_store *store, const struct lookup_store_opts *opts) {
+    const struct lookup_manifest *manifest = &store->generation->manifest;
+    struct lookup_progress progress = {
+            .phase = LOOKUP_PHASE_READY,
+            .files_done = manifest->files,
+            .files_total = manifest->files,
+            .skipped = manifest->files - manifest->documents,
+    };
+    /* It is open: nobody can cancel it any more. */
+    if (opts->progress)
+        (void)opts->progress(opts->progress_ctx, &progress);
+}
+
+/* Copies the options, with defaults for what is zero. */
+static int take_opts(struct lookup_store *store, const struct lookup_store_opts *user,
+        struct pnx_error *err, struct lookup_store_opts *ret_opts) {
+    struct lookup_store_opts opts = *user;
+    if (opts.env) {
+        store->env = *opts.env;
+        store->env_or_null = &store->env;
+        opts.env = &store->env;
+    }
+    store->registry = opts.registry;
+    store->stats = opts.stats;
+    if (opts.settings)
+        store->settings = *opts.settings;
+    else
+        lookup_settings_default(&store->settings);
+    opts.max_file_bytes = opts.max_file_bytes ? opts.max_file_bytes : FILE_BYTES_DEFAULT;
+    opts.max_total_bytes = opts.max_total_bytes ? opts.max_total_bytes : TOTAL_BYTES_DEFAULT;
+    if (opts.max_file_bytes > INT32_MAX / 4)
+        return lookup_fail(err, -EINVAL, "options", "max_file_bytes is more than 512 MiB");
+    atomic_store_explicit(
+            &store->search_timeout, store->settings.search_timeout_ns, memory_order_relaxed);
+    *ret_opts = opts;
+    return lookup_settings_check(&store->settings, err);
+}
+
+int lookup_store_open(const struct lookup_store_opts *user, struct pnx_error *err,
+        struct lookup_store **ret_store) {
+    if (!user || !user->corpus || !user->data_dir || !user->corpus[0] || !user->data_dir[0])
+        return lookup_fail(err, -EINVAL, "options", "corpus and data_dir are required");
+    struct lookup_store *store = calloc(1, sizeof(*store));
+    if (!store)
+        return lookup_fail(err, -ENOMEM, "open", "no memory");
+    store->lock_fd = -1;
+    pthread_mutex_init(&store->mutex, NULL);
+    struct lookup_store_opts opts;
+    int rc = take_opts(store, user, err, &opts);
+    if (!rc)
+        rc = open_parts(store, &opts, err);
+    if (rc) {
+        lookup_store_release(&store);
+        return rc;
+    }
+    log_opened(store);
+    report_ready(store, &opts);
+    *ret_store = store;
+    return 0;
+}
+
+/* ---- ending ---- */
+
+int lookup_store_close(struct lookup_store *store, pnx_ns timeout) {
+    atomic_store_explicit(&store->closed, true, memory_order_relaxed);
+    if (store->cache)
+        (void)pnx_cache_close(store->cache);
+    return store->pool ? pnx_pool_close(store->pool, timeout) : 0;
+}
+
+void lookup_store_release(struct lookup_store **store) {
+    if (!store || !*store)
+        return;
+    struct lookup_store *gone = *store;
+    *store = NULL;
+    if (gone->row)
+        (void)pnx_registry_remove(
+                gone->registry ? gone->registry : pnx_registry_default(), gone->row);
+    /* Connections that still run a search use the source: wait for them, their searches have deadlines. */
+    (void)lookup_store_close(gone, PNX_NEVER);
+    pnx_cache_release(&gone->cache);
+    pnx_pool_release(&gone->pool);
+    lookup_generation_release(&gone->generation);
+    pnx_budget_release(&gone->budget);
+    if (gone->lock_fd >= 0)
+        close(gone->lock_fd);
+    pthread_mutex_destroy(&gone->mutex);
+    free(gone->data_dir);
+    free(gone);
+}
+
+/* ---- settings ---- */
+
+static int apply_locked(
+        struct lookup_store *store, const struct lookup_settings *next, struct pnx_error *err) {
+    const struct lookup_settings *now = &store->settings;
+    size_t hard = (size_t)next->budget_bytes;
+    int rc = pnx_pool_resize(store->pool, next->pool_max, err);
+    if (rc)
+        return rc;
+    rc = pnx_cache_resize(store->cache, (size_t)next->cache_bytes, 0, err);
+    if (!rc)
+        rc = pnx_cache_set_ttl(store->cache, next->cache_ttl_ns, err);
+    if (!rc)
+        rc = pnx_budget_set_limits(store->budget, hard / 8 * 7, hard);
+    if (rc) {
+        /* Back to what was in force; growing back cannot fail in a way that matters more than rc. */
+        (void)!pnx_pool_resize(store->pool, now->pool_max, NULL);
+        (void)!pnx_cache_resize(store->cache, (size_t)now->cache_bytes, 0, NULL);
+        (void)!pnx_cache_set_ttl(store->cache, now->cache_ttl_ns, NULL);
+        return rc;
+    }
+    store->settings = *next;
+    atomic_store_explicit(&store->search_timeout, next->search_timeout_ns, memory_order_relaxed);
+    return 0;
+}
+
+int lookup_store_apply(
+        struct lookup_store *store, const struct lookup_settings *settings, struct pnx_error *err) {
+    int rc = lookup_settings_check(settings, err);
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&store->mutex);
+    rc = apply_locked(store, settings, err);
+    pthread_mutex_unlock(&store->mutex);
+    return rc;
+}
+
+/* ---- looking inside ---- */
+
+void lookup_store_info(struct lookup_store *store, struct lookup_store_info *ret_info) {
+    const struct lookup_generation *generation = store->generation;
+    const struct lookup_manifest *manifest = &generation->manifest;
+    *ret_info = (struct lookup_store_info){
+            .generation = generation->number,
+            .documents = manifest->documents,
+            .text_bytes = manifest->text_bytes,
+            .index_bytes = manifest->index_bytes,
+            .files = manifest->files,
+            .binary = manifest->binary,
+            .unreadable = manifest->unreadable,
+            .empty = manifest->empty,
+            .truncated = manifest->truncated,
+            .built = generation->built,
+            .build_ns = (pnx_ns)manifest->build_ms * PNX_MS,
+            .searches = atomic_load_explicit(&store->searches, memory_order_relaxed),
+            .database_reads = atomic_load_explicit(&store->database_reads, memory_order_relaxed),
+    };
+}
+
+struct pnx_pool *lookup_store_pool(struct lookup_store *store) {
+    return store->pool;
+}
+
+struct pnx_cache *lookup_store_cache(struct lookup_store *store) {
+    return store->cache;
+}
+
+struct pnx_budget *lookup_store_budget(struct lookup_store *store) {
+    return store->budget;
+}
