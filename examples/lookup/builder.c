@@ -21,7 +21,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PROGRESS_NS  (50 * PNX_MS)
 #define REPORTED_MAX 5u /* unreadable files that are logged one by one */
 
 /* hashsize: words held in memory before a segment is written (16 MiB; twice that brings nothing). */
@@ -91,7 +90,7 @@ static int report(struct work *work, enum lookup_phase phase) {
     if (!build->progress)
         return 0;
     pnx_ns now = lookup_now(build->env);
-    if (work->progress.phase == phase && now - work->reported < PROGRESS_NS)
+    if (work->progress.phase == phase && now - work->reported < LOOKUP_PROGRESS_NS)
         return 0;
     work->progress.phase = phase;
     work->reported = now;

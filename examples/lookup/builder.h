@@ -14,6 +14,7 @@
 #include "manifest.h"
 #include "store.h"
 
+#define LOOKUP_PROGRESS_NS (50 * PNX_MS)
 #define LOOKUP_TEXTS_MAGIC "PNXTEXT1"
 
 struct lookup_build {

@@ -76,7 +76,7 @@ static uint64_t get(const struct lookup_settings *from, const struct setting *se
 
 static bool in_range(const struct setting *setting, uint64_t number) {
     bool never = setting->offset == offsetof(struct lookup_settings, cache_ttl_ns) &&
-            number == (uint64_t)PNX_NEVER;
+                 number == (uint64_t)PNX_NEVER;
     return never || (number >= setting->min && number <= setting->max);
 }
 

@@ -45,17 +45,27 @@ static int open_budget(
 }
 
 /* The progress of a scan, as progress of the whole. */
+struct scan {
+    const struct lookup_store_opts *opts;
+    pnx_ns due;
+};
+
 static int on_scan(void *ctx, uint64_t files) {
-    const struct lookup_store_opts *opts = ctx;
+    struct scan *scan = ctx;
+    pnx_ns now = lookup_now(scan->opts->env);
+    if (!scan->opts->progress || now < scan->due)
+        return 0;
+    scan->due = now + LOOKUP_PROGRESS_NS;
     struct lookup_progress progress = {.phase = LOOKUP_PHASE_SCAN, .files_done = files};
-    return opts->progress ? opts->progress(opts->progress_ctx, &progress) : 0;
+    return scan->opts->progress(scan->opts->progress_ctx, &progress);
 }
 
 static int open_generation(
         struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
     struct lookup_corpus *corpus = NULL;
+    struct scan scan = {.opts = opts};
     int rc = lookup_corpus_scan(opts->corpus, opts->max_files ? opts->max_files : FILES_DEFAULT,
-            on_scan, (void *)opts, err, &corpus);
+            on_scan, &scan, err, &corpus);
     if (rc)
         return rc;
     struct lookup_generation_opts work = {

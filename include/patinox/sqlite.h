@@ -18,7 +18,7 @@
  *       -ETIMEDOUT; there is one absolute deadline, and a step never begins anew with a full timeout.
  *   P3  A statement that was handed out is not handed out again, nor finalized, until it is finished or the
  *       connection goes back.
- *   P4  Every statement of a connection is finalized when it is closed, also those that a borrower forgot.
+ *   P4  Every statement that pnx_sqlite_prepare() made is finalized when its connection is closed, finished or not.
  *   P5  A check fails when the file cannot be read, is no database, or has been moved, deleted or replaced.
  *   P6  In a forked child nothing of SQLite is called for a connection of the parent.
  */

@@ -233,14 +233,27 @@ static int open_handle(struct pnx_sqlite_conn *conn, struct pnx_error *err) {
     return configure(conn, err);
 }
 
+/*
+ * Busy means that a borrower left a statement, blob or backup of its own.  Which statements are a borrower's and which
+ * a virtual table's cannot be told, so none is finalized here; SQLite keeps the handle until the last is.
+ */
+static void close_handle(struct pnx_sqlite_conn *conn) {
+    if (sqlite3_close(conn->handle) == SQLITE_OK)
+        return;
+    conn->counts[PNX_SQLITE_STAT_left_open]++;
+    pnx__log(&conn->source->env, PNX_LOG_WARNING,
+            "sqlite %s: a borrower left a statement, blob or backup open; its connection stays "
+            "open",
+            conn->source->name);
+    sqlite3_close_v2(conn->handle);
+}
+
 /* Frees everything that a connection has, half-built ones included. */
 static void destroy(struct pnx_sqlite_conn *conn) {
     struct pnx_sqlite *source = conn->source;
     if (conn->handle) {
         pnx__sqlite_statements_free(conn);
-        /* Busy only when a borrower left a blob or a backup open: then SQLite frees the handle with the last. */
-        if (sqlite3_close(conn->handle) != SQLITE_OK)
-            sqlite3_close_v2(conn->handle);
+        close_handle(conn);
     }
     pnx__sqlite_fold(conn);
     pnx__free(&source->env, conn->entries, source->statements, sizeof(*conn->entries));
@@ -306,13 +319,13 @@ static int run_check(struct pnx_sqlite_conn *conn) {
 }
 
 int pnx__sqlite_check(void *ctx, void *resource, pnx_ns deadline) {
-    struct pnx_sqlite *source = ctx;
+    (void)ctx;
     struct pnx_sqlite_conn *conn = resource;
     pnx__sqlite_begin(conn, deadline);
     int rc = run_check(conn);
     pnx__sqlite_begin(conn, PNX_NEVER);
     if (rc)
-        pnx__sqlite_count(source, PNX_SQLITE_STAT_check_failed, 1);
+        conn->counts[PNX_SQLITE_STAT_check_failed]++;
     return rc;
 }
 
@@ -338,8 +351,9 @@ int pnx__sqlite_reset(void *ctx, void *resource, pnx_ns deadline) {
 }
 
 void pnx__sqlite_close(void *ctx, void *resource, pnx_ns deadline) {
+    (void)ctx;
     struct pnx_sqlite_conn *conn = resource;
-    pnx__sqlite_count(ctx, PNX_SQLITE_STAT_open, (uint64_t)-1);
+    pnx__sqlite_count(conn->source, PNX_SQLITE_STAT_open, (uint64_t)-1);
     /* The last connection to leave writes the log back into the database: no longer than this. */
     pnx__sqlite_begin(conn, deadline);
     destroy(conn);
@@ -352,8 +366,9 @@ void pnx__sqlite_abandon(void *ctx, void *resource) {
      * close-on-exec.  What is ours is given back.
      */
     struct pnx_sqlite_conn *conn = resource;
+    (void)ctx;
     conn->handle = NULL;
-    pnx__sqlite_count(ctx, PNX_SQLITE_STAT_open, (uint64_t)-1);
+    pnx__sqlite_count(conn->source, PNX_SQLITE_STAT_open, (uint64_t)-1);
     for (uint32_t i = 0; i < conn->source->statements; i++)
         pnx__strfree(&conn->source->env, conn->entries[i].sql);
     destroy(conn);

@@ -88,7 +88,7 @@ int pnx__sqlite_fail(struct pnx_sqlite_conn *conn, int result, struct pnx_error 
 /* Resets all statements of the connection, foreign ones included, and takes back those that are out. */
 void pnx__sqlite_statements_reset(struct pnx_sqlite_conn *conn);
 
-/* Finalizes all statements of the connection, foreign ones included, and frees the cache. */
+/* Finalizes the statements of the cache. */
 void pnx__sqlite_statements_free(struct pnx_sqlite_conn *conn);
 
 /* What a pool calls. */

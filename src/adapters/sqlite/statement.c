@@ -176,7 +176,10 @@ void pnx__sqlite_statements_reset(struct pnx_sqlite_conn *conn) {
         if (conn->entries[i].out)
             keep(&conn->entries[i]);
     }
-    /* Those that a borrower prepared past us, and forgot. */
+    /*
+     * Those that a borrower prepared past us, and forgot.  Virtual tables have statements of their own, which look
+     * the same: a reset does them no harm, but finalizing them would.
+     */
     sqlite3_stmt *stmt = NULL;
     while ((stmt = sqlite3_next_stmt(conn->handle, stmt))) {
         if (sqlite3_stmt_busy(stmt))
@@ -187,7 +190,4 @@ void pnx__sqlite_statements_reset(struct pnx_sqlite_conn *conn) {
 void pnx__sqlite_statements_free(struct pnx_sqlite_conn *conn) {
     for (uint32_t i = 0; conn->entries && i < conn->source->statements; i++)
         drop(conn, &conn->entries[i]);
-    sqlite3_stmt *stmt;
-    while ((stmt = sqlite3_next_stmt(conn->handle, NULL)))
-        sqlite3_finalize(stmt);
 }
