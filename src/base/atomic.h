@@ -52,6 +52,26 @@ struct pnx_atomic_site {
 #define PNX_ORDER(site, declared_order) (declared_order)
 #endif
 
+#if defined(__SANITIZE_THREAD__)
+#define PNX_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define PNX_TSAN 1
+#endif
+#endif
+#ifdef PNX_TSAN
+/*
+ * TSan does not understand fences.  A read-modify-write of one word by all of them orders at least what the
+ * fences order, so nothing is reported that is right; a race that only a missing fence allows is the
+ * explorer's to find.
+ */
+__attribute__((weak, visibility("hidden"))) struct pnx_a32 pnx__tsan_fence;
+#define PNX_THREAD_FENCE(order) \
+    ((void)(order), (void)__atomic_fetch_add(&pnx__tsan_fence.v, 0, __ATOMIC_SEQ_CST))
+#else
+#define PNX_THREAD_FENCE(order) __atomic_thread_fence(order)
+#endif
+
 #ifdef PNX_ATOMIC_SITES
 #include "base/atomic_sites.h"
 #else
@@ -75,7 +95,7 @@ struct pnx_atomic_site {
 #define pnx_cas_acquire(word, expected, desired, order, site) \
     __atomic_compare_exchange_n( \
             &(word)->v, (expected), (desired), false, PNX_ORDER(site, order), __ATOMIC_ACQUIRE)
-#define pnx_fence(order, site) __atomic_thread_fence(PNX_ORDER(site, order))
+#define pnx_fence(order, site) PNX_THREAD_FENCE(PNX_ORDER(site, order))
 #endif
 
 /*

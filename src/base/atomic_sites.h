@@ -91,16 +91,16 @@ PNX_SITED_INLINE void pnx_sited_fence(int order) {
                         : "memory"); /* keeps the compiler from saying that it does nothing */
         break;
     case __ATOMIC_ACQUIRE:
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        PNX_THREAD_FENCE(__ATOMIC_ACQUIRE);
         break;
     case __ATOMIC_RELEASE:
-        __atomic_thread_fence(__ATOMIC_RELEASE);
+        PNX_THREAD_FENCE(__ATOMIC_RELEASE);
         break;
     case __ATOMIC_ACQ_REL:
-        __atomic_thread_fence(__ATOMIC_ACQ_REL);
+        PNX_THREAD_FENCE(__ATOMIC_ACQ_REL);
         break;
     default:
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        PNX_THREAD_FENCE(__ATOMIC_SEQ_CST);
         break;
     }
 }
