@@ -203,35 +203,44 @@ static int check_open(struct lookup_store *store, pnx_ns *timeout, struct pnx_er
     return 0;
 }
 
+/* Fills the key; returns its size. */
+static size_t make_key(const struct search *search, struct key *key) {
+    key->head = (struct key_head){.generation = search->store->generation->number,
+            .limit = search->limit,
+            .offset = search->offset};
+    memcpy(key->text, search->query->text, search->query->size);
+    return sizeof(key->head) + search->query->size;
+}
+
+/* Makes the answer of what the cache gave; takes the reference. */
+static struct lookup_answer answer_of(const struct pnx_cache_ref *ref) {
+    struct value_head head;
+    const char *data = pnx_cache_ref_data(ref);
+    memcpy(&head, data, sizeof(head));
+    return (struct lookup_answer){
+            .results = data + sizeof(head),
+            .results_size = pnx_cache_ref_size(ref) - sizeof(head),
+            .total = head.total,
+            .cached = ref->source == PNX_CACHE_FOUND,
+            .hold = *ref,
+    };
+}
+
 static int ask_cache(struct search *search, pnx_ns timeout, struct lookup_answer *ret_answer) {
     struct lookup_store *store = search->store;
-    const struct lookup_query *query = search->query;
-    struct key key = {
-            .head = {.generation = store->generation->number,
-                    .limit = search->limit,
-                    .offset = search->offset},
-    };
-    memcpy(key.text, query->text, query->size);
+    struct key key;
+    size_t key_size = make_key(search, &key);
     struct pnx_cache_ref ref = {0};
     struct pnx_error why = {0};
     int rc = pnx_cache_get_or_load(
-            store->cache, &key, sizeof(key.head) + query->size, load, search, timeout, &why, &ref);
+            store->cache, &key, key_size, load, search, timeout, &why, &ref);
     if (rc) {
         /* What went wrong in the loader is more to the point than that it failed. */
         if (search->err && search->err->code != rc)
             *search->err = why;
         return rc;
     }
-    struct value_head head;
-    const char *data = pnx_cache_ref_data(&ref);
-    memcpy(&head, data, sizeof(head));
-    *ret_answer = (struct lookup_answer){
-            .results = data + sizeof(head),
-            .results_size = pnx_cache_ref_size(&ref) - sizeof(head),
-            .total = head.total,
-            .cached = ref.source == PNX_CACHE_FOUND,
-            .hold = ref,
-    };
+    *ret_answer = answer_of(&ref);
     return 0;
 }
 
@@ -253,6 +262,30 @@ int lookup_store_search(struct lookup_store *store, const char *text, size_t siz
     if (rc && err)
         *err = why;
     return rc;
+}
+
+int lookup_store_search_cached(struct lookup_store *store, const char *text, size_t size,
+        uint32_t limit, uint32_t offset, struct pnx_error *err, struct lookup_answer *ret_answer) {
+    struct lookup_query query;
+    pnx_ns timeout = 0;
+    int rc = check_open(store, &timeout, err);
+    if (!rc)
+        rc = check_page(&limit, offset, err);
+    if (!rc)
+        rc = lookup_query_parse(text, size, err, &query);
+    if (rc)
+        return rc;
+    struct search search = {.store = store, .query = &query, .limit = limit, .offset = offset};
+    struct key key;
+    size_t key_size = make_key(&search, &key);
+    struct pnx_cache_ref ref = {0};
+    rc = pnx_cache_get(store->cache, &key, key_size, &ref);
+    if (rc)
+        return rc;
+    ref.source = PNX_CACHE_FOUND;
+    atomic_fetch_add_explicit(&store->searches, 1, memory_order_relaxed);
+    *ret_answer = answer_of(&ref);
+    return 0;
 }
 
 void lookup_answer_release(struct lookup_answer *answer) {

@@ -135,6 +135,14 @@ PNX_NODISCARD int lookup_store_search(struct lookup_store *store, const char *qu
         size_t query_size, uint32_t limit, uint32_t offset, pnx_ns timeout, struct pnx_error *err,
         struct lookup_answer *ret_answer);
 
+/*
+ * The same from the cache only: never blocks, never asks the database.  -ENOENT when the answer is not there (ask
+ * lookup_store_search() then), -EINVAL, -EFBIG, -ERANGE, -ESHUTDOWN.  Counts as a search only when it finds one.
+ */
+PNX_NODISCARD int lookup_store_search_cached(struct lookup_store *store, const char *query,
+        size_t query_size, uint32_t limit, uint32_t offset, struct pnx_error *err,
+        struct lookup_answer *ret_answer);
+
 /* Gives the answer back; clears it.  An empty (zeroed) one is fine. */
 void lookup_answer_release(struct lookup_answer *answer);
 
