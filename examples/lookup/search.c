@@ -232,8 +232,7 @@ static int ask_cache(struct search *search, pnx_ns timeout, struct lookup_answer
     size_t key_size = make_key(search, &key);
     struct pnx_cache_ref ref = {0};
     struct pnx_error why = {0};
-    int rc = pnx_cache_get_or_load(
-            store->cache, &key, key_size, load, search, timeout, &why, &ref);
+    int rc = pnx_cache_get_or_load(store->cache, &key, key_size, load, search, timeout, &why, &ref);
     if (rc) {
         /* What went wrong in the loader is more to the point than that it failed. */
         if (search->err && search->err->code != rc)
