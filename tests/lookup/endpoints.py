@@ -18,19 +18,19 @@ from service import SLOW
 
 class Search(service.SharedCase):
     def test_search_answers_with_the_documents_that_match(self):
-        answer = self.service.search("number42")
+        answer = self.service.search("number0042")
         self.assertEqual(answer.status, 200)
         self.assertEqual(answer.headers["Content-Type"], "application/json")
         body = answer.json()
         self.assertEqual(list(body), ["query", "total", "took_us", "cached", "results"])
-        self.assertEqual(body["query"], "number42")
+        self.assertEqual(body["query"], "number0042")
         self.assertEqual(body["total"], 1)
         self.assertIsInstance(body["took_us"], int)
         result = body["results"][0]
         self.assertEqual(set(result), {"id", "title", "path", "snippet"})
         self.assertTrue(result["path"].endswith("file42.txt"))
         self.assertIn("Document 42", result["title"])
-        self.assertIn("number42", result["snippet"])
+        self.assertIn("number0042", result["snippet"])
 
     def test_search_repeated_is_cached_with_the_same_results(self):
         first = self.service.search("cedar lantern").json()
@@ -90,7 +90,7 @@ class Search(service.SharedCase):
 class Documents(service.SharedCase):
     def setUp(self):
         super().setUp()
-        result = self.service.search("number42").json()["results"][0]
+        result = self.service.search("number0042").json()["results"][0]
         self.document = f"/documents/{result['id']}"
         with open(f"{self.corpus}/part0/file42.txt", "rb") as file:
             self.text = file.read()
@@ -107,9 +107,9 @@ class Documents(service.SharedCase):
         self.assertEqual(answer.body.strip(), self.text.strip())
 
     def test_document_of_a_gzip_file_is_its_decompressed_text(self):
-        result = self.service.search("number43").json()["results"][0]
+        result = self.service.search("number0043").json()["results"][0]
         self.assertTrue(result["path"].endswith(".gz"))
-        self.assertIn(b"number43", self.service.get(f"/documents/{result['id']}").body)
+        self.assertIn(b"number0043", self.service.get(f"/documents/{result['id']}").body)
 
     def test_document_etag_is_strong_and_spares_the_body(self):
         etag = self.get().headers["ETag"]
@@ -252,9 +252,9 @@ class Connections(service.SharedCase):
 
     def test_pipelined_requests_are_answered_in_order(self):
         out = self.service.raw(b"".join(
-            f"GET /search?q=number{n} HTTP/1.1\r\nHost: x\r\n{'Connection: close' if n == 9 else 'A: b'}\r\n\r\n".encode()
+            f"GET /search?q=number{n:04d} HTTP/1.1\r\nHost: x\r\n{'Connection: close' if n == 9 else 'A: b'}\r\n\r\n".encode()
             for n in range(10)))
-        self.assertEqual(re.findall(rb'"query":"number(\d)"', out), [str(n).encode() for n in range(10)])
+        self.assertEqual(re.findall(rb'"query":"number(\d+)"', out), [b"%04d" % n for n in range(10)])
 
     def test_absolute_form_of_the_url_is_understood(self):
         out = self.service.raw(b"GET http://localhost/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -274,7 +274,7 @@ class Life(service.Case):
         second = self.start()
         self.assertLess(second.serving_after, 3 * SLOW)
         self.assertFalse(any("indexing:" in line for line in second.err), second.err)
-        self.assertEqual(second.search("number7").json()["total"], 1)
+        self.assertEqual(second.search("number0007").json()["total"], 1)
         self.assert_clean_end(second)
 
     def test_end_prints_the_report_and_exits_with_0(self):
@@ -311,7 +311,7 @@ class Life(service.Case):
         self.assertEqual(status, 0, server.err)
         self.assertFalse(any("serving" in line for line in server.out), "too fast to be stopped")
         again = self.start(corpus=corpus)
-        self.assertEqual(again.search("number77").json()["total"], 1)
+        self.assertEqual(again.search("number0077").json()["total"], 1)
         self.assert_clean_end(again)
 
     def test_settings_are_reloaded_when_the_file_changes(self):

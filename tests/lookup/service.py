@@ -39,12 +39,12 @@ def wait_for(what, check, seconds=20):
 
 
 def make_corpus(folder, count=300, seed=1):
-    """Writes count text files, every tenth gzipped; document n holds the word "number<n>" and some of WORDS."""
+    """Writes count text files, every tenth gzipped; document n holds the word "number<n>" (of 4 digits) and some of WORDS."""
     source = random.Random(seed)
     os.makedirs(folder, exist_ok=True)
     for n in range(count):
         words = [source.choice(WORDS) for _ in range(source.randrange(30, 300))]
-        words.insert(len(words) // 2, f"number{n}")
+        words.insert(len(words) // 2, f"number{n:04d}")
         lines = [" ".join(words[i:i + 12]) for i in range(0, len(words), 12)]
         text = (f"Document {n} about {words[0]}\n\n" + "\n".join(lines) + "\n").encode()
         path = os.path.join(folder, f"part{n % 7}", f"file{n}.txt")

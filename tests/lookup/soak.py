@@ -35,7 +35,7 @@ class Client(threading.Thread):
             return f"/search?q={words}&offset={self.random.randrange(3)}"
         if kind < 0.85:
             return f"/documents/{self.random.randrange(1, 300)}"
-        return self.random.choice(("/health", "/metrics", "/stats.json", "/", f"/search?q=number{self.random.randrange(300)}"))
+        return self.random.choice(("/health", "/metrics", "/stats.json", "/", f"/search?q=number{self.random.randrange(300):04d}"))
 
     def leave_early(self):
         """Sends part of a request, or does not wait for its answer."""
