@@ -90,7 +90,8 @@ struct pnx_reclaimer {
     size_t size;      /* sizeof(struct pnx_reclaimer) */
     const char *name; /* static */
     /* Tries to free (and uncharge) want bytes; returns what it believes to have freed; must not wait for a lock
-     * that may be held by a thread that charges. */
+     * that may be held by a thread that charges.  It must return: one that throws, or ends its thread, aborts
+     * the process. */
     size_t (*reclaim)(void *ctx, size_t want);
     void *ctx;
     uint32_t priority; /* free lists 10, caches 20 (the default for 0), allocator purges 90 */

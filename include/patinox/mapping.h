@@ -119,7 +119,7 @@ PNX_API size_t pnx_mapping_size(const struct pnx_mapping *mapping);
  * Asks whether the file is still as it was when it was opened: the same size, modification time and identity.
  * One fstat; does not look at the path, so a file that was replaced by rename() is unchanged: the mapping has
  * the old one, whole.  A change within one tick of the file system's clock (some ms) may be missed.
- * 0 unchanged, -ESTALE changed, -ENOTSUP for a pipe, -EIO and the like when the system cannot tell.
+ * 0 unchanged, -ESTALE changed, -ENOTSUP for a pipe or a file of /proc, -EIO and the like when the system cannot tell.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_changed(struct pnx_mapping *mapping);
 

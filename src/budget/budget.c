@@ -429,12 +429,7 @@ static void soften(struct pnx_budget *budget) {
         if (!due)
             continue;
         size_t fell;
-        pnx__budget_shrink(level, target, false, &fell);
-        pnx__mutex_lock(&tree->lock);
-        /* What could not be freed now will not be there for the next charge either: wait for a change. */
-        if (level->soft && level->used > level->soft)
-            level->ask_from = level->used + level->soft / 16;
-        pnx__mutex_unlock(&tree->lock);
+        (void)pnx__budget_shrink(level, target, false, &fell);
     }
 }
 
@@ -470,6 +465,8 @@ int pnx_budget_charge(struct pnx_budget *budget, size_t bytes, uint32_t flags) {
     if (is_off(budget) || bytes == 0)
         return 0;
     bool may_call = !(flags & PNX_CHARGE_NO_RECLAIM) && pnx__budget_may_reclaim();
+    if (may_call)
+        pnx__mutex_assert_none_held();
     struct pnx_budget_tree *tree = budget->tree;
     bool after = false;
     int rc;

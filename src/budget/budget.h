@@ -63,7 +63,7 @@ struct pnx_budget {
     size_t used;
     size_t soft;     /* 0: none */
     size_t hard;     /* 0: none */
-    size_t ask_from; /* after a futile soft reclaim: usage from which the next one is worth a try */
+    size_t ask_from; /* after a futile reclaim: usage from which a soft one is worth a try again */
     bool pressed;    /* over soft, and not yet back at seven eighths of it */
     bool refusing;   /* a charge was refused here since usage was last below that */
     bool dying;      /* refs and own were 0: one thread is taking it down */

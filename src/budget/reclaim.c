@@ -13,6 +13,7 @@
  *       called again; removed from inside itself it is not called again.
  *   P5  A reclaim ends: two rounds that free less than a sixteenth of what was wanted end it.
  *   P6  A thread that is inside a reclaimer calls none.
+ *   P7  A reclaimer that does not return (it throws, or ends its thread) aborts the process.
  */
 #include "budget/budget.h"
 
@@ -20,6 +21,8 @@
 #include "os/clock.h"
 #include "os/futex.h"
 #include "os/thread.h"
+
+#include <stdlib.h>
 
 #define DEFAULT_PRIORITY 20
 #define FUTILE_ROUNDS    2
@@ -78,9 +81,16 @@ static void free_handle(struct pnx_reclaimer_handle *handle) {
     pnx_budget_release(&budget);
 }
 
+/* A C++ exception, or the end of the thread, would leave the tree in the middle of a reclaim. */
+static void check_returned(const bool *returned) {
+    if (!*returned)
+        abort(); /* P7 */
+}
+
 /* Calls one reclaimer, unlocked. */
 static void call_locked(struct pnx_budget *top, struct pnx_reclaimer_handle *handle,
         struct pnx_thread *self, size_t want) {
+    bool returned __attribute__((cleanup(check_returned))) = false;
     struct pnx_budget_tree *tree = top->tree;
     handle->runner = self->id;
     handle->runner_generation = tree->reclaim_generation;
@@ -89,6 +99,7 @@ static void call_locked(struct pnx_budget *top, struct pnx_reclaimer_handle *han
     pnx__mutex_assert_none_held();
     self->reclaim_depth++;
     handle->reclaimer.reclaim(handle->reclaimer.ctx, want);
+    returned = true;
     self->reclaim_depth--;
     pnx__mutex_lock(&tree->lock);
     handle->runner = 0;
@@ -140,6 +151,9 @@ static bool rounds_locked(
     }
     if (top->used > target && asked_ever > 0)
         pnx_owner_add(&top->values.futile_reclaims, 1);
+    /* What could not be freed now will not be there for the next charge either: wait for a change. */
+    if (top->soft && top->used > top->soft && top->used > target)
+        top->ask_from = top->used + top->soft / 16;
     return top->used <= target;
 }
 

@@ -114,7 +114,10 @@ static int64_t read_some(const struct pnx_mapping *mapping, size_t done, size_t 
     unsigned char *to = mapping->base + lead(mapping) + done;
     if (mapping->info.kind == PNX_FILE_PIPE)
         return pnx__os_read(mapping->fd, to, n);
-    return pnx__os_pread(mapping->fd, to, n, mapping->offset + done);
+    int64_t rc = pnx__os_pread(mapping->fd, to, n, mapping->offset + done);
+    if (rc == -ESPIPE && mapping->offset == 0) /* some kernel files can only be read on */
+        rc = pnx__os_read(mapping->fd, to, n);
+    return rc;
 }
 
 /* Reads into a growing buffer until the end, or until most bytes are there. */

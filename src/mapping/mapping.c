@@ -220,7 +220,8 @@ int pnx_mapping_changed(struct pnx_mapping *mapping) {
     struct pnx_file_info now;
     if (!mapping)
         return -EINVAL;
-    if (mapping->fd < 0)
+    /* Files of /proc have bytes and no size, and times that say nothing. */
+    if (mapping->fd < 0 || (mapping->info.size == 0 && mapping->size > 0))
         return -ENOTSUP;
     int rc = pnx__os_fstat(mapping->fd, &now);
     if (rc)

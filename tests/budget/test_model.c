@@ -278,6 +278,7 @@ struct crowd {
     uint64_t cached; /* atomic: bytes that the shared reclaimer can give back */
     uint64_t granted;
     uint64_t refused;
+    uint64_t seed;
     unsigned rounds;
     int done; /* atomic: threads that have ended */
 };
@@ -309,7 +310,7 @@ static void check_crowd(struct crowd *crowd) {
 
 static void jostle(unsigned index, void *ctx) {
     struct crowd *crowd = ctx;
-    uint64_t state = test_seed() + index;
+    uint64_t state = crowd->seed + index;
     size_t mine = 0;
     for (unsigned i = 0; i < crowd->rounds; i++) {
         size_t bytes = 1 + test_random(&state) % 2000;
@@ -347,7 +348,7 @@ static void jostle(unsigned index, void *ctx) {
 }
 
 TEST_LIMIT(p1_p2_hold_at_every_moment_with_threads, 120) {
-    struct crowd crowd = {.rounds = test_slow() ? 3000 : 40000};
+    struct crowd crowd = {.seed = test_seed(), .rounds = test_slow() ? 3000 : 40000};
     struct pnx_reclaimer_handle *handle = NULL;
     CHECK_EQ(pnx_budget_create(
                      PNX_BUDGET_OPTS(.parent = pnx_budget_off(), .hard = 40000), NULL, &crowd.root),

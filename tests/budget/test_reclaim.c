@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <unistd.h>
 
 /* A holder of charged bytes that gives up to step bytes back each time it is asked. */
@@ -477,6 +478,30 @@ TEST(every_failed_allocation_leaves_nothing_behind) {
     test_fail_each_allocation(&te, add_and_remove, NULL);
 }
 
+static void end_thread(struct holder *holder) {
+    (void)holder;
+    pthread_exit(NULL); /* unwinds through the library, as a C++ exception would */
+}
+
+static void *reclaim_and_vanish(void *ctx) {
+    struct holder holder = {.also = end_thread};
+    hold(&holder, ctx, 10, SIZE_MAX, 0);
+    pnx_budget_reclaim(ctx, 10);
+    return NULL;
+}
+
+static void vanish(void *ctx) {
+    pthread_t thread;
+    (void)ctx;
+    struct pnx_budget *budget = make(NULL, 0, 0);
+    CHECK_EQ(pthread_create(&thread, NULL, reclaim_and_vanish, budget), 0);
+    pthread_join(thread, NULL);
+}
+
+TEST(a_reclaimer_that_does_not_return_aborts) {
+    CHECK_EQ(test_child(vanish, NULL), -SIGABRT);
+}
+
 /* ---- with threads ---- */
 
 /* A reclaimer that stays inside until it is let out. */
@@ -599,6 +624,31 @@ TEST(a_soft_limit_does_not_wait_for_another_threads_reclaim) {
     pnx_budget_uncharge(budget, 10);
     pnx_budget_remove_reclaimer(&gate.holder.handle);
     pnx_budget_release(&budget);
+}
+
+TEST(a_soft_reclaim_that_found_the_tree_busy_is_made_up_for) {
+    struct pnx_budget *root = make(NULL, 0, 0);
+    struct pnx_budget *soft = make(root, 100, 0), *other = make(root, 0, 0);
+    struct gate gate;
+    struct holder holder = {0};
+    pthread_t reclaimer;
+    gate_init(&gate, other, 50);
+    hold(&holder, soft, 100, SIZE_MAX, 20);
+    CHECK_EQ(pthread_create(&reclaimer, NULL, reclaim_all, other), 0);
+    sem_wait(&gate.inside);
+    CHECK_EQ(pnx_budget_charge(soft, 1, 0), 0);
+    CHECK_EQ(holder.calls, 0); /* somebody else was at it */
+    sem_post(&gate.leave);
+    pthread_join(reclaimer, NULL);
+    CHECK_EQ(pnx_budget_charge(soft, 1, 0), 0);
+    CHECK_EQ(holder.calls, 1); /* not only when usage has risen by a sixteenth */
+    CHECK_EQ(stats_of(soft).used, 88);
+    pnx_budget_uncharge(soft, 2);
+    let_go(&holder);
+    pnx_budget_remove_reclaimer(&gate.holder.handle);
+    pnx_budget_release(&soft);
+    pnx_budget_release(&other);
+    pnx_budget_release(&root);
 }
 
 struct forked {

@@ -228,6 +228,7 @@ TEST(files_of_proc_and_sys_are_copied_whole) {
         CHECK_EQ(pnx_mapping_open(paths[i], NULL, NULL, &mapping), 0);
         CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_COPY);
         CHECK(pnx_mapping_size(mapping) > 0);
+        CHECK_EQ(pnx_mapping_changed(mapping), -ENOTSUP);
         pnx_mapping_release(&mapping);
     }
     int fd = open("/proc/version", O_RDONLY | O_CLOEXEC);
@@ -332,7 +333,7 @@ TEST(a_pipe_takes_a_length_but_no_offset) {
     CHECK_STR(err.field, "offset");
 }
 
-TEST(p4_copies_stop_at_copy_max_whatever_their_source) {
+TEST(copies_stop_at_copy_max_whatever_their_source) {
     struct pnx_mapping *mapping = NULL;
     struct pnx_error err = {0};
     signal(SIGPIPE, SIG_IGN);
@@ -496,6 +497,17 @@ TEST(each_call_may_fail_at_any_point_without_a_leak) {
             break;
         CHECK(nth < 100);
     }
+}
+
+TEST(kernel_files_without_offsets_are_read_on) {
+    if (!test_os_faults())
+        test_skip("this build cannot make system calls fail");
+    struct pnx_mapping *mapping = NULL;
+    test_os_fault("pread", 1, true, ESPIPE);
+    CHECK_EQ(pnx_mapping_open("/proc/version", NULL, NULL, &mapping), 0);
+    CHECK(test_os_fault_clear() > 0);
+    CHECK(pnx_mapping_size(mapping) > 10);
+    pnx_mapping_release(&mapping);
 }
 
 TEST(interrupted_reads_go_on) {
