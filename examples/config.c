@@ -119,6 +119,8 @@ int main(void) {
     write_file(path, "workers=2 greeting=moin\n");
     rc = pnx_config_reload(config, &err);
     show(config);
+    if (pnx_config_wait(config, 2, 0) == 0) /* a thread would wait here with a time limit */
+        puts("newer than version 2");
 
     struct pnx_config_stats stats = {.size = sizeof(stats)};
     pnx_config_stats(config, &stats);

@@ -42,6 +42,8 @@
     X(EEXIST, FAIL, "it exists already") \
     X(ERANGE, FAIL, "outside the range") \
     X(EFBIG, FAIL, "too large") \
+    X(ENAMETOOLONG, FAIL, "a name or path is too long") \
+    X(ELOOP, FAIL, "too many symbolic links") \
     X(ENOSPC, FALLBACK, "no space left") \
     X(EACCES, FAIL, "permission denied") \
     X(EPERM, FAIL, "not permitted") \

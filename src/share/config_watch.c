@@ -133,8 +133,8 @@ static int go(
         rc = ++walk->links > LINKS_MAX ? -ELOOP : follow(watcher, watcher->scratch);
         if (rc == 0)
             return 1;
-        if (rc != -ENOENT &&
-                rc != -EINVAL) /* those: replaced since lstat; the second walk will see */
+        /* -ELOOP: each link of the circle is watched.  -ENOENT, -EINVAL: replaced since lstat, see below. */
+        if (rc != -ELOOP && rc != -ENOENT && rc != -EINVAL)
             note_error(walk, rc);
         digest(walk, (uint64_t)(int64_t)rc, 0);
         return 0;

@@ -282,6 +282,7 @@ TEST(p1_a_weak_release_too_many_leaks) {
 struct race {
     struct thing *shared;
     struct pnx_weak weak;
+    uint64_t seed;
     int rounds;
     int drops;
     int upgraded;
@@ -290,7 +291,7 @@ struct race {
 
 static void churn(unsigned index, void *ctx) {
     struct race *race = ctx;
-    uint64_t state = test_seed() + index;
+    uint64_t state = race->seed + index;
     struct thing *mine = pnx_rc_ref(race->shared);
     for (int i = 0; i < race->rounds; i++) {
         struct pnx_weak weak = thing_weak(mine);
@@ -307,7 +308,7 @@ static void churn(unsigned index, void *ctx) {
 }
 
 TEST(p1_references_from_many_threads_are_counted_exactly) {
-    struct race race = {.rounds = test_slow() ? 5000 : 100000};
+    struct race race = {.seed = test_seed(), .rounds = test_slow() ? 5000 : 100000};
     use_env();
     race.shared = make(1, &race.drops);
     test_threads(4, churn, &race);

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Shared objects: references, weak references, copy on write, chains, flexible objects.
+ */
+#include <patinox/rc.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void must(int rc, const char *what) {
+    if (rc) {
+        fprintf(stderr, "%s: %s\n", what, pnx_strerror(rc));
+        exit(1);
+    }
+}
+
+/* ---- a kind of object: a node that owns its title and its next ---- */
+
+struct node {
+    char *title;
+    struct node *next;
+};
+
+static void node_drop(void *ctx, void *object) {
+    struct node *node = object;
+    (void)ctx;
+    free(node->title);
+    PNX_RC_CLEAR(node->next); /* a million of these need no deep stack */
+}
+
+static int node_clone(void *ctx, const void *object, void *ret_copy) {
+    const struct node *from = object;
+    struct node *to = ret_copy; /* zeroed */
+    (void)ctx;
+    to->title = strdup(from->title);
+    if (!to->title)
+        return -ENOMEM;
+    to->next = pnx_rc_ref(from->next);
+    return 0;
+}
+
+static const struct pnx_rc_type node_type =
+        PNX_RC_TYPE(struct node, .clone = node_clone, .drop = node_drop);
+PNX_RC_DEFINE(node, struct node, node_type) /* node_new, node_ref, node_release, ... */
+
+static struct node *make(const char *title, struct node *next) {
+    struct node *node = NULL;
+    must(node_new(&(struct node){.title = strdup(title), .next = next}, &node), "node_new");
+    return node;
+}
+
+static int retitle(void *ctx, void *object) {
+    struct node *node = object;
+    char *title = strdup(ctx);
+    if (!title)
+        return -ENOMEM;
+    free(node->title);
+    node->title = title;
+    return 0;
+}
+
+static void sharing(void) {
+    PNX_AUTO_RC struct node *a = make("first draft", NULL); /* let go at the end of the scope */
+    struct node *b = node_ref(a);
+    printf("a has %u references, unique: %s\n", pnx_rc_count(a), node_unique(a) ? "yes" : "no");
+
+    /* b wants to write: it gets a copy, since a shares the object. */
+    must(node_make_mut(&b), "make_mut");
+    must(retitle("second draft", b), "retitle");
+    printf("a is \"%s\", b is \"%s\"\n", a->title, b->title);
+
+    /* The same as one step that changes nothing when the edit fails. */
+    void *handle = b;
+    must(pnx_rc_update(&handle, retitle, "third draft"), "update");
+    b = handle;
+
+    /* In place, and only if nobody else could see it. */
+    struct node *c = node_ref(b);
+    printf("try_update while shared: %s\n", pnx_errname(pnx_rc_try_update(b, retitle, "x")));
+    node_release(&c);
+    must(pnx_rc_try_update(b, retitle, "final"), "try_update");
+    printf("b is \"%s\"\n", b->title);
+
+    must(node_copy(b, &c), "copy"); /* typed pnx_rc_clone() */
+    node_release(&c);
+    node_release(&b);
+}
+
+static void weak(void) {
+    struct node *a = make("watched", NULL);
+    PNX_AUTO_WEAK observer = node_weak(a);
+    PNX_AUTO_WEAK other = pnx_weak_ref(&observer);
+    struct node *held = node_upgrade(&observer);
+    printf("%u weak references; upgraded: %s\n", pnx_rc_weak_count(a), held->title);
+    node_release(&held);
+    node_release(&a);
+    printf("after the last release: %s\n", pnx_weak_upgrade(&other) ? "still there" : "gone");
+}
+
+/* ---- a flexible object, plain bytes: needs neither clone nor drop ---- */
+
+struct text {
+    size_t n;
+    char bytes[];
+};
+static const struct pnx_rc_type text_type = PNX_RC_TYPE(struct text);
+
+static void flexible(void) {
+    const char *words = "of any length";
+    void *object = NULL;
+    must(pnx_rc_new_flexible(&text_type, &(struct text){strlen(words)}, strlen(words) + 1, &object),
+            "new_flexible");
+    struct text *text = object;
+    strcpy(text->bytes, words);
+    printf("%s \"%s\", %zu bytes\n", pnx_rc_type_of(text)->name, text->bytes, pnx_rc_size(text));
+    PNX_RC_CLEAR(text);
+}
+
+static void chain(void) {
+    struct node *head = NULL;
+    for (int i = 0; i < 100000; i++)
+        head = make("link", head);
+    node_release(&head);
+    puts("a chain of 100000 is gone");
+}
+
+int main(void) {
+    sharing();
+    weak();
+    flexible();
+    chain();
+    printf("%llu objects leaked\n", (unsigned long long)pnx_rc_saturated());
+    return pnx_rc_saturated() != 0;
+}

@@ -1,0 +1,692 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* config: life, threads, callbacks, errors at creation; P1 and P3 of patinox/config.h. */
+#include "config_case.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+
+TEST(p1_creation_fails_with_the_precise_error) {
+    struct pnx_config *config = (struct pnx_config *)(uintptr_t)0x88;
+    struct pnx_error err = {0};
+    case_begin();
+    const char *path = test_path("c");
+    struct pnx_config_opts opts = case_opts(path);
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -ENOENT);
+    CHECK_STR(err.phase, "open");
+    CHECK_CONTAINS(err.message, "/c: there is no such thing");
+    put(path, "bad");
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), PNX_E_FORMAT);
+    CHECK_STR(err.phase, "parse");
+    CHECK_CONTAINS(err.message, "/c: line 1: \"bad\" is no number");
+    put(path, "1001");
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -ERANGE);
+    CHECK_STR(err.phase, "validate");
+    CHECK_CONTAINS(err.message, "/c: 1001 is over 1000");
+    opts.max_bytes = 3;
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -EFBIG);
+    CHECK_STR(err.phase, "read");
+    opts.max_bytes = 0;
+    opts.path = test_dir();
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -EISDIR);
+    opts.path = "";
+    CHECK(pnx_config_create(&opts, &err, &config) < 0);
+    CHECK(config == (struct pnx_config *)(uintptr_t)0x88);
+    CHECK_EQ(events_refused, 0);
+    test_env_check_empty(&te);
+}
+
+TEST(each_bad_option_is_named) {
+    struct pnx_config *config = NULL;
+    struct pnx_error err = {0};
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    CHECK_EQ(pnx_config_create(NULL, &err, &config), -EINVAL);
+    CHECK_STR(err.field, "path");
+    struct pnx_config_opts opts = case_opts(path);
+    opts.parse = NULL;
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -EINVAL);
+    CHECK_STR(err.field, "parse");
+    opts = case_opts(path);
+    opts.flags = 64;
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -EINVAL);
+    CHECK_STR(err.field, "flags");
+    opts = case_opts(path);
+    opts.reserved = 1;
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -EINVAL);
+    CHECK_STR(err.field, "reserved");
+    opts = case_opts(path);
+    opts.debounce_ns = 61 * PNX_SEC;
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -EINVAL);
+    CHECK_STR(err.field, "debounce_ns");
+    opts = case_opts(path);
+    opts.max_bytes = (size_t)2 << 30;
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -EINVAL);
+    CHECK_STR(err.field, "max_bytes");
+    opts = case_opts(path);
+    CHECK_EQ(pnx_config_create(&opts, &err, NULL), -EINVAL);
+    char *longer = malloc(5000);
+    memset(longer, 'a', 4999);
+    longer[4999] = '\0';
+    opts.path = longer;
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -ENAMETOOLONG);
+    free(longer);
+    CHECK_EQ(pnx_config_reload(NULL, &err), -EINVAL);
+    opts = case_opts(path);
+    opts.debounce_ns = opts.poll_ns = 0; /* the defaults */
+    opts.max_bytes = 0;
+    opts.name = NULL;
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), 0);
+    CHECK_EQ(pnx_config_status(config, NULL), -EINVAL);
+    CHECK_EQ(pnx_config_status(config, &(struct pnx_config_status){.size = 0}), -EINVAL);
+    CHECK_EQ(pnx_config_stats(config, NULL), -EINVAL);
+    case_end(&config);
+    pnx_config_release(&config);
+    pnx_config_release(NULL);
+}
+
+TEST(a_relative_path_survives_a_change_of_the_directory) {
+    case_begin();
+    CHECK(chdir(test_dir()) == 0);
+    put("c", "1");
+    struct pnx_config *config = case_create("./c", 0);
+    CHECK(chdir("/") == 0);
+    put(test_path("c"), "2");
+    case_settle(config);
+    CHECK_EQ(case_value(config), 2);
+    case_end(&config);
+}
+
+TEST(a_long_path_is_cut_at_its_beginning_in_messages) {
+    char dir[256], path[300];
+    case_begin();
+    snprintf(dir, sizeof(dir), "%s/%.100s", test_dir(),
+            "a-rather-long-name-of-a-directory-which-does-not-fit-into-a-message-"
+            "together-with-what-went-wrong");
+    CHECK(mkdir(dir, 0700) == 0);
+    snprintf(path, sizeof(path), "%s/settings.json", dir);
+    put(path, "bad");
+    struct pnx_config_opts opts = case_opts(path);
+    struct pnx_config *config = NULL;
+    struct pnx_error err;
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), PNX_E_FORMAT);
+    CHECK(strncmp(err.message, "...", 3) == 0);
+    CHECK_CONTAINS(err.message, "/settings.json: line 1: \"bad\" is no number");
+}
+
+/* ---- reload by hand ---- */
+
+TEST(reload_reads_at_once_and_publishes_even_the_same) {
+    struct pnx_error err = {0};
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config *config = case_create(path, PNX_CONFIG_NO_WATCH);
+    CHECK_EQ(case_status(config).watch, PNX_CONFIG_WATCH_NONE);
+    CHECK_EQ(pnx_config_fd(config), -ENOTSUP);
+    put(path, "2");
+    CHECK_EQ(case_tick(config), PNX_NEVER);
+    CHECK_EQ(case_value(config), 1);
+    CHECK_EQ(pnx_config_reload(config, &err), 0);
+    CHECK_EQ(case_value(config), 2);
+    CHECK_EQ(pnx_config_version(config), 2);
+    CHECK_EQ(pnx_config_reload(config, &err), 0);
+    CHECK_EQ(pnx_config_version(config), 3);
+    CHECK_EQ(changes, 2);
+    CHECK_EQ(events_changed, 2);
+    CHECK_EQ(case_status(config).changed_at, te.now);
+    CHECK_EQ(unlink(path), 0);
+    CHECK_EQ(pnx_config_reload(config, &err), -ENOENT);
+    CHECK_STR(err.phase, "open");
+    CHECK_EQ(case_value(config), 2);
+    CHECK_EQ(case_status(config).error.code, -ENOENT);
+    put(path, "bad");
+    CHECK_EQ(pnx_config_reload(config, NULL), PNX_E_FORMAT);
+    CHECK_EQ(pnx_config_reload(config, NULL), PNX_E_FORMAT);
+    CHECK_EQ(events_refused, 2); /* one a cause */
+    case_end(&config);
+}
+
+/* ---- callbacks ---- */
+
+static struct pnx_config *inside;
+static int inside_calls;
+
+static void reload_inside(void *ctx, const void *value, uint64_t version) {
+    struct pnx_error err;
+    (void)ctx;
+    inside_calls++;
+    CHECK_EQ(version, pnx_config_version(inside));
+    CHECK_EQ(case_value(inside), ((const struct number *)value)->value);
+    CHECK_EQ(pnx_config_reload(inside, &err), -EDEADLK);
+    CHECK_CONTAINS(err.message, "from inside a callback");
+    CHECK(case_tick(inside) > te.now);
+}
+
+static int reload_in_parse(
+        void *ctx, const char *text, size_t n, struct pnx_error *err, void **ret) {
+    if (inside)
+        CHECK_EQ(pnx_config_reload(inside, NULL), -EDEADLK);
+    return case_parse(ctx, text, n, err, ret);
+}
+
+TEST(p3_a_reload_from_inside_a_callback_is_refused) {
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config_opts opts = case_opts(path);
+    opts.on_change = reload_inside;
+    opts.parse = reload_in_parse;
+    CHECK_EQ(pnx_config_create(&opts, NULL, &inside), 0);
+    put(path, "2");
+    case_settle(inside);
+    CHECK_EQ(inside_calls, 1);
+    CHECK_EQ(pnx_config_reload(inside, NULL), 0);
+    CHECK_EQ(inside_calls, 2);
+    case_end(&inside);
+}
+
+static void release_inside(void *ctx, const void *value, uint64_t version) {
+    struct pnx_config **config = ctx;
+    (void)version;
+    inside_calls++;
+    pnx_config_release(config);
+    CHECK(*config == NULL);
+    CHECK_EQ(((const struct number *)value)->value, 2); /* still ours for this call */
+}
+
+static void check_release_inside(bool by_tick) {
+    struct pnx_config *config = NULL;
+    struct pnx_registry *registry = NULL;
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config_opts opts = case_opts(path);
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    opts.registry = registry;
+    opts.on_change = release_inside;
+    opts.ctx = &config;
+    CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
+    struct pnx_config *handle = config; /* the callback clears ours */
+    CHECK_EQ(pnx_registry_count(registry), 1);
+    put(path, "2");
+    if (by_tick) {
+        case_tick(handle);
+        test_env_advance(&te, DEBOUNCE);
+        pnx_config_tick(handle, te.now);
+    } else {
+        CHECK_EQ(pnx_config_reload(handle, NULL), 0);
+    }
+    CHECK_EQ(inside_calls, 1);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx_registry_release(&registry);
+    test_env_check_empty(&te);
+}
+
+TEST(p3_release_from_inside_a_callback_of_tick) {
+    check_release_inside(true);
+}
+
+TEST(p3_release_from_inside_a_callback_of_reload) {
+    check_release_inside(false);
+}
+
+/* ---- its own thread ---- */
+
+static struct pnx_config *create_threaded(
+        const char *path, pnx_config_change_fn *on_change, void *ctx) {
+    struct pnx_config_opts opts = case_opts(path);
+    struct pnx_config *config = NULL;
+    te.virtual_time = false;
+    opts.flags = PNX_CONFIG_THREAD;
+    opts.debounce_ns = 2 * PNX_MS;
+    opts.poll_ns = 5 * PNX_MS;
+    if (on_change)
+        opts.on_change = on_change;
+    opts.ctx = ctx;
+    CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
+    return config;
+}
+
+TEST(a_thread_of_its_own_loads_changes) {
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config *config = create_threaded(path, NULL, NULL);
+    CHECK_EQ(pnx_config_fd(config), -ENOTSUP);
+    CHECK_EQ(case_tick(config), PNX_NEVER);
+    for (long i = 2; i < 30; i++) {
+        uint64_t seen = pnx_config_version(config);
+        char text[32];
+        snprintf(text, sizeof(text), "%ld", i);
+        put_by_rename(path, text);
+        CHECK_EQ(pnx_config_wait(config, seen, 20 * PNX_SEC), 0);
+        CHECK_EQ(case_value(config), i);
+    }
+    put(path, "bad");
+    while (__atomic_load_n(&events_refused, __ATOMIC_RELAXED) == 0)
+        sched_yield();
+    CHECK_EQ(case_status(config).error.code, PNX_E_FORMAT);
+    CHECK_EQ(case_value(config), 29);
+    CHECK_EQ(pnx_config_wait(config, pnx_config_version(config), 0), -ETIMEDOUT);
+    case_end(&config);
+}
+
+TEST(a_thread_without_descriptors_polls) {
+    if (!test_os_faults())
+        test_skip("needs injected faults");
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    test_os_fault("eventfd", 1, true, EMFILE);
+    struct pnx_config *config = create_threaded(path, NULL, NULL);
+    CHECK_EQ(case_status(config).watch, PNX_CONFIG_WATCH_POLL);
+    CHECK_EQ(case_status(config).watch_error, -EMFILE);
+    put_by_rename(path, "2");
+    CHECK_EQ(pnx_config_wait(config, 1, 20 * PNX_SEC), 0);
+    CHECK_EQ(case_value(config), 2);
+    test_os_fault_clear();
+    case_end(&config);
+}
+
+TEST(a_thread_survives_a_failing_poll) {
+    if (!test_os_faults())
+        test_skip("needs injected faults");
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config_opts opts = case_opts(path);
+    struct pnx_config *config = NULL;
+    te.virtual_time = false;
+    opts.flags = PNX_CONFIG_THREAD | PNX_CONFIG_POLL;
+    opts.debounce_ns = opts.poll_ns = 2 * PNX_MS;
+    test_os_fault("poll", 1, true, ENOMEM);
+    CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
+    put_by_rename(path, "2");
+    CHECK_EQ(pnx_config_wait(config, 1, 20 * PNX_SEC), 0);
+    pnx_config_release(&config);
+    CHECK(test_os_fault_clear() > 0);
+    test_env_check_empty(&te);
+}
+
+TEST(no_thread_is_an_error_at_creation) {
+    if (!test_os_faults())
+        test_skip("needs injected faults");
+    struct pnx_config *config = NULL;
+    struct pnx_error err;
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config_opts opts = case_opts(path);
+    opts.flags = PNX_CONFIG_THREAD;
+    test_os_fault("pthread_create", 1, false, EAGAIN);
+    CHECK_EQ(pnx_config_create(&opts, &err, &config), -EAGAIN);
+    CHECK_STR(err.phase, "thread");
+    test_os_fault_clear();
+    test_env_check_empty(&te);
+}
+
+static void release_in_thread(void *ctx, const void *value, uint64_t version) {
+    struct pnx_config **config = ctx;
+    (void)value;
+    (void)version;
+    pnx_config_release(config);
+    __atomic_store_n(&inside_calls, 1, __ATOMIC_RELEASE);
+}
+
+TEST(p3_release_from_inside_the_threads_own_callback) {
+    struct pnx_config *config = NULL;
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    config = create_threaded(path, release_in_thread, &config);
+    put(path, "2");
+    while (!__atomic_load_n(&inside_calls, __ATOMIC_ACQUIRE))
+        sched_yield();
+    while (__atomic_load_n(&te.live_blocks, __ATOMIC_ACQUIRE) != 0)
+        sched_yield(); /* the thread frees it after the callback */
+}
+
+/* on_change that takes its time while another thread releases: the release waits. */
+struct slow_change {
+    pthread_barrier_t begun;
+    int ended;
+    struct pnx_config *config;
+};
+
+static void slow_change(void *ctx, const void *value, uint64_t version) {
+    struct slow_change *slow = ctx;
+    (void)version;
+    pthread_barrier_wait(&slow->begun);
+    for (int i = 0; i < 1000; i++) {
+        CHECK_EQ(((const struct number *)value)->value, 2);
+        sched_yield();
+    }
+    __atomic_store_n(&slow->ended, 1, __ATOMIC_RELAXED);
+}
+
+TEST(p3_release_waits_for_a_callback_on_the_thread) {
+    struct slow_change slow = {.ended = 0};
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    pthread_barrier_init(&slow.begun, NULL, 2);
+    struct pnx_config *config = create_threaded(path, slow_change, &slow);
+    put(path, "2");
+    pthread_barrier_wait(&slow.begun);
+    pnx_config_release(&config);
+    CHECK_EQ(__atomic_load_n(&slow.ended, __ATOMIC_RELAXED), 1);
+    test_env_check_empty(&te);
+}
+
+static void release_against_reload(unsigned index, void *ctx) {
+    struct slow_change *slow = ctx;
+    if (index == 0) {
+        CHECK_EQ(pnx_config_reload(slow->config, NULL), 0);
+        return;
+    }
+    struct pnx_config *config = slow->config;
+    pthread_barrier_wait(&slow->begun);
+    CHECK_EQ(pnx_config_reload(config, NULL) == 0, 1); /* waits its turn */
+}
+
+TEST(p3_reloads_from_two_threads_are_one_after_the_other) {
+    struct slow_change slow = {.ended = 0};
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "2");
+    pthread_barrier_init(&slow.begun, NULL, 2);
+    struct pnx_config_opts opts = case_opts(path);
+    te.virtual_time = false;
+    opts.on_change = NULL;
+    CHECK_EQ(pnx_config_create(&opts, NULL, &slow.config), 0);
+    pnx_config_release(&slow.config);
+    opts.ctx = &slow;
+    opts.on_change = slow_change;
+    CHECK_EQ(pnx_config_create(&opts, NULL, &slow.config), 0);
+    /* The second reload's on_change meets the barrier too: a third party lets it through. */
+    pthread_barrier_destroy(&slow.begun);
+    pthread_barrier_init(&slow.begun, NULL, 1);
+    test_threads(1, release_against_reload, &slow);
+    CHECK_EQ(pnx_config_version(slow.config), 2);
+    case_end(&slow.config);
+}
+
+struct hammer {
+    struct pnx_config *config;
+    const char *path;
+    uint64_t seed;
+    int rounds;
+    int writers;
+};
+
+static void order_check(void *ctx, const void *value, uint64_t version) {
+    static uint64_t last; /* one call at a time, so no atomic: TSan would tell */
+    (void)ctx;
+    (void)value;
+    CHECK_EQ(version, last ? last + 1 : 2);
+    last = version;
+}
+
+static void hammer(unsigned index, void *ctx) {
+    struct hammer *h = ctx;
+    uint64_t state = h->seed + index, last = 0;
+    if (index == 0) {
+        for (int i = 0; i < h->rounds; i++) {
+            char text[32];
+            uint64_t r = test_random(&state);
+            snprintf(text, sizeof(text), r % 4 == 0 ? "bad %d" : "%d", (int)(r % 1000));
+            if (r % 7 == 0)
+                unlink(h->path);
+            else if (r % 2)
+                put_by_rename(h->path, text);
+            else
+                put(h->path, text);
+        }
+        put_by_rename(h->path, "777");
+        CHECK_EQ(pnx_config_reload(h->config, NULL), 0);
+        __atomic_store_n(&h->writers, 0, __ATOMIC_RELEASE);
+        return;
+    }
+    while (__atomic_load_n(&h->writers, __ATOMIC_ACQUIRE)) {
+        uint64_t version;
+        PNX_AUTO_RC const struct number *number = pnx_config_load(h->config, &version);
+        CHECK(version >= last && number->value >= 0 && number->value <= 1000);
+        last = version;
+        if (index == 1)
+            (void)pnx_config_reload(h->config, NULL);
+        struct pnx_config_status status = case_status(h->config);
+        CHECK(status.version >= version || status.version + 1 == version);
+    }
+}
+
+TEST(p3_edits_reloads_loads_and_the_thread_together) {
+    struct hammer h = {.seed = test_seed(), .rounds = test_slow() ? 200 : 1000, .writers = 1};
+    case_begin();
+    h.path = test_path("c");
+    put(h.path, "1");
+    h.config = create_threaded(h.path, order_check, NULL);
+    test_threads(4, hammer, &h);
+    CHECK_EQ(case_value(h.config), 777);
+    struct pnx_config_stats stats = case_stats(h.config);
+    CHECK_EQ(stats.version, 1 + stats.changes);
+    case_end(&h.config);
+}
+
+/* ---- an event loop ---- */
+
+TEST(an_event_loop_is_told_by_the_descriptor) {
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config *config = case_create(path, 0);
+    struct pollfd polled = {.fd = pnx_config_fd(config), .events = POLLIN};
+    CHECK(polled.fd >= 0);
+    CHECK(fcntl(polled.fd, F_GETFD) & FD_CLOEXEC);
+    CHECK_EQ(poll(&polled, 1, 0), 0);
+    put(path, "2");
+    CHECK_EQ(poll(&polled, 1, 0), 1);
+    case_settle(config);
+    CHECK_EQ(case_value(config), 2);
+    case_tick(config);
+    CHECK_EQ(poll(&polled, 1, 0), 0);
+    put(test_path("other"), "2"); /* wakes the loop, and no more */
+    CHECK_EQ(case_tick(config), PNX_NEVER);
+    case_end(&config);
+}
+
+/* ---- registry, statistics, health ---- */
+
+static int find_row(void *ctx, const struct pnx_resource_info *info) {
+    *(struct pnx_resource_info *)ctx = *info;
+    return 0;
+}
+
+TEST(a_config_has_a_row_and_shutdown_ends_its_callbacks) {
+    struct pnx_registry *registry = NULL;
+    struct pnx_resource_info info = {0};
+    struct pnx_config *config = NULL;
+    struct pnx_error err;
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config_opts opts = case_opts(path);
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    opts.registry = registry;
+    opts.flags = PNX_CONFIG_THREAD;
+    CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
+    CHECK_EQ(pnx_registry_count(registry), 1); /* the snapshot inside has none */
+    CHECK_EQ(pnx_registry_each(registry, find_row, &info), 0);
+    CHECK_STR(info.type, "config");
+    CHECK_STR(info.name, "test");
+    CHECK_CONTAINS(info.site, "config_case.c:");
+    CHECK_EQ(pnx_registry_cleanup(registry, info.id), 0); /* as a shutdown would */
+    CHECK_EQ(pnx_config_reload(config, &err), -ESHUTDOWN);
+    CHECK_CONTAINS(err.message, "closed");
+    CHECK_EQ(pnx_config_wait(config, 1, PNX_NEVER), -ESHUTDOWN);
+    CHECK_EQ(case_status(config).watch, PNX_CONFIG_WATCH_NONE);
+    CHECK_EQ(case_value(config), 1);
+    case_end(&config);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx_registry_release(&registry);
+}
+
+/* A callback that releases while a shutdown is closing the same config: neither may wait for the other. */
+struct shutdown_race {
+    struct pnx_config *config;
+    struct pnx_registry *registry;
+    pthread_barrier_t inside;
+    pnx_resource_id id;
+};
+
+static void release_during_shutdown(void *ctx, const void *value, uint64_t version) {
+    struct shutdown_race *race = ctx;
+    (void)value;
+    (void)version;
+    pthread_barrier_wait(&race->inside);
+    while (case_status(race->config).watch != PNX_CONFIG_WATCH_NONE)
+        sched_yield(); /* until the cleanup is at work */
+    pnx_config_release(&race->config);
+}
+
+TEST(p3_release_inside_a_callback_while_a_shutdown_waits_for_it) {
+    struct shutdown_race race = {0};
+    struct pnx_resource_info info = {0};
+    case_begin();
+    te.virtual_time = false;
+    const char *path = test_path("c");
+    put(path, "1");
+    pthread_barrier_init(&race.inside, NULL, 2);
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &race.registry), 0);
+    struct pnx_config_opts opts = case_opts(path);
+    opts.registry = race.registry;
+    opts.flags = PNX_CONFIG_THREAD;
+    opts.debounce_ns = PNX_MS;
+    opts.on_change = release_during_shutdown;
+    opts.ctx = &race;
+    CHECK_EQ(pnx_config_create(&opts, NULL, &race.config), 0);
+    CHECK_EQ(pnx_registry_each(race.registry, find_row, &info), 0);
+    put(path, "2");
+    pthread_barrier_wait(&race.inside);
+    CHECK_EQ(pnx_registry_cleanup(race.registry, info.id), 0);
+    while (__atomic_load_n(&te.live_blocks, __ATOMIC_ACQUIRE) != 0)
+        sched_yield();
+    pnx_registry_release(&race.registry);
+}
+
+TEST(a_refused_file_degrades_the_health) {
+    struct pnx_stats *set = NULL;
+    struct pnx_config *config = NULL;
+    struct pnx_health_entry entry;
+    size_t n = 0;
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config_opts opts = case_opts(path);
+    CHECK_EQ(pnx_stats_create(NULL, NULL, &set), 0);
+    opts.stats = set;
+    CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
+    CHECK_EQ(pnx_health(set, &entry, 1, &n), PNX_HEALTH_OK);
+    CHECK_EQ(n, 1);
+    CHECK_STR(entry.kind, "config");
+    put(path, "bad");
+    CHECK(pnx_config_reload(config, NULL) < 0);
+    CHECK_EQ(pnx_health(set, &entry, 1, &n), PNX_HEALTH_DEGRADED);
+    CHECK_CONTAINS(entry.reason, "last good settings");
+    put(path, "1");
+    CHECK_EQ(pnx_config_reload(config, NULL), 0);
+    CHECK_EQ(pnx_health(set, &entry, 1, &n), PNX_HEALTH_OK);
+    case_end(&config);
+    pnx_stats_release(&set);
+}
+
+/* ---- memory and system calls at creation ---- */
+
+static int create_and_reload(struct test_env *env, void *ctx) {
+    struct pnx_config_opts opts = case_opts(ctx);
+    struct pnx_config *config = NULL;
+    (void)env;
+    opts.registry = pnx_registry_off();
+    int rc = pnx_config_create(&opts, NULL, &config);
+    if (rc == 0)
+        rc = pnx_config_reload(config, NULL);
+    pnx_config_release(&config);
+    return rc;
+}
+
+TEST(each_allocation_may_fail) {
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    test_fail_each_allocation(&te, create_and_reload, (void *)(uintptr_t)path);
+}
+
+TEST(each_system_call_of_creation_may_fail) {
+    if (!test_os_faults())
+        test_skip("needs injected faults");
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    for (int flags = 0; flags < 2; flags++) {
+        for (int nth = 1;; nth++) {
+            struct pnx_config_opts opts = case_opts(path);
+            struct pnx_config *config = NULL;
+            struct pnx_error err = {0};
+            opts.flags = (uint32_t)flags; /* without and with a thread */
+            test_os_fault(NULL, nth, false, EIO);
+            int rc = pnx_config_create(&opts, &err, &config);
+            bool refused = test_os_fault_clear() > 0;
+            CHECK_MSG(rc == 0 || rc == -EIO, "call %d: %s", nth, pnx_errname(rc));
+            if (rc) {
+                CHECK(config == NULL && err.message[0]);
+            } else {
+                CHECK_EQ(case_value(config), 1);
+                CHECK_EQ(pnx_config_reload(config, NULL), 0);
+                pnx_config_release(&config);
+            }
+            test_env_check_empty(&te);
+            if (!refused)
+                break;
+        }
+    }
+}
+
+/* ---- fork ---- */
+
+static void use_in_child(void *ctx) {
+    struct pnx_config *config = ctx;
+    put(test_path("c"),
+            "2"); /* a directory of the child's own: what counts is that nothing is taken */
+    CHECK_EQ(case_tick(config), PNX_NEVER);
+    CHECK_EQ(pnx_config_reload(config, NULL), 0);
+    CHECK_EQ(case_value(config), 5);
+    pnx_config_release(&config); /* no thread to join here */
+}
+
+static void check_fork(uint32_t flags) {
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config_opts opts = case_opts(path);
+    struct pnx_config *config = NULL;
+    opts.flags = flags;
+    opts.debounce_ns = 60 * PNX_SEC; /* the thread stays out of it */
+    CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
+    put(path, "5");
+    CHECK_EQ(test_child(use_in_child, config), 0);
+    if (!flags)
+        CHECK_EQ(
+                case_tick(config), te.now + 60 * PNX_SEC); /* the child took no notification away */
+    CHECK_EQ(pnx_config_reload(config, NULL), 0);
+    CHECK_EQ(case_value(config), 5);
+    pnx_config_release(&config);
+}
+
+TEST(a_child_takes_no_notification_from_its_parent) {
+    check_fork(0);
+}
+
+TEST(a_child_does_not_join_its_parents_thread) {
+    check_fork(PNX_CONFIG_THREAD);
+}
