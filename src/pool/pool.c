@@ -357,18 +357,19 @@ int pnx_pool_resize(struct pnx_pool *pool, uint32_t max, struct pnx_error *err) 
 /* Refuses everybody, closes what is idle.  Lock held before and after; true for the caller who began it. */
 static bool begin_close_locked(struct pnx_pool *pool) {
     bool first = !pool->core.closing;
-    bool more = first;
+    bool more;
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
     if (first)
         pnx__pool_core_close(&pool->core, &effects);
-    while (more) {
+    effects.work = true; /* without threads, every caller of close runs what is left to close */
+    do {
         more = pnx__pool_core_refuse(&pool->core, &effects);
         pnx__pool_health_locked(pool);
         pnx__pool_unlock(pool, &effects, NULL);
         pnx__pool_effects_init(&effects);
         pnx__pool_lock(pool);
-    }
+    } while (more);
     return first;
 }
 

@@ -126,6 +126,24 @@ bool pnx__pool_forked(const struct pnx_pool *pool);
  * unless the caller holds a ref, a lease or the handle. */
 void pnx__pool_unlock(struct pnx_pool *pool, struct pnx__pool_effects *effects,
         const struct pnx__pool_driver *driver);
+/* Debug builds: aborts when an invariant of the core does not hold. */
+#ifdef PNX_DEBUG
+void pnx__pool_check_locked(const struct pnx_pool *pool);
+#else
+static inline void pnx__pool_check_locked(const struct pnx_pool *pool) {
+    (void)pool;
+}
+#endif
+/* The same for an event that seldom has effects, and after which nobody can be the last. */
+static inline void pnx__pool_unlock_quiet(
+        struct pnx_pool *pool, struct pnx__pool_effects *effects) {
+    if (effects->wakes || effects->work || effects->timer || effects->ended) {
+        pnx__pool_unlock(pool, effects, NULL);
+        return;
+    }
+    pnx__pool_check_locked(pool);
+    pnx__mutex_unlock(&pool->lock);
+}
 /* Joins threads that have ended, save self.  No lock held. */
 void pnx__pool_join_ended(struct pnx_pool *pool, struct pnx__pool_thread *self);
 /* Wakes those whom effects name. */

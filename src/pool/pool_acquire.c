@@ -215,7 +215,7 @@ int pnx_pool_acquire(
     /* the lock orders all writers but readers of statistics */
     uint64_t count =
             pnx_load(&pool->core.stats[PNX__POOL_STAT_acquires], PNX_RELAXED, "pool_acquire.count");
-    pnx__pool_unlock(pool, &effects, NULL);
+    pnx__pool_unlock_quiet(pool, &effects);
     if (count % HOLD_SAMPLE == 0)
         slot->hold_since = pnx__now(&pool->env);
     *ret_lease = (struct pnx_lease){.slot = slot, .generation = generation};

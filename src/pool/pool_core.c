@@ -21,19 +21,23 @@
 
 #include "base/hash.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 
 /* After so many failed checks in a row, idle resources no longer count as help for those who wait. */
 #define SUSPECT_AFTER 2
 
-static const uint8_t gauge_of_state[PNX__POOL_STATES] = {
-        [PNX__POOL_CONNECTING] = PNX__POOL_STAT_connecting,
-        [PNX__POOL_IDLE] = PNX__POOL_STAT_idle,
-        [PNX__POOL_IN_USE] = PNX__POOL_STAT_in_use,
-        [PNX__POOL_CHECKING] = PNX__POOL_STAT_checking,
-        [PNX__POOL_CLOSING] = PNX__POOL_STAT_closing,
-};
+/* The gauges stand in the order of the states. */
+#define GAUGE(state) ((uint32_t)PNX__POOL_STAT_connecting + (uint32_t)(state)-PNX__POOL_CONNECTING)
+static_assert(GAUGE(PNX__POOL_IDLE) == PNX__POOL_STAT_idle &&
+                      GAUGE(PNX__POOL_IN_USE) == PNX__POOL_STAT_in_use &&
+                      GAUGE(PNX__POOL_CHECKING) == PNX__POOL_STAT_checking &&
+                      GAUGE(PNX__POOL_CLOSING) == PNX__POOL_STAT_closing,
+        "the gauges of stats/pool.def stand in the order of enum pnx__pool_state");
+static_assert(
+        PNX__POOL_STAT_closed_idle + PNX__POOL_BECAUSE_SHUTDOWN == PNX__POOL_STAT_closed_shutdown,
+        "the rows closed_* stand in the order of enum pnx__pool_reason");
 
 static struct pnx_slot *slot_of(struct pnx_link *link) {
     return PNX_CONTAINER(link, struct pnx_slot, link);
@@ -74,7 +78,8 @@ void pnx__pool_core_add_slots(
     core->n[PNX__POOL_EMPTY] += n;
 }
 
-void pnx__pool_slot_to(
+/* The one function that changes a slot's state, and all that is counted of it. */
+static inline void slot_to(
         struct pnx__pool_core *core, struct pnx_slot *slot, enum pnx__pool_state to) {
     uint64_t word =
             pnx_load(&slot->word, PNX_RELAXED, "pool_core.word"); /* the lock orders writers */
@@ -87,13 +92,13 @@ void pnx__pool_slot_to(
     if (from == PNX__POOL_EMPTY)
         core->size++;
     else
-        set_gauge(core, gauge_of_state[from], core->n[from]);
+        set_gauge(core, GAUGE(from), core->n[from]);
     if (to == PNX__POOL_EMPTY) {
         core->size--;
         if (core->ceiling > core->max)
             core->ceiling = core->size > core->max ? core->size : core->max;
     } else {
-        set_gauge(core, gauge_of_state[to], core->n[to]);
+        set_gauge(core, GAUGE(to), core->n[to]);
     }
     /* pairs with pool_core.spend and pool_lease.word: who sees the state sees the resource */
     pnx_store(&slot->word, generation | (uint64_t)to, PNX_RELEASE, "pool_core.to");
@@ -128,7 +133,7 @@ static void unlink_waiter(struct pnx__pool_core *core, struct pnx__pool_waiter *
 static uint64_t grant(struct pnx__pool_core *core, struct pnx_slot *slot) {
     slot->used_at = core->now;
     slot->hold_since = 0;
-    pnx__pool_slot_to(core, slot, PNX__POOL_IN_USE);
+    slot_to(core, slot, PNX__POOL_IN_USE);
     pnx__pool_count(core, PNX__POOL_STAT_acquires);
     /* alone: this thread wrote it just now */
     return pnx_load(&slot->word, PNX_RELAXED, "pool_core.granted") / PNX__POOL_GENERATION;
@@ -143,7 +148,7 @@ void pnx__pool_begin_close(struct pnx__pool_core *core, struct pnx_slot *slot,
         enum pnx__pool_reason reason, struct pnx__pool_effects *effects) {
     pnx__list_remove(&slot->link);
     slot->reason = (uint8_t)reason;
-    pnx__pool_slot_to(core, slot, PNX__POOL_CLOSING);
+    slot_to(core, slot, PNX__POOL_CLOSING);
     pnx__list_push_back(&core->to_close, &slot->link);
     effects->work = true;
 }
@@ -168,7 +173,7 @@ static void supply(
     if (!waiter) {
         slot->used_at = core->now;
         slot->idle_since = 0;
-        pnx__pool_slot_to(core, slot, PNX__POOL_IDLE);
+        slot_to(core, slot, PNX__POOL_IDLE);
         pnx__list_push_front(&core->idle, &slot->link);
         return;
     }
@@ -299,24 +304,37 @@ static struct pnx_slot *start_job(struct pnx__pool_core *core, struct pnx_slot *
     return slot;
 }
 
+static struct pnx_slot *start_check(
+        struct pnx__pool_core *core, struct pnx__pool_effects *effects) {
+    struct pnx_slot *slot = slot_of(pnx__list_first(&core->idle));
+    slot_to(core, slot, PNX__POOL_CHECKING);
+    return start_job(core, slot, PNX__POOL_CHECK, core->config.check_timeout, effects);
+}
+
+static struct pnx_slot *start_connect(
+        struct pnx__pool_core *core, struct pnx__pool_effects *effects) {
+    struct pnx_slot *slot = slot_of(pnx__list_first(&core->free));
+    slot_to(core, slot, PNX__POOL_CONNECTING);
+    return start_job(core, slot, PNX__POOL_CONNECT, core->config.connect_timeout, effects);
+}
+
+/* What helps those who wait comes first, and after failed checks a connect helps sooner than another check. */
 struct pnx_slot *pnx__pool_core_next_job(struct pnx__pool_core *core, bool only_close, pnx_ns now,
         struct pnx__pool_effects *effects) {
     pnx__pool_see(core, now);
-    if (close_allowed(core))
-        return start_job(core, slot_of(pnx__list_first(&core->to_close)), PNX__POOL_CLOSE,
-                core->config.close_timeout, effects);
-    if (only_close || core->closing)
-        return NULL;
-    if (check_wanted(core)) {
-        struct pnx_slot *slot = slot_of(pnx__list_first(&core->idle));
-        pnx__pool_slot_to(core, slot, PNX__POOL_CHECKING);
-        return start_job(core, slot, PNX__POOL_CHECK, core->config.check_timeout, effects);
+    if (!only_close && !core->closing) {
+        bool connect = connect_wanted(core) && connect_allowed(core, core->now);
+        if (connect && core->check_failures >= SUSPECT_AFTER)
+            return start_connect(core, effects);
+        if (check_wanted(core))
+            return start_check(core, effects);
+        if (connect)
+            return start_connect(core, effects);
     }
-    if (!connect_wanted(core) || !connect_allowed(core, core->now))
+    if (!close_allowed(core))
         return NULL;
-    struct pnx_slot *slot = slot_of(pnx__list_first(&core->free));
-    pnx__pool_slot_to(core, slot, PNX__POOL_CONNECTING);
-    return start_job(core, slot, PNX__POOL_CONNECT, core->config.connect_timeout, effects);
+    return start_job(core, slot_of(pnx__list_first(&core->to_close)), PNX__POOL_CLOSE,
+            core->config.close_timeout, effects);
 }
 
 static void end_job(struct pnx__pool_core *core, struct pnx_slot *slot, pnx_ns now,
@@ -330,7 +348,7 @@ static void end_job(struct pnx__pool_core *core, struct pnx_slot *slot, pnx_ns n
 
 static void to_empty(
         struct pnx__pool_core *core, struct pnx_slot *slot, struct pnx__pool_effects *effects) {
-    pnx__pool_slot_to(core, slot, PNX__POOL_EMPTY);
+    slot_to(core, slot, PNX__POOL_EMPTY);
     pnx__list_push_front(&core->free, &slot->link);
     effects->ended = core->closing;
 }

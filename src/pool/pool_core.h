@@ -65,7 +65,7 @@ enum pnx__pool_job_kind {
 /*
  * One resource's place.  Owned by the core that it was added to, for ever.  word and resource are atomic: a
  * releaser's compare-and-swap takes the word from IN_USE to IN_USE|RETURNING without the lock; every other
- * change is made under it, by slot_to().  resource changes only while nobody has a lease.
+ * change is made under it, by slot_to() in pool_core.c.  resource changes only while nobody has a lease.
  * The first cache line is what the acquire-release cycle touches.
  */
 struct pnx_slot {

@@ -43,8 +43,8 @@ static bool threadless(const struct pnx_pool *pool) {
     return (pool->flags & PNX_POOL_NO_THREADS) != 0;
 }
 
-static void check_locked(const struct pnx_pool *pool) {
 #ifdef PNX_DEBUG
+void pnx__pool_check_locked(const struct pnx_pool *pool) {
     const char *broken = NULL;
     if (pool->core.capacity <= CHECKED_SLOTS && pool->core.waiting <= CHECKED_SLOTS)
         broken = pnx__pool_core_check(&pool->core);
@@ -52,10 +52,8 @@ static void check_locked(const struct pnx_pool *pool) {
         fprintf(stderr, "patinox: pool \"%s\": %s\n", pool->name, broken);
         abort();
     }
-#else
-    (void)pool;
-#endif
 }
+#endif
 
 /* What pnx__pool_unlock() decided under the lock. */
 struct plan {
@@ -114,7 +112,7 @@ static void plan_end_locked(
     plan->destroy = unused(pool) && !pool->destroying;
     if (plan->destroy)
         pool->destroying = true;
-    check_locked(pool);
+    pnx__pool_check_locked(pool);
 }
 
 /* Unlocks and wakes.  Futexes are woken by address, so that the pool may be gone. */
@@ -150,7 +148,7 @@ static bool has_outcome(const struct pnx__pool_waiter *waiter) {
     return outcome == PNX__POOL_GRANTED || outcome == PNX__POOL_REFUSED;
 }
 
-/* Runs jobs on this thread: closes, and others if the driver is ready to and still has a reason. */
+/* Runs jobs on this thread: closes, and others as long as the driver is ready to and has a reason. */
 static void drive(struct pnx_pool *pool, const struct pnx__pool_driver *driver) {
     struct pnx__pool_effects effects;
     for (;;) {
@@ -158,9 +156,11 @@ static void drive(struct pnx_pool *pool, const struct pnx__pool_driver *driver) 
         pnx_ns now = pnx__now(&pool->env);
         pnx__pool_effects_init(&effects);
         pnx__pool_lock(pool);
-        bool any = driver && driver->any && now < driver->deadline &&
-                   !(driver->waiter && has_outcome(driver->waiter));
-        struct pnx_slot *slot = pnx__pool_core_next_job(&pool->core, !any, now, &effects);
+        bool served = driver && driver->waiter && has_outcome(driver->waiter);
+        bool any = driver && driver->any && !served && now < driver->deadline;
+        struct pnx_slot *slot = NULL;
+        if (!served || pool->core.closing) /* who has a lease leaves the closing to the next one */
+            slot = pnx__pool_core_next_job(&pool->core, !any, now, &effects);
         if (!slot) {
             /* Those who still wait must not wait for a job that nobody runs. */
             if (!any && pnx__pool_core_runnable(&pool->core, false, now))

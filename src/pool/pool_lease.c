@@ -103,7 +103,7 @@ static void give_back(struct pnx_lease *lease, bool keep) {
     if (was_reset)
         count_reset_locked(pool, keep);
     pnx__pool_core_returned(&pool->core, slot, keep, reason, now, &effects);
-    pnx__pool_unlock(pool, &effects, NULL);
+    pnx__pool_unlock_quiet(pool, &effects);
 }
 
 void pnx_lease_release(struct pnx_lease *lease) {

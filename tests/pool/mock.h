@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mock.h - a pretended server for pool tests: counts, refuses, and holds operations at gates.
+ *
+ * All fields are guarded by lock, which no test holds while it calls the pool.
+ */
+#ifndef PNX_TEST_POOL_MOCK_H
+#define PNX_TEST_POOL_MOCK_H
+
+#include "harness/harness.h"
+
+#include <errno.h>
+#include <patinox/pool.h>
+#include <pthread.h>
+#include <sched.h>
+
+struct mock_resource {
+    int id;
+    int owner; /* atomic: whoever holds it */
+    bool dead; /* closed */
+    bool broken;
+};
+
+#define MOCK_RESOURCES 65536
+struct mock {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool hold_connect, hold_check, hold_close;   /* gates: operations wait while true */
+    int connect_error, check_error, reset_error; /* what they return */
+    int connect_errors;                          /* how many connects fail; -1: all */
+    const char *message;                         /* what a failing connect says */
+    int in_connect, in_check, in_close;          /* inside at this moment */
+    int connects, checks, resets, closes, abandons, failed;
+    int live, peak; /* resources that exist, connecting ones included */
+    pnx_ns connect_deadline;
+    void (*during)(struct mock *mock); /* called inside connect */
+    struct pnx_pool *pool;
+    int during_rc;
+    struct mock_resource resources[MOCK_RESOURCES];
+    int n;
+};
+
+static inline void mock_init(struct mock *mock) {
+    memset(mock, 0, offsetof(struct mock, resources));
+    mock->n = 0;
+    CHECK(pthread_mutex_init(&mock->lock, NULL) == 0 &&
+            pthread_cond_init(&mock->changed, NULL) == 0);
+}
+
+static inline struct mock *mock_new(void) {
+    struct mock *mock = calloc(1, sizeof(*mock));
+    CHECK(mock);
+    mock_init(mock);
+    return mock;
+}
+
+static inline void mock_changed(struct mock *mock) {
+    pthread_cond_broadcast(&mock->changed);
+}
+
+static inline void mock_set(struct mock *mock, bool *flag, bool value) {
+    pthread_mutex_lock(&mock->lock);
+    *flag = value;
+    mock_changed(mock);
+    pthread_mutex_unlock(&mock->lock);
+}
+
+/* Waits until a counter has reached a value; fails the test after 30 s. */
+static inline void mock_wait(struct mock *mock, const int *counter, int at_least) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 30;
+    pthread_mutex_lock(&mock->lock);
+    while (*counter < at_least) {
+        int rc = pthread_cond_timedwait(&mock->changed, &mock->lock, &until);
+        CHECK_MSG(rc == 0, "waited 30 s for %d, but it is %d", at_least, *counter);
+    }
+    pthread_mutex_unlock(&mock->lock);
+}
+
+static inline int mock_read(struct mock *mock, const int *counter) {
+    pthread_mutex_lock(&mock->lock);
+    int value = *counter;
+    pthread_mutex_unlock(&mock->lock);
+    return value;
+}
+
+static inline void mock_gate(struct mock *mock, const bool *gate, int *inside) {
+    (*inside)++;
+    mock_changed(mock);
+    while (*gate)
+        pthread_cond_wait(&mock->changed, &mock->lock);
+    (*inside)--;
+}
+
+static inline int mock_connect(
+        void *ctx, pnx_ns deadline, struct pnx_error *err, void **ret_resource) {
+    struct mock *mock = ctx;
+    if (mock->during)
+        mock->during(mock);
+    pthread_mutex_lock(&mock->lock);
+    if (++mock->live > mock->peak)
+        mock->peak = mock->live;
+    mock->connect_deadline = deadline;
+    mock_gate(mock, &mock->hold_connect, &mock->in_connect);
+    int rc = mock->connect_errors ? (mock->connect_error ? mock->connect_error : -ECONNREFUSED) : 0;
+    if (rc) {
+        if (mock->connect_errors > 0)
+            mock->connect_errors--;
+        if (mock->message)
+            snprintf(err->message, sizeof(err->message), "%s", mock->message);
+        mock->failed++;
+        mock->live--;
+    } else {
+        CHECK(mock->n < MOCK_RESOURCES);
+        struct mock_resource *resource = &mock->resources[mock->n];
+        resource->id = mock->n++;
+        mock->connects++;
+        *ret_resource = resource;
+    }
+    mock_changed(mock);
+    pthread_mutex_unlock(&mock->lock);
+    return rc;
+}
+
+static inline int mock_check(void *ctx, void *resource, pnx_ns deadline) {
+    struct mock *mock = ctx;
+    struct mock_resource *r = resource;
+    (void)deadline;
+    pthread_mutex_lock(&mock->lock);
+    CHECK_MSG(!r->dead, "check of a closed resource");
+    mock_gate(mock, &mock->hold_check, &mock->in_check);
+    mock->checks++;
+    int rc = r->broken ? -EPIPE : mock->check_error;
+    mock_changed(mock);
+    pthread_mutex_unlock(&mock->lock);
+    return rc;
+}
+
+static inline int mock_reset(void *ctx, void *resource, pnx_ns deadline) {
+    struct mock *mock = ctx;
+    struct mock_resource *r = resource;
+    (void)deadline;
+    pthread_mutex_lock(&mock->lock);
+    CHECK_MSG(!r->dead, "reset of a closed resource");
+    mock->resets++;
+    int rc = mock->reset_error;
+    pthread_mutex_unlock(&mock->lock);
+    return rc;
+}
+
+static inline void mock_close(void *ctx, void *resource, pnx_ns deadline) {
+    struct mock *mock = ctx;
+    struct mock_resource *r = resource;
+    (void)deadline;
+    pthread_mutex_lock(&mock->lock);
+    CHECK_MSG(!r->dead, "P4: closed twice");
+    CHECK_MSG(__atomic_load_n(&r->owner, __ATOMIC_RELAXED) == 0, "closed while somebody holds it");
+    r->dead = true;
+    mock_gate(mock, &mock->hold_close, &mock->in_close);
+    mock->closes++;
+    mock->live--;
+    mock_changed(mock);
+    pthread_mutex_unlock(&mock->lock);
+}
+
+static inline void mock_abandon(void *ctx, void *resource) {
+    struct mock *mock = ctx;
+    struct mock_resource *r = resource;
+    CHECK_MSG(!r->dead, "abandoned twice");
+    r->dead = true;
+    mock->abandons++; /* in a forked child: no lock, no other thread */
+}
+
+static const struct pnx_pool_manager mock_manager = {
+        .size = sizeof(mock_manager),
+        .connect = mock_connect,
+        .check = mock_check,
+        .reset = mock_reset,
+        .close = mock_close,
+        .abandon = mock_abandon,
+};
+/* The least that a manager must have. */
+__attribute__((unused)) static const struct pnx_pool_manager mock_bare = {
+        .size = sizeof(mock_bare),
+        .connect = mock_connect,
+        .close = mock_close,
+};
+
+static inline struct pnx_pool *mock_pool(
+        const struct pnx_pool_manager *manager, const struct pnx_pool_opts *opts) {
+    struct pnx_pool *pool = NULL;
+    struct pnx_error err = {0};
+    int rc = pnx_pool_create(manager, opts, &err, &pool);
+    CHECK_MSG(rc == 0, "create: %s (%s)", pnx_errname(rc), err.message);
+    return pool;
+}
+
+static inline struct pnx_lease mock_acquire(struct pnx_pool *pool, pnx_ns timeout) {
+    struct pnx_lease lease = {0};
+    struct pnx_error err = {0};
+    int rc = pnx_pool_acquire(pool, timeout, &err, &lease);
+    CHECK_MSG(rc == 0, "acquire: %s (%s)", pnx_errname(rc), err.message);
+    return lease;
+}
+
+static inline struct mock_resource *mock_of(const struct pnx_lease *lease) {
+    struct mock_resource *resource = pnx_lease_resource(lease);
+    CHECK(resource);
+    return resource;
+}
+
+static inline struct pnx_pool_stats mock_stats(const struct pnx_pool *pool) {
+    struct pnx_pool_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_pool_stats(pool, &stats), 0);
+    return stats;
+}
+
+#define MOCK_END(pool) \
+    do { \
+        CHECK_EQ(pnx_pool_close((pool), 10 * PNX_SEC), 0); \
+        pnx_pool_release(&(pool)); \
+    } while (0)
+
+#endif
