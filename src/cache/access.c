@@ -126,7 +126,7 @@ static int put_entry(struct pnx_cache *cache, const struct put *put, uint64_t ha
     size_t cost = pnx__cache_entry_cost(
             put->key_size, put->value_size, (put->flags & PNX_CACHE_ENTRY_POINTER) != 0);
     uint64_t limit = pnx_load(&cache->values.capacity, PNX_RELAXED, "cache.hint_put");
-    if (cost == SIZE_MAX || put->key_size > UINT32_MAX || (limit && cost > limit))
+    if (cost == SIZE_MAX || (limit && cost > limit))
         return -EFBIG;
     struct pnx_cache_insert insert = {.hash = hash, .ttl = put->ttl, .if_absent = put->if_absent};
     insert.entry = pnx__cache_entry_make(
@@ -149,6 +149,8 @@ static int put(struct pnx_cache *cache, const struct put *put) {
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
+    if (put->key_size > UINT32_MAX)
+        return -EFBIG;
     uint64_t hash = pnx__hash(cache->seed, put->key, put->key_size);
     rc = put_entry(cache, put, hash);
     if (rc == -EFBIG || rc == -ENOMEM) {

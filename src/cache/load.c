@@ -447,7 +447,8 @@ static int fail_wait(const struct pnx_cache *cache, int rc, struct pnx_error *er
                        : rc == -ESHUTDOWN ? "the cache is closed"
                        : waited           ? "the loader of another caller failed"
                                           : "no memory for the thread's record";
-    return pnx__fail(err, rc, waited ? rc : 0, "wait", "cache \"%.64s\": %s: %s", cache->name, what,
+    bool theirs = waited && rc != -EDEADLK && rc != -ETIMEDOUT && rc != -ESHUTDOWN;
+    return pnx__fail(err, rc, theirs ? rc : 0, "wait", "cache \"%.64s\": %s: %s", cache->name, what,
             pnx_strerror(rc));
 }
 
@@ -523,6 +524,9 @@ int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key, size_t key_s
     if (rc)
         return pnx__fail(err, rc, 0, "wait", "cache: %s",
                 rc == -EINVAL ? "no cache was given" : "made by the parent process");
+    if (key_size > UINT32_MAX)
+        return pnx__fail(err, -EFBIG, 0, "lookup", "cache \"%.64s\": a key of %zu bytes",
+                cache->name, key_size);
     rc = pnx__timeout(timeout, cache->load_timeout, err, &wait_ns);
     if (rc)
         return rc;

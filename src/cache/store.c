@@ -51,7 +51,7 @@ void pnx__cache_update_row(struct pnx_cache *cache) {
     if (off < 4096 || off < was / 8)
         return;
     pnx_store(&cache->row_bytes, now, PNX_RELAXED, "cache.row_set"); /* thins updates */
-    pnx_registry_set_bytes(cache->registry, cache->row, now);
+    pnx_registry_set_bytes(cache->registry, cache->row, cache->base_charge + now);
 }
 
 /* ---- under the lock ---- */
