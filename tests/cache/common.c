@@ -3,6 +3,7 @@
 
 void fixture_worlds(struct fixture *f) {
     memset(f, 0, sizeof(*f));
+    f->seed = test_seed();
     test_env_init(&f->te);
     test_env_virtual(&f->te, PNX_SEC);
     CHECK_EQ(pnx_stats_create(PNX_STATS_OPTS(.env = &f->te.env), &f->err, &f->stats), 0);

@@ -14,6 +14,7 @@ struct fixture {
     struct pnx_stats *stats;
     struct pnx_budget *budget;
     struct pnx_error err;
+    uint64_t seed; /* test_seed() before there are threads */
 };
 
 /* Opens a cache with the given options, in worlds of its own as far as opts names none, on a virtual clock at 1 s. */

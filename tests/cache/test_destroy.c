@@ -165,7 +165,7 @@ struct race {
 /* Puts, removes, reads and keeps references, so that every cause meets every other. */
 static void race_thread(unsigned index, void *ctx) {
     struct race *race = ctx;
-    uint64_t rng = test_seed() + index;
+    uint64_t rng = race->f.seed + index;
     struct pnx_cache_ref kept[4] = {{0}};
     for (;;) {
         uint64_t what = test_random(&rng) % 100;

@@ -198,7 +198,7 @@ TEST(a_reclaim_frees_what_is_old_and_does_not_empty_the_cache_for_what_is_referr
 
 static void put_with_tight_budget(unsigned index, void *ctx) {
     struct fixture *f = ctx;
-    uint64_t rng = test_seed() + index;
+    uint64_t rng = f->seed + index;
     char value[3000] = {0};
     for (int i = 0; i < (test_slow() ? 2000 : 20000); i++) {
         uint64_t key = test_random(&rng) % 500;

@@ -124,7 +124,7 @@ static void step_rare(uint64_t what, uint64_t r) {
 }
 
 static void torture(unsigned index, void *ctx) {
-    uint64_t rng = test_seed() * 31 + index;
+    uint64_t rng = w.f.seed * 31 + index;
     (void)ctx;
     for (unsigned i = 0; i < w.steps; i++) {
         uint64_t what = test_random(&rng) % 100;
