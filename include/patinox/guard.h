@@ -49,7 +49,8 @@ PNX_BEGIN_DECLS
  * Declares a variable with its initial value, which release(&variable) ends when the scope is left:
  *     PNX_AUTO(struct pnx_registry *, registry, pnx_registry_release, NULL);
  */
-#define PNX_AUTO(type, name, release, ...) PNX_CLEANUP(release) type name = __VA_ARGS__
+#define PNX_AUTO(type, name, release, ...) \
+    PNX_CLEANUP(release) __attribute__((unused)) type name = __VA_ARGS__
 
 /*
  * Calls fn(arg) when the scope is left.  fn is a void (*)(void *), such as free; arg is evaluated here.
@@ -57,7 +58,7 @@ PNX_BEGIN_DECLS
  */
 #define PNX_DEFER(fn, arg) \
     PNX_CLEANUP(pnx_defer_run_) \
-    struct pnx_defer_ PNX_DEFER_NAME_(pnx_defer_, __LINE__) = {(fn), (arg)}
+    __attribute__((unused)) struct pnx_defer_ PNX_DEFER_NAME_(pnx_defer_, __LINE__) = {(fn), (arg)}
 #define PNX_DEFER_NAME_(prefix, line)  PNX_DEFER_PASTE_(prefix, line)
 #define PNX_DEFER_PASTE_(prefix, line) prefix##line
 

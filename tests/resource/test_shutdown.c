@@ -31,6 +31,13 @@ static int order[256];
 static int n_order;
 static pthread_mutex_t order_lock = PTHREAD_MUTEX_INITIALIZER;
 
+static int n_ordered(void) {
+    pthread_mutex_lock(&order_lock);
+    int n = n_order;
+    pthread_mutex_unlock(&order_lock);
+    return n;
+}
+
 static int end_item(void *arg, const struct pnx_cancel *cancel) {
     struct item *item = arg;
     pthread_mutex_lock(&order_lock);
@@ -94,7 +101,7 @@ TEST(v1_bug_a_shutdown_runs_every_cleanup_before_it_reports_success) {
         add(registry, &items[i], 0);
     struct pnx_shutdown_report *report;
     CHECK_EQ(pnx_registry_shutdown(registry, PNX_NEVER, &report), 0);
-    CHECK_EQ(n_order, 3);
+    CHECK_EQ(n_ordered(), 3);
     CHECK_EQ(pnx_registry_count(registry), 0);
     CHECK_COUNTS(report, 3, 0, 0, 0);
     pnx_registry_release(&registry);
@@ -111,7 +118,7 @@ TEST(p4_last_made_first) {
         add(registry, &items[i], 0);
     }
     CHECK_EQ(pnx_registry_shutdown(registry, PNX_NEVER, NULL), 0);
-    CHECK_EQ(n_order, 100);
+    CHECK_EQ(n_ordered(), 100);
     for (int i = 0; i < 100; i++)
         CHECK_EQ(order[i], 99 - i);
     pnx_registry_release(&registry);
@@ -155,7 +162,7 @@ TEST(p4_a_parent_waits_for_a_child_whose_cleanup_is_overdue) {
     struct pnx_shutdown_report *report = NULL;
     CHECK_EQ(pnx_registry_shutdown(registry, 300 * PNX_MS, &report), -ETIMEDOUT);
     CHECK_COUNTS(report, 1, 0, 1, 1);
-    CHECK_EQ(n_order, 2);
+    CHECK_EQ(n_ordered(), 2);
     CHECK_EQ(order[0], 2);
     CHECK_EQ(order[1], 0);
     pnx_shutdown_report_release(&report);
@@ -163,7 +170,7 @@ TEST(p4_a_parent_waits_for_a_child_whose_cleanup_is_overdue) {
     pnx_registry_remove(registry, id);
     while (pnx_registry_count(registry) > 0)
         sched_yield();
-    CHECK_EQ(n_order, 2);
+    CHECK_EQ(n_ordered(), 2);
     pnx_registry_release(&registry);
 }
 
@@ -197,7 +204,7 @@ TEST(p4_a_cleanup_that_hangs_is_routed_around_and_the_deadline_is_kept) {
     CHECK_EQ(pnx_registry_shutdown(registry, 500 * PNX_MS, &report), -ETIMEDOUT);
     pnx_ns took = pnx_now() - began;
     CHECK_MSG(took >= 500 * PNX_MS, "returned %lld ns early", (long long)(500 * PNX_MS - took));
-    CHECK_EQ(n_order, 6);
+    CHECK_EQ(n_ordered(), 6);
     CHECK_COUNTS(report, 5, 0, 1, 0);
     struct pnx_registry_stats stats = {.size = sizeof(stats)};
     CHECK_EQ(pnx_registry_stats(registry, &stats), 0);
@@ -227,12 +234,12 @@ TEST(p4_when_all_workers_are_stuck_the_rest_is_reported_as_leaked) {
     struct pnx_shutdown_report *report;
     CHECK_EQ(pnx_registry_shutdown(registry, 3 * PNX_SEC, &report), -ETIMEDOUT);
     CHECK_COUNTS(report, 0, 0, PNX_SHUTDOWN_WORKERS, 3);
-    CHECK_EQ(n_order, PNX_SHUTDOWN_WORKERS);
+    CHECK_EQ(n_ordered(), PNX_SHUTDOWN_WORKERS);
     for (int i = 0; i < PNX_SHUTDOWN_WORKERS; i++)
         sem_post(&go);
     while (pnx_registry_count(registry) > 3)
         sched_yield();
-    CHECK_EQ(n_order, PNX_SHUTDOWN_WORKERS); /* nothing starts after the deadline */
+    CHECK_EQ(n_ordered(), PNX_SHUTDOWN_WORKERS); /* nothing starts after the deadline */
     pnx_shutdown_report_release(&report);
     pnx_registry_release(&registry);
 }
@@ -283,7 +290,7 @@ TEST(a_timeout_of_zero_starts_nothing_and_says_so) {
     pnx_resource_id id = add(registry, &item, 0);
     struct pnx_shutdown_report *report;
     CHECK_EQ(pnx_registry_shutdown(registry, 0, &report), -ETIMEDOUT);
-    CHECK_EQ(n_order, 0);
+    CHECK_EQ(n_ordered(), 0);
     CHECK_COUNTS(report, 0, 0, 0, 1);
     pnx_shutdown_report_release(&report);
     CHECK_EQ(pnx_registry_remove(registry, id), 0); /* it is still its owner's */
@@ -299,7 +306,7 @@ TEST(a_failing_cleanup_gives_the_result_and_the_others_still_run) {
     struct pnx_shutdown_report *report;
     CHECK_EQ(pnx_registry_shutdown(registry, PNX_NEVER, &report), -EIO); /* the first to fail */
     CHECK_COUNTS(report, 1, 2, 0, 0);
-    CHECK_EQ(n_order, 3);
+    CHECK_EQ(n_ordered(), 3);
     pnx_shutdown_report_release(&report);
     pnx_registry_release(&registry);
 }
@@ -356,7 +363,7 @@ TEST(later_callers_get_the_same_result_and_the_same_report) {
     CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &first), -EIO);
     CHECK_EQ(pnx_registry_shutdown(registry, 0, &second), -EIO);
     CHECK(first == second);
-    CHECK_EQ(n_order, 1);
+    CHECK_EQ(n_ordered(), 1);
     pnx_shutdown_report_release(&first);
     CHECK_COUNTS(second, 0, 1, 0, 0);
     pnx_shutdown_report_release(&second);
@@ -383,7 +390,7 @@ TEST(concurrent_callers_share_one_shutdown) {
         add(callers.registry, &items[i], 0);
     }
     test_threads(8, call_shutdown, &callers);
-    CHECK_EQ(n_order, 20);
+    CHECK_EQ(n_ordered(), 20);
     for (int i = 0; i < 8; i++) {
         CHECK_EQ(callers.results[i], -EIO);
         CHECK(callers.reports[i] == callers.reports[0]);
@@ -451,7 +458,7 @@ TEST(a_cleanup_may_shut_down_another_registry) {
                      NULL, &id),
             0);
     CHECK_EQ(pnx_registry_shutdown(outer, PNX_NEVER, NULL), 0);
-    CHECK_EQ(n_order, 1);
+    CHECK_EQ(n_ordered(), 1);
     pnx_registry_release(&inner);
     pnx_registry_release(&outer);
 }
@@ -495,7 +502,7 @@ TEST(the_process_wide_registry_is_ended_by_pnx_shutdown) {
     add(NULL, &item, 0);
     struct pnx_shutdown_report *report;
     CHECK_EQ(pnx_shutdown(PNX_SEC, &report), 0);
-    CHECK_EQ(n_order, 1);
+    CHECK_EQ(n_ordered(), 1);
     pnx_shutdown_report_release(&report);
 }
 
@@ -746,7 +753,7 @@ static void shut_down_in_child(void *ctx) {
     struct pnx_shutdown_report *report;
     CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), 0);
     CHECK_COUNTS(report, 1, 0, 0, 0); /* the child's own */
-    CHECK_EQ(n_order, 1);
+    CHECK_EQ(n_ordered(), 1);
     CHECK_EQ(order[0], 5);
     pnx_shutdown_report_release(&report);
 }
@@ -756,7 +763,7 @@ TEST(a_forked_child_leaves_its_parents_resources_alone) {
     struct item item = {.number = 1};
     pnx_resource_id id = add(registry, &item, 0);
     CHECK_EQ(test_child(shut_down_in_child, registry), 0);
-    CHECK_EQ(n_order, 0);
+    CHECK_EQ(n_ordered(), 0);
     CHECK_EQ(pnx_registry_cleanup(registry, id), 0);
     pnx_registry_release(&registry);
 }
