@@ -102,6 +102,38 @@ TEST(p2_threads_take_only_the_signals_that_they_cause) {
     CHECK_EQ(sigismember(&inside, SIGRTMIN), 1);
 }
 
+struct given_up {
+    struct pnx_a32 go;
+    struct pnx_a32 ended;
+};
+
+static void run_on(void *arg) {
+    struct given_up *g = arg;
+    while (g && !pnx_load(&g->go, PNX_ACQUIRE, "test.go"))
+        sched_yield();
+    if (g)
+        pnx_store(&g->ended, 1, PNX_RELEASE, "test.ended");
+}
+
+/* Leak checkers and TSan look on: whoever comes second frees the handle. */
+TEST(a_thread_that_is_given_up_runs_on_and_leaves_nothing) {
+    static struct given_up g;
+    struct pnx_os_thread *thread = NULL;
+    CHECK_EQ(pnx__thread_start("given up", run_on, &g, &thread), 0);
+    pnx__thread_detach(&thread);
+    CHECK(thread == NULL);
+    pnx__thread_detach(&thread);
+    pnx_store(&g.go, 1, PNX_RELEASE, "test.go1");
+    while (!pnx_load(&g.ended, PNX_ACQUIRE, "test.ended?"))
+        sched_yield();
+    for (int i = 0; i < (test_slow() ? 50 : 500); i++) { /* in either order */
+        CHECK_EQ(pnx__thread_start("brief", run_on, NULL, &thread), 0);
+        if (i % 2)
+            sched_yield();
+        pnx__thread_detach(&thread);
+    }
+}
+
 static void look_at_name(void *arg) {
     CHECK(pthread_getname_np(pthread_self(), arg, 16) == 0);
 }

@@ -11,6 +11,7 @@
 struct text {
     char *data;
     size_t n;
+    size_t room;
     size_t pieces;
 };
 
@@ -18,8 +19,11 @@ static int keep(void *ctx, const char *text, size_t n) {
     struct text *t = ctx;
     CHECK(n > 0);
     pnx__mutex_assert_none_held();
-    t->data = realloc(t->data, t->n + n + 1);
-    CHECK(t->data);
+    if (t->n + n + 1 > t->room) {
+        t->room = (t->n + n + 1) * 2;
+        t->data = realloc(t->data, t->room);
+        CHECK(t->data);
+    }
     memcpy(t->data + t->n, text, n);
     t->n += n;
     t->data[t->n] = '\0';
