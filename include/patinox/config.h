@@ -76,7 +76,7 @@ struct pnx_config_opts {
     (&(const struct pnx_config_opts){ \
             .size = sizeof(struct pnx_config_opts), .site = PNX_SITE, __VA_ARGS__})
 #else
-static inline struct pnx_config_opts pnx_config_opts_init() {
+static inline struct pnx_config_opts pnx_config_opts_init(void) {
     struct pnx_config_opts opts = pnx_config_opts();
     opts.size = sizeof(opts);
     return opts;

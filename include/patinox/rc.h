@@ -166,39 +166,44 @@ PNX_API void pnx_weak_release(struct pnx_weak *weak);
  *   PNX_RC_DEFINE(conf, struct conf, conf_type)
  * gives conf_new, conf_ref, conf_release, conf_unique, conf_weak, conf_upgrade, conf_copy, conf_make_mut.
  */
+#if defined(__GNUC__) || defined(__clang__)
+#define PNX_RC_INLINE_ __attribute__((unused)) static inline
+#else
+#define PNX_RC_INLINE_ static inline
+#endif
 /* clang-format off */
 #define PNX_RC_DEFINE(prefix, T, d) \
-    PNX_NODISCARD static inline int prefix##_new(const T *init, T **ret_object) { \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_new(const T *init, T **ret_object) { \
         void *made_ = NULL; \
         int rc_ = pnx_rc_new(&(d), init, &made_); \
         if (rc_ == 0) \
             *ret_object = (T *)made_; \
         return rc_; \
     } \
-    static inline T *prefix##_ref(const T *object) { \
+    PNX_RC_INLINE_ T *prefix##_ref(const T *object) { \
         return (T *)pnx_rc_ref(object); \
     } \
-    static inline void prefix##_release(T **handle) { \
+    PNX_RC_INLINE_ void prefix##_release(T **handle) { \
         if (handle) \
             PNX_RC_CLEAR(*handle); \
     } \
-    static inline bool prefix##_unique(const T *object) { \
+    PNX_RC_INLINE_ bool prefix##_unique(const T *object) { \
         return pnx_rc_unique(object); \
     } \
-    PNX_NODISCARD static inline struct pnx_weak prefix##_weak(const T *object) { \
+    PNX_NODISCARD PNX_RC_INLINE_ struct pnx_weak prefix##_weak(const T *object) { \
         return pnx_weak_make(object); \
     } \
-    PNX_NODISCARD static inline T *prefix##_upgrade(const struct pnx_weak *weak) { \
+    PNX_NODISCARD PNX_RC_INLINE_ T *prefix##_upgrade(const struct pnx_weak *weak) { \
         return (T *)pnx_weak_upgrade(weak); \
     } \
-    PNX_NODISCARD static inline int prefix##_copy(const T *object, T **ret_copy) { \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_copy(const T *object, T **ret_copy) { \
         void *copy_ = NULL; \
         int rc_ = pnx_rc_clone(object, &copy_); \
         if (rc_ == 0) \
             *ret_copy = (T *)copy_; \
         return rc_; \
     } \
-    PNX_NODISCARD static inline int prefix##_make_mut(T **handle) { \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_make_mut(T **handle) { \
         void *object_ = *handle; \
         int rc_ = pnx_rc_make_mut(&object_); \
         *handle = (T *)object_; \

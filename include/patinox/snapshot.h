@@ -53,7 +53,7 @@ struct pnx_snapshot_opts {
     (&(const struct pnx_snapshot_opts){ \
             .size = sizeof(struct pnx_snapshot_opts), .site = PNX_SITE, __VA_ARGS__})
 #else
-static inline struct pnx_snapshot_opts pnx_snapshot_opts_init() {
+static inline struct pnx_snapshot_opts pnx_snapshot_opts_init(void) {
     struct pnx_snapshot_opts opts = pnx_snapshot_opts();
     opts.size = sizeof(opts);
     return opts;

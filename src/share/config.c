@@ -25,6 +25,7 @@
 #include <string.h>
 
 #define RELOAD_WAIT (10 * PNX_SEC) /* for a reload that is under way on another thread */
+#define BUSY_RETRY  (10 * PNX_MS)  /* for a tick to come back that found one under way */
 
 static const struct pnx_opt option_rows[] = {
 #define PNX_OPTION(...) PNX_OPT_ROW(struct pnx_config_opts, __VA_ARGS__)
@@ -88,10 +89,12 @@ static void leave(struct pnx_config *config) {
         finish_release(config);
 }
 
-static pnx_ns tick(struct pnx_config *config, pnx_ns now) {
+/* *ret_busy: somebody else is at it, and what inotify has to say waits in its descriptor. */
+static pnx_ns tick(struct pnx_config *config, pnx_ns now, bool *ret_busy) {
     /* The latch is tried, not waited for: who has it loads the file, or closes. */
-    if (pnx__latch_acquire(&config->busy, &config->env, INT64_MIN) != 0)
-        return pnx__deadline(now, config->debounce_ns);
+    *ret_busy = pnx__latch_acquire(&config->busy, &config->env, INT64_MIN) != 0;
+    if (*ret_busy)
+        return pnx__deadline(now, BUSY_RETRY);
     pnx_ns next = is_closed(config) ? PNX_NEVER : pnx__config_tick_owned(config, now);
     leave(config);
     return next;
@@ -102,8 +105,9 @@ static uint32_t phase_of(const struct pnx_config *config) {
     return pnx_load(&config->phase, PNX_ACQUIRE, "config.phase");
 }
 
-static void sleep_until(struct pnx_config *config, pnx_ns until) {
-    bool hears = pnx__watcher_usable(&config->watcher);
+/* A descriptor that tick has not emptied, or cannot, would end each sleep at once: it is left out then. */
+static void sleep_until(struct pnx_config *config, pnx_ns until, bool busy) {
+    bool hears = !busy && pnx__watcher_usable(&config->watcher);
     int fds[] = {config->stop_fd, hears ? config->watcher.fd : -1};
     pnx_ns left = pnx__remaining(pnx__now(&config->env), until);
     /* poll fails only for lack of kernel memory; the futex needs none */
@@ -118,8 +122,11 @@ static void thread_run(void *arg) {
     pnx_store(&config->thread_id, self ? self->id : 0, PNX_RELAXED, "config.thread_id");
     while (phase_of(config) == PNX_CONFIG_THREAD_PARKED)
         (void)pnx__futex_wait(&config->phase, PNX_CONFIG_THREAD_PARKED, PNX_NEVER);
-    while (phase_of(config) == PNX_CONFIG_THREAD_RUNNING)
-        sleep_until(config, tick(config, pnx__now(&config->env)));
+    while (phase_of(config) == PNX_CONFIG_THREAD_RUNNING) {
+        bool busy;
+        pnx_ns next = tick(config, pnx__now(&config->env), &busy);
+        sleep_until(config, next, busy);
+    }
     drop(config);
 }
 
@@ -409,8 +416,9 @@ pnx_ns pnx_config_tick(struct pnx_config *config, pnx_ns now) {
     check(config);
     if (config->flags & PNX_CONFIG_THREAD)
         return PNX_NEVER;
+    bool busy;
     take(config); /* a callback may release it */
-    pnx_ns next = tick(config, now);
+    pnx_ns next = tick(config, now, &busy);
     drop(config);
     return next;
 }

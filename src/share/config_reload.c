@@ -248,12 +248,14 @@ static int load_text(struct pnx_config *config, pnx_ns now, bool quiet, struct p
     pnx_rc_unref(current);
     /* Remembered before anybody is told, and by its outcome: the same bad text is not tried again and again. */
     remember_text(config, text, hash, rc == 0);
-    if (rc == 0) {
-        rc = publish(config, now, value, &why);
-        config->seen.text = rc == 0; /* what kept it from being published may pass */
-        pnx_rc_unref(value);
-    }
-    return rc ? refuse(config, now, &why, err) : 0;
+    if (rc)
+        return refuse(config, now, &why, err);
+    rc = publish(config, now, value, &why);
+    config->seen.text = rc == 0; /* what kept it from being published may pass */
+    pnx_rc_unref(value);
+    if (rc == -ESHUTDOWN && err)
+        *err = why; /* closed meanwhile: nothing is wrong with the file */
+    return rc && rc != -ESHUTDOWN ? refuse(config, now, &why, err) : rc;
 }
 
 int pnx__config_load_owned(
