@@ -193,6 +193,7 @@ int pnx_monitor_remove(struct pnx_stats *stats, uint32_t id) {
     struct pnx_stats *set = pnx__stats_resolve(stats);
     if (!set || id == 0)
         return -ENOENT;
+    pnx__mutex_assert_none_held(); /* it may wait for a callback, which may want any lock */
     lock_monitors(set);
     struct pnx_monitor_slot *slot = find_locked(set, id);
     int rc = slot && !slot->removed ? 0 : -ENOENT;

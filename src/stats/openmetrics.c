@@ -360,6 +360,7 @@ static bool same_group(const struct row *a, const struct row *b) {
 }
 
 static int write_all(struct out *out, const struct copy *copy) {
+    pnx__mutex_assert_none_held();
     size_t n = copy->used.rows;
     for (size_t i = 0; i < n && out->rc == 0;) {
         size_t end = i + 1;
@@ -378,14 +379,15 @@ int pnx_stats_openmetrics(struct pnx_stats *stats, pnx_write_fn *write, void *ct
     if (!write)
         return -EINVAL;
     struct pnx_stats *set = pnx__stats_resolve(stats);
-    const struct pnx_env *env = set ? pnx__stats_env(set) : pnx__env_system();
+    /* A copy: write might release the set. */
+    const struct pnx_env env = *(set ? pnx__stats_env(set) : pnx__env_system());
     struct copy copy = {0};
-    int rc = set ? take(set, env, &copy) : 0;
+    int rc = set ? take(set, &env, &copy) : 0;
     if (rc)
         return rc;
-    struct out out = {.write = write, .ctx = ctx, .buf = pnx__alloc(env, CHUNK, 1)};
+    struct out out = {.write = write, .ctx = ctx, .buf = pnx__alloc(&env, CHUNK, 1)};
     rc = out.buf ? write_all(&out, &copy) : -ENOMEM;
-    pnx__free(env, out.buf, CHUNK, 1);
-    copy_free(env, &copy);
+    pnx__free(&env, out.buf, CHUNK, 1);
+    copy_free(&env, &copy);
     return rc;
 }

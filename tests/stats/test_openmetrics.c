@@ -246,6 +246,28 @@ TEST(an_empty_set_and_the_off_value_are_only_an_end) {
     free(t.data);
 }
 
+static struct pnx_stats *shared_set;
+
+static int release_and_keep(void *ctx, const char *text, size_t n) {
+    pnx_stats_release(&shared_set);
+    return keep(ctx, text, n);
+}
+
+TEST(the_writer_may_release_the_set) {
+    struct test_env te;
+    test_env_init(&te);
+    static struct fixture f;
+    shared_set = fixture_set(&te);
+    fixture_add(&f, shared_set, "x");
+    struct pnx_stats *set = shared_set;
+    struct text t = {0};
+    pnx__stats_remove(&f.stats);
+    CHECK_EQ(pnx_stats_openmetrics(set, release_and_keep, &t), 0);
+    CHECK_STR(t.data, "# EOF\n");
+    test_env_check_empty(&te);
+    free(t.data);
+}
+
 struct refusal {
     int after;
     int calls;
@@ -306,16 +328,15 @@ TEST(writing_survives_each_failed_allocation) {
 /* An allocator in which the set grows: what another thread might do between the two looks at it. */
 static struct fixture grown[3][300];
 static int growth;
-static struct pnx_stats *growing_set;
 
 static void *grow_and_alloc(void *ctx, size_t size, size_t align) {
     (void)ctx;
     (void)align;
     pnx__mutex_assert_none_held();
-    if (growing_set && growth < 3) {
+    if (shared_set && growth < 3) {
         for (int i = 0; i < 300; i++)
             fixture_add(
-                    &grown[growth][i], growing_set, "a rather long name for a made-up component");
+                    &grown[growth][i], shared_set, "a rather long name for a made-up component");
         growth++;
     }
     return malloc(size);
@@ -333,10 +354,10 @@ TEST(p1_a_set_that_grows_between_measuring_and_copying_is_measured_again) {
     CHECK_EQ(pnx_stats_create(PNX_STATS_OPTS(.env = &env), NULL, &set), 0);
     static struct fixture first;
     fixture_add(&first, set, "first");
-    growing_set = set;
+    shared_set = set;
     struct text t = {0};
     CHECK_EQ(pnx_stats_openmetrics(set, keep, &t), 0);
-    growing_set = NULL;
+    shared_set = NULL;
     size_t found = 0;
     for (const char *at = t.data; (at = strstr(at, "\npatinox_fixture_hits_total")) != NULL; at++)
         found++;
