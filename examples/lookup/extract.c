@@ -159,7 +159,7 @@ static bool is_latin1(const char *text, size_t n) {
 
 static bool is_blank(const char *text, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        if (!strchr(" \t\r\n\f\v", text[i]))
+        if (text[i] == '\0' || !strchr(" \t\r\n\f\v", text[i]))
             return false;
     }
     return true;

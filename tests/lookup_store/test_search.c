@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Searches and documents of an open store. */
+#include "common.h"
+
+#include <patinox/cache.h>
+#include <patinox/pool.h>
+
+#include <errno.h>
+#include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+static json_t *body_of(const struct lookup_answer *answer, const char *query) {
+    char *text = NULL;
+    size_t size = 0;
+    CHECK_EQ(lookup_answer_json(answer, query, strlen(query), 123, &text, &size), 0);
+    json_error_t error;
+    json_t *body = json_loadb(text, size, 0, &error);
+    CHECK_MSG(body, "%s in %.*s", error.text, (int)size, text);
+    free(text);
+    return body;
+}
+
+static const char *result_field(json_t *body, size_t index, const char *name) {
+    const char *text = json_string_value(
+            json_object_get(json_array_get(json_object_get(body, "results"), index), name));
+    return text ? text : "(none)";
+}
+
+TEST(search_finds_documents_with_all_words) {
+    put_small_corpus();
+    struct lookup_store *store = open_store(NULL);
+    CHECK_EQ(count_of(store, "fox "), 3);
+    CHECK_EQ(count_of(store, "fox dog"), 2);
+    CHECK_EQ(count_of(store, "QUICK"), 1);
+    CHECK_EQ(count_of(store, "\"brown fox\""), 1);
+    CHECK_EQ(count_of(store, "\"fox brown\""), 0);
+    CHECK_EQ(count_of(store, "libfoo-dev "), 1);
+    CHECK_EQ(count_of(store, "dev-libfoo "), 0);
+    CHECK_EQ(count_of(store, "cafe "), 1);
+    CHECK_EQ(count_of(store, "CAF\xC3\x89 "), 1);
+    CHECK_EQ(count_of(store, "jum"), 1);   /* a beginning */
+    CHECK_EQ(count_of(store, "jum "), 0);  /* a word */
+    CHECK_EQ(count_of(store, "gamma"), 1); /* in a title */
+    CHECK_EQ(count_of(store, "sub"), 2);   /* in paths */
+    CHECK_EQ(count_of(store, "nothingofthatkind"), 0);
+    CHECK_EQ(count_of(store, "\xE2\x80\x94"), 0); /* a dash: no word to FTS5 */
+    lookup_store_release(&store);
+}
+
+TEST(answer_is_json_with_marked_snippets) {
+    put_small_corpus();
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_answer answer = search(store, "brown fox");
+    CHECK(!answer.cached);
+    json_t *body = body_of(&answer, "brown fox");
+    CHECK_STR(json_string_value(json_object_get(body, "query")), "brown fox");
+    CHECK_EQ(json_integer_value(json_object_get(body, "total")), 1);
+    CHECK_EQ(json_integer_value(json_object_get(body, "took_us")), 123);
+    CHECK(json_is_false(json_object_get(body, "cached")));
+    CHECK_STR(result_field(body, 0, "title"), "Alpha document");
+    CHECK_STR(result_field(body, 0, "path"), "a.txt");
+    CHECK_STR(result_field(body, 0, "snippet"), "Alpha document The quick \x02"
+                                                "brown\x03 \x02"
+                                                "fox\x03 jumps over the lazy dog. ");
+    json_decref(body);
+    lookup_answer_release(&answer);
+    lookup_answer_release(&answer);
+    /* Query text that is no UTF-8 comes back as JSON all the same. */
+    answer = search(store, "fox\xFF\"");
+    body = body_of(&answer, "fox\xFF\"");
+    CHECK_STR(json_string_value(json_object_get(body, "query")), "fox\xEF\xBF\xBD\"");
+    json_decref(body);
+    lookup_answer_release(&answer);
+    lookup_store_release(&store);
+}
+
+TEST(snippet_shows_where_the_words_stand_together) {
+    static char text[100000];
+    size_t n = 0;
+    n += (size_t)fill(text + n, sizeof(text) - n, "Title\nneedle alone at first. ");
+    while (n < 60000)
+        n += (size_t)fill(text + n, sizeof(text) - n, "hay and straw, line %zu\n", n);
+    n += (size_t)fill(text + n, sizeof(text) - n, "here the needle meets its thread\n");
+    while (n < 90000)
+        n += (size_t)fill(text + n, sizeof(text) - n, "straw and hay, line %zu\n", n);
+    put_file("hay.txt", text, n);
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_answer answer = search(store, "needle thread");
+    json_t *body = body_of(&answer, "x");
+    CHECK_CONTAINS(result_field(body, 0, "snippet"), "the \x02needle\x03 meets its \x02thread\x03");
+    CHECK(strncmp(result_field(body, 0, "snippet"), "\xE2\x80\xA6 ", 4) == 0);
+    CHECK(strlen(result_field(body, 0, "snippet")) < 400);
+    json_decref(body);
+    lookup_answer_release(&answer);
+    lookup_store_release(&store);
+}
+
+TEST(title_matches_come_first) {
+    put_text("1.txt", "Something else\nzebra zebra zebra\n");
+    put_text("2.txt", "The zebra\nanother thing\n");
+    for (int i = 0; i < 20; i++) {
+        char name[16];
+        fill(name, sizeof(name), "x%d", i);
+        put_text(name, "filler without that animal\n");
+    }
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_answer answer = search(store, "zebra");
+    json_t *body = body_of(&answer, "x");
+    CHECK_STR(result_field(body, 0, "path"), "2.txt");
+    json_decref(body);
+    lookup_answer_release(&answer);
+    lookup_store_release(&store);
+}
+
+TEST(pages_are_disjoint_and_complete) {
+    for (int i = 0; i < 25; i++) {
+        char name[16];
+        fill(name, sizeof(name), "f%02d", i);
+        put_text(name, "the same words in every document\n");
+    }
+    struct lookup_store *store = open_store(NULL);
+    bool seen[26] = {0};
+    for (uint32_t offset = 0; offset < 30; offset += 7) {
+        struct lookup_answer answer = {0};
+        CHECK_EQ(lookup_store_search(store, "words", 5, 7, offset, PNX_SEC, NULL, &answer), 0);
+        CHECK_EQ(answer.total, 25);
+        json_t *body = body_of(&answer, "x");
+        json_t *results = json_object_get(body, "results");
+        CHECK_EQ(json_array_size(results), offset >= 25 ? 0 : offset + 7 > 25 ? 25 - offset : 7);
+        size_t index;
+        json_t *result;
+        json_array_foreach(results, index, result) {
+            int64_t id = json_integer_value(json_object_get(result, "id"));
+            CHECK(id >= 1 && id <= 25 && !seen[id]);
+            seen[id] = true;
+        }
+        json_decref(body);
+        lookup_answer_release(&answer);
+    }
+    for (int id = 1; id <= 25; id++)
+        CHECK(seen[id]);
+    lookup_store_release(&store);
+}
+
+TEST(bad_requests_are_told_apart) {
+    put_small_corpus();
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_answer answer = {0};
+    struct pnx_error err;
+    CHECK_EQ(lookup_store_search(store, "", 0, 0, 0, PNX_SEC, &err, &answer), -EINVAL);
+    CHECK_EQ(lookup_store_search(store, " - ", 3, 0, 0, PNX_SEC, &err, &answer), -EINVAL);
+    CHECK_EQ(lookup_store_search(store, "a", 1, LOOKUP_LIMIT_MAX + 1, 0, PNX_SEC, &err, &answer),
+            -ERANGE);
+    CHECK_EQ(lookup_store_search(store, "a", 1, 1, LOOKUP_OFFSET_MAX + 1, PNX_SEC, &err, &answer),
+            -ERANGE);
+    CHECK_EQ(lookup_store_search(store, "a", 1, 1, 0, -5, &err, &answer), -EINVAL);
+    char text[LOOKUP_QUERY_MAX + 1];
+    memset(text, 'a', sizeof(text));
+    CHECK_EQ(lookup_store_search(store, text, sizeof(text), 1, 0, PNX_SEC, &err, &answer), -EFBIG);
+    CHECK(answer.results == NULL);
+    CHECK_EQ(lookup_store_search(
+                     store, "fox", 3, LOOKUP_LIMIT_MAX, LOOKUP_OFFSET_MAX, PNX_SEC, &err, &answer),
+            0);
+    CHECK_EQ(answer.total, 3);
+    CHECK_EQ(answer.results_size, 2);
+    lookup_answer_release(&answer);
+    lookup_store_release(&store);
+}
+
+/* ---- the cache ---- */
+
+TEST(repeated_search_comes_from_the_cache) {
+    put_small_corpus();
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_answer first = search(store, "fox dog"), second = search(store, " FOX, dog");
+    CHECK(!first.cached);
+    CHECK(second.cached);
+    CHECK_EQ(first.results_size, second.results_size);
+    CHECK(memcmp(first.results, second.results, first.results_size) == 0);
+    CHECK_EQ(info_of(store).searches, 2);
+    CHECK_EQ(info_of(store).database_reads, 1);
+    /* Another page is another answer. */
+    struct lookup_answer page = {0};
+    CHECK_EQ(lookup_store_search(store, "fox dog", 7, 1, 1, PNX_SEC, NULL, &page), 0);
+    CHECK(!page.cached);
+    lookup_answer_release(&page);
+    lookup_answer_release(&first);
+    /* The answer outlives the store. */
+    lookup_store_release(&store);
+    CHECK(memchr(second.results, '[', 1) != NULL);
+    lookup_answer_release(&second);
+}
+
+struct crowd {
+    struct lookup_store *store;
+    atomic_int from_cache;
+};
+
+static void ask_the_same(unsigned index, void *ctx) {
+    (void)index;
+    struct crowd *crowd = ctx;
+    for (int i = 0; i < 20; i++) {
+        char query[32];
+        fill(query, sizeof(query), "fox word%d \"the\"", i);
+        struct lookup_answer answer = search(crowd->store, query);
+        lookup_answer_release(&answer);
+        fill(query, sizeof(query), "the %d", i);
+        answer = search(crowd->store, query);
+        lookup_answer_release(&answer);
+    }
+}
+
+TEST(p4_identical_searches_at_the_same_time_read_the_database_once) {
+    put_small_corpus();
+    struct lookup_store *store = open_store(NULL);
+    struct crowd crowd = {.store = store};
+    test_threads(8, ask_the_same, &crowd);
+    CHECK_EQ(info_of(store).searches, 8 * 40);
+    CHECK_EQ(info_of(store).database_reads, 40);
+    lookup_store_release(&store);
+}
+
+/* ---- documents ---- */
+
+TEST(document_is_the_text_with_title_path_and_etag) {
+    put_small_corpus();
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_document document = {0};
+    struct pnx_error err = {0};
+    CHECK_EQ(lookup_store_document(store, 1, PNX_SEC, &err, &document), 0);
+    CHECK_STR(document.path, "a.txt");
+    CHECK_STR(document.title, "Alpha document");
+    CHECK_EQ(document.id, 1);
+    const char *text = "Alpha document\nThe quick brown fox jumps over the lazy dog.\n";
+    CHECK_EQ(document.size, strlen(text));
+    CHECK(memcmp(document.text, text, document.size) == 0);
+    CHECK(document.etag[0] == '"' && document.etag[strlen(document.etag) - 1] == '"');
+    struct lookup_document other = {0};
+    CHECK_EQ(lookup_store_document(store, 4, PNX_TIMEOUT_DEFAULT, &err, &other), 0);
+    CHECK_STR(other.path, "sub/caf\xC3\xA9.md");
+    CHECK(strcmp(other.etag, document.etag) != 0);
+    lookup_document_release(&other);
+    CHECK_EQ(lookup_store_document(store, 5, PNX_SEC, &err, &other), -ENOENT);
+    CHECK_EQ(lookup_store_document(store, 0, PNX_SEC, &err, &other), -ENOENT);
+    CHECK_EQ(lookup_store_document(store, UINT64_MAX, PNX_SEC, &err, &other), -ENOENT);
+    CHECK_CONTAINS(err.message, "18446744073709551615");
+    /* The text outlives the store. */
+    lookup_store_release(&store);
+    CHECK(memcmp(document.text, text, document.size) == 0);
+    lookup_document_release(&document);
+    lookup_document_release(&document);
+}
+
+TEST(odd_names_are_shown_as_utf8) {
+    put_text("\xFF\xFE name\x01", "body words\n");
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_answer answer = search(store, "body");
+    json_t *body = body_of(&answer, "x");
+    CHECK_STR(result_field(body, 0, "path"), "\xEF\xBF\xBD\xEF\xBF\xBD name ");
+    json_decref(body);
+    lookup_answer_release(&answer);
+    lookup_store_release(&store);
+}
+
+/* ---- settings and the end ---- */
+
+TEST(apply_changes_pool_cache_and_budget) {
+    put_small_corpus();
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_settings settings;
+    lookup_settings_default(&settings);
+    settings.pool_max = 9;
+    settings.cache_bytes = 1 << 20;
+    settings.cache_ttl_ns = PNX_SEC;
+    settings.budget_bytes = 64 << 20;
+    settings.search_timeout_ns = 2 * PNX_SEC;
+    struct pnx_error err = {0};
+    CHECK_EQ(lookup_store_apply(store, &settings, &err), 0);
+    struct pnx_pool_stats pool = {.size = sizeof(pool)};
+    CHECK_EQ(pnx_pool_stats(lookup_store_pool(store), &pool), 0);
+    CHECK_EQ(pool.max, 9);
+    struct pnx_cache_stats cache = {.size = sizeof(cache)};
+    CHECK_EQ(pnx_cache_stats(lookup_store_cache(store), &cache), 0);
+    CHECK_EQ(cache.capacity, 1 << 20);
+    struct pnx_budget_stats budget = {.size = sizeof(budget)};
+    CHECK_EQ(pnx_budget_stats(lookup_store_budget(store), &budget), 0);
+    CHECK_EQ(budget.hard_limit, 64 << 20);
+    /* A bad one changes nothing. */
+    settings.pool_max = 3;
+    settings.cache_bytes = 1;
+    CHECK_EQ(lookup_store_apply(store, &settings, &err), -ERANGE);
+    CHECK_STR(err.field, "cache_bytes");
+    CHECK_EQ(pnx_pool_stats(lookup_store_pool(store), &pool), 0);
+    CHECK_EQ(pool.max, 9);
+    CHECK_EQ(count_of(store, "fox "), 3);
+    lookup_store_release(&store);
+}
+
+TEST(closed_store_refuses) {
+    put_small_corpus();
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_answer answer = search(store, "fox");
+    CHECK_EQ(lookup_store_close(store, PNX_SEC), 0);
+    CHECK_EQ(lookup_store_close(store, 0), 0);
+    struct lookup_answer none = {0};
+    struct lookup_document document = {0};
+    struct pnx_error err;
+    CHECK_EQ(lookup_store_search(store, "fox", 3, 0, 0, PNX_SEC, &err, &none), -ESHUTDOWN);
+    CHECK_EQ(lookup_store_document(store, 1, PNX_SEC, &err, &document), -ESHUTDOWN);
+    struct lookup_settings settings;
+    lookup_settings_default(&settings);
+    CHECK_EQ(lookup_store_apply(store, &settings, &err), -ESHUTDOWN);
+    lookup_answer_release(&answer);
+    lookup_store_release(&store);
+    lookup_store_release(&store);
+    lookup_store_release(NULL);
+}
+
+static int print_report(void *ctx, const char *text, size_t n) {
+    (void)ctx;
+    return fwrite(text, 1, n, stderr) == n ? 0 : -EIO;
+}
+
+TEST(p6_shutdown_of_the_registry_ends_it_all) {
+    put_small_corpus();
+    struct pnx_registry *registry = NULL;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.name = "all"), NULL, &registry), 0);
+    struct lookup_store_opts opts = default_opts();
+    opts.registry = registry;
+    struct lookup_store *store = NULL;
+    struct pnx_error err = {0};
+    CHECK_EQ(lookup_store_open(&opts, &err, &store), 0);
+    CHECK_EQ(count_of(store, "fox "), 3);
+    CHECK(pnx_registry_count(registry) >= 5);
+    struct pnx_shutdown_report *report = NULL;
+    int rc = pnx_registry_shutdown(registry, 10 * PNX_SEC, &report);
+    CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_TEXT, print_report, NULL), 0);
+    CHECK_EQ(rc, 0);
+    struct pnx_shutdown_counts counts = {.size = sizeof(counts)};
+    CHECK_EQ(pnx_shutdown_report_counts(report, &counts), 0);
+    CHECK_EQ(counts.leaked + counts.failed + counts.abandoned, 0);
+    pnx_shutdown_report_release(&report);
+    lookup_store_release(&store);
+    pnx_registry_release(&registry);
+}
+
+TEST(p6_release_leaves_nothing_registered) {
+    put_small_corpus();
+    size_t before = pnx_registry_count(pnx_registry_default());
+    struct lookup_store *store = open_store(NULL);
+    CHECK_EQ(count_of(store, "fox "), 3);
+    struct pnx_budget_stats budget = {.size = sizeof(budget)};
+    CHECK_EQ(pnx_budget_stats(lookup_store_budget(store), &budget), 0);
+    CHECK(budget.used > 4 << 20);
+    lookup_store_release(&store);
+    CHECK_EQ(pnx_registry_count(pnx_registry_default()), before);
+    CHECK_EQ(pnx_budget_stats(pnx_budget_default(), &budget), 0);
+    CHECK_EQ(budget.used, 0);
+}
+
+/* ---- all at once ---- */
+
+struct storm {
+    struct lookup_store *store;
+    uint64_t seed;
+    int rounds;
+    atomic_int other_errors;
+};
+
+static void storm_settings(struct storm *storm, uint64_t *state) {
+    struct lookup_settings settings;
+    lookup_settings_default(&settings);
+    settings.pool_max = 1 + (uint32_t)(test_random(state) % 6);
+    settings.cache_bytes = (64u << 10) << test_random(state) % 6;
+    settings.cache_ttl_ns = PNX_MS << test_random(state) % 10;
+    settings.search_timeout_ns = 30 * PNX_SEC;
+    struct pnx_error err = {0};
+    int rc = lookup_store_apply(storm->store, &settings, &err);
+    CHECK_MSG(rc == 0, "apply: %d: %s", rc, err.message);
+}
+
+static void storm_search(struct storm *storm, uint64_t *state) {
+    char query[40];
+    size_t n = test_random(state) % sizeof(query);
+    for (size_t i = 0; i < n; i++)
+        query[i] = " \"the fox-dog*\xC3\xA9"
+                   "document:\xFF^("[test_random(state) % 27];
+    struct lookup_answer answer = {0};
+    struct pnx_error err = {0};
+    pnx_ns timeout = test_random(state) % 8 ? 30 * PNX_SEC : (pnx_ns)(test_random(state) % PNX_MS);
+    int rc = lookup_store_search(
+            storm->store, query, n, (uint32_t)(test_random(state) % 5), 0, timeout, &err, &answer);
+    if (rc == 0)
+        CHECK(answer.results[0] == '[' && answer.results[answer.results_size - 1] == ']');
+    else
+        CHECK_MSG(rc == -EINVAL || rc == -ETIMEDOUT, "%d: %s", rc, err.message);
+    lookup_answer_release(&answer);
+}
+
+static void storm_run(unsigned index, void *ctx) {
+    struct storm *storm = ctx;
+    uint64_t state = storm->seed + index;
+    for (int i = 0; i < storm->rounds; i++) {
+        if (index == 0 && i % 8 == 0)
+            storm_settings(storm, &state);
+        if (test_random(&state) % 4 == 0) {
+            struct lookup_document document = {0};
+            int rc = lookup_store_document(
+                    storm->store, 1 + test_random(&state) % 4, 30 * PNX_SEC, NULL, &document);
+            CHECK_EQ(rc, 0);
+            CHECK(document.size > 10);
+            lookup_document_release(&document);
+        } else {
+            storm_search(storm, &state);
+        }
+    }
+}
+
+TEST_LIMIT(storm_of_searches_documents_and_settings, 120) {
+    put_small_corpus();
+    struct lookup_store *store = open_store(NULL);
+    struct storm storm = {.store = store, .seed = test_seed(), .rounds = test_slow() ? 150 : 1000};
+    test_threads(6, storm_run, &storm);
+    struct pnx_error err = {0};
+    CHECK_MSG(pnx_cache_check(lookup_store_cache(store), &err) == 0, "%s", err.message);
+    CHECK_EQ(lookup_store_close(store, 10 * PNX_SEC), 0);
+    lookup_store_release(&store);
+}
