@@ -193,9 +193,7 @@ static int check_page(uint32_t *limit, uint32_t offset, struct pnx_error *err) {
     return 0;
 }
 
-static int check_open(struct lookup_store *store, pnx_ns *timeout, struct pnx_error *err) {
-    if (atomic_load_explicit(&store->closed, memory_order_relaxed))
-        return lookup_fail(err, -ESHUTDOWN, "closed", "the store is closed");
+static int check_timeout(struct lookup_store *store, pnx_ns *timeout, struct pnx_error *err) {
     if (*timeout == PNX_TIMEOUT_DEFAULT)
         *timeout = atomic_load_explicit(&store->search_timeout, memory_order_relaxed);
     if (*timeout < 0)
@@ -246,11 +244,13 @@ static int ask_cache(struct search *search, pnx_ns timeout, struct lookup_answer
 int lookup_store_search(struct lookup_store *store, const char *text, size_t size, uint32_t limit,
         uint32_t offset, pnx_ns timeout, struct pnx_error *err, struct lookup_answer *ret_answer) {
     struct lookup_query query;
-    int rc = check_open(store, &timeout, err);
+    int rc = check_timeout(store, &timeout, err);
     if (!rc)
         rc = check_page(&limit, offset, err);
     if (!rc)
         rc = lookup_query_parse(text, size, err, &query);
+    if (!rc)
+        rc = lookup_store_enter(store, err);
     if (rc)
         return rc;
     atomic_fetch_add_explicit(&store->searches, 1, memory_order_relaxed);
@@ -258,6 +258,7 @@ int lookup_store_search(struct lookup_store *store, const char *text, size_t siz
     struct search search = {
             .store = store, .err = &why, .query = &query, .limit = limit, .offset = offset};
     rc = ask_cache(&search, timeout, ret_answer);
+    lookup_store_leave(store);
     if (rc && err)
         *err = why;
     return rc;
@@ -266,12 +267,11 @@ int lookup_store_search(struct lookup_store *store, const char *text, size_t siz
 int lookup_store_search_cached(struct lookup_store *store, const char *text, size_t size,
         uint32_t limit, uint32_t offset, struct pnx_error *err, struct lookup_answer *ret_answer) {
     struct lookup_query query;
-    pnx_ns timeout = 0;
-    int rc = check_open(store, &timeout, err);
-    if (!rc)
-        rc = check_page(&limit, offset, err);
+    int rc = check_page(&limit, offset, err);
     if (!rc)
         rc = lookup_query_parse(text, size, err, &query);
+    if (!rc)
+        rc = lookup_store_enter(store, err);
     if (rc)
         return rc;
     struct search search = {.store = store, .query = &query, .limit = limit, .offset = offset};
@@ -279,10 +279,12 @@ int lookup_store_search_cached(struct lookup_store *store, const char *text, siz
     size_t key_size = make_key(&search, &key);
     struct pnx_cache_ref ref = {0};
     rc = pnx_cache_get(store->cache, &key, key_size, &ref);
+    if (!rc)
+        atomic_fetch_add_explicit(&store->searches, 1, memory_order_relaxed);
+    lookup_store_leave(store);
     if (rc)
-        return rc;
+        return lookup_fail(err, rc, "cache", "%s", pnx_strerror(rc));
     ref.source = PNX_CACHE_FOUND;
-    atomic_fetch_add_explicit(&store->searches, 1, memory_order_relaxed);
     *ret_answer = answer_of(&ref);
     return 0;
 }
@@ -370,21 +372,32 @@ static int read_document(
     return rc;
 }
 
-int lookup_store_document(struct lookup_store *store, uint64_t id, pnx_ns timeout,
-        struct pnx_error *err, struct lookup_document *ret_document) {
-    int rc = check_open(store, &timeout, err);
-    if (rc)
-        return rc;
-    if (id == 0 || id > store->generation->manifest.documents)
-        return lookup_fail(err, -ENOENT, "document", "there is no document %" PRIu64, id);
+/* Asks for the document within a call that was entered. */
+static int ask_document(struct lookup_store *store, pnx_ns timeout, struct pnx_error *err,
+        struct lookup_document *document) {
     pnx_ns now = pnx_now();
     struct question question;
-    rc = begin(store, timeout >= PNX_NEVER - now ? PNX_NEVER : now + timeout, err, &question);
+    int rc = begin(store, timeout >= PNX_NEVER - now ? PNX_NEVER : now + timeout, err, &question);
+    if (rc)
+        return rc;
+    rc = read_document(&question, err, document);
+    end(&question, rc);
+    return rc;
+}
+
+int lookup_store_document(struct lookup_store *store, uint64_t id, pnx_ns timeout,
+        struct pnx_error *err, struct lookup_document *ret_document) {
+    int rc = check_timeout(store, &timeout, err);
+    if (!rc)
+        rc = lookup_store_enter(store, err);
     if (rc)
         return rc;
     struct lookup_document document = {.id = id};
-    rc = read_document(&question, err, &document);
-    end(&question, rc);
+    if (id == 0 || id > store->opened.documents)
+        rc = lookup_fail(err, -ENOENT, "document", "there is no document %" PRIu64, id);
+    else
+        rc = ask_document(store, timeout, err, &document);
+    lookup_store_leave(store);
     if (rc) {
         lookup_document_release(&document);
         return rc;

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Memory that building an index takes besides the texts on their way: FTS5's words and page caches. */
@@ -115,7 +116,7 @@ static int open_cache(
             err, &store->cache);
 }
 
-/* Lets all parts go, the last first.  Nobody may be inside a call. */
+/* Lets all parts go, the last first.  The store is closed, and nobody is inside a call. */
 static void release_parts(struct lookup_store *store) {
     pnx_cache_release(&store->cache);
     pnx_pool_release(&store->pool);
@@ -152,6 +153,36 @@ static int add_row(struct lookup_store *store, struct pnx_error *err) {
     return pnx_registry_add(registry, &row, err, &store->row);
 }
 
+/* What info and the log say stays the same, and is asked for also when the parts are gone. */
+static void remember(struct lookup_store *store) {
+    const struct lookup_generation *generation = store->generation;
+    const struct lookup_manifest *manifest = &generation->manifest;
+    store->opened = (struct lookup_store_info){
+            .generation = generation->number,
+            .documents = manifest->documents,
+            .text_bytes = manifest->text_bytes,
+            .index_bytes = manifest->index_bytes,
+            .files = manifest->files,
+            .binary = manifest->binary,
+            .unreadable = manifest->unreadable,
+            .empty = manifest->empty,
+            .truncated = manifest->truncated,
+            .built = generation->built,
+            .build_ns = (pnx_ns)manifest->build_ms * PNX_MS,
+    };
+}
+
+static void log_opened(const struct lookup_store *store) {
+    const struct lookup_store_info *opened = &store->opened;
+    lookup_log(store->env_or_null, PNX_LOG_INFO,
+            "gen-%" PRIu64 " %s: %" PRIu64 " documents of %" PRIu64 " files, %" PRIu64
+            " MiB of text; skipped %" PRIu64 " binary, %" PRIu64 " empty, %" PRIu64
+            " unreadable; cut %" PRIu64,
+            opened->generation, opened->built ? "built" : "opened", opened->documents,
+            opened->files, opened->text_bytes >> 20, opened->binary, opened->empty,
+            opened->unreadable, opened->truncated);
+}
+
 static int open_parts(
         struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
     int rc = open_dirs(store, opts, err);
@@ -163,30 +194,21 @@ static int open_parts(
         rc = open_pool(store, opts, err);
     if (!rc)
         rc = open_cache(store, opts, err);
-    if (!rc)
-        rc = add_row(store, err);
-    return rc;
-}
-
-static void log_opened(const struct lookup_store *store) {
-    const struct lookup_generation *generation = store->generation;
-    const struct lookup_manifest *manifest = &generation->manifest;
-    lookup_log(store->env_or_null, PNX_LOG_INFO,
-            "gen-%" PRIu64 " %s: %" PRIu64 " documents of %" PRIu64 " files, %" PRIu64
-            " MiB of text; skipped %" PRIu64 " binary, %" PRIu64 " empty, %" PRIu64
-            " unreadable; cut %" PRIu64,
-            generation->number, generation->built ? "built" : "opened", manifest->documents,
-            manifest->files, manifest->text_bytes >> 20, manifest->binary, manifest->empty,
-            manifest->unreadable, manifest->truncated);
+    if (rc)
+        return rc;
+    remember(store);
+    log_opened(store);
+    /* The last step: from here on a shutdown may end the store at any time. */
+    return add_row(store, err);
 }
 
 static void report_ready(const struct lookup_store *store, const struct lookup_store_opts *opts) {
-    const struct lookup_manifest *manifest = &store->generation->manifest;
+    const struct lookup_store_info *opened = &store->opened;
     struct lookup_progress progress = {
             .phase = LOOKUP_PHASE_READY,
-            .files_done = manifest->files,
-            .files_total = manifest->files,
-            .skipped = manifest->files - manifest->documents,
+            .files_done = opened->files,
+            .files_total = opened->files,
+            .skipped = opened->files - opened->documents,
     };
     /* It is open: nobody can cancel it any more. */
     if (opts->progress)
@@ -227,6 +249,12 @@ int lookup_store_open(const struct lookup_store_opts *user, struct pnx_error *er
         return lookup_fail(err, -ENOMEM, "open", "no memory");
     store->lock_fd = -1;
     pthread_mutex_init(&store->mutex, NULL);
+    pthread_mutex_init(&store->applying, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&store->left, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     struct lookup_store_opts opts;
     int rc = take_opts(store, user, err, &opts);
     if (!rc)
@@ -235,7 +263,6 @@ int lookup_store_open(const struct lookup_store_opts *user, struct pnx_error *er
         lookup_store_release(&store);
         return rc;
     }
-    log_opened(store);
     report_ready(store, &opts);
     *ret_store = store;
     return 0;
@@ -243,11 +270,60 @@ int lookup_store_open(const struct lookup_store_opts *user, struct pnx_error *er
 
 /* ---- ending ---- */
 
+/*
+ * Who is inside and whether the store is closed are one word: so either a call sees that it is closed and does not
+ * enter, or closing sees the call and waits for the last of them, who says so under the mutex.
+ */
+int lookup_store_enter(struct lookup_store *store, struct pnx_error *err) {
+    uint64_t callers = atomic_load(&store->callers);
+    do {
+        if (callers & LOOKUP_CLOSED)
+            return lookup_fail(err, -ESHUTDOWN, "closed", "the store is closed");
+    } while (!atomic_compare_exchange_weak(&store->callers, &callers, callers + 1));
+    return 0;
+}
+
+static void say_all_left(struct lookup_store *store) {
+    pthread_mutex_lock(&store->mutex);
+    store->all_left = true;
+    pthread_cond_broadcast(&store->left);
+    pthread_mutex_unlock(&store->mutex);
+}
+
+void lookup_store_leave(struct lookup_store *store) {
+    /* Any but the last touches the store no more: it may be gone.  The last is waited for until it has said so. */
+    if (atomic_fetch_sub(&store->callers, 1) == (LOOKUP_CLOSED | 1))
+        say_all_left(store);
+}
+
+/* Lets nobody in any more. */
+static void shut(struct lookup_store *store) {
+    if (atomic_fetch_or(&store->callers, LOOKUP_CLOSED) == 0)
+        say_all_left(store);
+}
+
+/* Waits until nobody is inside.  Returns 0 then, or 1 when the deadline came first. */
+static int wait_for_callers(struct lookup_store *store, pnx_ns deadline) {
+    struct timespec until = {.tv_sec = deadline / PNX_SEC, .tv_nsec = deadline % PNX_SEC};
+    int error = 0;
+    pthread_mutex_lock(&store->mutex);
+    while (!store->all_left && !error)
+        error = deadline == PNX_NEVER ? pthread_cond_wait(&store->left, &store->mutex)
+                                      : pthread_cond_timedwait(&store->left, &store->mutex, &until);
+    int n = store->all_left ? 0 : 1;
+    pthread_mutex_unlock(&store->mutex);
+    return n;
+}
+
 int lookup_store_close(struct lookup_store *store, pnx_ns timeout) {
-    atomic_store_explicit(&store->closed, true, memory_order_relaxed);
+    pnx_ns now = pnx_now();
+    pnx_ns deadline = timeout >= PNX_NEVER - now ? PNX_NEVER : now + timeout;
+    shut(store);
     if (store->cache)
         (void)pnx_cache_close(store->cache);
-    return store->pool ? pnx_pool_close(store->pool, timeout) : 0;
+    int out = store->pool ? pnx_pool_close(store->pool, timeout) : 0;
+    int inside = wait_for_callers(store, deadline);
+    return out > inside ? out : inside;
 }
 
 void lookup_store_release(struct lookup_store **store) {
@@ -263,6 +339,8 @@ void lookup_store_release(struct lookup_store **store) {
     release_parts(gone);
     if (gone->lock_fd >= 0)
         close(gone->lock_fd);
+    pthread_mutex_destroy(&gone->applying);
+    pthread_cond_destroy(&gone->left);
     pthread_mutex_destroy(&gone->mutex);
     free(gone->data_dir);
     free(gone);
@@ -299,32 +377,22 @@ int lookup_store_apply(
     int rc = lookup_settings_check(settings, err);
     if (rc)
         return rc;
-    pthread_mutex_lock(&store->mutex);
+    rc = lookup_store_enter(store, err);
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&store->applying);
     rc = apply_locked(store, settings, err);
-    pthread_mutex_unlock(&store->mutex);
+    pthread_mutex_unlock(&store->applying);
+    lookup_store_leave(store);
     return rc;
 }
 
 /* ---- looking inside ---- */
 
 void lookup_store_info(struct lookup_store *store, struct lookup_store_info *ret_info) {
-    const struct lookup_generation *generation = store->generation;
-    const struct lookup_manifest *manifest = &generation->manifest;
-    *ret_info = (struct lookup_store_info){
-            .generation = generation->number,
-            .documents = manifest->documents,
-            .text_bytes = manifest->text_bytes,
-            .index_bytes = manifest->index_bytes,
-            .files = manifest->files,
-            .binary = manifest->binary,
-            .unreadable = manifest->unreadable,
-            .empty = manifest->empty,
-            .truncated = manifest->truncated,
-            .built = generation->built,
-            .build_ns = (pnx_ns)manifest->build_ms * PNX_MS,
-            .searches = atomic_load_explicit(&store->searches, memory_order_relaxed),
-            .database_reads = atomic_load_explicit(&store->database_reads, memory_order_relaxed),
-    };
+    *ret_info = store->opened;
+    ret_info->searches = atomic_load_explicit(&store->searches, memory_order_relaxed);
+    ret_info->database_reads = atomic_load_explicit(&store->database_reads, memory_order_relaxed);
 }
 
 struct pnx_pool *lookup_store_pool(struct lookup_store *store) {

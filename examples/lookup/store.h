@@ -91,7 +91,7 @@ PNX_NODISCARD int lookup_store_open(const struct lookup_store_opts *opts, struct
 
 /*
  * Refuses new searches and documents with -ESHUTDOWN, and waits up to timeout for those that run.
- * Returns 0, or how many connections were still in use.  Idempotent.
+ * Returns 0, or how many connections (or, when there are none, calls) were still in use.  Idempotent.
  */
 int lookup_store_close(struct lookup_store *store, pnx_ns timeout);
 
@@ -193,7 +193,7 @@ struct lookup_store_info {
 };
 void lookup_store_info(struct lookup_store *store, struct lookup_store_info *ret_info);
 
-/* The parts, for statistics: borrowed, valid until the store is released. */
+/* The parts, for statistics: borrowed, valid until the store is released or its registry shut down; then NULL. */
 struct pnx_pool *lookup_store_pool(struct lookup_store *store);
 struct pnx_cache *lookup_store_cache(struct lookup_store *store);
 struct pnx_budget *lookup_store_budget(struct lookup_store *store);

@@ -291,10 +291,10 @@ static void put_larger_corpus(void) {
     }
 }
 
-static void build_and_exit(void) {
-    struct pnx_error err;
+static void build_and_exit(const struct lookup_store_opts *opts) {
+    struct pnx_error err = {0};
     struct lookup_store *store = NULL;
-    int rc = try_open(NULL, &err, &store);
+    int rc = lookup_store_open(opts, &err, &store);
     if (rc)
         fprintf(stderr, "child: %d: %s\n", rc, err.message);
     _exit(rc == 0 ? 0 : 1);
@@ -307,6 +307,7 @@ TEST_LIMIT(p1_start_recovers_from_a_kill_at_any_moment, 180) {
     struct lookup_store *store = open_store(&log);
     pnx_ns whole = pnx_now() - from;
     lookup_store_release(&store);
+    const struct lookup_store_opts opts = default_opts();
     uint64_t state = test_seed();
     int killed = 0, leftovers = 0, rounds = test_long() ? 100 : test_slow() ? 8 : 25;
     for (int round = 0; round < rounds; round++) {
@@ -317,7 +318,7 @@ TEST_LIMIT(p1_start_recovers_from_a_kill_at_any_moment, 180) {
         pid_t pid = fork();
         CHECK(pid >= 0);
         if (pid == 0)
-            build_and_exit();
+            build_and_exit(&opts);
         /* Any moment will do, from before the first file to after the last. */
         usleep((useconds_t)(test_random(&state) % (uint64_t)(whole / 1000 * 5 / 4 + 1)));
         kill(pid, SIGKILL);

@@ -7,8 +7,6 @@
 
 #include <errno.h>
 #include <jansson.h>
-#include <pthread.h>
-#include <stdatomic.h>
 
 static json_t *body_of(const struct lookup_answer *answer, const char *query) {
     char *text = NULL;
@@ -194,7 +192,6 @@ TEST(repeated_search_comes_from_the_cache) {
 
 struct crowd {
     struct lookup_store *store;
-    atomic_int from_cache;
 };
 
 static void ask_the_same(unsigned index, void *ctx) {
@@ -363,9 +360,9 @@ TEST(p6_release_leaves_nothing_registered) {
 
 struct storm {
     struct lookup_store *store;
+    struct pnx_registry *registry;
     uint64_t seed;
     int rounds;
-    atomic_int other_errors;
 };
 
 static void storm_settings(struct storm *storm, uint64_t *state) {
@@ -426,4 +423,52 @@ TEST_LIMIT(storm_of_searches_documents_and_settings, 120) {
     CHECK_MSG(pnx_cache_check(lookup_store_cache(store), &err) == 0, "%s", err.message);
     CHECK_EQ(lookup_store_close(store, 10 * PNX_SEC), 0);
     lookup_store_release(&store);
+}
+
+static void search_until_closed(unsigned index, void *ctx) {
+    struct storm *storm = ctx;
+    struct pnx_error err;
+    if (index == 0) {
+        while (info_of(storm->store).searches < (uint64_t)storm->rounds)
+            ;
+        CHECK_EQ(pnx_registry_shutdown(storm->registry, 30 * PNX_SEC, NULL), 0);
+        return;
+    }
+    int rc = 0;
+    for (unsigned i = 0; rc == 0; i++) {
+        struct lookup_answer answer = {0};
+        struct lookup_document document = {0};
+        char query[32];
+        fill(query, sizeof(query), "fox %u", i % 50);
+        rc = lookup_store_search(
+                storm->store, query, strlen(query), 0, 0, 30 * PNX_SEC, &err, &answer);
+        lookup_answer_release(&answer);
+        if (!rc)
+            rc = lookup_store_document(storm->store, 1 + i % 4, 30 * PNX_SEC, &err, &document);
+        lookup_document_release(&document);
+        if (!rc)
+            rc = lookup_store_search_cached(storm->store, "dog", 3, 0, 0, &err, &answer);
+        lookup_answer_release(&answer);
+        if (rc == -ENOENT)
+            rc = 0;
+    }
+    CHECK_MSG(rc == -ESHUTDOWN, "%d: %s", rc, err.message);
+}
+
+TEST_LIMIT(p6_shutdown_while_searches_run_waits_for_them, 120) {
+    put_small_corpus();
+    for (int round = 0; round < (test_slow() ? 3 : 15); round++) {
+        struct pnx_registry *registry = NULL;
+        CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.name = "all"), NULL, &registry), 0);
+        struct lookup_store_opts opts = default_opts();
+        opts.registry = registry;
+        struct storm storm = {.registry = registry, .rounds = 20 + round * 20};
+        struct pnx_error err = {0};
+        CHECK_EQ(lookup_store_open(&opts, &err, &storm.store), 0);
+        test_threads(5, search_until_closed, &storm);
+        CHECK(lookup_store_pool(storm.store) == NULL);
+        CHECK_EQ(info_of(storm.store).documents, 4);
+        lookup_store_release(&storm.store);
+        pnx_registry_release(&registry);
+    }
 }
