@@ -42,6 +42,10 @@ void fixture_close(struct fixture *f) {
         check_invariants(f);
     pnx_cache_release(&f->cache);
     CHECK_EQ(pnx_registry_count(f->registry), 0);
+    fixture_drop(f);
+}
+
+void fixture_drop(struct fixture *f) {
     pnx_registry_release(&f->registry);
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
     CHECK_EQ(pnx_budget_stats(f->budget, &stats), 0);

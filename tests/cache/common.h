@@ -24,6 +24,8 @@ void fixture_worlds(struct fixture *f);
 struct pnx_cache_opts fixture_opts(struct fixture *f, const struct pnx_cache_opts *opts);
 /* Checks the invariants, closes all, and checks that no memory is left. */
 void fixture_close(struct fixture *f);
+/* The same from where the cache is released, whatever the registry holds: after a shutdown. */
+void fixture_drop(struct fixture *f);
 
 void put_text(struct fixture *f, const char *key, const char *value, pnx_ns ttl);
 void check_text(struct fixture *f, const char *key, const char *value);

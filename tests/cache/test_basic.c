@@ -698,6 +698,7 @@ TEST(a_shutdown_of_the_registry_closes_the_cache) {
     struct pnx_cache_opts opts = fixture_opts(&f, PNX_CACHE_OPTS(.capacity_entries = 10));
     CHECK_EQ(pnx_cache_create(&opts, &f.err, &late), -ESHUTDOWN);
     pnx_cache_release(&f.cache);
+    fixture_drop(&f);
 }
 
 TEST(a_shutdown_reports_a_cache_whose_references_are_out) {
@@ -710,6 +711,7 @@ TEST(a_shutdown_reports_a_cache_whose_references_are_out) {
     CHECK_STR(pnx_cache_ref_data(&ref), "v");
     pnx_cache_ref_release(&ref);
     pnx_cache_release(&f.cache);
+    fixture_drop(&f);
 }
 
 static void in_child(void *ctx) {

@@ -213,9 +213,6 @@ TEST_LIMIT(a_release_and_a_shutdown_may_meet, 120) {
         fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 10));
         put_text(&f, "k", "v", 0);
         test_threads(2, shut_down_or_release, &f);
-        pnx_registry_release(&f.registry);
-        pnx_budget_release(&f.budget);
-        pnx_stats_release(&f.stats);
-        test_env_check_empty(&f.te);
+        fixture_drop(&f);
     }
 }
