@@ -169,6 +169,27 @@ TEST(a_futile_soft_reclaim_is_not_repeated_at_each_charge) {
     pnx_budget_release(&budget);
 }
 
+TEST(a_level_that_rests_after_a_futile_reclaim_rests_while_others_reclaim) {
+    struct pnx_budget *root = make(NULL, 300, 0);
+    struct pnx_budget *leaf = make(root, 100, 0);
+    struct holder stubborn = {0}, other = {0};
+    hold(&stubborn, leaf, 100, 0, 90);
+    hold(&other, root, 150, SIZE_MAX, 10);
+    CHECK_EQ(pnx_budget_charge(leaf, 4, 0), 0);
+    CHECK_EQ(stats_of(leaf).futile_reclaims, 1);
+    CHECK_EQ(pnx_budget_charge(root, 45, 0), 0);
+    CHECK_EQ(pnx_budget_charge(leaf, 3, 0),
+            0); /* over the root's limit, and again over the leaf's */
+    CHECK_EQ(stats_of(leaf).futile_reclaims, 1);
+    CHECK_EQ(stats_of(root).used, 263);
+    pnx_budget_uncharge(leaf, 7);
+    pnx_budget_uncharge(root, 45);
+    let_go(&stubborn);
+    let_go(&other);
+    pnx_budget_release(&leaf);
+    pnx_budget_release(&root);
+}
+
 TEST(lower_priority_is_asked_first_and_the_older_among_equals) {
     struct pnx_budget *budget = make(NULL, 0, 0);
     struct holder holder[4] = {{0}};
@@ -654,13 +675,15 @@ TEST(a_soft_reclaim_that_found_the_tree_busy_is_made_up_for) {
 struct forked {
     struct pnx_budget *budget;
     struct gate *gate;
+    bool charges;
 };
 
 static void child_of_a_busy_parent(void *ctx) {
     struct forked *forked = ctx;
     pnx_ns before = pnx_now();
     sem_post(&forked->gate->leave); /* the child's own copy: its reclaimer does not stay inside */
-    CHECK_EQ(pnx_budget_charge(forked->budget, 10, 0), 0);
+    if (forked->charges)
+        CHECK_EQ(pnx_budget_charge(forked->budget, 10, 0), 0);
     pnx_budget_remove_reclaimer(&forked->gate->holder.handle);
     CHECK(pnx_now() - before < PNX_BUDGET_WAIT);
     _exit(0); /* the parent's other thread, and what it holds, is not here: no leak check */
@@ -674,7 +697,9 @@ TEST(a_forked_child_does_not_wait_for_a_reclaim_of_its_parent) {
     pnx__fork_generation();
     CHECK_EQ(pthread_create(&reclaimer, NULL, reclaim_all, budget), 0);
     sem_wait(&gate.inside);
-    struct forked forked = {budget, &gate};
+    struct forked forked = {budget, &gate, false};
+    CHECK_EQ(test_child(child_of_a_busy_parent, &forked), 0);
+    forked.charges = true;
     CHECK_EQ(test_child(child_of_a_busy_parent, &forked), 0);
     sem_post(&gate.leave);
     pthread_join(reclaimer, NULL);

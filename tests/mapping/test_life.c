@@ -68,6 +68,16 @@ TEST(changed_sees_size_and_time_and_ignores_replacement) {
     CHECK_EQ(pnx_mapping_changed(mapping), -ESTALE);
     pnx_mapping_release(&mapping);
 
+    path = make_file("cut-and-dated-back", 50000);
+    struct stat before;
+    CHECK(stat(path, &before) == 0);
+    CHECK_EQ(pnx_mapping_open(path, NULL, NULL, &mapping), 0);
+    CHECK(truncate(path, 49999) == 0);
+    times[1] = before.st_mtim;
+    CHECK(utimensat(AT_FDCWD, path, times, 0) == 0);
+    CHECK_EQ(pnx_mapping_changed(mapping), -ESTALE);
+    pnx_mapping_release(&mapping);
+
     path = make_file("grown", 50000);
     CHECK_EQ(pnx_mapping_open(path, NULL, NULL, &mapping), 0);
     CHECK(truncate(path, 50001) == 0);

@@ -163,6 +163,15 @@ TEST(what_is_not_a_file_is_refused_by_name) {
     refuses(dangling, NULL, -ENOENT, "open", NULL);
 }
 
+TEST(what_is_not_a_file_is_not_even_opened) {
+    if (!test_os_faults())
+        test_skip("this build cannot make system calls fail");
+    test_os_fault("open", 1, true, EIO);
+    refuses("/dev/null", NULL, -ENODEV, "open", NULL);
+    refuses("/", NULL, -EISDIR, "open", NULL);
+    CHECK_EQ(test_os_fault_clear(), 0);
+}
+
 TEST(a_socket_is_refused) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     snprintf(address.sun_path, sizeof(address.sun_path), "%s", test_path("socket"));
@@ -228,7 +237,6 @@ TEST(files_of_proc_and_sys_are_copied_whole) {
         CHECK_EQ(pnx_mapping_open(paths[i], NULL, NULL, &mapping), 0);
         CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_COPY);
         CHECK(pnx_mapping_size(mapping) > 0);
-        CHECK_EQ(pnx_mapping_changed(mapping), -ENOTSUP);
         pnx_mapping_release(&mapping);
     }
     int fd = open("/proc/version", O_RDONLY | O_CLOEXEC);
@@ -237,6 +245,7 @@ TEST(files_of_proc_and_sys_are_copied_whole) {
     CHECK(n > 3);
     CHECK_EQ(pnx_mapping_open("/proc/version", NULL, NULL, &mapping), 0);
     CHECK_EQ(pnx_mapping_size(mapping), n);
+    CHECK_EQ(pnx_mapping_changed(mapping), -ENOTSUP); /* its size and time say nothing */
     CHECK(memcmp(pnx_view_all(mapping).p, expected, (size_t)n) == 0);
     pnx_mapping_release(&mapping);
     CHECK_EQ(pnx_mapping_open(
@@ -254,6 +263,8 @@ TEST(files_of_proc_and_sys_are_copied_whole) {
                 0);
         CHECK(pnx_mapping_size(mapping) > 0 && pnx_mapping_size(mapping) < 4096);
         pnx_mapping_release(&mapping);
+        refuses("/sys/kernel/mm/transparent_hugepage/enabled", PNX_MAPPING_OPTS(.length = 4096),
+                -ERANGE, "options", "length");
     }
 }
 
