@@ -18,6 +18,7 @@
 #include <patinox/rc.h>
 
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -283,9 +284,20 @@ static int run(struct app *app) {
     return finish(app);
 }
 
+/*
+ * Answers are allocated on one thread and freed on another.  glibc's default, a heap for every thread up to eight a
+ * processor, lets each of them grow to its own peak; two stay level, and are as fast here.
+ */
+static void limit_heaps(void) {
+#ifdef M_ARENA_MAX
+    (void)mallopt(M_ARENA_MAX, 2);
+#endif
+}
+
 int main(int argc, char **argv) {
-    static struct app app = {.listen_fd = -1};
+    static struct app app = {.signals = -1, .listen_fd = -1};
     struct pnx_error err = {0};
+    limit_heaps();
     int r = cli_parse(argc, argv, &err, &app.cli);
     if (r < 0) {
         log_line(PNX_LOG_ERROR, "%s", err.message);

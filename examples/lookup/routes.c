@@ -413,8 +413,9 @@ static void begin(struct connection *c, const char *url, const char *method) {
     c->status = 0;
     c->sent_bytes = 0;
     c->head = strcmp(method, "HEAD") == 0;
-    c->active = true;
+    __atomic_store_n(&c->active, true, __ATOMIC_RELAXED);
     __atomic_store_n(&c->deadline, PNX_NEVER, __ATOMIC_RELAXED);
+    __atomic_store_n(&c->requests, c->requests + 1, __ATOMIC_RELAXED);
     (void)__atomic_fetch_add(&c->server->metrics.active, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -484,7 +485,7 @@ void routes_completed(void *cls, struct MHD_Connection *mhd, void **req_cls,
     *req_cls = NULL;
     if (!c || !c->active)
         return;
-    c->active = false;
+    __atomic_store_n(&c->active, false, __ATOMIC_RELAXED);
     if (c->job)
         jobs_drop(server->jobs, c->job); /* the server stops */
     c->job = NULL;

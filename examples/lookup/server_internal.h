@@ -12,14 +12,18 @@
 
 /*
  * A client's connection and the request on it.  Made and freed by libmicrohttpd's thread for it; the list and
- * dropped belong to server->mutex; deadline is atomic; the rest is touched by that thread only.
+ * dropped belong to server->mutex; deadline, requests and active are atomic; the rest is touched by that thread only.
  */
 struct connection {
     struct server *server;
     struct connection *next, *prev;
-    bool dropped;    /* shut down because of its deadline */
-    int fd;          /* libmicrohttpd closes it, after the connection has left the list */
-    pnx_ns deadline; /* when it is dropped; PNX_NEVER while we work for it */
+    bool dropped;      /* shut down because of its deadline, or because the client has left */
+    bool ended;        /* the client had sent its last byte when we looked last, ... */
+    uint32_t ended_at; /* ... and this was the number of requests then */
+    int fd;            /* libmicrohttpd closes it, after the connection has left the list */
+    pnx_ns deadline;   /* when it is dropped; PNX_NEVER while we work for it */
+    uint32_t requests; /* atomic: begun so far */
+    bool active;       /* atomic: between the request's head and the end of its answer */
 
     size_t url_size; /* of the request's URL as it was sent, query included */
     pnx_ns started;
@@ -28,7 +32,6 @@ struct connection {
     unsigned status;
     uint64_t id;         /* of the document asked for */
     uint64_t sent_bytes; /* of the answer's body */
-    bool active;         /* between the request's head and the end of its answer */
     bool head;           /* the method is HEAD */
 };
 

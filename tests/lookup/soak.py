@@ -99,6 +99,7 @@ class Soak(service.Case):
 
         first = max(size for at, size in memory if at <= SECONDS / 3)
         last = memory[-1][1]
+        print("resident MiB: " + " ".join(f"{size / 2**20:.1f}" for _, size in memory[::max(1, len(memory) // 30)]))
         print(f"resident after a third {first / 2**20:.1f} MiB, at the end {last / 2**20:.1f} MiB", flush=True)
         if SLOW == 1:  # a sanitizer keeps freed memory for a while
             self.assertLessEqual(last, first * 1.05)
