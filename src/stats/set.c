@@ -99,27 +99,25 @@ static struct pnx_stats_block *block_of(struct pnx_link *link) {
     return PNX_CONTAINER(link, struct pnx_stats_block, link);
 }
 
-/* Finds the block's number, and the link before which it stands. */
+/*
+ * Finds the block's number, and the link before which it stands: at the first gap among the numbers of its
+ * name, else after the last of them, else after the last of its group.
+ */
 static struct pnx_link *place_locked(struct pnx_stats *set, struct pnx_stats_block *block) {
     struct pnx_link *at = set->blocks.next;
     while (at != &set->blocks && !same_group(block_of(at), block))
         at = at->next;
-    struct pnx_link *name = NULL; /* after the last block of the name, or the first gap in it */
     uint32_t number = 0;
     for (; at != &set->blocks && same_group(block_of(at), block); at = at->next) {
         const struct pnx_stats_block *other = block_of(at);
-        if (other->name_hash != block->name_hash || !pnx__utf8_same(other->name, block->name)) {
-            if (name)
-                break;
-            continue;
-        }
-        if (other->number != number)
+        bool same =
+                other->name_hash == block->name_hash && pnx__utf8_same(other->name, block->name);
+        if (same ? other->number != number : number > 0)
             break;
-        number++;
-        name = at->next;
+        number += same;
     }
     block->number = number;
-    return name && number ? name : at;
+    return at;
 }
 
 void pnx__stats_add(struct pnx_stats *set, struct pnx_stats_block *block) {
