@@ -19,6 +19,8 @@
 #define PNX_GROUP_DEF <patinox/stats/pool.def>
 #include "stats/declare_group.inc"
 
+#define THREAD_LINGER (30 * PNX_SEC)
+
 static_assert(sizeof(struct pnx_pool_opts) == 19 * 8 + 6 * 4, "no padding in an option struct");
 static_assert(sizeof(struct pnx_pool_opts) <= PNX_OPTS_MAX_SIZE, "fits the checker");
 static_assert(sizeof(struct pnx_pool_manager) == 6 * 8, "no padding in an option struct");
@@ -110,6 +112,7 @@ static void configure(struct pnx_pool *pool, const struct pnx_pool_opts *opts) {
     pool->check_timeout = opts->check_timeout_ns;
     pool->reset_timeout = opts->reset_timeout_ns;
     pool->close_timeout = opts->close_timeout_ns;
+    pool->linger = THREAD_LINGER;
     pool->resource_bytes = opts->resource_bytes;
     pool->flags = opts->flags;
 }

@@ -81,6 +81,7 @@ struct pnx_pool {
     pnx_ns check_timeout;
     pnx_ns reset_timeout;
     pnx_ns close_timeout;
+    pnx_ns linger; /* how long a thread that is not the keeper stays without work */
     size_t resource_bytes;
     uint32_t flags;
     uint32_t fork; /* the fork generation of the process that made it */

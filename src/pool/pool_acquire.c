@@ -77,6 +77,8 @@ static bool give_up(struct pnx_pool *pool, struct pnx__pool_waiter *waiter, pnx_
         pnx__pool_timer(
                 &pool->core, pnx__deadline(pool->core.now, PNX__POOL_STARVED_FOR), &effects);
         pnx__pool_health_locked(pool);
+        if (pool->threads == 0)
+            pnx__pool_core_poke(&pool->core, &effects); /* the next one watches the timers */
     }
     pnx__pool_unlock(pool, &effects, NULL);
     return gone;

@@ -20,9 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* How long a thread that is not the keeper stays without work. */
-#define LINGER (30 * PNX_SEC)
-
 /* Debug builds walk the whole of pools of up to so many slots at every unlock. */
 #define CHECKED_SLOTS 16
 
@@ -102,6 +99,9 @@ static uint32_t seq_locked(const struct pnx_a32 *seq) {
 
 static void plan_end_locked(
         struct pnx_pool *pool, struct pnx__pool_effects *effects, struct plan *plan) {
+    /* Without threads the first waiter watches the timers; it may sleep towards a later one. */
+    if (effects->timer && pool->threads == 0)
+        pnx__pool_core_poke(&pool->core, effects);
     plan->wake_closers = effects->ended && pool->closers > 0;
     if (pool->core.closing && pool->core.size == 0 && pool->parked > 0)
         plan->wake_threads = UINT32_MAX; /* they have nothing more to come */
@@ -205,11 +205,14 @@ static void push_ended_locked(struct pnx_pool *pool, struct pnx__pool_thread *th
 /* Starts the thread that plan_work_locked() counted.  True when that failed and there is no other. */
 static bool start_thread(struct pnx_pool *pool) {
     struct pnx_os_thread *os = NULL;
+    char name[16];
+    pnx__pool_join_ended(pool, NULL); /* so that they never pile up */
+    snprintf(name, sizeof(name), "pnx-%.11s", pool->name);
     struct pnx__pool_thread *thread = pnx__alloc(&pool->env, 1, sizeof(*thread));
     int rc = -ENOMEM;
     if (thread) {
         thread->pool = pool;
-        rc = pnx__thread_start("pnx-pool", thread_main, thread, &os);
+        rc = pnx__thread_start(name, thread_main, thread, &os);
     }
     struct pnx__pool_effects effects;
     struct plan plan = {0};
@@ -270,7 +273,7 @@ static bool thread_park(struct pnx_pool *pool, struct pnx__pool_effects *effects
         return false;
     pnx_ns until = pool->core.next_timer;
     if (!keeper)
-        until = pnx__deadline(pnx__now(&pool->env), LINGER);
+        until = pnx__deadline(pnx__now(&pool->env), pool->linger);
     if (keeper) {
         pool->keeper = true;
         pool->keeper_until = until;
@@ -301,7 +304,9 @@ static void thread_main(void *arg) {
     struct pnx__pool_thread *self = arg;
     struct pnx_pool *pool = self->pool;
     struct pnx__pool_effects effects;
+    struct pnx__pool_call call;
     bool lingered = false;
+    pnx__pool_call_enter(pool, &call); /* for good: nothing here may wait for the pool */
     pnx__pool_effects_init(&effects);
     pnx__pool_lock(pool);
     pool->starting--;
@@ -329,6 +334,7 @@ static void thread_main(void *arg) {
     effects.ended = true;
     plan_end_locked(pool, &effects, &plan);
     unlock_and_wake(pool, &effects, &plan);
+    pnx__pool_call_leave(&call);
     if (plan.destroy)
         pnx__pool_destroy(pool, self);
 }

@@ -10,6 +10,7 @@
 #include "os/thread.h"
 #include "pool/pool.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -47,61 +48,66 @@ void pnx__pool_health_locked(struct pnx_pool *pool) {
     pnx__health_set(&pool->block, status, reason);
 }
 
-static void run_connect(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns start,
-        struct pnx__pool_effects *effects) {
-    struct pnx_error err = {0};
-    void *resource = NULL;
-    int rc = pnx_budget_charge(pool->budget, pool->resource_bytes, 0);
-    if (rc == 0) {
-        struct pnx__pool_call call;
-        pnx__pool_call_enter(pool, &call);
-        rc = pool->manager.connect(
-                pool->ctx, pnx__deadline(start, pool->connect_timeout), &err, &resource);
-        pnx__pool_call_leave(&call);
-        if (rc == 0 && !resource) {
-            rc = pnx__fail(&err, -EINVAL, 0, "connect", "connect returned 0 but no resource");
-        } else if (rc > 0) {
-            rc = pnx__fail(&err, -EINVAL, 0, "connect",
-                    "connect returned %d, which is neither 0 nor a negative error", rc);
-        }
-        if (rc)
-            pnx_budget_uncharge(pool->budget, pool->resource_bytes);
-    } else {
-        pnx__fail(&err, rc, 0, "connect", "the memory budget refused %zu bytes",
+/* What came of a job, before the core is told. */
+struct result {
+    int rc;
+    void *resource; /* of a connect */
+    pnx_ns took;
+    pnx_ns end;
+    struct pnx_error err;
+};
+
+static void call_connect(struct pnx_pool *pool, pnx_ns deadline, struct result *result) {
+    result->rc =
+            pool->resource_bytes ? pnx_budget_charge(pool->budget, pool->resource_bytes, 0) : 0;
+    if (result->rc) {
+        pnx__fail(&result->err, result->rc, 0, "connect", "the memory budget refused %zu bytes",
                 pool->resource_bytes);
-    }
-    pnx_ns end = pnx__now(&pool->env);
-    err.message[sizeof(err.message) - 1] = '\0';
-    if (rc && !err.message[0]) {
-        char buf[96];
-        snprintf(
-                err.message, sizeof(err.message), "%s", pnx__pool_error_text(rc, buf, sizeof(buf)));
-    }
-    pnx__event(&pool->block, rc ? PNX_EVENT_POOL_CONNECT_FAILED : PNX_EVENT_POOL_CONNECTION_CREATED,
-            pool->name, rc, NULL, end - start, end);
-    pnx__pool_lock(pool);
-    if (rc) {
-        pnx__pool_core_connect_failed(&pool->core, slot, rc, err.message, end, effects);
         return;
     }
-    pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_connect], end - start);
-    pnx__pool_core_connected(&pool->core, slot, resource, end, effects);
+    int rc = pool->manager.connect(pool->ctx, deadline, &result->err, &result->resource);
+    if (rc == 0 && !result->resource)
+        rc = pnx__fail(&result->err, -EINVAL, 0, "connect", "connect returned 0 but no resource");
+    else if (rc > 0)
+        rc = pnx__fail(&result->err, -EINVAL, 0, "connect",
+                "connect returned %d, which is neither 0 nor a negative error", rc);
+    result->rc = rc;
+    result->err.message[sizeof(result->err.message) - 1] = '\0';
+    if (rc && pool->resource_bytes)
+        pnx_budget_uncharge(pool->budget, pool->resource_bytes);
+    if (rc && !result->err.message[0]) {
+        char buf[96];
+        snprintf(result->err.message, sizeof(result->err.message), "%s",
+                pnx__pool_error_text(rc, buf, sizeof(buf)));
+    }
 }
 
-static void run_check(struct pnx_pool *pool, struct pnx_slot *slot, void *resource, pnx_ns start,
-        struct pnx__pool_effects *effects) {
-    struct pnx__pool_call call;
-    pnx__pool_call_enter(pool, &call);
-    int rc = pool->manager.check(pool->ctx, resource, pnx__deadline(start, pool->check_timeout));
-    pnx__pool_call_leave(&call);
-    pnx_ns end = pnx__now(&pool->env);
-    pnx__pool_lock(pool);
-    pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_check], end - start);
-    pnx__pool_core_checked(&pool->core, slot, rc == 0, end, effects);
+static void call_manager(
+        struct pnx_pool *pool, const struct pnx_slot *slot, struct result *result) {
+    pnx_ns start = pnx__now(&pool->env);
+    /* job, reason and resource stay as they are until the job is reported, and only this thread does that */
+    void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_jobs.resource");
+    switch ((enum pnx__pool_job_kind)slot->job) {
+    case PNX__POOL_CONNECT:
+        call_connect(pool, pnx__deadline(start, pool->connect_timeout), result);
+        break;
+    case PNX__POOL_CHECK:
+        result->rc =
+                pool->manager.check(pool->ctx, resource, pnx__deadline(start, pool->check_timeout));
+        break;
+    case PNX__POOL_CLOSE:
+    case PNX__POOL_JOB_KINDS:
+        pool->manager.close(pool->ctx, resource, pnx__deadline(start, pool->close_timeout));
+        if (pool->resource_bytes)
+            pnx_budget_uncharge(pool->budget, pool->resource_bytes);
+        break;
+    }
+    result->end = pnx__now(&pool->env);
+    result->took = result->end - start;
 }
 
-static void run_close(struct pnx_pool *pool, struct pnx_slot *slot, void *resource, pnx_ns start,
-        struct pnx__pool_effects *effects) {
+static void tell_monitors(
+        const struct pnx_pool *pool, const struct pnx_slot *slot, const struct result *result) {
     static const char *const reasons[PNX__POOL_REASONS] = {
             [PNX__POOL_BECAUSE_IDLE] = "idle",
             [PNX__POOL_BECAUSE_LIFETIME] = "lifetime",
@@ -112,34 +118,49 @@ static void run_close(struct pnx_pool *pool, struct pnx_slot *slot, void *resour
             [PNX__POOL_BECAUSE_PRESSURE] = "pressure",
             [PNX__POOL_BECAUSE_SHUTDOWN] = "shutdown",
     };
-    struct pnx__pool_call call;
-    pnx__pool_call_enter(pool, &call);
-    pool->manager.close(pool->ctx, resource, pnx__deadline(start, pool->close_timeout));
-    pnx__pool_call_leave(&call);
-    pnx_budget_uncharge(pool->budget, pool->resource_bytes);
-    pnx_ns end = pnx__now(&pool->env);
-    pnx__event(&pool->block, PNX_EVENT_POOL_CONNECTION_CLOSED, pool->name, 0, reasons[slot->reason],
-            end - slot->born_at, end);
-    pnx__pool_lock(pool);
-    pnx__pool_core_closed(&pool->core, slot, end, effects);
+    if (slot->job == PNX__POOL_CONNECT)
+        pnx__event(&pool->block,
+                result->rc ? PNX_EVENT_POOL_CONNECT_FAILED : PNX_EVENT_POOL_CONNECTION_CREATED,
+                pool->name, result->rc, NULL, result->took, result->end);
+    if (slot->job == PNX__POOL_CLOSE)
+        pnx__event(&pool->block, PNX_EVENT_POOL_CONNECTION_CLOSED, pool->name, 0,
+                reasons[slot->reason], result->end - slot->born_at, result->end);
+}
+
+static void report_locked(struct pnx_pool *pool, struct pnx_slot *slot, const struct result *result,
+        struct pnx__pool_effects *effects) {
+    struct pnx__pool_core *core = &pool->core;
+    switch ((enum pnx__pool_job_kind)slot->job) {
+    case PNX__POOL_CONNECT:
+        if (result->rc) {
+            pnx__pool_core_connect_failed(
+                    core, slot, result->rc, result->err.message, result->end, effects);
+            break;
+        }
+        pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_connect], result->took);
+        pnx__pool_core_connected(core, slot, result->resource, result->end, effects);
+        break;
+    case PNX__POOL_CHECK:
+        pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_check], result->took);
+        pnx__pool_core_checked(core, slot, result->rc == 0, result->end, effects);
+        break;
+    case PNX__POOL_CLOSE:
+    case PNX__POOL_JOB_KINDS:
+        pnx__pool_core_closed(core, slot, result->end, effects);
+        break;
+    }
+    pnx__pool_health_locked(pool);
 }
 
 void pnx__pool_run_job(
         struct pnx_pool *pool, struct pnx_slot *slot, struct pnx__pool_effects *effects) {
-    pnx_ns start = pnx__now(&pool->env);
-    /* job, reason and resource stay as they are until the job is reported, and only this thread does that */
-    void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_jobs.resource");
-    switch ((enum pnx__pool_job_kind)slot->job) {
-    case PNX__POOL_CONNECT:
-        run_connect(pool, slot, start, effects);
-        break;
-    case PNX__POOL_CHECK:
-        run_check(pool, slot, resource, start, effects);
-        break;
-    case PNX__POOL_CLOSE:
-    case PNX__POOL_JOB_KINDS:
-        run_close(pool, slot, resource, start, effects);
-        break;
-    }
-    pnx__pool_health_locked(pool);
+    struct pnx__pool_call call;
+    struct result result = {0};
+    /* Monitors, too, run inside the operation: one that waits for this pool would wait for this very job. */
+    pnx__pool_call_enter(pool, &call);
+    call_manager(pool, slot, &result);
+    tell_monitors(pool, slot, &result);
+    pnx__pool_call_leave(&call);
+    pnx__pool_lock(pool);
+    report_locked(pool, slot, &result, effects);
 }

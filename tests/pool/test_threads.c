@@ -326,6 +326,36 @@ TEST(p6_a_server_that_is_down_sees_no_storm_and_comes_back_unaided) {
     tear_down(pool);
 }
 
+TEST(p6_after_a_failure_connects_are_tried_one_by_one_until_one_succeeds) {
+    set_up();
+    struct pnx_pool *pool =
+            mock_pool(&mock_manager, OPTS(.max = 8, .max_connecting = 2, .backoff_ns = PNX_MS));
+    mock->connect_errors = 1;
+    mock_set(mock, &mock->hold_connect, true);
+    struct caller callers[4] = {0};
+    for (int i = 0; i < 4; i++)
+        start(&callers[i], pool, 30 * PNX_SEC);
+    mock_wait(mock, &mock->in_connect, 2);
+    mock_set(mock, &mock->hold_connect, false);
+    for (int i = 0; i < 4; i++) {
+        join(&callers[i]);
+        CHECK_EQ(callers[i].rc, 0);
+    }
+    mock_set(mock, &mock->hold_connect, true); /* a success has opened the window again */
+    struct caller more[2] = {0};
+    for (int i = 0; i < 2; i++)
+        start(&more[i], pool, 30 * PNX_SEC);
+    mock_wait(mock, &mock->in_connect, 2);
+    mock_set(mock, &mock->hold_connect, false);
+    for (int i = 0; i < 2; i++) {
+        join(&more[i]);
+        pnx_lease_release(&more[i].lease);
+    }
+    for (int i = 0; i < 4; i++)
+        pnx_lease_release(&callers[i].lease);
+    tear_down(pool);
+}
+
 TEST(p8_a_discard_lets_a_waiter_have_a_new_connect) {
     set_up();
     struct pnx_pool *pool = mock_pool(&mock_manager, OPTS(.max = 1));
