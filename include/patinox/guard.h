@@ -62,7 +62,10 @@ PNX_BEGIN_DECLS
 #define PNX_DEFER_NAME_(prefix, line)  PNX_DEFER_PASTE_(prefix, line)
 #define PNX_DEFER_PASTE_(prefix, line) prefix##line
 
-/* Takes a pointer out of a variable and leaves NULL: what is returned, or stored, is no longer released here. */
+/*
+ * Takes the pointer out of a PNX_AUTO variable and leaves NULL, which its release function must accept: what is
+ * returned, or stored, is no longer released here.  Does not help with PNX_DEFER, which has copied its argument.
+ */
 #define PNX_TAKE(pointer) ((__typeof__(pointer))pnx_take_(&(pointer)))
 #endif
 

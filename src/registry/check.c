@@ -42,5 +42,6 @@ void pnx__registry_check(struct pnx_registry *registry) {
         check_shard(registry, i);
     pnx__rows_each(registry, count_row, &n);
     require(n == pnx_registry_count(registry));
-    require(n == pnx_load(&registry->values.live, PNX_RELAXED, "check.live")); /* nobody else writes */
+    require(n ==
+            pnx_load(&registry->values.live, PNX_RELAXED, "check.live")); /* nobody else writes */
 }

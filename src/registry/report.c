@@ -126,6 +126,7 @@ struct group {
     size_t count;
     uint64_t bytes;
     pnx_ns oldest;
+    size_t order;                /* of adding */
     char name[PNX_ROW_NAME_MAX]; /* of the oldest row that has one */
 };
 
@@ -139,7 +140,7 @@ static bool by_place(const void *a, const void *b) {
     int order = strcmp(x->type, y->type);
     if (order == 0)
         order = strcmp(x->site, y->site);
-    return order ? order < 0 : x->oldest > y->oldest;
+    return order ? order < 0 : x->order < y->order;
 }
 
 /* The report's order: most bytes first, then most rows, then by place. */
@@ -161,7 +162,7 @@ static size_t make_groups(
         struct pnx_resource_info info;
         if (pnx_registry_info(registry, list->seen[i].id, &info) != 0)
             continue;
-        groups[n] = (struct group){info.type, info.site, 1, info.bytes, info.age, ""};
+        groups[n] = (struct group){info.type, info.site, 1, info.bytes, info.age, i, ""};
         memcpy(groups[n++].name, info.name, sizeof(info.name));
     }
     sort(groups, n, sizeof(spare), &spare, by_place);

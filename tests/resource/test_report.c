@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The report of a shutdown: resource/shutdown_report.c, and the events of a shutdown. */
+#include "harness/harness.h"
+#include "registry/ledger.h"
+#include "resource/shutdown.h"
+
+#include <patinox/registry.h>
+
+struct text {
+    char buf[16384];
+    size_t n;
+    int fail_with;
+};
+
+static int collect(void *ctx, const char *bytes, size_t n) {
+    struct text *text = ctx;
+    CHECK(n > 0);
+    if (text->fail_with)
+        return text->fail_with;
+    CHECK(text->n + n < sizeof(text->buf));
+    memcpy(text->buf + text->n, bytes, n);
+    text->n += n;
+    text->buf[text->n] = '\0';
+    return 0;
+}
+
+static struct test_env te;
+static int io_error = -EIO, fine = 0;
+
+static int end(void *arg, const struct pnx_cancel *cancel) {
+    (void)cancel;
+    return *(int *)arg;
+}
+
+static pnx_resource_id add(struct pnx_registry *registry, const char *type, const char *site,
+        const char *name, uint64_t bytes, int *code) {
+    pnx_resource_id id;
+    CHECK_EQ(pnx_registry_add(registry,
+                     PNX_RESOURCE_AT(site, .type = type, .name = name, .bytes = bytes,
+                             .cleanup = code ? end : NULL, .arg = code),
+                     NULL, &id),
+            0);
+    return id;
+}
+
+static struct pnx_registry *fresh(struct pnx_stats *stats) {
+    struct pnx_registry *registry;
+    test_env_init(&te);
+    test_env_virtual(&te, PNX_SEC);
+    CHECK_EQ(
+            pnx_registry_create(PNX_REGISTRY_OPTS(.env = &te.env, .name = "server", .stats = stats),
+                    NULL, &registry),
+            0);
+    return registry;
+}
+
+/* Five rows: two done, one failed, two leaked. */
+static struct pnx_shutdown_report *five(struct pnx_registry *registry, pnx_resource_id ids[5]) {
+    ids[0] = add(registry, "session", "s.c:1", "ann", 1024, &fine);
+    ids[1] = add(registry, "session", "s.c:1", "bob", 512, &fine);
+    test_env_advance(&te, 90 * PNX_SEC);
+    ids[2] = add(registry, "disk", "d.c:2", NULL, 0, &io_error);
+    ids[3] = add(registry, "lease", "l.c:3", NULL, 0, NULL);
+    ids[4] = add(registry, "lease", "l.c:3", NULL, 7, NULL);
+    struct pnx_shutdown_report *report;
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_NEVER, &report), -EIO);
+    return report;
+}
+
+static void clean_up(struct pnx_registry **registry, struct pnx_shutdown_report **report,
+        const pnx_resource_id ids[5]) {
+    for (int i = 3; i < 5; i++)
+        CHECK_EQ(pnx_registry_remove(*registry, ids[i]), 0);
+    pnx_registry_release(registry);
+    pnx_shutdown_report_release(report);
+    test_env_check_empty(&te);
+}
+
+TEST(the_text_groups_what_needs_attention_first) {
+    pnx_resource_id ids[5];
+    struct pnx_registry *registry = fresh(NULL);
+    struct pnx_shutdown_report *report = five(registry, ids);
+    struct text text = {.n = 0};
+    CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_TEXT, collect, &text), 0);
+    CHECK_STR(text.buf,
+            "shutdown of registry server: 2 done, 1 failed, 0 abandoned, 2 leaked, in 0 ms; "
+            "EIO (-5)\n"
+            "  leaked         2 x lease at l.c:3, 7 B, oldest 0 ms\n"
+            "  failed         1 x disk at d.c:2, oldest 0 ms, EIO (-5): input or output failed\n"
+            "  done           2 x session at s.c:1, 1.5 KiB, oldest 90.0 s: \"bob\", \"ann\"\n");
+    clean_up(&registry, &report, ids);
+}
+
+TEST(the_json_has_groups_and_every_resource_in_order) {
+    pnx_resource_id ids[5];
+    struct pnx_registry *registry = fresh(NULL);
+    struct pnx_shutdown_report *report = five(registry, ids);
+    struct text text = {.n = 0};
+    CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_JSON, collect, &text), 0);
+    CHECK_CONTAINS(text.buf,
+            "{\"registry\":\"server\",\"code\":-5,\"error\":\"EIO\",\"took_ns\":0,\"done\":2,"
+            "\"failed\":1,\"abandoned\":0,\"leaked\":2,\"groups\":[{\"outcome\":\"leaked\","
+            "\"type\":\"lease\",\"site\":\"l.c:3\",\"count\":2,\"bytes\":7,\"oldest_ns\":0,"
+            "\"code\":0,\"error\":null},");
+    char row[256];
+    snprintf(row, sizeof(row),
+            "{\"id\":\"0x%llx\",\"parent\":null,\"outcome\":\"failed\",\"type\":\"disk\","
+            "\"name\":\"\",\"site\":\"d.c:2\",\"owner\":0,\"tag\":0,\"bytes\":0,\"age_ns\":0,"
+            "\"code\":-5,\"error\":\"EIO\"}",
+            (unsigned long long)ids[2]);
+    CHECK_CONTAINS(text.buf, row);
+    const char *ann = strstr(text.buf, "\"ann\""), *bob = strstr(text.buf, "\"bob\"");
+    CHECK(ann && bob && bob < ann);
+    CHECK_EQ(text.buf[text.n - 2], '}');
+    clean_up(&registry, &report, ids);
+}
+
+TEST(names_shown_are_few_and_escaped) {
+    struct pnx_registry *registry = fresh(NULL);
+    for (int i = 0; i < 6; i++)
+        add(registry, "x", "a", "one\ntwo \"q\"", 0, &fine);
+    struct pnx_shutdown_report *report;
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_NEVER, &report), 0);
+    struct text text = {.n = 0};
+    CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_TEXT, collect, &text), 0);
+    CHECK_CONTAINS(text.buf,
+            ": \"one\\x0atwo \"q\"\", \"one\\x0atwo \"q\"\", \"one\\x0atwo \"q\"\" "
+            "and 3 more\n");
+    text.n = 0;
+    CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_JSON, collect, &text), 0);
+    CHECK_CONTAINS(text.buf, "\"name\":\"one\\u000atwo \\\"q\\\"\"");
+    pnx_shutdown_report_release(&report);
+    pnx_registry_release(&registry);
+}
+
+static int stop_at_two(void *ctx, const struct pnx_resource_info *info) {
+    int *n = ctx;
+    CHECK(info->type != NULL);
+    return ++*n == 2 ? 17 : 0;
+}
+
+TEST(errors_of_visit_and_write_are_returned) {
+    pnx_resource_id ids[5];
+    struct pnx_registry *registry = fresh(NULL);
+    struct pnx_shutdown_report *report = five(registry, ids);
+    int n = 0;
+    CHECK_EQ(pnx_shutdown_report_each(report, stop_at_two, &n), 17);
+    CHECK_EQ(n, 2);
+    struct text text = {.fail_with = -EPERM};
+    CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_JSON, collect, &text), -EPERM);
+    CHECK_EQ(pnx_shutdown_report_write(report, (enum pnx_report_format)0, collect, &text), -EINVAL);
+    clean_up(&registry, &report, ids);
+}
+
+static int see_type(void *ctx, const struct pnx_resource_info *info) {
+    char *types = ctx;
+    strncat(types, info->type, 1);
+    CHECK_EQ(info->bytes, 5);
+    return 0;
+}
+
+TEST(the_report_stays_as_it_was_when_owners_change_their_rows_afterwards) {
+    struct pnx_registry *registry = fresh(NULL);
+    pnx_resource_id a = add(registry, "a", "a", NULL, 5, NULL);
+    pnx_resource_id b = add(registry, "b", "b", NULL, 5, NULL);
+    struct pnx_shutdown_report *report;
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), PNX_E_BROKEN);
+    CHECK_EQ(pnx_registry_set_bytes(registry, a, 99), 0);
+    CHECK_EQ(pnx_registry_remove(registry, b), 0);
+    char types[8] = "";
+    CHECK_EQ(pnx_shutdown_report_each(report, see_type, types), 0);
+    CHECK_STR(types, "ba");
+    CHECK_EQ(pnx_registry_remove(registry, a), 0);
+    pnx_shutdown_report_release(&report);
+    pnx_registry_release(&registry);
+}
+
+/* ---- sorting ---- */
+
+static struct pnx_row **next_of(struct pnx_row *row) {
+    return &row->shutdown.next;
+}
+
+static bool by_tag(const struct pnx_row *a, const struct pnx_row *b) {
+    return a->tag < b->tag;
+}
+
+TEST(rows_are_sorted_stably) {
+    enum { N = 1000 };
+    uint64_t state = test_seed();
+    for (size_t n = 0; n <= N; n = n * 2 + 1) {
+        struct pnx_row *rows = calloc(N, sizeof(*rows)), *list = NULL;
+        CHECK(rows);
+        for (size_t i = n; i-- > 0;) {
+            rows[i].tag = test_random(&state) % 10;
+            rows[i].serial = i;
+            rows[i].shutdown.next = list;
+            list = &rows[i];
+        }
+        list = pnx__rows_sort(list, next_of, by_tag);
+        size_t seen = 0;
+        for (const struct pnx_row *row = list; row; row = row->shutdown.next, seen++) {
+            const struct pnx_row *next = row->shutdown.next;
+            if (next)
+                CHECK(row->tag < next->tag ||
+                        (row->tag == next->tag && row->serial < next->serial));
+        }
+        CHECK_EQ(seen, n);
+        free(rows);
+    }
+}
+
+/* ---- events ---- */
+
+struct seen {
+    int n;
+    enum pnx_event_type types[16];
+    int codes[16];
+    int64_t values[16];
+    char object[64];
+};
+
+static void see(void *ctx, const struct pnx_event *event) {
+    struct seen *seen = ctx;
+    CHECK(seen->n < 16);
+    seen->types[seen->n] = event->type;
+    seen->codes[seen->n] = event->code;
+    seen->values[seen->n] = event->value;
+    seen->n++;
+    snprintf(seen->object, sizeof(seen->object), "%s", event->object);
+}
+
+TEST(a_shutdown_tells_the_monitors) {
+    struct pnx_stats *stats;
+    CHECK_EQ(pnx_stats_create(NULL, NULL, &stats), 0);
+    static struct seen seen;
+    uint32_t mon;
+    struct pnx_monitor monitor = {.size = sizeof(monitor), .event = see, .ctx = &seen};
+    CHECK_EQ(pnx_monitor_add(stats, &monitor, &mon), 0);
+    pnx_resource_id ids[5];
+    struct pnx_registry *registry = fresh(stats);
+    struct pnx_shutdown_report *report = five(registry, ids);
+    CHECK_EQ(seen.n, 2);
+    CHECK_EQ(seen.types[0], PNX_EVENT_RESOURCE_CLEANUP_FAILED);
+    CHECK_EQ(seen.codes[0], -EIO);
+    CHECK_EQ(seen.values[0], (int64_t)ids[2]);
+    CHECK_EQ(seen.types[1], PNX_EVENT_REGISTRY_SHUTDOWN);
+    CHECK_EQ(seen.codes[1], -EIO);
+    CHECK_EQ(seen.values[1], 2);
+    CHECK_STR(seen.object, "server");
+    CHECK_EQ(pnx_monitor_remove(stats, mon), 0);
+    clean_up(&registry, &report, ids);
+    pnx_stats_release(&stats);
+}
