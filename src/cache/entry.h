@@ -30,15 +30,14 @@ struct pnx_cache_entry {
     size_t value_size;
     struct pnx_cache_entry *next; /* on a list of the thread that removed it */
     uint64_t seq;                 /* cache's lock: order of storing */
+    struct pnx_a64 refs;
     uint32_t key_size;
     uint32_t hash; /* low half of the key's */
     uint32_t slot; /* cache's lock: NONE when not stored */
-    struct pnx_a32 refs;
     uint8_t flags;
     uint8_t cause;    /* written before the cache's reference is dropped */
     uint8_t detached; /* the same: it counts in the gauge "detached" */
     uint8_t charged;  /* written before anybody else sees it: the budget was charged its cost */
-    uint8_t reserved_[4];
 };
 
 /* The key stands behind the header, for bytes behind the value. */

@@ -58,7 +58,6 @@ struct pnx_cache_load {
 
     struct pnx_link link;    /* in the cache's table */
     struct pnx_link waiters; /* the graph's lock too */
-    uint32_t n_waiters;
     bool overtaken;
 
     struct pnx_cache_entry *result;
@@ -165,11 +164,10 @@ static void unlock_both(struct pnx_cache *cache) {
 }
 
 /* The one way out of WAITING but for the deadline: moves the waiter to answers, its edge leaves the graph. */
-static void answer_locked(struct pnx_cache_load *load, struct waiter *waiter, int code,
-        struct pnx_cache_entry *entry, struct pnx_link *answers) {
+static void answer_locked(
+        struct waiter *waiter, int code, struct pnx_cache_entry *entry, struct pnx_link *answers) {
     pnx__list_remove(&waiter->link);
     pnx__list_remove(&waiter->graph);
-    load->n_waiters--;
     waiter->state = ANSWERED;
     waiter->code = code;
     waiter->entry = entry;
@@ -208,8 +206,7 @@ void pnx__cache_cancel_waiters(struct pnx_cache *cache) {
         PNX_LIST_EACH (link, next, &cache->loads[i]) {
             struct pnx_cache_load *load = PNX_CONTAINER(link, struct pnx_cache_load, link);
             PNX_LIST_EACH (w, after, &load->waiters) {
-                answer_locked(
-                        load, PNX_CONTAINER(w, struct waiter, link), -ESHUTDOWN, NULL, &answers);
+                answer_locked(PNX_CONTAINER(w, struct waiter, link), -ESHUTDOWN, NULL, &answers);
             }
         }
     }
@@ -242,7 +239,6 @@ static int enlist(struct pnx_cache *cache, struct waiter *waiter, const struct p
         waiter->late = load->overtaken;
         pnx__list_push_back(&load->waiters, &waiter->link);
         pnx__list_push_back(graph_bucket(waiter->thread), &waiter->graph);
-        load->n_waiters++;
         pnx_owner_add(&cache->values.load_waits, 1);
     }
     unlock_both(cache);
@@ -256,7 +252,6 @@ static bool delist(struct pnx_cache *cache, struct waiter *waiter) {
     if (waiting) {
         pnx__list_remove(&waiter->link);
         pnx__list_remove(&waiter->graph);
-        waiter->load->n_waiters--;
     }
     unlock_both(cache);
     return waiting;
@@ -388,7 +383,7 @@ static int finish(struct pnx_cache_load *load, int code, pnx_ns took) {
     PNX_LIST_EACH (link, next, &load->waiters) {
         struct waiter *waiter = PNX_CONTAINER(link, struct waiter, link);
         int answer = answer_for(load, waiter, code);
-        answer_locked(load, waiter, answer, answer == 0 ? load->result : NULL, &answers);
+        answer_locked(waiter, answer, answer == 0 ? load->result : NULL, &answers);
     }
     if (cache->closed)
         code = -ESHUTDOWN;
