@@ -25,7 +25,7 @@
  *   P7  A deadline is computed once, when the call begins to wait, and never moved.
  *   P8  While somebody waits, there is a resource out, or work in progress, or a connect due at a known time.
  *   P9  A lease is granted to one holder; a stale copy of it is refused, counted and reported.
- *   P10 acquire and release allocate nothing.
+ *   P10 A cycle of acquire and release allocates nothing.  (Starting a thread does.)
  */
 #ifndef PNX_POOL_H
 #define PNX_POOL_H
@@ -53,8 +53,8 @@ struct pnx_lease {
 /*
  * How the pool handles your resource.  Copied at create; ctx is the options'.  Operations run on threads of
  * the pool (reset: on the releasing thread; all: on callers' threads with PNX_POOL_NO_THREADS), at the same
- * time for different resources.  Each must return by its deadline; one that does not is counted as overdue
- * and no longer stands in the way of others, but its slot stays taken until it returns.
+ * time for different resources.  Each must return by its deadline; a connect, check or close that does not is
+ * counted as overdue and no longer stands in the way of others, but its slot stays taken until it returns.
  * An operation may call any pool function; waiting for its own pool there is -EDEADLK.
  */
 struct pnx_pool_manager {
@@ -149,7 +149,7 @@ PNX_API PNX_NODISCARD int pnx_pool_acquire(
         struct pnx_pool *pool, pnx_ns timeout, struct pnx_error *err, struct pnx_lease *ret_lease);
 
 /* Returns the borrowed resource, valid until the lease is released; NULL for an empty lease, and for a stale
- * one, which is counted as a misuse.  Does not block. */
+ * one, which is a misuse as in pnx_lease_release().  Does not block. */
 PNX_API void *pnx_lease_resource(const struct pnx_lease *lease);
 
 /*
@@ -185,7 +185,8 @@ PNX_API PNX_NODISCARD int pnx_pool_resize(
  * Closes: refuses new leases at once, wakes waiters with -ESHUTDOWN, closes idle resources, and waits until those
  * in use have come home and each close has returned.  Returns 0 then, or how many were still there when timeout
  * had passed; those are closed as they come home.  Idempotent: any thread may call it, again and at once.
- * -EINVAL for a negative timeout, -EDEADLK from inside an operation of this pool (the closing has begun even so).
+ * PNX_TIMEOUT_DEFAULT asks for close_timeout_ns.
+ * -EINVAL for another negative timeout, -EDEADLK from inside an operation of this pool (the closing has begun even so).
  */
 PNX_API PNX_NODISCARD int pnx_pool_close(struct pnx_pool *pool, pnx_ns timeout);
 
