@@ -210,13 +210,16 @@ static void remove_itself(void *ctx, const struct pnx_event *event) {
 
 TEST(p2_a_monitor_that_removes_itself_is_told_and_not_called_again) {
     start();
-    struct seen a = {0};
+    struct seen a = {0}, other = {0};
     own_id = add(remove_itself, &a);
+    uint32_t other_id = add(note, &other); /* so that somebody still listens */
     emit();
     emit();
     CHECK_EQ(a.calls.v, 1);
+    CHECK_EQ(other.calls.v, 3);
+    CHECK_EQ(pnx_monitor_remove(set, other_id), 0);
     for (int i = 0; i < PNX_MONITORS_MAX; i++)
-        CHECK_EQ(set->monitors[i].id, 0); /* the slot is free again */
+        CHECK_EQ(set->monitors[i].id, 0); /* the slots are free again */
     stop();
 }
 
