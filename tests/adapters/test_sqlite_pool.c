@@ -154,7 +154,8 @@ static void child_uses_its_own(void *arg) {
     struct pnx_pool *mine = NULL;
     if (pnx_pool_create(pnx_sqlite_manager(),
                 PNX_POOL_OPTS(.ctx = world->source, .max = 1, .registry = pnx_registry_off(),
-                        .stats = pnx_stats_off(), .budget = pnx_budget_off()),
+                        .stats = pnx_stats_off(), .budget = pnx_budget_off(),
+                        .flags = PNX_POOL_NO_THREADS),
                 &err, &mine) != 0)
         _exit(2);
     if (pnx_pool_acquire(mine, 10 * PNX_SEC, &err, &lease) != 0)
