@@ -21,10 +21,15 @@ static const struct pnx_rc_type settings_type = PNX_RC_TYPE(struct settings);
 /* Turns the text into settings.  It ends with a NUL, so that string functions can be used. */
 static int parse(void *ctx, const char *text, size_t n, struct pnx_error *err, void **ret_value) {
     struct settings settings = {0};
+    char *end;
     (void)ctx;
     (void)n;
-    if (sscanf(text, "workers=%d greeting=%31s", &settings.workers, settings.greeting) != 2)
+    if (strncmp(text, "workers=", 8) != 0)
         return pnx_config_fail(err, PNX_E_FORMAT, "expected \"workers=N greeting=WORD\"");
+    long workers = strtol(text + 8, &end, 10);
+    if (workers < 0 || workers > 9999 || sscanf(end, " greeting=%31s", settings.greeting) != 1)
+        return pnx_config_fail(err, PNX_E_FORMAT, "expected a greeting after \"%.20s\"", text);
+    settings.workers = (int)workers;
     return pnx_rc_new(&settings_type, &settings, ret_value);
 }
 

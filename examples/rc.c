@@ -112,7 +112,7 @@ static void flexible(void) {
     must(pnx_rc_new_flexible(&text_type, &(struct text){strlen(words)}, strlen(words) + 1, &object),
             "new_flexible");
     struct text *text = object;
-    strcpy(text->bytes, words);
+    memcpy(text->bytes, words, strlen(words) + 1);
     printf("%s \"%s\", %zu bytes\n", pnx_rc_type_of(text)->name, text->bytes, pnx_rc_size(text));
     PNX_RC_CLEAR(text);
 }
