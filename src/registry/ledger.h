@@ -204,7 +204,7 @@ int pnx__row_claim(
 /* Marks a running row as abandoned.  false when its cleanup has just ended. */
 bool pnx__row_abandon(struct pnx_registry *registry, struct pnx_row *row);
 
-/* Ends a claimed row with its cleanup's code. */
+/* Ends a claimed row with its cleanup's code.  The caller holds a reference to the registry. */
 void pnx__row_end(struct pnx_registry *registry, struct pnx_row *row, int code);
 
 /* pnx_registry_remove_at() without the event for a row that was removed before. */

@@ -275,13 +275,17 @@ int pnx_registry_add(struct pnx_registry *registry, const struct pnx_resource *r
 
 /* ---- ending ---- */
 
-/* A row has gone, or its cleanup has ended: tells a shutdown, and drops the row's hold on the registry. */
-static void gone(struct pnx_registry *registry) {
-    if (is_closed(registry)) {
-        /* pairs with shutdown.changed: the shutdown's next look sees the row's new state */
-        pnx_fetch_add(&registry->shutdown.changed, 1, PNX_RELEASE, "rows.changed");
-        pnx__futex_wake(&registry->shutdown.changed, INT_MAX);
-    }
+/* A row's state has changed: lets a shutdown look again. */
+static void tell_shutdown(struct pnx_registry *registry) {
+    if (!is_closed(registry))
+        return;
+    /* pairs with shutdown.changed: the shutdown's next look sees the row's new state */
+    pnx_fetch_add(&registry->shutdown.changed, 1, PNX_RELEASE, "rows.changed");
+    pnx__futex_wake(&registry->shutdown.changed, INT_MAX);
+}
+
+/* Takes a row out of the count, and drops its hold on the registry. */
+static void discount(struct pnx_registry *registry) {
     pnx__registry_count_down(&registry->values.live);
     pnx__registry_unref(registry, 1);
 }
@@ -360,7 +364,8 @@ static int strike(struct pnx_registry *registry, pnx_resource_id id, const char 
         pnx__mutex_unlock(&shard->lock);
         if (rc == 0) {
             pnx__registry_count_up(&registry->values.removed);
-            gone(registry);
+            tell_shutdown(registry);
+            discount(registry);
             return 0;
         }
         if (rc == -EINPROGRESS) {
@@ -437,6 +442,8 @@ void pnx__row_end(struct pnx_registry *registry, struct pnx_row *row, int code) 
     uint64_t word = pnx__row_word(row);
     bool late = pnx__word_state(word) == PNX_ROW_ABANDONED;
     row->code = code;
+    /* Before the move: who waits for the end finds the row gone from the count, too. */
+    discount(registry);
     move(row, &word, pnx__generation(word),
             late   ? PNX_ROW_LATE
             : code ? PNX_ROW_FAILED
@@ -446,7 +453,7 @@ void pnx__row_end(struct pnx_registry *registry, struct pnx_row *row, int code) 
     pnx_fetch_add(&row->turn, 1, PNX_RELEASE, "rows.turn"); /* pairs with run.turn */
     pnx__mutex_unlock(&shard->lock);
     pnx__futex_wake(&row->turn, INT_MAX);
-    gone(registry);
+    tell_shutdown(registry);
 }
 
 /* ---- looking ---- */

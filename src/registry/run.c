@@ -72,7 +72,7 @@ int pnx__row_run(struct pnx_registry *registry, struct pnx_row *row) {
     pnx_resource_id id = pnx__row_id(row, pnx__row_word(row));
     memcpy(object, row->name, sizeof(object));
     pnx_fetch_add(&registry->refs, PNX_REGISTRY_HOLDER, PNX_RELAXED,
-            "run.hold"); /* the row keeps the registry alive until pnx__row_end() */
+            "run.hold"); /* until now the row keeps the registry alive; from pnx__row_end() on, this */
 
     int code = call(registry, row);
     pnx__registry_count_up(&registry->values.cleanups);
