@@ -33,7 +33,7 @@ static_assert(sizeof(struct pnx_cache_opts) == 10 * sizeof(void *) + 4 * 8 + 2 *
 
 int pnx__cache_opts_resolve(
         const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache_opts *ret_opts) {
-    struct pnx_cache_opts resolved;
+    struct pnx_cache_opts resolved = {.size = sizeof(resolved)};
     int rc = pnx__opts_resolve(&option_table, opts, &resolved, err);
     if (rc)
         return rc;
@@ -146,7 +146,7 @@ void pnx__cache_unref(struct pnx_cache *cache) {
 
 int pnx_cache_create(
         const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache **ret_cache) {
-    struct pnx_cache_opts resolved;
+    struct pnx_cache_opts resolved = {.size = sizeof(resolved)};
     struct pnx_env env;
     if (!ret_cache)
         return pnx__fail_field(err, -EINVAL, NULL, "cache: ret_cache is required");
