@@ -51,8 +51,9 @@ static void set_gate(bool open) {
 
 static void wake(struct job *job) {
     struct work *work = (struct work *)job;
-    (void)__atomic_fetch_add(&work->wakes, 1, __ATOMIC_RELAXED);
     bump(&woken);
+    (void)__atomic_fetch_add(
+            &work->wakes, 1, __ATOMIC_RELEASE); /* from here on the job may be gone */
 }
 
 static void destroy(struct job *job) {
@@ -87,7 +88,9 @@ TEST(p1_job_wakes_its_connection_once_when_it_is_finished) {
     submit(jobs, work);
     wait_count(&woken, 1);
     CHECK(jobs_finished(jobs, &work->job));
-    CHECK_EQ(work->wakes, 1);
+    while (__atomic_load_n(&work->wakes, __ATOMIC_ACQUIRE) == 0)
+        continue;
+    CHECK_EQ(__atomic_load_n(&work->wakes, __ATOMIC_ACQUIRE), 1);
     jobs_drop(jobs, &work->job);
     CHECK_EQ(destroyed, 1);
     CHECK_EQ(jobs_stop(jobs, PNX_NEVER), 0);

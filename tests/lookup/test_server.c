@@ -241,7 +241,12 @@ TEST(p4_stop_keeps_its_deadline_with_a_stuck_worker_and_answers_everybody) {
         CHECK_MSG(status == 503 || status == 0, "status %d", status);
     }
     open_gate();
-    _exit(0); /* the server's memory is left to the workers, as promised */
+    /* The server's memory is left to the workers, as promised; now that they come back, it can go. */
+    CHECK_EQ(jobs_stop(server->jobs, PNX_NEVER), 0);
+    jobs_release(&server->jobs);
+    server->stop_result = 0;
+    server_release(&server);
+    pnx_registry_release(&registry);
 }
 
 struct late {
@@ -350,8 +355,7 @@ static void hammer(unsigned index, void *ctx) {
     static const char *const paths[] = {"/search?q=a", "/documents/1", "/health",
             "/search?q=cached", "/metrics", "/stats.json", "/nothing", "/"};
     static _Thread_local char body[65536];
-    uint64_t random = test_seed() + index;
-    (void)ctx;
+    uint64_t random = *(const uint64_t *)ctx + index;
     for (unsigned i = 0; i < (test_slow() ? 100u : 400u); i++) {
         const char *path = paths[test_random(&random) % 8];
         if (test_random(&random) % 5 == 0) {
@@ -365,7 +369,8 @@ static void hammer(unsigned index, void *ctx) {
 
 TEST(p2_storm_of_clients_is_counted_and_leaves_nothing_open) {
     struct server *server = start(60 * PNX_SEC);
-    test_threads(8, hammer, NULL);
+    uint64_t seed = test_seed();
+    test_threads(8, hammer, &seed);
     CHECK_EQ(server_drain(server, pnx_now() + 20 * PNX_SEC), 0);
     CHECK_EQ(server_stop(server, pnx_now() + 10 * PNX_SEC), 0);
     CHECK_EQ(metrics_get(server->metrics.connections), 0);
