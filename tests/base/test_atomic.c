@@ -190,7 +190,8 @@ static uint64_t count_missed(void) {
     return both_missed;
 }
 
-TEST(an_order_can_be_weakened_at_run_time) {
+TEST_LIMIT(an_order_can_be_weakened_at_run_time,
+        300) { /* a busy machine overlaps the threads rarely */
     if (pnx__os_cpus() < 2)
         test_skip("one CPU shows no reordering");
     CHECK_EQ(count_missed(), 0);
@@ -198,7 +199,7 @@ TEST(an_order_can_be_weakened_at_run_time) {
     CHECK_EQ(fence->declared, PNX_SEQ_CST);
     fence->order = PNX_RELAXED;
     uint64_t missed = 0;
-    for (int i = 0; i < 100 && missed == 0; i++)
+    for (int i = 0; i < 1000 && missed == 0; i++)
         missed = count_missed();
     CHECK_MSG(missed > 0, "the weakened fence still orders");
     fence->order = fence->declared;
