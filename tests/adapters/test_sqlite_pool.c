@@ -106,7 +106,8 @@ TEST_LIMIT(transactions_of_many_threads_are_whole_or_gone, 120) {
 
 TEST(replaced_file_replaces_the_connections) {
     struct world world = {0};
-    world_open(&world, 2);
+    /* One: else the pool may connect a second while the first is checked. */
+    world_open(&world, 1);
     struct pnx_lease lease = {0};
     exec_ok(borrow(&world, &lease), "CREATE TABLE counter(n); INSERT INTO counter VALUES(41)");
     pnx_lease_release(&lease);
