@@ -30,7 +30,7 @@ void test_register(struct test_case *test) {
 }
 
 static void print_seed(void) {
-    if (seed_used)
+    if (__atomic_load_n(&seed_used, __ATOMIC_RELAXED))
         fprintf(stderr, "  repeat with SEED=%llu\n", (unsigned long long)seed);
 }
 
@@ -60,7 +60,7 @@ void test_skip(const char *format, ...) {
 }
 
 uint64_t test_seed(void) {
-    seed_used = true;
+    __atomic_store_n(&seed_used, true, __ATOMIC_RELAXED); /* threads of a test may ask at once */
     return seed;
 }
 
