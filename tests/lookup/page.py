@@ -127,7 +127,7 @@ class Page(service.SharedCase):
         for name, old, new in zip(names, before, after):
             self.assertNotEqual(old, new, f"the plot {name} stands still")
         rate = self.one("#plot-rate").get_attribute("aria-label")
-        self.assertRegex(rate, r"Requests per second: all [1-9]")
+        self.assertRegex(rate, r"Requests/s: all [1-9]")
         self.assertEqual(self.one("#health").text, "ok")
         self.assert_no_errors()
 

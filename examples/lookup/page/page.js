@@ -225,12 +225,12 @@ function quantile(bounds, now, before, share) {
 }
 
 const plots = [
-  {id: 'rate', title: 'Requests per second', unit: rate, lines: [['all', p => p.rate], ['errors', p => p.errors]]},
-  {id: 'latency', title: 'Search latency', unit: micros, lines: [['p50', p => p.p50], ['p99', p => p.p99]]},
+  {id: 'rate', title: 'Requests/s', unit: rate, lines: [['all', p => p.rate], ['errors', p => p.errors]]},
+  {id: 'latency', title: 'Latency', unit: micros, lines: [['p50', p => p.p50], ['p99', p => p.p99]]},
   {id: 'pool', title: 'Connections', unit: number, floor: 4, lines: [['in use', p => p.inUse], ['waiting', p => p.waiting]]},
-  {id: 'ratio', title: 'Cache hits', unit: n => n == null ? '–' : Math.round(n * 100) + ' %', top: 1, lines: [['ratio', p => p.ratio]]},
+  {id: 'ratio', title: 'Hits', unit: n => n == null ? '–' : Math.round(n * 100) + ' %', top: 1, lines: [['ratio', p => p.ratio]]},
   {id: 'bytes', title: 'Cache', unit: bytes, lines: [['used', p => p.cacheBytes]], limit: p => p.cacheCapacity},
-  {id: 'budget', title: 'Memory budget', unit: bytes, lines: [['used', p => p.budget]], limit: p => p.budgetHard},
+  {id: 'budget', title: 'Budget', unit: bytes, lines: [['used', p => p.budget]], limit: p => p.budgetHard},
 ];
 
 for (const plot of plots) {
