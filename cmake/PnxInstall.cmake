@@ -18,3 +18,11 @@ file(RELATIVE_PATH pc_prefix "/prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/prefi
 string(REGEX REPLACE "/$" "" pc_prefix "${pc_prefix}")
 configure_file(cmake/patinox.pc.in "${PROJECT_BINARY_DIR}/patinox.pc" @ONLY)
 install(FILES "${PROJECT_BINARY_DIR}/patinox.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+
+if(TARGET patinox_sqlite_shared)
+    install(TARGETS patinox_sqlite_static patinox_sqlite_shared EXPORT PatinoxSqliteTargets
+        ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}" LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+    install(EXPORT PatinoxSqliteTargets NAMESPACE Patinox:: DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/Patinox")
+    configure_file(cmake/patinox-sqlite.pc.in "${PROJECT_BINARY_DIR}/patinox-sqlite.pc" @ONLY)
+    install(FILES "${PROJECT_BINARY_DIR}/patinox-sqlite.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+endif()

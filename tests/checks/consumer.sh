@@ -16,6 +16,7 @@ for kind in shared static; do
     "$cmake" --build "$scratch/$kind" >/dev/null
     "$scratch/$kind/consumer_c"
     "$scratch/$kind/consumer_cxx"
+    "$scratch/$kind/consumer_sqlite"
 done
 
 libdir=$(dirname "$(find "$scratch/prefix" -name patinox.pc)")
@@ -24,5 +25,9 @@ export PKG_CONFIG_PATH
 # shellcheck disable=SC2046 # words wanted
 cc -Wall -Wextra -Werror "$here/consumer/main.c" -o "$scratch/by_pkg_config" $(pkg-config --cflags --libs patinox)
 LD_LIBRARY_PATH=$(pkg-config --variable=libdir patinox) "$scratch/by_pkg_config"
+# shellcheck disable=SC2046 # words wanted
+cc -Wall -Wextra -Werror "$here/consumer/sqlite.c" -o "$scratch/sqlite_by_pkg_config" \
+    $(pkg-config --cflags --libs patinox-sqlite)
+LD_LIBRARY_PATH=$(pkg-config --variable=libdir patinox) "$scratch/sqlite_by_pkg_config"
 version=$(pkg-config --modversion patinox)
 echo "pkg-config patinox $version"
