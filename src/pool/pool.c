@@ -236,8 +236,8 @@ static int fill_pool(
 
 int pnx_pool_create(const struct pnx_pool_manager *manager, const struct pnx_pool_opts *opts,
         struct pnx_error *err, struct pnx_pool **ret_pool) {
-    struct pnx_pool_manager checked;
-    struct pnx_pool_opts resolved;
+    struct pnx_pool_manager checked = {0};
+    struct pnx_pool_opts resolved = {0};
     struct pnx_env env;
     if (!ret_pool)
         return pnx__fail_field(err, -EINVAL, "ret_pool", "pool: ret_pool is NULL");

@@ -468,9 +468,11 @@ TEST(many_may_close_at_once_and_all_wait_for_the_last_lease) {
     pthread_t closers[4];
     for (int i = 0; i < 4; i++)
         CHECK(pthread_create(&closers[i], NULL, close_pool, pool) == 0);
-    struct pnx_lease none = {0};
-    while (pnx_pool_acquire(pool, 0, NULL, &none) != -ESHUTDOWN)
+    struct pnx_lease other = {0};
+    while (pnx_pool_acquire(pool, 0, NULL, &other) != -ESHUTDOWN) {
+        pnx_lease_release(&other); /* a try may well succeed before the first closer comes */
         sched_yield();
+    }
     pnx_lease_release(&lease);
     for (int i = 0; i < 4; i++)
         pthread_join(closers[i], NULL);
