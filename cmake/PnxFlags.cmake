@@ -10,13 +10,16 @@ add_library(pnx_flags INTERFACE)
 target_compile_options(pnx_flags INTERFACE
     -Wall -Wextra -Wconversion -Wshadow -Wvla -Wundef -Wimplicit-fallthrough
     $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes -Wmissing-prototypes>
-    -fno-strict-aliasing)
+    -fno-strict-aliasing
+    # Sites (PNX_SITE) as they stand in the tree, wherever it is built.
+    "-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=")
 target_compile_definitions(pnx_flags INTERFACE _GNU_SOURCE)
 if(PNX_WERROR)
     target_compile_options(pnx_flags INTERFACE -Werror)
 endif()
 if(PNX_DEBUG)
     target_compile_definitions(pnx_flags INTERFACE PNX_DEBUG)
+    target_compile_options(pnx_flags INTERFACE -UNDEBUG) # RelWithDebInfo defines it; assert() is wanted here
 endif()
 if(PNX_FAULTS)
     target_compile_definitions(pnx_flags INTERFACE PNX_FAULTS)

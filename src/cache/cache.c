@@ -108,7 +108,7 @@ static int join_budget(struct pnx_cache *cache, struct pnx_budget *budget, struc
 
 static int join_registry(
         struct pnx_cache *cache, struct pnx_registry *registry, struct pnx_error *err) {
-    cache->registry = registry ? registry : pnx_registry_default();
+    cache->registry = pnx_registry_ref(registry); /* the remove in release comes after a shutdown */
     return pnx_registry_add(cache->registry,
             &(const struct pnx_resource){
                     .size = sizeof(struct pnx_resource),
@@ -132,6 +132,7 @@ static void free_cache(struct pnx_cache *cache) {
         pnx_budget_uncharge(cache->budget, cache->base_charge);
         pnx_budget_release(&cache->budget);
     }
+    pnx_registry_release(&cache->registry);
     pnx__mutex_destroy(&cache->lock);
     pnx__strfree(&env, cache->name);
     cache->magic = 0;

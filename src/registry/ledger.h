@@ -70,6 +70,7 @@ struct pnx_row_shutdown {
     enum pnx_resource_state outcome; /* 0 until it is known, then fixed */
     int32_t code;
     bool member; /* it was there when the shutdown began */
+    bool bare;   /* its turn came, and it had no cleanup */
 };
 
 struct pnx_row {

@@ -17,9 +17,11 @@
  *               |  |                                +--deadline--> ABANDONED
  *               |  +--claimed by others--> foreign--+
  *               +--removed by its owner--> DONE
- *               +--no cleanup, or deadline--> LEAKED
+ *               +--deadline--> LEAKED
+ *               +--no cleanup--> LEAKED, or DONE if its owner's cleanup removes it before the end
  *
- *   P1  Each row that was there when the shutdown began gets exactly one outcome: settle_locked().
+ *   P1  Each row that was there when the shutdown began gets exactly one outcome: settle_locked(); only that of a
+ *       row without cleanup is looked at again, once, when all cleanups have had their turn.
  *   P2  A row is started only when all its children have outcomes.
  *   P3  After the leader has returned no further cleanup starts, and no outcome changes.
  *   P4  At most one cleanup of the shutdown runs that is not overdue, at most PNX_SHUTDOWN_WORKERS run in all.
@@ -155,7 +157,9 @@ static struct pnx_row *pick_locked(
             return row;
         }
         if (rc == -ENOTSUP) {
+            /* For now: the parent must not wait for it, yet an older row's cleanup may still remove it. */
             settle_locked(state, row, PNX_RESOURCE_LEAKED, 0);
+            row->shutdown.bare = true;
         } else if (!settle_ended_locked(state, row)) {
             row->shutdown.todo = state->foreign;
             state->foreign = row;
@@ -343,6 +347,14 @@ static bool give_up_locked(struct pnx_registry *registry, struct pnx_row *row) {
     return true;
 }
 
+/* Rows without cleanup whose owners have removed them since their turn did not leak. */
+static void settle_bare_locked(struct pnx_shutdown_report *report) {
+    for (struct pnx_row *row = report->rows; row; row = row->shutdown.next) {
+        if (row->shutdown.bare && pnx__word_state(pnx__row_word(row)) == PNX_ROW_FREE)
+            row->shutdown.outcome = PNX_RESOURCE_DONE;
+    }
+}
+
 /* Gives every row that has none its outcome.  Returns whether time was too short for any. */
 static bool close_books_locked(struct pnx_registry *registry, struct overdue *overdue) {
     struct pnx_shutdown_state *state = &registry->shutdown;
@@ -362,6 +374,7 @@ static bool close_books_locked(struct pnx_registry *registry, struct overdue *ov
         late = give_up_locked(registry, row) || late;
     state->todo = NULL;
     state->foreign = NULL;
+    settle_bare_locked(&state->report);
     return late;
 }
 

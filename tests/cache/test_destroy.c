@@ -484,3 +484,19 @@ TEST(p5_a_destructor_may_put_its_value_back) {
     CHECK_EQ(stats_of(&r.f).entries, 2);
     fixture_close(&r.f);
 }
+
+TEST(a_cache_may_be_released_after_its_registry_was_shut_down_and_released) {
+    struct test_env te;
+    test_env_init(&te);
+    struct pnx_registry *registry = NULL;
+    struct pnx_cache *cache = NULL;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = &te.env), NULL, &registry), 0);
+    CHECK_EQ(pnx_cache_create(
+                     PNX_CACHE_OPTS(.env = &te.env, .registry = registry, .capacity_entries = 4),
+                     NULL, &cache),
+            0);
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    pnx_registry_release(&registry);
+    pnx_cache_release(&cache);
+    test_env_check_empty(&te);
+}

@@ -325,6 +325,33 @@ TEST(a_row_without_cleanup_is_leaked_and_its_parent_is_still_ended) {
     pnx_registry_release(&registry);
 }
 
+struct holder { /* an older object whose cleanup ends a younger one that has no cleanup of its own */
+    struct pnx_registry *registry;
+    pnx_resource_id part;
+};
+
+static int end_holder(void *arg, const struct pnx_cancel *cancel) {
+    struct holder *holder = arg;
+    (void)cancel;
+    return pnx_registry_remove(holder->registry, holder->part);
+}
+
+TEST(a_row_without_cleanup_that_an_older_cleanup_removes_has_not_leaked) {
+    struct holder holder = {.registry = fresh()};
+    pnx_resource_id id;
+    CHECK_EQ(pnx_registry_add(holder.registry,
+                     PNX_RESOURCE(.type = "holder", .cleanup = end_holder, .arg = &holder), NULL,
+                     &id),
+            0);
+    CHECK_EQ(
+            pnx_registry_add(holder.registry, PNX_RESOURCE(.type = "part"), NULL, &holder.part), 0);
+    struct pnx_shutdown_report *report;
+    CHECK_EQ(pnx_registry_shutdown(holder.registry, PNX_SEC, &report), 0);
+    CHECK_COUNTS(report, 2, 0, 0, 0);
+    pnx_shutdown_report_release(&report);
+    pnx_registry_release(&holder.registry);
+}
+
 TEST(admission_is_closed_for_good) {
     struct pnx_registry *registry = fresh();
     CHECK_EQ(pnx_registry_shutdown(registry, 0, NULL), 0);
