@@ -30,7 +30,7 @@ static size_t shrink(void *ctx, size_t want) {
 
 static int print_usage(struct pnx_budget *budget) {
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    int rc = pnx_budget_stats(budget, &stats);
+    int rc = pnx_budget_read_stats(budget, &stats);
     if (rc == 0)
         printf("in use: %" PRIu64 " of %" PRIu64 " MiB, at most %" PRIu64 ", refused %" PRIu64 "\n",
                 stats.used / MIB, stats.hard_limit / MIB, stats.peak / MIB, stats.refusals);

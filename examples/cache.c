@@ -119,7 +119,7 @@ int main(void) {
 
     struct pnx_cache_stats stats = {.size = sizeof(stats)};
     if (rc == 0)
-        rc = pnx_cache_stats(cache, &stats);
+        rc = pnx_cache_read_stats(cache, &stats);
     printf("hits %" PRIu64 ", misses %" PRIu64 ", bytes %" PRIu64 ", entries %" PRIu64 "\n",
             stats.hits, stats.misses, stats.bytes, stats.entries);
 

@@ -106,7 +106,7 @@ int main(void) {
     show(&app, "d");
 
     struct pnx_cache_stats stats = {.size = sizeof(stats)};
-    rc = pnx_cache_stats(app.cache, &stats);
+    rc = pnx_cache_read_stats(app.cache, &stats);
     printf("loads %" PRIu64 ", waited for another's %" PRIu64 ", known absences %" PRIu64 "\n",
             stats.loads, stats.load_waits, stats.negative_hits);
     pnx_cache_release(&app.cache);

@@ -82,7 +82,7 @@ static bool has_version_2(struct pnx_config *config) {
 
 static bool has_failed(struct pnx_config *config) {
     struct pnx_config_status status = {.size = sizeof(status)};
-    pnx_config_status(config, &status);
+    pnx_config_read_status(config, &status);
     return status.error.code != 0;
 }
 
@@ -116,7 +116,7 @@ int main(void) {
     write_file(path, "workers=800 greeting=servus\n");
     loop_until(config, has_failed);
     struct pnx_config_status status = {.size = sizeof(status)};
-    pnx_config_status(config, &status);
+    pnx_config_read_status(config, &status);
     printf("  refused: %s\n", strchr(status.error.message, ':') + 2);
     show(config);
 
@@ -128,7 +128,7 @@ int main(void) {
         puts("newer than version 2");
 
     struct pnx_config_stats stats = {.size = sizeof(stats)};
-    pnx_config_stats(config, &stats);
+    pnx_config_read_stats(config, &stats);
     printf("%llu changes, %llu refused\n", (unsigned long long)stats.changes,
             (unsigned long long)stats.refusals);
     pnx_config_release(&config);

@@ -117,7 +117,7 @@ int main(void) {
         goto out;
     struct pnx_mapping *shared = pnx_mapping_ref(mapping); /* for another thread, say */
     struct pnx_mapping_stats stats = {.size = sizeof(stats)};
-    rc = pnx_mapping_stats(shared, &stats);
+    rc = pnx_mapping_read_stats(shared, &stats);
     printf("%zu bytes left, %" PRIu64 " of private memory\n", pnx_mapping_size(shared),
             stats.copied);
     pnx_mapping_release(&shared);

@@ -132,7 +132,7 @@ int main(void) {
 
     int left = pnx_pool_close(pool, 5 * PNX_SEC);
     struct pnx_pool_stats stats = {.size = sizeof(stats)};
-    if (pnx_pool_stats(pool, &stats))
+    if (pnx_pool_read_stats(pool, &stats))
         return 1;
     printf("%d still out; %llu leases of %llu connections\n", left,
             (unsigned long long)stats.acquires, (unsigned long long)stats.connects);

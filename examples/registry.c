@@ -107,7 +107,7 @@ int main(void) {
         session_release(&sessions[i]);
 
     struct pnx_registry_stats stats = {.size = sizeof(stats)};
-    if (pnx_registry_stats(registry, &stats))
+    if (pnx_registry_read_stats(registry, &stats))
         return 1;
     printf("%zu live; %" PRIu64 " added, %" PRIu64 " removed, %" PRIu64 " cleaned up\n",
             pnx_registry_count(registry), stats.added, stats.removed, stats.cleanups);

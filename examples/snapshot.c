@@ -91,7 +91,7 @@ int main(void) {
     printf("version is still %s\n", pnx_snapshot_version(snapshot) == version ? "the same" : "?");
 
     struct pnx_snapshot_stats stats = {.size = sizeof(stats)};
-    pnx_snapshot_stats(snapshot, &stats);
+    pnx_snapshot_read_stats(snapshot, &stats);
     printf("%llu updates, %llu refused, %llu conflicts\n", (unsigned long long)stats.updates,
             (unsigned long long)stats.refusals, (unsigned long long)stats.conflicts);
 

@@ -133,7 +133,7 @@ int main(void) {
         return 1;
     pnx_pool_release(&pool);
     struct pnx_sqlite_stats stats = {.size = sizeof(stats)};
-    must(pnx_sqlite_stats(source, &stats), "stats", &err);
+    must(pnx_sqlite_read_stats(source, &stats), "stats", &err);
     printf("%llu statements found prepared, %llu prepared, %llu rolled back\n",
             (unsigned long long)stats.statement_hits, (unsigned long long)stats.statement_misses,
             (unsigned long long)stats.rollbacks);

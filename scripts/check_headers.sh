@@ -3,7 +3,7 @@
 # check_headers.sh ROOT CC CXX - each public header compiles alone, in C11, C++11 and C++20.
 set -u
 root=$1 cc=$2 cxx=$3 status=0
-flags="-Wall -Wextra -Wpedantic -Werror -fsyntax-only -I$root/include"
+flags="-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror -fsyntax-only -I$root/include"
 for header in "$root"/include/patinox/*.h; do
     name=patinox/$(basename "$header")
     # Included twice: the guard works too.

@@ -70,7 +70,7 @@ struct reply status_health(struct server *server) {
 
 static void write_pool(struct buffer *b, struct pnx_pool *pool) {
     struct pnx_pool_stats s = {.size = sizeof(s)};
-    if (!pool || pnx_pool_stats(pool, &s) < 0)
+    if (!pool || pnx_pool_read_stats(pool, &s) < 0)
         return;
     buffer_printf(b,
             ",\"pool\":{\"max\":%llu,\"in_use\":%llu,\"idle\":%llu,\"waiting\":%llu,"
@@ -83,7 +83,7 @@ static void write_pool(struct buffer *b, struct pnx_pool *pool) {
 
 static void write_cache(struct buffer *b, struct pnx_cache *cache) {
     struct pnx_cache_stats s = {.size = sizeof(s)};
-    if (!cache || pnx_cache_stats(cache, &s) < 0)
+    if (!cache || pnx_cache_read_stats(cache, &s) < 0)
         return;
     buffer_printf(b,
             ",\"cache\":{\"hits\":%llu,\"misses\":%llu,\"loads\":%llu,\"entries\":%llu,"
@@ -95,7 +95,7 @@ static void write_cache(struct buffer *b, struct pnx_cache *cache) {
 
 static void write_budget(struct buffer *b, struct pnx_budget *budget) {
     struct pnx_budget_stats s = {.size = sizeof(s)};
-    if (!budget || pnx_budget_stats(budget, &s) < 0)
+    if (!budget || pnx_budget_read_stats(budget, &s) < 0)
         return;
     buffer_printf(b,
             ",\"budget\":{\"used\":%llu,\"peak\":%llu,\"soft\":%llu,\"hard\":%llu,"

@@ -119,7 +119,8 @@ struct pnx_budget_stats {
 };
 
 /* Fills *ret_stats up to its size, which the caller sets.  -EINVAL. */
-PNX_API int pnx_budget_stats(const struct pnx_budget *budget, struct pnx_budget_stats *ret_stats);
+PNX_API int pnx_budget_read_stats(
+        const struct pnx_budget *budget, struct pnx_budget_stats *ret_stats);
 
 PNX_END_DECLS
 #endif /* PNX_BUDGET_H */

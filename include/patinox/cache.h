@@ -289,7 +289,7 @@ struct pnx_cache_stats {
 };
 
 /* Fills *ret_stats up to its size, which the caller sets; all of one moment.  -EINVAL. */
-PNX_API int pnx_cache_stats(struct pnx_cache *cache, struct pnx_cache_stats *ret_stats);
+PNX_API int pnx_cache_read_stats(struct pnx_cache *cache, struct pnx_cache_stats *ret_stats);
 
 /* Checks every invariant of the cache; slow, under its lock.  0, or PNX_E_BROKEN with err naming what is broken. */
 PNX_API int pnx_cache_check(struct pnx_cache *cache, struct pnx_error *err);

@@ -15,7 +15,7 @@
  *       that never settles is looked at after 10 times debounce_ns.
  *   P3  parse, validate and on_change run one at a time, under no lock, and never after pnx_config_release()
  *       has returned (save when released from inside one).  on_change sees versions in order.
- *   P4  What inotify cannot watch is polled instead, and pnx_config_status() says so and why.
+ *   P4  What inotify cannot watch is polled instead, and pnx_config_read_status() says so and why.
  *   P5  A file that changes while it is read is not parsed but read again.
  */
 #ifndef PNX_CONFIG_H
@@ -150,7 +150,7 @@ struct pnx_config_status {
 };
 
 /* Fills *ret_status up to its size, which the caller sets.  -EINVAL. */
-PNX_API int pnx_config_status(
+PNX_API int pnx_config_read_status(
         const struct pnx_config *config, struct pnx_config_status *ret_status);
 
 /* The rows of patinox/stats/config.def. */
@@ -162,7 +162,8 @@ struct pnx_config_stats {
 };
 
 /* Fills *ret_stats up to its size, which the caller sets.  -EINVAL. */
-PNX_API int pnx_config_stats(const struct pnx_config *config, struct pnx_config_stats *ret_stats);
+PNX_API int pnx_config_read_stats(
+        const struct pnx_config *config, struct pnx_config_stats *ret_stats);
 
 /* Fills err, if it is not NULL, and returns code: for parse and validate functions. */
 PNX_API int pnx_config_fail(struct pnx_error *err, int code, const char *format, ...)

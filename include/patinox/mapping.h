@@ -147,7 +147,7 @@ struct pnx_mapping_stats {
 };
 
 /* Fills *ret_stats up to its size, which the caller sets.  -EINVAL. */
-PNX_API int pnx_mapping_stats(
+PNX_API int pnx_mapping_read_stats(
         const struct pnx_mapping *mapping, struct pnx_mapping_stats *ret_stats);
 
 /* ---- views ---- */

@@ -205,7 +205,7 @@ struct pnx_pool_stats {
 };
 
 /* Fills *ret_stats up to its size.  Takes no lock; the numbers may be of slightly different moments.  -EINVAL. */
-PNX_API int pnx_pool_stats(const struct pnx_pool *pool, struct pnx_pool_stats *ret_stats);
+PNX_API int pnx_pool_read_stats(const struct pnx_pool *pool, struct pnx_pool_stats *ret_stats);
 
 /*
  * Writes the state of the pool and of each slot as text, for people.  Copies under the lock, writes without it.

@@ -217,7 +217,7 @@ struct pnx_registry_stats {
 };
 
 /* Fills *ret_stats up to its size, which the caller sets.  -EINVAL. */
-PNX_API int pnx_registry_stats(
+PNX_API int pnx_registry_read_stats(
         const struct pnx_registry *registry, struct pnx_registry_stats *ret_stats);
 
 /* ---- shutdown ---- */

@@ -127,7 +127,7 @@ struct pnx_snapshot_stats {
 };
 
 /* Fills *ret_stats up to its size, which the caller sets.  -EINVAL. */
-PNX_API int pnx_snapshot_stats(
+PNX_API int pnx_snapshot_read_stats(
         const struct pnx_snapshot *snapshot, struct pnx_snapshot_stats *ret_stats);
 
 PNX_END_DECLS

@@ -154,7 +154,7 @@ struct pnx_sqlite_stats {
  * Fills *ret_stats up to its size, which the caller sets.  What a held connection has counted is added when it
  * goes back.  -EINVAL.
  */
-PNX_API int pnx_sqlite_stats(struct pnx_sqlite *source, struct pnx_sqlite_stats *ret_stats);
+PNX_API int pnx_sqlite_read_stats(struct pnx_sqlite *source, struct pnx_sqlite_stats *ret_stats);
 
 PNX_END_DECLS
 #endif /* PNX_SQLITE_H */

@@ -5,7 +5,7 @@
  * EXPERIMENTAL: may change until the release that finishes this part.
  *
  * Each module declares its numbers once, in patinox/stats/<module>.def; that table makes the struct that
- * pnx_<module>_stats() fills, the OpenMetrics families, and the table in the guide.  An object's block
+ * pnx_<module>_read_stats() fills, the OpenMetrics families, and the table in the guide.  An object's block
  * joins a set when the object is made and leaves it when it is released.  Today the blocks live on the
  * heap; reading costs the hot path nothing, writers never wait for readers.
  *

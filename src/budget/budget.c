@@ -546,7 +546,7 @@ size_t pnx_budget_reclaim(struct pnx_budget *budget, size_t want) {
     return fell;
 }
 
-int pnx_budget_stats(const struct pnx_budget *budget, struct pnx_budget_stats *ret_stats) {
+int pnx_budget_read_stats(const struct pnx_budget *budget, struct pnx_budget_stats *ret_stats) {
     if (!budget || is_off(budget) || !ret_stats || ret_stats->size < sizeof(size_t))
         return -EINVAL;
     struct pnx_budget_stats all = {.size = ret_stats->size};

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-int pnx_cache_stats(struct pnx_cache *cache, struct pnx_cache_stats *ret_stats) {
+int pnx_cache_read_stats(struct pnx_cache *cache, struct pnx_cache_stats *ret_stats) {
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;

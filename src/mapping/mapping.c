@@ -268,7 +268,7 @@ int pnx_mapping_advise(
     return rc ? 1 : 0;
 }
 
-int pnx_mapping_stats(const struct pnx_mapping *mapping, struct pnx_mapping_stats *ret_stats) {
+int pnx_mapping_read_stats(const struct pnx_mapping *mapping, struct pnx_mapping_stats *ret_stats) {
     if (!mapping || !ret_stats || ret_stats->size < sizeof(size_t))
         return -EINVAL;
     struct pnx_mapping_stats all = {.size = ret_stats->size};

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-int pnx_pool_stats(const struct pnx_pool *pool, struct pnx_pool_stats *ret_stats) {
+int pnx_pool_read_stats(const struct pnx_pool *pool, struct pnx_pool_stats *ret_stats) {
     if (!pool || !ret_stats || ret_stats->size < sizeof(size_t))
         return -EINVAL;
     struct pnx_pool_stats stats;

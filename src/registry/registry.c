@@ -160,7 +160,8 @@ size_t pnx_registry_count(const struct pnx_registry *registry) {
     return (size_t)(pnx_load(&registry->refs, PNX_RELAXED, "registry.count") & UINT32_MAX);
 }
 
-int pnx_registry_stats(const struct pnx_registry *registry, struct pnx_registry_stats *ret_stats) {
+int pnx_registry_read_stats(
+        const struct pnx_registry *registry, struct pnx_registry_stats *ret_stats) {
     if (!ret_stats || ret_stats->size < sizeof(ret_stats->size))
         return -EINVAL;
     if (!registry)

@@ -423,7 +423,7 @@ pnx_ns pnx_config_tick(struct pnx_config *config, pnx_ns now) {
     return next;
 }
 
-int pnx_config_status(const struct pnx_config *config, struct pnx_config_status *ret_status) {
+int pnx_config_read_status(const struct pnx_config *config, struct pnx_config_status *ret_status) {
     struct pnx_config_status status;
     if (!config || !ret_status || ret_status->size < sizeof(size_t))
         return -EINVAL;
@@ -437,7 +437,7 @@ int pnx_config_status(const struct pnx_config *config, struct pnx_config_status 
     return 0;
 }
 
-int pnx_config_stats(const struct pnx_config *config, struct pnx_config_stats *ret_stats) {
+int pnx_config_read_stats(const struct pnx_config *config, struct pnx_config_stats *ret_stats) {
     struct pnx_config_stats stats = {0};
     if (!config || !ret_stats || ret_stats->size < sizeof(size_t))
         return -EINVAL;

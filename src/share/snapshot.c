@@ -424,7 +424,8 @@ int pnx_snapshot_update(struct pnx_snapshot *snapshot, pnx_rc_edit_fn *edit, voi
     return rc;
 }
 
-int pnx_snapshot_stats(const struct pnx_snapshot *snapshot, struct pnx_snapshot_stats *ret_stats) {
+int pnx_snapshot_read_stats(
+        const struct pnx_snapshot *snapshot, struct pnx_snapshot_stats *ret_stats) {
     struct pnx_snapshot_stats stats = {0};
     if (!snapshot || !ret_stats || ret_stats->size < sizeof(size_t))
         return -EINVAL;

@@ -26,7 +26,7 @@
  *     pnx__pool_stats_init(&pool->stats, pool->name, &pool->values, NULL);
  *     pnx__stats_add(opts.stats, &pool->stats);
  *     pnx_owner_add(&pool->values.acquires, 1);
- * and pnx_pool_stats() is  pnx__stats_read(&pool->stats, (uint64_t *)words)  into a public struct of uint64_t
+ * and pnx_pool_read_stats() is  pnx__stats_read(&pool->stats, (uint64_t *)words)  into a public struct of uint64_t
  * that is made from the same rows.  A group's name is used by one table in the whole program.
  */
 #ifndef PNX_SRC_STATS_STATS_H

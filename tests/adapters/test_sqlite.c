@@ -72,7 +72,7 @@ static int64_t ask(struct pnx_sqlite_conn *conn, const char *sql) {
 
 static struct pnx_sqlite_stats stats_of(struct pnx_sqlite *source) {
     struct pnx_sqlite_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_sqlite_stats(source, &stats), 0);
+    CHECK_EQ(pnx_sqlite_read_stats(source, &stats), 0);
     return stats;
 }
 

@@ -32,7 +32,7 @@ static void world_open(struct world *world, uint32_t max) {
 static void world_close(struct world *world) {
     CHECK_EQ(pnx_pool_close(world->pool, 10 * PNX_SEC), 0);
     struct pnx_sqlite_stats stats = {.size = sizeof(stats)};
-    pnx_sqlite_stats(world->source, &stats);
+    pnx_sqlite_read_stats(world->source, &stats);
     CHECK_EQ(stats.open, 0);
     pnx_pool_release(&world->pool);
     pnx_sqlite_release(&world->source);
@@ -97,7 +97,7 @@ TEST_LIMIT(transactions_of_many_threads_are_whole_or_gone, 120) {
     }
     CHECK_EQ(count(&world), committed);
     struct pnx_pool_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_pool_stats(world.pool, &stats), 0);
+    CHECK_EQ(pnx_pool_read_stats(world.pool, &stats), 0);
     CHECK(stats.connects <= 3);
     CHECK(stats.checks > 0);
     CHECK_EQ(stats.check_failures, 0);
@@ -126,7 +126,7 @@ TEST(replaced_file_replaces_the_connections) {
     CHECK_EQ(rename(test_path("new.db"), test_path("pool.db")), 0);
     CHECK_EQ(count(&world), 42);
     struct pnx_pool_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_pool_stats(world.pool, &stats), 0);
+    CHECK_EQ(pnx_pool_read_stats(world.pool, &stats), 0);
     CHECK_EQ(stats.closed_check, 1);
     world_close(&world);
 }

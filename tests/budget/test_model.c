@@ -44,7 +44,7 @@ static size_t model_used(const struct model *model, int index) {
 
 static struct pnx_budget_stats stats_of(const struct pnx_budget *budget) {
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_stats(budget, &stats), 0);
+    CHECK_EQ(pnx_budget_read_stats(budget, &stats), 0);
     return stats;
 }
 

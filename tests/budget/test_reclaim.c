@@ -73,7 +73,7 @@ static struct pnx_budget *make(struct pnx_budget *parent, size_t soft, size_t ha
 
 static struct pnx_budget_stats stats_of(const struct pnx_budget *budget) {
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_stats(budget, &stats), 0);
+    CHECK_EQ(pnx_budget_read_stats(budget, &stats), 0);
     return stats;
 }
 

@@ -24,7 +24,7 @@ static struct pnx_budget *child_of(struct pnx_budget *parent, size_t hard) {
 
 static struct pnx_budget_stats stats_of(const struct pnx_budget *budget) {
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_stats(budget, &stats), 0);
+    CHECK_EQ(pnx_budget_read_stats(budget, &stats), 0);
     return stats;
 }
 
@@ -141,9 +141,9 @@ TEST(bad_arguments_are_refused) {
     CHECK_EQ(pnx_budget_set_limits(budget, 101, 100), -EINVAL);
     CHECK_EQ(stats_of(budget).hard_limit, 100);
     struct pnx_budget_stats stats = {.size = 0};
-    CHECK_EQ(pnx_budget_stats(budget, &stats), -EINVAL);
-    CHECK_EQ(pnx_budget_stats(budget, NULL), -EINVAL);
-    CHECK_EQ(pnx_budget_stats(NULL, &stats), -EINVAL);
+    CHECK_EQ(pnx_budget_read_stats(budget, &stats), -EINVAL);
+    CHECK_EQ(pnx_budget_read_stats(budget, NULL), -EINVAL);
+    CHECK_EQ(pnx_budget_read_stats(NULL, &stats), -EINVAL);
     pnx_budget_uncharge(NULL, 1);
     pnx_budget_release(NULL);
     struct pnx_budget *none = NULL;
@@ -216,7 +216,7 @@ TEST(off_takes_any_charge_and_keeps_no_account) {
     CHECK_EQ(pnx_budget_charge(off, SIZE_MAX, 0), 0);
     pnx_budget_uncharge(off, 3);
     CHECK_EQ(pnx_budget_reclaim(off, 3), 0);
-    CHECK_EQ(pnx_budget_stats(off, &stats), -EINVAL);
+    CHECK_EQ(pnx_budget_read_stats(off, &stats), -EINVAL);
     CHECK_EQ(pnx_budget_set_limits(off, 0, 1), -EINVAL);
     CHECK(pnx_budget_ref(off) == off);
     pnx_budget_release(&off);
@@ -508,11 +508,11 @@ TEST(a_larger_or_smaller_stats_struct_is_filled_up_to_its_size) {
         struct pnx_budget_stats known;
         uint64_t later;
     } newer = {.known = {.size = sizeof(newer)}, .later = 77};
-    CHECK_EQ(pnx_budget_stats(budget, &newer.known), 0);
+    CHECK_EQ(pnx_budget_read_stats(budget, &newer.known), 0);
     CHECK_EQ(newer.known.used, 5);
     CHECK_EQ(newer.later, 77);
     struct pnx_budget_stats older = {.size = 2 * sizeof(uint64_t), .peak = 99};
-    CHECK_EQ(pnx_budget_stats(budget, &older), 0);
+    CHECK_EQ(pnx_budget_read_stats(budget, &older), 0);
     CHECK_EQ(older.used, 5);
     CHECK_EQ(older.peak, 99);
     pnx_budget_uncharge(budget, 5);

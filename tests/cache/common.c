@@ -48,7 +48,7 @@ void fixture_close(struct fixture *f) {
 void fixture_drop(struct fixture *f) {
     pnx_registry_release(&f->registry);
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_stats(f->budget, &stats), 0);
+    CHECK_EQ(pnx_budget_read_stats(f->budget, &stats), 0);
     CHECK_EQ(stats.used, 0);
     CHECK_EQ(stats.misuses, 0);
     pnx_budget_release(&f->budget);
@@ -82,6 +82,6 @@ void check_absent(struct fixture *f, const char *key) {
 
 struct pnx_cache_stats stats_of(struct fixture *f) {
     struct pnx_cache_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_cache_stats(f->cache, &stats), 0);
+    CHECK_EQ(pnx_cache_read_stats(f->cache, &stats), 0);
     return stats;
 }

@@ -586,8 +586,8 @@ TEST(bad_arguments_are_refused_and_touch_nothing) {
     CHECK_EQ(pnx_cache_tick(NULL, 0), PNX_NEVER);
     CHECK_EQ(pnx_cache_resize(NULL, 4096, 0, NULL), -EINVAL);
     CHECK_EQ(pnx_cache_set_ttl(NULL, 1, NULL), -EINVAL);
-    CHECK_EQ(pnx_cache_stats(f.cache, NULL), -EINVAL);
-    CHECK_EQ(pnx_cache_stats(f.cache, &(struct pnx_cache_stats){.size = 0}), -EINVAL);
+    CHECK_EQ(pnx_cache_read_stats(f.cache, NULL), -EINVAL);
+    CHECK_EQ(pnx_cache_read_stats(f.cache, &(struct pnx_cache_stats){.size = 0}), -EINVAL);
     CHECK_EQ(pnx_cache_check(NULL, NULL), -EINVAL);
     CHECK_EQ(pnx_cache_ref_dup(&(struct pnx_cache_ref){0}, &ref), -EINVAL);
     CHECK_EQ(pnx_cache_ref_dup(NULL, &ref), -EINVAL);
@@ -610,7 +610,7 @@ TEST(a_shorter_stats_struct_is_filled_as_far_as_it_goes) {
     check_absent(&f, "k");
     struct pnx_cache_stats stats = {.size = offsetof(struct pnx_cache_stats, negative_hits)};
     stats.negative_hits = 42;
-    CHECK_EQ(pnx_cache_stats(f.cache, &stats), 0);
+    CHECK_EQ(pnx_cache_read_stats(f.cache, &stats), 0);
     CHECK_EQ(stats.misses, 1);
     CHECK_EQ(stats.negative_hits, 42);
     fixture_close(&f);

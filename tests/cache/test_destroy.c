@@ -350,7 +350,7 @@ static void act(struct reentry *r, const void *own, size_t own_size, bool in_loa
         rc = pnx_cache_resize(cache, 0, 2, NULL);
         break;
     case ACT_STATS:
-        rc = pnx_cache_stats(cache, &stats);
+        rc = pnx_cache_read_stats(cache, &stats);
         break;
     case ACT_CHECK:
         rc = pnx_cache_check(cache, NULL);

@@ -629,7 +629,7 @@ static void check_circle(int length, bool two_caches) {
     uint64_t refused = stats_of(&f).load_deadlocks;
     if (two_caches) {
         struct pnx_cache_stats stats = {.size = sizeof(stats)};
-        CHECK_EQ(pnx_cache_stats(circle.cache[1], &stats), 0);
+        CHECK_EQ(pnx_cache_read_stats(circle.cache[1], &stats), 0);
         refused += stats.load_deadlocks;
         pnx_cache_release(&circle.cache[1]);
     }

@@ -81,7 +81,7 @@ TEST(a_loaded_value_is_served_when_there_is_no_memory_to_store_it) {
 
 static uint64_t used(struct pnx_budget *budget) {
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_stats(budget, &stats), 0);
+    CHECK_EQ(pnx_budget_read_stats(budget, &stats), 0);
     return stats.used;
 }
 
@@ -149,10 +149,10 @@ TEST(a_full_cache_makes_its_own_room_and_asks_nobody_elses) {
     }
     CHECK_EQ(pnx_budget_set_limits(f.budget, used(f.budget), used(f.budget)), 0);
     struct pnx_cache_stats before = {.size = sizeof(before)}, after = {.size = sizeof(after)};
-    CHECK_EQ(pnx_cache_stats(other, &before), 0);
+    CHECK_EQ(pnx_cache_read_stats(other, &before), 0);
     for (uint64_t i = 100; i < 300; i++)
         CHECK_EQ(pnx_cache_put(f.cache, &i, sizeof(i), value, sizeof(value), 0), 0);
-    CHECK_EQ(pnx_cache_stats(other, &after), 0);
+    CHECK_EQ(pnx_cache_read_stats(other, &after), 0);
     CHECK_EQ(after.bytes, before.bytes);
     pnx_cache_release(&other);
     fixture_close(&f);
@@ -219,7 +219,7 @@ TEST(puts_of_many_threads_under_a_tight_budget_neither_hang_nor_exceed_it) {
     CHECK_EQ(pnx_budget_set_limits(f.budget, limit - 20000, limit), 0);
     test_threads(4, put_with_tight_budget, &f);
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_stats(f.budget, &stats), 0);
+    CHECK_EQ(pnx_budget_read_stats(f.budget, &stats), 0);
     CHECK(stats.peak <= limit);
     CHECK_EQ(stats.overcommit, 0);
     fixture_close(&f);

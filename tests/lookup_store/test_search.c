@@ -275,20 +275,20 @@ TEST(apply_changes_pool_cache_and_budget) {
     struct pnx_error err = {0};
     CHECK_EQ(lookup_store_apply(store, &settings, &err), 0);
     struct pnx_pool_stats pool = {.size = sizeof(pool)};
-    CHECK_EQ(pnx_pool_stats(lookup_store_pool(store), &pool), 0);
+    CHECK_EQ(pnx_pool_read_stats(lookup_store_pool(store), &pool), 0);
     CHECK_EQ(pool.max, 9);
     struct pnx_cache_stats cache = {.size = sizeof(cache)};
-    CHECK_EQ(pnx_cache_stats(lookup_store_cache(store), &cache), 0);
+    CHECK_EQ(pnx_cache_read_stats(lookup_store_cache(store), &cache), 0);
     CHECK_EQ(cache.capacity, 1 << 20);
     struct pnx_budget_stats budget = {.size = sizeof(budget)};
-    CHECK_EQ(pnx_budget_stats(lookup_store_budget(store), &budget), 0);
+    CHECK_EQ(pnx_budget_read_stats(lookup_store_budget(store), &budget), 0);
     CHECK_EQ(budget.hard_limit, 64 << 20);
     /* A bad one changes nothing. */
     settings.pool_max = 3;
     settings.cache_bytes = 1;
     CHECK_EQ(lookup_store_apply(store, &settings, &err), -ERANGE);
     CHECK_STR(err.field, "cache_bytes");
-    CHECK_EQ(pnx_pool_stats(lookup_store_pool(store), &pool), 0);
+    CHECK_EQ(pnx_pool_read_stats(lookup_store_pool(store), &pool), 0);
     CHECK_EQ(pool.max, 9);
     CHECK_EQ(count_of(store, "fox "), 3);
     lookup_store_release(&store);
@@ -349,11 +349,11 @@ TEST(p6_release_leaves_nothing_registered) {
     struct lookup_store *store = open_store(NULL);
     CHECK_EQ(count_of(store, "fox "), 3);
     struct pnx_budget_stats budget = {.size = sizeof(budget)};
-    CHECK_EQ(pnx_budget_stats(lookup_store_budget(store), &budget), 0);
+    CHECK_EQ(pnx_budget_read_stats(lookup_store_budget(store), &budget), 0);
     CHECK(budget.used > 4 << 20);
     lookup_store_release(&store);
     CHECK_EQ(pnx_registry_count(pnx_registry_default()), before);
-    CHECK_EQ(pnx_budget_stats(pnx_budget_default(), &budget), 0);
+    CHECK_EQ(pnx_budget_read_stats(pnx_budget_default(), &budget), 0);
     CHECK_EQ(budget.used, 0);
 }
 

@@ -35,7 +35,7 @@ static inline void check_bytes(struct pnx_mapping *mapping, uint64_t file_offset
 
 static inline struct pnx_mapping_stats stats_of(const struct pnx_mapping *mapping) {
     struct pnx_mapping_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_mapping_stats(mapping, &stats), 0);
+    CHECK_EQ(pnx_mapping_read_stats(mapping, &stats), 0);
     return stats;
 }
 
@@ -51,7 +51,7 @@ static inline struct pnx_budget *purse(size_t hard) {
 
 static inline size_t charged(const struct pnx_budget *budget) {
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_stats(budget, &stats), 0);
+    CHECK_EQ(pnx_budget_read_stats(budget, &stats), 0);
     return stats.used;
 }
 

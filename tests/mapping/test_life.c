@@ -215,14 +215,14 @@ TEST(null_is_answered) {
     CHECK_EQ(pnx_mapping_backing(NULL), PNX_BACKING_EMPTY);
     CHECK_EQ(pnx_mapping_changed(NULL), -EINVAL);
     CHECK_EQ(pnx_mapping_copy_out(NULL, 0, &stats, 1), -EINVAL);
-    CHECK_EQ(pnx_mapping_stats(NULL, &stats), -EINVAL);
+    CHECK_EQ(pnx_mapping_read_stats(NULL, &stats), -EINVAL);
     CHECK_EQ(pnx_view_all(NULL).n, 0);
     const char *path = make_file("stats", 10);
     CHECK_EQ(pnx_mapping_open(path, NULL, NULL, &mapping), 0);
     CHECK_EQ(pnx_mapping_copy_out(mapping, 0, NULL, 1), -EINVAL);
-    CHECK_EQ(pnx_mapping_stats(mapping, NULL), -EINVAL);
+    CHECK_EQ(pnx_mapping_read_stats(mapping, NULL), -EINVAL);
     stats.size = 0;
-    CHECK_EQ(pnx_mapping_stats(mapping, &stats), -EINVAL);
+    CHECK_EQ(pnx_mapping_read_stats(mapping, &stats), -EINVAL);
     pnx_mapping_release(&mapping);
 }
 

@@ -566,6 +566,6 @@ TEST(every_failed_allocation_leaves_nothing_behind) {
     snprintf(path, sizeof(path), "%s", make_file("memory", 50000));
     test_fail_each_allocation(&te, open_twice, path);
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_stats(pnx_budget_default(), &stats), 0);
+    CHECK_EQ(pnx_budget_read_stats(pnx_budget_default(), &stats), 0);
     CHECK_EQ(stats.used, 0);
 }

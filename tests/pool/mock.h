@@ -212,7 +212,7 @@ static inline struct mock_resource *mock_of(const struct pnx_lease *lease) {
 
 static inline struct pnx_pool_stats mock_stats(const struct pnx_pool *pool) {
     struct pnx_pool_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_pool_stats(pool, &stats), 0);
+    CHECK_EQ(pnx_pool_read_stats(pool, &stats), 0);
     return stats;
 }
 

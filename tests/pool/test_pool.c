@@ -757,10 +757,10 @@ TEST(bad_arguments_of_acquire_are_refused) {
     CHECK_STR(err.field, "ret_lease");
     CHECK_EQ(pnx_pool_acquire(pool, -3, &err, &lease), -EINVAL);
     CHECK_STR(err.message, "timeout is negative (-3 ns)");
-    CHECK_EQ(pnx_pool_stats(pool, NULL), -EINVAL);
-    CHECK_EQ(pnx_pool_stats(NULL, NULL), -EINVAL);
+    CHECK_EQ(pnx_pool_read_stats(pool, NULL), -EINVAL);
+    CHECK_EQ(pnx_pool_read_stats(NULL, NULL), -EINVAL);
     struct pnx_pool_stats stats = {.size = 1};
-    CHECK_EQ(pnx_pool_stats(pool, &stats), -EINVAL);
+    CHECK_EQ(pnx_pool_read_stats(pool, &stats), -EINVAL);
     CHECK_EQ(pnx_pool_dump(NULL, NULL, NULL), -EINVAL);
     CHECK_EQ(pnx_pool_tick(NULL, 0), PNX_NEVER);
     tear_down(pool);

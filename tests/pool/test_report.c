@@ -88,7 +88,7 @@ TEST(registry_statistics_and_budget_can_be_switched_off) {
 
 static uint64_t used(const struct pnx_budget *budget) {
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_stats(budget, &stats), 0);
+    CHECK_EQ(pnx_budget_read_stats(budget, &stats), 0);
     return stats.used;
 }
 
@@ -183,7 +183,7 @@ TEST(the_numbers_are_exported) {
     CHECK_EQ(stats.in_use, 1);
     CHECK_EQ(stats.idle, 0);
     struct pnx_pool_stats shorter = {.size = offsetof(struct pnx_pool_stats, waits), .waits = 99};
-    CHECK_EQ(pnx_pool_stats(pool, &shorter), 0);
+    CHECK_EQ(pnx_pool_read_stats(pool, &shorter), 0);
     CHECK_EQ(shorter.acquires, 1);
     CHECK_EQ(shorter.waits, 99);
     CHECK_EQ(pnx_stats_openmetrics(set, append, &text), 0);

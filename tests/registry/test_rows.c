@@ -182,7 +182,7 @@ TEST(at_most_max_rows_are_live) {
     CHECK_EQ(pnx_registry_remove(registry, ids[1]), 0);
     add(registry, &n);
     struct pnx_registry_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_registry_stats(registry, &stats), 0);
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
     CHECK_EQ(stats.live, 3);
     CHECK_EQ(stats.added, 4);
     CHECK_EQ(stats.removed, 1);
@@ -401,7 +401,7 @@ TEST(a_second_removal_names_the_site_of_the_first) {
     CHECK_EQ(
             pnx_registry_remove(registry, id ^ (UINT64_C(1) << 62)), -ESTALE); /* never was an id */
     struct pnx_registry_stats numbers = {.size = sizeof(numbers)};
-    CHECK_EQ(pnx_registry_stats(registry, &numbers), 0);
+    CHECK_EQ(pnx_registry_read_stats(registry, &numbers), 0);
     CHECK(numbers.misuses >= 2);
     CHECK_EQ(pnx_monitor_remove(stats, mon), 0);
     pnx_registry_release(&registry);
@@ -479,7 +479,7 @@ TEST(switched_off_nothing_is_kept) {
     CHECK_EQ(pnx_registry_info(off, id, &info), -ESTALE);
     CHECK_EQ(pnx_registry_count(off), 0);
     struct pnx_registry_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_registry_stats(off, &stats), 0);
+    CHECK_EQ(pnx_registry_read_stats(off, &stats), 0);
     CHECK_EQ(stats.added, 0);
     CHECK(pnx_registry_ref(off) == off);
     pnx_registry_release(&off);
@@ -488,11 +488,11 @@ TEST(switched_off_nothing_is_kept) {
 TEST(numbers_are_filled_up_to_the_size_that_the_caller_knows) {
     struct pnx_registry *registry = fresh();
     struct pnx_registry_stats stats = {.size = 0};
-    CHECK_EQ(pnx_registry_stats(registry, &stats), -EINVAL);
-    CHECK_EQ(pnx_registry_stats(registry, NULL), -EINVAL);
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), -EINVAL);
+    CHECK_EQ(pnx_registry_read_stats(registry, NULL), -EINVAL);
     stats.size = offsetof(struct pnx_registry_stats, added);
     stats.added = 4711;
-    CHECK_EQ(pnx_registry_stats(registry, &stats), 0);
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
     CHECK_EQ(stats.added, 4711);
     pnx_registry_release(&registry);
 }

@@ -68,7 +68,7 @@ static int enter_and_wait(void *arg, const struct pnx_cancel *cancel) {
 
 static uint64_t waits_of(struct pnx_registry *registry) {
     struct pnx_registry_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_registry_stats(registry, &stats), 0);
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
     return stats.cleanup_waits;
 }
 

@@ -201,7 +201,7 @@ static void clean_drop_release(unsigned index, void *ctx) {
         CHECK(meeting->ended);
     } else {
         while (stats.cleanup_waits == 0) {
-            CHECK_EQ(pnx_registry_stats(meeting->registry, &stats), 0);
+            CHECK_EQ(pnx_registry_read_stats(meeting->registry, &stats), 0);
             sched_yield();
         }
         sem_post(&meeting->go);

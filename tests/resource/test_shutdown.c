@@ -207,7 +207,7 @@ TEST(p4_a_cleanup_that_hangs_is_routed_around_and_the_deadline_is_kept) {
     CHECK_EQ(n_ordered(), 6);
     CHECK_COUNTS(report, 5, 0, 1, 0);
     struct pnx_registry_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_registry_stats(registry, &stats), 0);
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
     CHECK_EQ(stats.cleanups_overdue, 1);
     CHECK_EQ(stats.cleanups, 5);
     struct pnx_resource_info info;

@@ -297,7 +297,7 @@ TEST(rows_come_and_go_while_others_look) {
     test_threads(4, churn_rows, &churn);
     CHECK_EQ(pnx_registry_count(churn.registry), 0);
     struct pnx_registry_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_registry_stats(churn.registry, &stats), 0);
+    CHECK_EQ(pnx_registry_read_stats(churn.registry, &stats), 0);
     CHECK_EQ(stats.added, stats.removed + stats.cleanups);
     CHECK_EQ(stats.cleanups, churn.ran);
     CHECK_EQ(stats.misuses, 0);

@@ -88,13 +88,13 @@ long case_value(struct pnx_config *config) {
 
 struct pnx_config_status case_status(struct pnx_config *config) {
     struct pnx_config_status status = {.size = sizeof(status)};
-    CHECK_EQ(pnx_config_status(config, &status), 0);
+    CHECK_EQ(pnx_config_read_status(config, &status), 0);
     return status;
 }
 
 struct pnx_config_stats case_stats(struct pnx_config *config) {
     struct pnx_config_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_config_stats(config, &stats), 0);
+    CHECK_EQ(pnx_config_read_stats(config, &stats), 0);
     return stats;
 }
 

@@ -80,9 +80,9 @@ TEST(each_bad_option_is_named) {
     opts.max_bytes = 0;
     opts.name = NULL;
     CHECK_EQ(pnx_config_create(&opts, &err, &config), 0);
-    CHECK_EQ(pnx_config_status(config, NULL), -EINVAL);
-    CHECK_EQ(pnx_config_status(config, &(struct pnx_config_status){.size = 0}), -EINVAL);
-    CHECK_EQ(pnx_config_stats(config, NULL), -EINVAL);
+    CHECK_EQ(pnx_config_read_status(config, NULL), -EINVAL);
+    CHECK_EQ(pnx_config_read_status(config, &(struct pnx_config_status){.size = 0}), -EINVAL);
+    CHECK_EQ(pnx_config_read_stats(config, NULL), -EINVAL);
     case_end(&config);
     pnx_config_release(&config);
     pnx_config_release(NULL);

@@ -86,7 +86,7 @@ static uint64_t load(struct pnx_snapshot *snapshot) {
 
 static struct pnx_snapshot_stats stats_of(struct pnx_snapshot *snapshot) {
     struct pnx_snapshot_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_snapshot_stats(snapshot, &stats), 0);
+    CHECK_EQ(pnx_snapshot_read_stats(snapshot, &stats), 0);
     return stats;
 }
 
@@ -613,8 +613,8 @@ TEST(each_bad_argument_is_refused_by_name) {
     CHECK_EQ(pnx_snapshot_store_if(snapshot, 1, NULL, &err, NULL), -EINVAL);
     CHECK_EQ(pnx_snapshot_update(snapshot, NULL, NULL, &err, NULL), -EINVAL);
     CHECK_STR(err.field, "edit");
-    CHECK_EQ(pnx_snapshot_stats(snapshot, NULL), -EINVAL);
-    CHECK_EQ(pnx_snapshot_stats(snapshot, &(struct pnx_snapshot_stats){.size = 4}), -EINVAL);
+    CHECK_EQ(pnx_snapshot_read_stats(snapshot, NULL), -EINVAL);
+    CHECK_EQ(pnx_snapshot_read_stats(snapshot, &(struct pnx_snapshot_stats){.size = 4}), -EINVAL);
     CHECK_EQ(pnx_snapshot_version(snapshot), 1);
     pnx_snapshot_release(&snapshot);
     pnx_snapshot_release(&snapshot);

@@ -195,7 +195,7 @@ size_t pnx_sqlite_connection_bytes(const struct pnx_sqlite *source) {
     return source->cache_bytes + CONNECTION_BYTES;
 }
 
-int pnx_sqlite_stats(struct pnx_sqlite *source, struct pnx_sqlite_stats *ret_stats) {
+int pnx_sqlite_read_stats(struct pnx_sqlite *source, struct pnx_sqlite_stats *ret_stats) {
     if (!source || !ret_stats || ret_stats->size < sizeof(size_t))
         return -EINVAL;
     struct pnx_sqlite_stats all = {.size = ret_stats->size};
