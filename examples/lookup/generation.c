@@ -270,13 +270,24 @@ static bool is_damage(int code) {
            code == -EISDIR || code == -ENOTDIR || code == -EINVAL || code == -EIO || code == -ELOOP;
 }
 
+/*
+ * Removes gen-N.  It loses its name first: one that is only half removed when the process dies must not look like a
+ * damaged generation to the next start.
+ */
 static void remove_generation(
         const struct lookup_generation_opts *opts, uint64_t number, const char *suffix) {
     struct pnx_error why = {0};
     char *path = make_path(opts->data_dir, number, suffix);
-    if (!path || lookup_disk_remove(path, &why) != 0)
+    char *doomed = make_path(opts->data_dir, number, ".tmp");
+    int rc = path && doomed ? 0 : -ENOMEM;
+    if (!rc && rename(path, doomed) != 0)
+        rc = lookup_disk_fail(&why, errno, path, "cannot be renamed");
+    if (!rc)
+        rc = lookup_disk_remove(doomed, &why);
+    if (rc)
         lookup_log(opts->env, PNX_LOG_WARNING, "gen-%" PRIu64 "%s cannot be removed: %s", number,
                 suffix, why.message);
+    free(doomed);
     free(path);
 }
 

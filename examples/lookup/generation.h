@@ -6,6 +6,8 @@
  *                            |                            |
  *                            +--next start--> (removed)   +--found damaged--> gen-N.bad --newer .bad--> (removed)
  *
+ * What is removed is renamed to gen-N.tmp first, so that no half of it is ever taken for a generation.
+ *
  *   P1  A generation that opens has the sizes and checksums that its manifest says, and a database that answers.
  *   P2  Nothing but this module renames or removes anything in the data directory, and only with its lock held.
  */

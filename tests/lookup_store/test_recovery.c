@@ -177,7 +177,7 @@ TEST(p2_damaged_generation_is_named_set_aside_and_replaced) {
             {"manifest", 40, "x", 0, "manifest: "},
             {"manifest", 0, NULL, 100, "manifest: "},
             {"manifest", 0, NULL, 0, "manifest: it is of another format"},
-            {"manifest", -3, "0", 0, "manifest: "},
+            {"manifest", -3, "z", 0, "manifest: "},
             {"manifest", -1, "x", 0, "manifest: "},
     };
     put_small_corpus();
