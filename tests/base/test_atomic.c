@@ -80,11 +80,8 @@ TEST(an_owners_counter_is_never_torn_nor_goes_back) {
 
 TEST(every_atomic_in_src_names_its_order_and_a_site_of_its_own) {
     char script[512], src[512];
-    const char *tests = strstr(__FILE__, "tests/base/");
-    CHECK(tests);
-    snprintf(script, sizeof(script), "%.*stests/base/check_atomics.py", (int)(tests - __FILE__),
-            __FILE__);
-    snprintf(src, sizeof(src), "%.*ssrc", (int)(tests - __FILE__), __FILE__);
+    snprintf(script, sizeof(script), "%s/tests/base/check_atomics.py", test_source_dir());
+    snprintf(src, sizeof(src), "%s/src", test_source_dir());
     fflush(NULL);
     pid_t pid = fork();
     CHECK(pid >= 0);

@@ -95,9 +95,8 @@ static void replay(const struct anchor *anchor, const char *folder) {
 }
 
 TEST_LIMIT(p2_lru_hits_real_traces_as_published, 120) {
-    const char *source = getenv("PNX_SOURCE_DIR");
     char folder[512];
-    snprintf(folder, sizeof(folder), "%s/../shared/traces", source ? source : ".");
+    snprintf(folder, sizeof(folder), "%s/../shared/traces", test_source_dir());
     if (access(folder, R_OK) != 0)
         test_skip("no traces: %s is not there", folder);
     size_t n = sizeof(anchors) / sizeof(anchors[0]);

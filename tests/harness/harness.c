@@ -87,6 +87,11 @@ bool test_slow(void) {
     return getenv("PNX_TEST_SLOW") != NULL;
 }
 
+const char *test_source_dir(void) {
+    const char *source = getenv("PNX_SOURCE_DIR");
+    return source ? source : PNX_TEST_SOURCE_DIR;
+}
+
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw) {
     (void)st;
     (void)type;

@@ -86,6 +86,9 @@ bool test_long(void);
 /* True in builds with a sanitizer or under valgrind: counts of iterations may be cut, never checks. */
 bool test_slow(void);
 
+/* The root of the source tree: PNX_SOURCE_DIR from the environment, else where this program was built from. */
+const char *test_source_dir(void);
+
 /* Creates a fresh temporary directory, removed with all it holds when the test process ends. */
 const char *test_dir(void);
 /* Returns a static buffer (of four, in turn) with test_dir()/name. */

@@ -34,9 +34,7 @@ static int keep(void *ctx, const char *text, size_t n) {
 /* Runs a script beside this file; 0, 77 or anything else. */
 static int run_script(const char *script, const char *a, const char *b) {
     char path[512];
-    const char *slash = strrchr(__FILE__, '/');
-    snprintf(path, sizeof(path), "%.*s/%s", slash ? (int)(slash - __FILE__) : 1,
-            slash ? __FILE__ : ".", script);
+    snprintf(path, sizeof(path), "%s/tests/stats/%s", test_source_dir(), script);
     fflush(NULL);
     pid_t pid = fork();
     CHECK(pid >= 0);
@@ -221,9 +219,7 @@ TEST(p2_random_bytes_as_names) {
 
 TEST(tables_follow_the_naming_rules) {
     char path[512];
-    const char *tests = strstr(__FILE__, "tests/stats/");
-    CHECK(tests);
-    snprintf(path, sizeof(path), "%.*sinclude/patinox/stats", (int)(tests - __FILE__), __FILE__);
+    snprintf(path, sizeof(path), "%s/include/patinox/stats", test_source_dir());
     int rc = run_script("check_tables.py", path, NULL);
     if (rc == 77)
         test_skip("python3 is not installed");
