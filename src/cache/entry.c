@@ -92,8 +92,10 @@ static size_t destroy(struct pnx_cache_entry *entry) {
                 .value_size = entry->value_size,
                 .cause = (enum pnx_cache_cause)entry->cause,
         };
+        PNX_CACHE_CALLING(returned);
         pnx__mutex_assert_none_held();
         cache->destroy(cache->ctx, &removed);
+        returned = true;
     }
     pnx__cache_entry_discard(entry);
     return cost;

@@ -25,6 +25,8 @@
 
 #include <patinox/cache.h>
 
+#include <stdlib.h>
+
 #define PNX_GROUP     cache
 #define PNX_GROUP_DEF <patinox/stats/cache.def>
 #include "stats/declare_group.inc"
@@ -104,6 +106,17 @@ struct pnx_cache_insert {
     pnx_ns ttl;                  /* 0: the cache's */
     bool if_absent;
 };
+
+/*
+ * Declares, before a callback of the user's is called, what has to be true once it has returned.  One that throws,
+ * or ends its thread, would leave behind a load that nobody ends, or pins that nobody drops: it aborts.
+ */
+#define PNX_CACHE_CALLING(returned) bool returned PNX_CLEANUP(pnx__cache_check_returned) = false
+
+static inline void pnx__cache_check_returned(const bool *returned) {
+    if (!*returned)
+        abort();
+}
 
 /* ---- cache.c ---- */
 

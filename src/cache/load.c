@@ -64,9 +64,20 @@ struct pnx_cache_load {
     pnx_ns ttl; /* 0: not set */
 };
 
-/* Process-wide: the edges, by waiting thread. */
+/* Process-wide: the edges, by waiting thread.  Guarded by graph_lock. */
 static struct pnx_mutex graph_lock = PNX_MUTEX_STATIC(PNX_RANK_CACHE_LOAD);
 static struct pnx_link graph[GRAPH_BUCKETS]; /* zeroed until first used */
+static uint32_t graph_generation;            /* the fork generation whose threads are in it */
+
+/* A fork leaves edges behind, on the stacks of threads that do not exist in the child. */
+static void lock_graph(void) {
+    uint32_t generation = pnx__fork_generation();
+    pnx__mutex_lock(&graph_lock);
+    if (graph_generation == generation)
+        return;
+    graph_generation = generation;
+    memset(graph, 0, sizeof(graph));
+}
 
 static struct pnx_link *graph_bucket(uint64_t thread) {
     struct pnx_link *bucket = &graph[pnx__mix64(thread) % GRAPH_BUCKETS];
@@ -154,7 +165,7 @@ const char *pnx__cache_loads_check(const struct pnx_cache *cache) {
 /* ---- answering ---- */
 
 static void lock_both(struct pnx_cache *cache) {
-    pnx__mutex_lock(&graph_lock);
+    lock_graph();
     pnx__mutex_lock(&cache->lock);
 }
 
@@ -392,16 +403,27 @@ static int finish(struct pnx_cache_load *load, int code, pnx_ns took) {
     return code;
 }
 
-/* Runs the loader and sees that its answer is one of: 0 with a result, or an error without. */
+#define FORKED \
+    2 /* the loader returned in a child process, where all of this is only a copy of the parent's */
+
+/* Runs the loader and sees that its answer is one of: 0 with a result, an error without, or FORKED. */
 static int call_loader(struct pnx_cache_load *load, pnx_cache_load_fn *loader, void *ctx) {
+    PNX_CACHE_CALLING(returned);
     pnx__mutex_assert_none_held();
     int rc = loader(ctx, load->key, load->key_size, load->deadline, load);
+    returned = true;
     pnx__mutex_assert_none_held();
+    if (pnx__cache_enter(load->cache) != 0)
+        return FORKED;
     if (rc > 0 || (rc == 0 && !load->result))
         rc = -EINVAL;
     if (rc)
         drop_result(load, PNX_CACHE_EXPLICIT);
     return rc;
+}
+
+static int fail_fork(struct pnx_error *err) {
+    return pnx__fail(err, -ESHUTDOWN, 0, "wait", "cache: made by the parent process");
 }
 
 /* Loads, as the leader.  0 with a pinned entry, or an error. */
@@ -410,6 +432,8 @@ static int lead(struct pnx_cache_load *load, pnx_cache_load_fn *loader, void *ct
     struct pnx_cache *cache = load->cache;
     pnx_ns start = pnx__now(&cache->env);
     int code = call_loader(load, loader, ctx);
+    if (code == FORKED)
+        return fail_fork(err);
     pnx_ns took = pnx__now(&cache->env) - start;
     if (code == 0) {
         /* The maker's reference becomes the leader's pin. */
@@ -517,8 +541,8 @@ int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key, size_t key_s
     pnx_ns wait_ns = 0;
     int rc = pnx__cache_enter(cache);
     if (rc)
-        return pnx__fail(err, rc, 0, "wait", "cache: %s",
-                rc == -EINVAL ? "no cache was given" : "made by the parent process");
+        return rc == -ESHUTDOWN ? fail_fork(err)
+                                : pnx__fail(err, rc, 0, "wait", "cache: no cache was given");
     if (key_size > UINT32_MAX)
         return pnx__fail(err, -EFBIG, 0, "lookup", "cache \"%.64s\": a key of %zu bytes",
                 cache->name, key_size);

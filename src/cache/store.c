@@ -43,12 +43,13 @@ size_t pnx__cache_run(struct pnx_cache *cache, struct pnx_cache_effects *fx) {
 
 /* Not on each change: a put should not always take the registry's lock. */
 void pnx__cache_update_row(struct pnx_cache *cache) {
-    if (!cache->row)
-        return;
     uint64_t now = pnx_load(&cache->values.bytes, PNX_RELAXED, "cache.row_now");
     uint64_t was = pnx_load(&cache->row_bytes, PNX_RELAXED, "cache.row_was"); /* thins updates */
     uint64_t off = now > was ? now - was : was - now;
     if (off < 4096 || off < was / 8)
+        return;
+    /* Looked at only here: the budget may ask a cache that is being made, which is empty and has no row yet. */
+    if (!cache->row)
         return;
     pnx_store(&cache->row_bytes, now, PNX_RELAXED, "cache.row_set"); /* thins updates */
     pnx_registry_set_bytes(cache->registry, cache->row, cache->base_charge + now);
@@ -286,9 +287,8 @@ int pnx__cache_charge(struct pnx_cache *cache, const struct pnx_cache_insert *in
     uint64_t most = pnx_load(&cache->values.capacity_entries, PNX_RELAXED, "cache.hint_most");
     if ((limit && bytes + cost > limit) || (most && entries >= most))
         make_room_ahead(cache, insert);
-    int rc = pnx_budget_charge(cache->budget, cost, 0);
-    insert->entry->charged = rc == 0;
-    return rc;
+    insert->entry->charged = pnx_budget_charge(cache->budget, cost, 0) == 0;
+    return insert->entry->charged ? 0 : -ENOMEM; /* also for a size that overflows the account */
 }
 
 void pnx__cache_forget(struct pnx_cache *cache, uint64_t hash, const void *key, size_t key_size) {

@@ -133,8 +133,10 @@ int pnx_cache_each(struct pnx_cache *cache,
         for (uint32_t i = 0; i < walk.count; i++) {
             struct pnx_cache_ref ref = {.entry = walk.entry[i], .source = PNX_CACHE_FOUND};
             if (rc == 0) {
+                PNX_CACHE_CALLING(returned);
                 pnx__mutex_assert_none_held();
                 rc = visit(ctx, &ref);
+                returned = true;
             }
             pnx_cache_ref_release(&ref);
         }

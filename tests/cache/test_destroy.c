@@ -3,6 +3,7 @@
 #include "cache/common.h"
 
 #include <pthread.h>
+#include <signal.h>
 
 /* A value that knows whether it is alive. */
 struct thing {
@@ -472,6 +473,42 @@ static void put_back(void *ctx, const struct pnx_cache_removed *removed) {
     CHECK_EQ(pnx_cache_put(r->f.cache, removed->key, removed->key_size, removed->value,
                      removed->value_size, 0),
             0);
+}
+
+static void vanish_in_destroy(void *ctx, const struct pnx_cache_removed *removed) {
+    (void)ctx, (void)removed;
+    pthread_exit(NULL); /* unwinds through the library, as a C++ exception would */
+}
+
+static int vanish_in_visit(void *ctx, const struct pnx_cache_ref *ref) {
+    (void)ctx, (void)ref;
+    pthread_exit(NULL);
+}
+
+static void *clear_all(void *cache) {
+    (void)pnx_cache_clear(cache);
+    return NULL;
+}
+
+static void *visit_all(void *cache) {
+    (void)pnx_cache_each(cache, vanish_in_visit, NULL);
+    return NULL;
+}
+
+static void lose_a_callback(void *run) {
+    struct fixture f;
+    pthread_t thread;
+    bool visit = *(const bool *)run;
+    fixture_open(
+            &f, PNX_CACHE_OPTS(.capacity_entries = 4, .destroy = visit ? NULL : vanish_in_destroy));
+    put_text(&f, "k", "v", 0);
+    CHECK_EQ(pthread_create(&thread, NULL, visit ? visit_all : clear_all, f.cache), 0);
+    pthread_join(thread, NULL);
+}
+
+TEST(p5_a_destructor_or_visitor_that_does_not_return_aborts) {
+    CHECK_EQ(test_child(lose_a_callback, &(bool){false}), -SIGABRT);
+    CHECK_EQ(test_child(lose_a_callback, &(bool){true}), -SIGABRT);
 }
 
 TEST(p5_a_destructor_may_put_its_value_back) {

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Loading: P5..P7, deadlines, errors, absences, results that were overtaken or cannot be stored. */
+#include "base/atomic.h"
 #include "cache/common.h"
 
 #include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 /*
  * What a test's loader does.  gate makes it wait until the test opens it; started counts loaders that are inside.
@@ -692,6 +697,138 @@ TEST(p7_loads_may_nest_and_none_may_ask_for_an_outer_one) {
     pnx_cache_ref_release(&ref);
     CHECK_EQ(stats_of(&f).entries, 6);
     CHECK_EQ(stats_of(&f).load_deadlocks, 6);
+    fixture_close(&f);
+}
+
+/* ---- a loader that does not return ---- */
+
+static int vanish(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    (void)ctx, (void)key, (void)key_size, (void)deadline, (void)load;
+    pthread_exit(NULL); /* unwinds through the library, as a C++ exception would */
+}
+
+static void *load_and_vanish(void *arg) {
+    struct fixture *f = arg;
+    struct pnx_cache_ref ref = {0};
+    int rc = pnx_cache_get_or_load(f->cache, "k", 1, vanish, NULL, PNX_SEC, NULL, &ref);
+    CHECK_MSG(false, "returned %s", pnx_errname(rc));
+    return NULL;
+}
+
+static void lose_a_leader(void *ctx) {
+    struct fixture f;
+    pthread_t thread;
+    (void)ctx;
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 4));
+    CHECK_EQ(pthread_create(&thread, NULL, load_and_vanish, &f), 0);
+    pthread_join(thread, NULL);
+}
+
+TEST(p5_a_loader_that_does_not_return_aborts) {
+    CHECK_EQ(test_child(lose_a_leader, NULL), -SIGABRT);
+}
+
+/* ---- fork ---- */
+
+#define STALE       64 /* so many that most lists of waiters have some */
+#define STACK_BYTES (512 * 1024)
+
+static void *wait_beside(void *arg) {
+    struct script *s = arg;
+    struct pnx_cache_ref ref = {0};
+    CHECK_EQ(pnx_cache_get_or_load(s->f->cache, "k", 1, loader, s, PNX_NEVER, NULL, &ref), 0);
+    pnx_cache_ref_release(&ref);
+    return NULL;
+}
+
+/* Loads in a new thread and waits for that load in another. */
+static void load_and_wait(struct fixture *f) {
+    struct script s;
+    pthread_t threads[2];
+    script_init(&s, f, "child's");
+    s.closed_gate = true;
+    CHECK_EQ(pthread_create(&threads[0], NULL, wait_beside, &s), 0);
+    await_started(&s, 1);
+    uint64_t waits = stats_of(f).load_waits;
+    CHECK_EQ(pthread_create(&threads[1], NULL, wait_beside, &s), 0);
+    await_waiters(f, waits + 1);
+    gate(&s, false);
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], NULL);
+    CHECK_EQ(pnx_cache_remove(f->cache, "k", 1), 0);
+}
+
+static void load_in_child(void *stacks) {
+    struct fixture f;
+    CHECK_EQ(munmap(stacks, (size_t)STALE * STACK_BYTES), 0); /* those threads are not here */
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 4));
+    for (int i = 0; i < STALE; i++)
+        load_and_wait(&f);
+    fixture_close(&f);
+    _exit(0);
+}
+
+TEST(a_child_that_was_forked_among_waiters_loads_and_waits) {
+#ifdef PNX_TSAN
+    return; /* TSan has no threads in a child of many */
+#endif
+    struct fixture f;
+    struct script s;
+    pthread_t leader, waiters[STALE];
+    pthread_attr_t attr;
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 4));
+    script_init(&s, &f, "parent's");
+    s.closed_gate = true;
+    char *stacks = mmap(NULL, (size_t)STALE * STACK_BYTES, PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(stacks != MAP_FAILED);
+    CHECK_EQ(pthread_create(&leader, NULL, wait_beside, &s), 0);
+    await_started(&s, 1);
+    pthread_attr_init(&attr);
+    for (size_t i = 0; i < STALE; i++) {
+        CHECK_EQ(pthread_attr_setstack(&attr, stacks + i * STACK_BYTES, STACK_BYTES), 0);
+        CHECK_EQ(pthread_create(&waiters[i], &attr, wait_beside, &s), 0);
+    }
+    pthread_attr_destroy(&attr);
+    await_waiters(&f, STALE);
+    CHECK_EQ(test_child(load_in_child, stacks), 0);
+    gate(&s, false);
+    pthread_join(leader, NULL);
+    for (size_t i = 0; i < STALE; i++)
+        pthread_join(waiters[i], NULL);
+    CHECK_EQ(munmap(stacks, (size_t)STALE * STACK_BYTES), 0);
+    fixture_close(&f);
+}
+
+static int fork_and_fail(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    pid_t *child = ctx;
+    (void)key, (void)key_size, (void)deadline;
+    CHECK_EQ(pnx_cache_load_set(load, "unused", 7), 0);
+    *child = fork();
+    CHECK(*child >= 0);
+    return -EIO;
+}
+
+static void must_not_destroy(void *ctx, const struct pnx_cache_removed *removed) {
+    (void)removed;
+    CHECK_EQ(getpid(), *(pid_t *)ctx);
+}
+
+TEST(a_loader_that_forks_ends_the_load_in_the_parent_only) {
+    struct fixture f;
+    pid_t self = getpid(), child = -1;
+    int status = -1;
+    struct pnx_cache_ref ref = {0};
+    fixture_open(
+            &f, PNX_CACHE_OPTS(.capacity_entries = 4, .destroy = must_not_destroy, .ctx = &self));
+    int rc = pnx_cache_get_or_load(f.cache, "k", 1, fork_and_fail, &child, PNX_SEC, &f.err, &ref);
+    if (child == 0)
+        _exit(rc == -ESHUTDOWN ? 0 : 1);
+    CHECK_EQ(rc, -EIO);
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
     fixture_close(&f);
 }
 

@@ -117,6 +117,17 @@ TEST(a_refused_put_is_enomem_counted_and_leaves_no_older_value) {
     fixture_close(&f);
 }
 
+TEST(p9_a_size_that_no_account_can_hold_is_enomem_and_leaves_no_older_value) {
+    struct fixture f;
+    int thing;
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 10));
+    put_text(&f, "k", "older", 0);
+    CHECK_EQ(pnx_cache_put_pointer(f.cache, "k", 1, &thing, SIZE_MAX - 1000, 0), -ENOMEM);
+    check_absent(&f, "k");
+    CHECK_EQ(stats_of(&f).rejected, 1);
+    fixture_close(&f);
+}
+
 TEST(at_the_hard_limit_a_put_evicts_what_is_old_in_its_own_cache) {
     struct fixture f;
     fixture_open(&f, PNX_CACHE_OPTS(.capacity = 64 << 20));
@@ -193,6 +204,35 @@ TEST(a_reclaim_frees_what_is_old_and_does_not_empty_the_cache_for_what_is_referr
     CHECK(pnx_budget_reclaim(f.budget, each) <= each);
     CHECK(stats_of(&f).entries >= 88); /* a round or two, not all */
     pnx_cache_ref_release(&ref);
+    fixture_close(&f);
+}
+
+struct making {
+    struct fixture *f;
+    int done; /* atomic */
+};
+
+static void make_or_reclaim(unsigned index, void *ctx) {
+    struct making *m = ctx;
+    if (index == 1) {
+        while (!__atomic_load_n(&m->done, __ATOMIC_ACQUIRE))
+            pnx_budget_reclaim(m->f->budget, 1 << 20);
+        return;
+    }
+    for (int i = 0; i < 500; i++) {
+        struct pnx_cache *cache = NULL;
+        struct pnx_cache_opts opts = fixture_opts(m->f, PNX_CACHE_OPTS(.capacity = 1 << 20));
+        CHECK_EQ(pnx_cache_create(&opts, NULL, &cache), 0);
+        pnx_cache_release(&cache);
+    }
+    __atomic_store_n(&m->done, 1, __ATOMIC_RELEASE);
+}
+
+TEST(a_budget_may_ask_a_cache_that_is_still_being_made) {
+    struct fixture f;
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity = 1 << 20));
+    struct making m = {.f = &f};
+    test_threads(2, make_or_reclaim, &m);
     fixture_close(&f);
 }
 
