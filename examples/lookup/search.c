@@ -278,7 +278,7 @@ int lookup_store_search_cached(struct lookup_store *store, const char *text, siz
     struct key key;
     size_t key_size = make_key(&search, &key);
     struct pnx_cache_ref ref = {0};
-    rc = pnx_cache_get(store->cache, &key, key_size, &ref);
+    rc = pnx_cache_probe(store->cache, &key, key_size, &ref); /* the search counts the miss */
     if (!rc)
         atomic_fetch_add_explicit(&store->searches, 1, memory_order_relaxed);
     lookup_store_leave(store);

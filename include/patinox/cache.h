@@ -18,10 +18,12 @@
  *   P3  An entry is never returned once its time to live has passed on the clock of the environment.
  *   P4  Each value is destroyed exactly once, with its cause, after it has left the cache and its last
  *       reference has been released, on the thread that did the later of the two.
- *   P5  Loaders, destructors and visitors run with no lock held, and may call the cache again.
+ *   P5  Loaders, destructors and visitors run with no lock held, and may call the cache again.  They must return:
+ *       one that throws, or ends its thread, aborts the process.
  *   P6  At most one loader runs for a key; all who ask meanwhile share its result or its error.  A result that
  *       was overtaken by a put, a remove or a clear of the key is handed to those who waited, never stored.
- *   P7  A load that waits for itself, directly or through other keys, caches and threads, is -EDEADLK.
+ *   P7  A load that waits for itself, directly or through other keys, caches and threads, is -EDEADLK.  Waits for
+ *       other things, a snapshot's writer say, are not seen: there the timeout ends the circle.
  *   P8  A hit allocates nothing and takes one lock, for a bounded time.
  *   P9  A put that fails with -EFBIG or -ENOMEM leaves no older value behind: what it meant to replace is gone.
  *
@@ -165,7 +167,8 @@ PNX_API const void *pnx_cache_ref_key(const struct pnx_cache_ref *ref, size_t *r
 PNX_API PNX_NODISCARD int pnx_cache_ref_dup(
         const struct pnx_cache_ref *ref, struct pnx_cache_ref *ret_ref);
 
-/* Gives the reference back and clears *ref; an empty one, and NULL, are fine.  Takes no lock. */
+/* Gives the reference back and clears *ref; an empty one, and NULL, are fine.  Takes no lock of the
+ * cache; the last one of an entry that has left it destroys the value (P4). */
 PNX_API void pnx_cache_ref_release(struct pnx_cache_ref *ref);
 
 /* Declares a reference released at the end of the scope:  PNX_AUTO_CACHE_REF ref = {0}; */
@@ -178,8 +181,12 @@ PNX_API void pnx_cache_ref_release(struct pnx_cache_ref *ref);
 PNX_API PNX_NODISCARD int pnx_cache_get(
         struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref);
 
+/* The same, but does not count a miss: for callers who look first and load by pnx_cache_get_or_load(), which does. */
+PNX_API PNX_NODISCARD int pnx_cache_probe(
+        struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref);
+
 /*
- * The same, copying the bytes into a buffer.  -ERANGE when they are more than cap: nothing is copied, and
+ * As pnx_cache_get(), copying the bytes into a buffer.  -ERANGE when they are more than cap: nothing is copied, and
  * *ret_size (may be NULL) is what is needed.  -ENOTSUP for a pointer.  -ENOENT, -ESHUTDOWN, -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_cache_get_copy(struct pnx_cache *cache, const void *key,

@@ -39,8 +39,22 @@ static int look_only_locked(struct pnx_cache *cache, uint64_t hash, const void *
     return rc == PNX_CACHE_ABSENT ? -ENOENT : rc;
 }
 
-int pnx_cache_get(
-        struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref) {
+/* For callers that look again by loading: that look counts what this one does not find. */
+static int look_ahead_locked(struct pnx_cache *cache, uint64_t hash, const void *key,
+        size_t key_size, struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry) {
+    if (cache->closed)
+        return -ESHUTDOWN;
+    const struct pnx_cache_entry *entry = pnx__cache_find_locked(cache, hash, key, key_size, fx);
+    if (!entry || (entry->flags & PNX_CACHE_ENTRY_NEGATIVE))
+        return -ENOENT;
+    return pnx__cache_look_locked(cache, hash, key, key_size, fx, ret_entry);
+}
+
+typedef int look_fn(struct pnx_cache *cache, uint64_t hash, const void *key, size_t key_size,
+        struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry);
+
+static int get(struct pnx_cache *cache, const void *key, size_t key_size, look_fn *look_locked,
+        struct pnx_cache_ref *ret_ref) {
     if (bad_key(key, key_size) || !ret_ref)
         return -EINVAL;
     int rc = pnx__cache_enter(cache);
@@ -50,7 +64,7 @@ int pnx_cache_get(
     struct pnx_cache_entry *entry = NULL;
     uint64_t hash = pnx__hash(cache->seed, key, key_size);
     pnx__mutex_lock(&cache->lock);
-    rc = look_only_locked(cache, hash, key, key_size, &fx, &entry);
+    rc = look_locked(cache, hash, key, key_size, &fx, &entry);
     if (rc == 0)
         pnx__cache_pin(entry, 1);
     pnx__mutex_unlock(&cache->lock);
@@ -58,6 +72,16 @@ int pnx_cache_get(
     if (rc == 0)
         *ret_ref = (struct pnx_cache_ref){.entry = entry, .source = PNX_CACHE_FOUND};
     return rc;
+}
+
+int pnx_cache_get(
+        struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref) {
+    return get(cache, key, key_size, look_only_locked, ret_ref);
+}
+
+int pnx_cache_probe(
+        struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref) {
+    return get(cache, key, key_size, look_ahead_locked, ret_ref);
 }
 
 /* Up to here copying under the lock is cheaper than pinning. */

@@ -726,6 +726,39 @@ static void in_child(void *ctx) {
     _exit(0);
 }
 
+static int know_none(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    (void)ctx, (void)key, (void)key_size, (void)deadline, (void)load;
+    return -ENOENT;
+}
+
+TEST(a_probe_leaves_the_miss_to_the_load_that_follows) {
+    struct fixture f;
+    struct pnx_cache_ref ref = {0};
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 2, .negative_ttl = PNX_SEC));
+    CHECK_EQ(pnx_cache_probe(f.cache, "a", 1, &ref), -ENOENT);
+    CHECK_EQ(pnx_cache_probe(f.cache, NULL, 1, &ref), -EINVAL);
+    CHECK_EQ(pnx_cache_probe(f.cache, "a", 1, NULL), -EINVAL);
+    CHECK_EQ(pnx_cache_get_or_load(f.cache, "a", 1, know_none, NULL, 0, &f.err, &ref), -ENOENT);
+    CHECK_EQ(pnx_cache_probe(f.cache, "a", 1, &ref), -ENOENT);
+    CHECK(!ref.entry);
+    CHECK_EQ(stats_of(&f).misses, 1);
+    CHECK_EQ(stats_of(&f).negative_hits, 0);
+    put_text(&f, "a", "here", 0);
+    put_text(&f, "b", "newer", 0);
+    CHECK_EQ(pnx_cache_probe(f.cache, "a", 1, &ref), 0);
+    CHECK_STR(pnx_cache_ref_data(&ref), "here");
+    CHECK_EQ(ref.source, PNX_CACHE_FOUND);
+    pnx_cache_ref_release(&ref);
+    CHECK_EQ(stats_of(&f).hits, 1);
+    put_text(&f, "c", "newest", 0); /* a use like any other: b goes */
+    check_absent(&f, "b");
+    check_text(&f, "a", "here");
+    CHECK_EQ(pnx_cache_close(f.cache), 0);
+    CHECK_EQ(pnx_cache_probe(f.cache, "a", 1, &ref), -ESHUTDOWN);
+    fixture_close(&f);
+}
+
 struct fork_case {
     struct fixture *f;
     struct pnx_cache_ref ref;

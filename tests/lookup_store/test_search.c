@@ -190,6 +190,22 @@ TEST(repeated_search_comes_from_the_cache) {
     lookup_answer_release(&second);
 }
 
+TEST(a_search_that_was_looked_for_first_counts_one_miss) {
+    put_small_corpus();
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_answer answer = {0};
+    struct pnx_cache_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(lookup_store_search_cached(store, "fox", 3, 0, 0, NULL, &answer), -ENOENT);
+    answer = search(store, "fox");
+    lookup_answer_release(&answer);
+    CHECK_EQ(lookup_store_search_cached(store, "fox", 3, 0, 0, NULL, &answer), 0);
+    lookup_answer_release(&answer);
+    CHECK_EQ(pnx_cache_read_stats(lookup_store_cache(store), &stats), 0);
+    CHECK_EQ(stats.misses, 1);
+    CHECK_EQ(stats.hits, 1);
+    lookup_store_release(&store);
+}
+
 struct crowd {
     struct lookup_store *store;
 };
