@@ -23,8 +23,8 @@
  *       it is the same for all backings.
  *   P3  The bytes stay where they are, and stay mapped, until the last reference is released.
  *   P4  A COPY does not change when the file does, and is charged to the budget for as long as it lives.
- *   P5  Opening by descriptor neither takes the descriptor nor moves its position, pipes excepted, which are read
- *       to their end.
+ *   P5  Opening by descriptor neither takes the descriptor nor moves its position, save where reading is the only
+ *       way: pipes and sockets, which are read to their end, and kernel files that have no offsets.
  */
 #ifndef PNX_MAPPING_H
 #define PNX_MAPPING_H
@@ -99,7 +99,10 @@ static inline struct pnx_mapping_opts pnx_mapping_opts_init(void) {
 PNX_API PNX_NODISCARD int pnx_mapping_open(const char *path, const struct pnx_mapping_opts *opts,
         struct pnx_error *err, struct pnx_mapping **ret_mapping);
 
-/* The same for an open descriptor, which stays the caller's and must be readable. */
+/*
+ * The same for an open descriptor, which stays the caller's and must be readable.  A connected socket is read like
+ * a pipe: to its end, however long the other side takes.
+ */
 PNX_API PNX_NODISCARD int pnx_mapping_open_fd(int fd, const struct pnx_mapping_opts *opts,
         struct pnx_error *err, struct pnx_mapping **ret_mapping);
 

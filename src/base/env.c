@@ -30,6 +30,8 @@ int pnx__env_resolve(const struct pnx_env *user, struct pnx_error *err, struct p
                     "env: now_coarse is the same clock as now, which is missing");
     }
     const struct pnx_env *sys = pnx__env_system();
+    bool own_clock =
+            env.now != NULL; /* not user->now: an older program's struct may end before it */
     if (!env.alloc) {
         env.alloc = sys->alloc;
         env.free = sys->free;
@@ -37,7 +39,7 @@ int pnx__env_resolve(const struct pnx_env *user, struct pnx_error *err, struct p
     if (!env.now)
         env.now = sys->now;
     if (!env.now_coarse)
-        env.now_coarse = user && user->now ? env.now : sys->now_coarse;
+        env.now_coarse = own_clock ? env.now : sys->now_coarse;
     if (!env.real_ns)
         env.real_ns = sys->real_ns;
     if (!env.random)

@@ -37,6 +37,19 @@ TEST(p1_a_resolved_environment_is_complete) {
     check_complete(pnx__env_system());
 }
 
+TEST(nothing_behind_the_size_of_a_users_environment_is_read) {
+    union {
+        struct pnx_env env;
+        unsigned char bytes[sizeof(struct pnx_env)];
+    } user;
+    memset(user.bytes, 0xff, sizeof(user.bytes));
+    user.env.size = offsetof(struct pnx_env, alloc);
+    struct pnx_env env;
+    CHECK_EQ(pnx__env_resolve(&user.env, NULL, &env), 0);
+    CHECK(env.now == pnx__env_system()->now);
+    CHECK(env.now_coarse == pnx__env_system()->now_coarse);
+}
+
 TEST(p1_the_coarse_clock_follows_a_clock_that_is_given) {
     pnx_ns time = 42;
     struct pnx_env user = {.size = sizeof(user), .ctx = &time, .now = some_clock}, env;

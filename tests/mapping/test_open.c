@@ -182,6 +182,21 @@ TEST(a_socket_is_refused) {
     close(fd);
 }
 
+TEST(a_connected_socket_is_read_to_its_end_like_a_pipe) {
+    int ends[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    CHECK(write(ends[1], "said", 4) == 4);
+    CHECK(close(ends[1]) == 0);
+    struct pnx_mapping *mapping = NULL;
+    CHECK_EQ(pnx_mapping_open_fd(ends[0], NULL, NULL, &mapping), 0);
+    CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_COPY);
+    CHECK_EQ(pnx_mapping_size(mapping), 4);
+    CHECK(memcmp(pnx_view_all(mapping).p, "said", 4) == 0);
+    CHECK_EQ(pnx_mapping_changed(mapping), -ENOTSUP);
+    pnx_mapping_release(&mapping);
+    CHECK(close(ends[0]) == 0);
+}
+
 TEST(an_unreadable_file_is_refused) {
     const char *path = make_file("secret", 10);
     CHECK(chmod(path, 0) == 0);
