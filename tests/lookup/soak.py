@@ -16,14 +16,16 @@ from service import LONG, SLOW
 SECONDS = 60 if LONG else 10
 CONNECTIONS = 64
 THREADS = 8  # each drives its share of the connections
+WARM_UP = 500  # answers a thread, before the clock starts: caches, buffers and threads' heaps reach their size
 
 
 class Client(threading.Thread):
     """Drives some connections by turns; counts what came back."""
 
-    def __init__(self, server, connections, seed, end):
+    def __init__(self, server, connections, seed, end, answers=float("inf")):
         super().__init__(daemon=True)
         self.server, self.count, self.random, self.end = server, connections, random.Random(seed), end
+        self.answers = answers
         self.statuses = collections.Counter()
         self.broken = []
         self.left = 0
@@ -49,7 +51,7 @@ class Client(threading.Thread):
     def run(self):
         connections = [self.server.connect() for _ in range(self.count)]
         try:
-            while time.monotonic() < self.end:
+            while time.monotonic() < self.end and sum(self.statuses.values()) < self.answers:
                 for connection in connections:
                     if self.random.random() < 0.02:
                         connection.close()  # http.client connects again
@@ -73,16 +75,24 @@ class Soak(service.Case):
             os.replace(config + ".new", config)
         settle(0)
         server = self.start(config=config)
-        begin = time.monotonic()
-        clients = [Client(server, CONNECTIONS // THREADS, seed, begin + SECONDS) for seed in range(THREADS)]
-        for client in clients:
-            client.start()
         memory, changes = [], 0
-        while any(client.is_alive() for client in clients):
-            changes += 1
-            settle(changes)
-            memory.append((time.monotonic() - begin, server.resident()))
-            clients[0].join(0.25)
+
+        def drive(clients):
+            nonlocal changes
+            begin = time.monotonic()
+            memory.clear()
+            for client in clients:
+                client.start()
+            while any(client.is_alive() for client in clients):
+                changes += 1
+                settle(changes)
+                memory.append((time.monotonic() - begin, server.resident()))
+                clients[0].join(0.25)
+            return clients
+        share = CONNECTIONS // THREADS
+        drive([Client(server, share, 100 + seed, float("inf"), WARM_UP) for seed in range(THREADS)])
+        end = time.monotonic() + SECONDS
+        clients = drive([Client(server, share, seed, end) for seed in range(THREADS)])
         statuses = sum((client.statuses for client in clients), collections.Counter())
         print(f"{sum(statuses.values())} answers {dict(statuses)}, {sum(c.left for c in clients)} clients left early, "
               f"{changes} changes of the settings", flush=True)
