@@ -13,7 +13,7 @@ cmake --preset coverage >/dev/null
 cmake --build --preset coverage -- --quiet
 find build/coverage -name '*.gcda' -delete
 # Tests that measure memory, drop privileges or time a browser say nothing about coverage.
-ctest --test-dir build/coverage -j "$(nproc)" -LE check -E '^lookup\.(bad_input|soak|page)$' --output-on-failure |
+ctest --test-dir build/coverage -j "$(nproc)" -LE 'check|results' -E '^lookup\.(bad_input|soak|page)$' --output-on-failure |
     tail -3
 gcovr --root . --filter 'src/' \
     --exclude 'src/(pool/pool_core_check|registry/check|os/mutex|pool/pool_fork)\.c' --exclude-lines-by-pattern '.*UNREACHABLE.*' \
