@@ -44,6 +44,8 @@ int main(void) {
     struct pnx_error err;
 
     /* A budget without a parent option hangs below the process's own, which has no limit by default. */
+    printf("the process's own, ");
+    print_usage(pnx_budget_default());
     int rc = pnx_budget_create(
             PNX_BUDGET_OPTS(.name = "service", .soft = 56 * MIB, .hard = 64 * MIB), &err, &service);
     if (rc == 0)

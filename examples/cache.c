@@ -61,6 +61,12 @@ static int use(struct pnx_cache *cache) {
         free(page); /* refused: still ours */
         return rc;
     }
+    page = malloc(8192); /* a newer one in its place: the destructor hears of the old one */
+    rc = page ? pnx_cache_put_pointer(cache, "ptr:page", 8, page, 8192, PNX_NEVER) : -ENOMEM;
+    if (rc) {
+        free(page);
+        return rc;
+    }
 
     /* Only where nothing is. */
     rc = pnx_cache_put_if_absent(cache, "ptr:page", 8, "x", 1, 0);

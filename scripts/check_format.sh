@@ -6,7 +6,7 @@ set -u
 cd "$1" || exit 1
 status=0
 files=$(find include src tests examples bench fuzz tools verification -type f \
-    \( -name '*.c' -o -name '*.h' -o -name '*.cc' \) 2>/dev/null | grep -v '/target/')
+    \( -name '*.c' -o -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.inc' \) 2>/dev/null | grep -v '/target/')
 # shellcheck disable=SC2086 # names without blanks
 clang-format --dry-run --Werror $files || status=1
 for file in $files $(find include src -name '*.def'); do

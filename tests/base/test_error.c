@@ -105,3 +105,10 @@ TEST(a_long_message_is_cut_and_terminated) {
     pnx__fail(&err, -EIO, 0, "x", "%s", text);
     CHECK_EQ(strlen(err.message), sizeof(err.message) - 1);
 }
+
+TEST(the_version_is_that_of_the_header) {
+    char expected[32];
+    snprintf(expected, sizeof(expected), "%d.%d.%d", PNX_VERSION_MAJOR, PNX_VERSION_MINOR,
+            PNX_VERSION_PATCH);
+    CHECK_STR(pnx_version(), expected);
+}

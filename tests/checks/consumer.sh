@@ -24,10 +24,14 @@ PKG_CONFIG_PATH=$libdir
 export PKG_CONFIG_PATH
 # shellcheck disable=SC2046 # words wanted
 cc -Wall -Wextra -Werror "$here/consumer/main.c" -o "$scratch/by_pkg_config" $(pkg-config --cflags --libs patinox)
-LD_LIBRARY_PATH=$(pkg-config --variable=libdir patinox) "$scratch/by_pkg_config"
+said=$(LD_LIBRARY_PATH=$(pkg-config --variable=libdir patinox) "$scratch/by_pkg_config")
 # shellcheck disable=SC2046 # words wanted
 cc -Wall -Wextra -Werror "$here/consumer/sqlite.c" -o "$scratch/sqlite_by_pkg_config" \
     $(pkg-config --cflags --libs patinox-sqlite)
 LD_LIBRARY_PATH=$(pkg-config --variable=libdir patinox) "$scratch/sqlite_by_pkg_config"
 version=$(pkg-config --modversion patinox)
-echo "pkg-config patinox $version"
+echo "pkg-config patinox $version; the program says: $said"
+case $said in
+*" $version "*) ;; # the version of the header is that of the build
+*) exit 1 ;;
+esac

@@ -21,6 +21,44 @@ rm "$scratch/src/base/a.c"
 echo '#include "base/list.h"' >"$scratch/src/pool/b.c"
 "$python" "$root/scripts/check_layers.py" "$scratch" || fail "layers: a downward include was refused"
 
+echo '#include <cache/cache.h>' >"$scratch/src/pool/b.c"
+"$python" "$root/scripts/check_layers.py" "$scratch" >"$scratch/out" && fail "layers: a sibling in <> passed"
+echo '#include "../cache/cache.h"' >"$scratch/src/pool/b.c"
+"$python" "$root/scripts/check_layers.py" "$scratch" >"$scratch/out" && fail "layers: a way around passed"
+
+# Platform: each line alone is an objection.
+for line in '#ifdef __linux__' '#if defined(_WIN32)' '#include <sys/mman.h>' '#include <unistd.h>' \
+    'void f(void) { exit(1); }' 'void f(void) { printf("x"); }' 'void f(void) { fprintf(stderr, "x"); }' \
+    'void f(void) { pthread_mutex_lock(0); }' 'void *f(void) { return malloc(1); }'; do
+    printf '%s\n' "$line" >"$scratch/src/pool/b.c"
+    "$python" "$root/scripts/check_platform.py" "$scratch" >"$scratch/out" && fail "platform: passed: $line"
+done
+printf '%s\n' '/* exit(1) */ const char *text = "printf(";' >"$scratch/src/pool/b.c"
+"$python" "$root/scripts/check_platform.py" "$scratch" >"$scratch/out" || fail "platform: a comment was refused"
+
+# Defaults: a guide and a header that say something else than the table.
+mkdir -p "$scratch/tree"
+cp -r "$root/src" "$root/include" "$root/docs" "$root/examples" "$scratch/tree"
+defaults() { "$python" "$root/scripts/check_defaults.py" "$scratch/tree" cc >"$scratch/out"; }
+defaults || fail "defaults: a good state was refused"
+sed -i 's/^| `poll_ns` | 2 s/| `poll_ns` | 3 s/' "$scratch/tree/docs/guide/share.md"
+defaults && fail "defaults: another default in the guide passed"
+cp "$root/docs/guide/share.md" "$scratch/tree/docs/guide"
+sed -i 's/unused this long; default 1 s;/unused this long; default 2 s;/' "$scratch/tree/include/patinox/pool.h"
+defaults && fail "defaults: another default in the header passed"
+
+# Use: a function that nobody calls.
+mkdir -p "$scratch/objects/examples" "$scratch/objects/tests"
+echo 'int pnx_a(void); int f(void); int f(void) { return pnx_a(); }' >"$scratch/use.c"
+cc -c "$scratch/use.c" -o "$scratch/objects/examples/use.o"
+cp "$scratch/objects/examples/use.o" "$scratch/objects/tests"
+echo pnx_a >"$scratch/symbols"
+"$python" "$root/scripts/check_api_use.py" "$scratch/objects" "$scratch/symbols" >"$scratch/out" ||
+    fail "use: a good state was refused"
+echo pnx_b >>"$scratch/symbols"
+"$python" "$root/scripts/check_api_use.py" "$scratch/objects" "$scratch/symbols" >"$scratch/out" &&
+    fail "use: a function that nobody calls passed"
+
 # Promises: a test that did not run, one that failed, and an unexpected skip.
 mkdir -p "$scratch/docs/promises" "$scratch/tests" "$scratch/build/results"
 : >"$scratch/tests/expected-skips"
@@ -33,6 +71,10 @@ printf 'a.b.c\tfail\texit\n' >"$scratch/build/results/a.b"
 promises && fail "promises: a failed test passed"
 printf 'a.b.c\tpass\t\na.b.e\tskip\tno network\n' >"$scratch/build/results/a.b"
 promises && fail "promises: an unexpected skip passed"
+printf 'a.b.c\tskip\tno network\n' >"$scratch/build/results/a.b"
+echo 'a.b.c no network' >"$scratch/tests/expected-skips"
+promises && fail "promises: one whose only test was skipped passed"
+printf 'a.b.c\tpass\t\na.b.e\tskip\tno network\n' >"$scratch/build/results/a.b"
 echo 'a.b.e no network' >"$scratch/tests/expected-skips"
 promises || fail "promises: a good state was refused"
 echo "the checkers can fail"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""snippets.py ROOT CC LIBRARY - compiles and runs the C programs that stand in the docs.
+"""snippets.py ROOT CC LIBRARY - compiles and runs the C programs that stand in the docs, and follows their links.
 
 A block that opens with ```c is a whole program: it must compile without a warning and exit with 0.  A block
 that opens with ```c fragment is shown for its shape only; fragments are compiled as the body of a function
@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 FENCE = re.compile(r"^```c( body| fragment)?\n(.*?)^```$", re.M | re.S)
 
 
@@ -23,9 +24,13 @@ def build(cc, root, library, source, out):
 
 def main(root, cc, library):
     bad = count = 0
-    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    pages = [*sorted(root.glob("*.md")), *sorted((root / "docs").rglob("*.md"))]
     for page in pages:
         text = page.read_text()
+        for link in LINK.findall(text):
+            if not re.match(r"\w+:", link) and not (page.parent / link).exists():
+                print(f"{page.relative_to(root)}: links to {link}, which does not exist")
+                bad += 1
         for match in FENCE.finditer(text):
             where = f"{page.relative_to(root)}:{text.count(chr(10), 0, match.start()) + 1}"
             kind, code = (match.group(1) or "").strip(), match.group(2)

@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""check_platform.py ROOT - what belongs to the platform stands in src/os, and the library prints and exits nowhere.
+
+Outside src/os: no #if on a platform, compiler vendor of another system, or processor; no system header but those
+of C11 and <pthread.h>; a lock is the library's own mutex, which has a rank.  In all of src: nothing prints but the
+one line with which a debug build aborts, and nothing exits, sleeps, installs handlers or reads the environment.
+"""
+import re
+import sys
+from pathlib import Path
+
+C11 = set("""assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg
+stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype""".split())
+# What a file may include besides, and why.
+ALSO = {
+    "src/base/hash.c": {"xxhash.h"},  # header only, at build time
+    "src/adapters/sqlite": {"sqlite3.h"},  # what the adapter adapts
+}
+INCLUDE = re.compile(r"^\s*#\s*include\s*<([^>]+)>")
+CONDITION = re.compile(r"^\s*#\s*(?:el)?if(?:n?def)?\b(.*)")
+PLATFORM = re.compile(r"\b(__linux\w*|linux|_WIN\d+|WIN32|__MINGW\w+|__CYGWIN__|_MSC_VER|__APPLE__|__unix\w*|__ANDROID__|"
+                      r"__\w+BSD__|__GLIBC\w*|__x86_64\w*|__i386\w*|__aarch64\w*|__arm\w*|__powerpc\w*|__riscv\w*)\b")
+RAW_LOCK = re.compile(r"\bpthread_(mutex|rwlock|cond|spin|create|cancel|setspecific|key_create)\w*")
+FORBIDDEN = re.compile(r"(?<![\w.>])(printf|vprintf|puts|putchar|perror|exit|_exit|_Exit|quick_exit|atexit|sleep|usleep|"
+                       r"nanosleep|clock_nanosleep|thrd_sleep|signal|sigaction|getenv|secure_getenv|setlocale|"
+                       r"pthread_cancel|malloc|calloc|realloc|strdup|strndup|asprintf)\s*\(")
+PRINTS = re.compile(r"\b(fprintf|vfprintf|fputs|fwrite|fputc)\s*\(")
+# The system's allocator; the record of a thread, which no env could give; a sanitizer's or debugger's help.
+SYSTEM_MEMORY = {"src/os/env_system.c", "src/os/thread.c"}
+MEMORY = {"malloc", "calloc", "realloc"}
+
+
+def code_of(path):
+    """The text without comments and string contents, with its lines."""
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r'/\*.*?\*/|"(?:\\.|[^"\\\n])*"',
+                  lambda m: '""' if m[0][0] == '"' else re.sub(r"[^\n]+", "", m[0]), text, flags=re.S)
+
+
+def headers_of(name):
+    return {f"{header}.h" for header in C11} | {"pthread.h"} | {
+        header for prefix, also in ALSO.items() if name.startswith(prefix) for header in also}
+
+
+def objections(name, path):
+    in_os = name.startswith("src/os/")
+    lines = code_of(path).splitlines()
+    for number, line in enumerate(lines, 1):
+        where = f"{name}:{number}"
+        include, condition = INCLUDE.match(line), CONDITION.match(line)
+        if not in_os and include and not include[1].startswith("patinox/") and include[1] not in headers_of(name):
+            yield f"{where}: <{include[1]}> belongs to src/os"
+        if not in_os and condition and PLATFORM.search(condition[1]):
+            yield f"{where}: a platform #if belongs to src/os: {condition[1].strip()}"
+        if not in_os and RAW_LOCK.search(line):
+            yield f"{where}: {RAW_LOCK.search(line)[0]}: use os/mutex.h, os/thread.h"
+        if not name.startswith("src/"):
+            continue
+        for match in FORBIDDEN.finditer(line):
+            if not (match[1] in MEMORY and name in SYSTEM_MEMORY):
+                yield f"{where}: {match[1]}() is not for a library"
+        if PRINTS.search(line) and "abort()" not in " ".join(lines[number - 1:number + 6]):
+            yield f"{where}: the library prints nothing, but for the line before a debug build's abort()"
+
+
+def main(root):
+    bad = count = 0
+    for top in ("src", "include"):
+        for path in sorted((root / top).rglob("*")):
+            if path.suffix not in (".c", ".h", ".inc", ".def"):
+                continue
+            count += 1
+            for objection in objections(path.relative_to(root).as_posix(), path):
+                print(objection)
+                bad += 1
+    print(f"{count} files, {bad} objections")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve()))
