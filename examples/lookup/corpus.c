@@ -72,6 +72,7 @@ struct walk {
     struct lookup_corpus *corpus;
     uint64_t cap; /* of corpus->files */
     uint64_t max_files;
+    const struct stat *skip; /* a directory that is not entered, or NULL */
     lookup_scan_fn *report;
     void *ctx;
     struct pnx_error *err;
@@ -142,6 +143,8 @@ static int visit(struct walk *walk, int dir, const char *name, unsigned depth) {
         return 0;
     }
     if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+        return 0;
+    if (walk->skip && st.st_dev == walk->skip->st_dev && st.st_ino == walk->skip->st_ino)
         return 0;
     size_t length = walk->length;
     if (!push_name(walk, name)) {
@@ -216,15 +219,19 @@ static int open_root(struct lookup_corpus *corpus, const char *path, struct pnx_
     return 0;
 }
 
-static int scan(struct lookup_corpus *corpus, uint64_t max_files, lookup_scan_fn *report, void *ctx,
-        struct pnx_error *err) {
+static int scan(struct lookup_corpus *corpus, const struct stat *skip, uint64_t max_files,
+        lookup_scan_fn *report, void *ctx, struct pnx_error *err) {
     struct walk *walk = calloc(1, sizeof(*walk));
     XXH3_state_t *state = XXH3_createState();
     int rc = walk && state ? 0 : -ENOMEM;
     int fd = -1;
     if (!rc) {
-        *walk = (struct walk){
-                .corpus = corpus, .max_files = max_files, .report = report, .ctx = ctx, .err = err};
+        *walk = (struct walk){.corpus = corpus,
+                .max_files = max_files,
+                .skip = skip,
+                .report = report,
+                .ctx = ctx,
+                .err = err};
         fd = openat(corpus->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0) {
             rc = -errno;
@@ -243,15 +250,33 @@ static int scan(struct lookup_corpus *corpus, uint64_t max_files, lookup_scan_fn
     return rc;
 }
 
-int lookup_corpus_scan(const char *path, uint64_t max_files, lookup_scan_fn *report, void *ctx,
-        struct pnx_error *err, struct lookup_corpus **ret_corpus) {
+/* Finds out what to skip; the corpus itself cannot be that. */
+static int find_skip(const struct lookup_corpus *corpus, const char *skip, struct pnx_error *err,
+        struct stat *ret_skip) {
+    struct stat root;
+    if (stat(skip, ret_skip) != 0 || fstat(corpus->fd, &root) != 0) {
+        int code = -errno;
+        return lookup_fail(err, code, "scan", "%s: %s", skip, strerror(-code));
+    }
+    if (root.st_dev == ret_skip->st_dev && root.st_ino == ret_skip->st_ino)
+        return lookup_fail(err, -EINVAL, "scan",
+                "%s cannot be both the corpus and the data directory", corpus->path);
+    return 0;
+}
+
+int lookup_corpus_scan(const char *path, const char *skip, uint64_t max_files,
+        lookup_scan_fn *report, void *ctx, struct pnx_error *err,
+        struct lookup_corpus **ret_corpus) {
     struct lookup_corpus *corpus = calloc(1, sizeof(*corpus));
     if (!corpus)
         return lookup_fail(err, -ENOMEM, "scan", "no memory for the list of files");
     corpus->fd = -1;
+    struct stat skipped;
     int rc = open_root(corpus, path, err);
+    if (!rc && skip)
+        rc = find_skip(corpus, skip, err, &skipped);
     if (!rc)
-        rc = scan(corpus, max_files, report, ctx, err);
+        rc = scan(corpus, skip ? &skipped : NULL, max_files, report, ctx, err);
     if (rc) {
         if (rc == -ENOMEM)
             lookup_fail(err, rc, "scan", "no memory for the list of files");

@@ -38,11 +38,12 @@ struct lookup_corpus {
 typedef int lookup_scan_fn(void *ctx, uint64_t files);
 
 /*
- * Lists the files below path.  -ENOENT, -ENOTDIR, -EACCES (the corpus itself), -EFBIG (more than max_files),
- * -ECANCELED, -ENOMEM; err names the path.  Blocks on the disk.
+ * Lists the files below path, without the directory skip and what is below it; NULL skips nothing.  -ENOENT, -ENOTDIR, -EACCES (the corpus itself), -EFBIG (more than max_files),
+ * -EINVAL (skip is path itself), -ECANCELED, -ENOMEM; err names the path.  Blocks on the disk.
  */
-PNX_NODISCARD int lookup_corpus_scan(const char *path, uint64_t max_files, lookup_scan_fn *report,
-        void *ctx, struct pnx_error *err, struct lookup_corpus **ret_corpus);
+PNX_NODISCARD int lookup_corpus_scan(const char *path, const char *skip, uint64_t max_files,
+        lookup_scan_fn *report, void *ctx, struct pnx_error *err,
+        struct lookup_corpus **ret_corpus);
 
 void lookup_corpus_release(struct lookup_corpus **corpus);
 

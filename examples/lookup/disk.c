@@ -85,8 +85,8 @@ int lookup_disk_lock(const char *dir, struct pnx_error *err, int *ret_fd) {
 
 /* ---- making and writing ---- */
 
-int lookup_disk_mkdir(const char *path, bool exist_ok, struct pnx_error *err) {
-    if (mkdir(path, 0755) == 0)
+static int make_dir(const char *path, mode_t mode, bool exist_ok, struct pnx_error *err) {
+    if (mkdir(path, mode) == 0)
         return 0;
     int error = errno;
     struct stat st;
@@ -96,6 +96,24 @@ int lookup_disk_mkdir(const char *path, bool exist_ok, struct pnx_error *err) {
         error = ENOTDIR;
     }
     return lookup_disk_fail(err, error, path, "cannot make the directory");
+}
+
+int lookup_disk_mkdir(const char *path, bool exist_ok, struct pnx_error *err) {
+    return make_dir(path, 0755, exist_ok, err);
+}
+
+int lookup_disk_make_parents(const char *path, struct pnx_error *err) {
+    char *parent = strdup(path);
+    if (!parent)
+        return no_memory(err);
+    int rc = 0;
+    for (char *slash = strchr(parent + 1, '/'); slash && !rc; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        rc = make_dir(parent, 0700, true, err);
+        *slash = '/';
+    }
+    free(parent);
+    return rc;
 }
 
 int lookup_disk_create(const char *path, struct pnx_error *err, int *ret_fd) {

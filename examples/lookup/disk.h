@@ -28,6 +28,9 @@ char *lookup_join(const char *dir, const char *name);
  */
 PNX_NODISCARD int lookup_disk_lock(const char *dir, struct pnx_error *err, int *ret_fd);
 
+/* Makes the directories above path that are missing, for the owner alone, as the standard for ~/.cache wants it. */
+PNX_NODISCARD int lookup_disk_make_parents(const char *path, struct pnx_error *err);
+
 /* Makes a directory; one that is there is fine when exist_ok. */
 PNX_NODISCARD int lookup_disk_mkdir(const char *path, bool exist_ok, struct pnx_error *err);
 

@@ -9,6 +9,7 @@
  * one at once.
  */
 #include "cli.h"
+#include "disk.h"
 #include "log.h"
 #include "progress.h"
 #include "server.h"
@@ -169,7 +170,12 @@ static int open_store(struct app *app, struct pnx_error *err) {
     };
     progress_init(&app->progress);
     log_set_bar(app->progress.terminal);
-    int r = lookup_store_open(&opts, err, &app->store);
+    /* The default place may lie in a home where nobody has needed a cache yet. */
+    int r = 0;
+    if (app->cli.data_dir == app->cli.data_dir_buffer)
+        r = lookup_disk_make_parents(app->cli.data_dir, err);
+    if (r == 0)
+        r = lookup_store_open(&opts, err, &app->store);
     progress_clear(&app->progress);
     log_set_bar(false);
     return r;

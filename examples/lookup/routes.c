@@ -128,7 +128,10 @@ static void free_document(void *cls) {
     free(document);
 }
 
-/* Answers with a part of the document's text, straight from the mapped file; takes the document. */
+/*
+ * Answers with a part of the document's text, straight from the mapped file; takes the document.  For 304 that is all
+ * of it: libmicrohttpd sends no body then, and its size is what Content-Length must say.
+ */
 static struct reply document_part(
         struct lookup_document *document, unsigned status, uint64_t first, uint64_t size) {
     char etag[sizeof(document->etag)];
@@ -161,7 +164,7 @@ static struct reply document_part(
 
 static struct reply document_reply(struct request_job *job, struct lookup_document *document) {
     if (job->if_none_match && request_etag_matches(job->if_none_match, document->etag))
-        return document_part(document, 304, 0, 0);
+        return document_part(document, 304, 0, document->size);
     /* If-Range asks for strong comparison: the very tag, never a weak one, and not a date. */
     const char *range = job->range;
     if (job->if_range && strcmp(job->if_range, document->etag) != 0)
@@ -340,8 +343,8 @@ static enum MHD_Result answer_document(struct connection *c, struct MHD_Connecti
 static struct reply page_reply(struct MHD_Connection *mhd) {
     const char *have = MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, "If-None-Match");
     bool same = have && request_etag_matches(have, page_etag);
-    struct reply reply = reply_static(
-            same ? 304 : 200, "text/html; charset=utf-8", page_html, same ? 0 : page_html_size);
+    struct reply reply =
+            reply_static(same ? 304 : 200, "text/html; charset=utf-8", page_html, page_html_size);
     reply_header(&reply, "Content-Security-Policy", page_csp);
     reply_header(&reply, "Referrer-Policy", "no-referrer");
     reply_header(&reply, "X-Frame-Options", "DENY");

@@ -9,6 +9,7 @@
  *   P2  All that a search does, waiting included, ends at one deadline.
  */
 #include "query.h"
+#include "snippet.h"
 #include "store_private.h"
 #include "text.h"
 
@@ -110,16 +111,53 @@ static int find(struct search *search, struct question *question) {
     return rc;
 }
 
+/* Takes the marks out of a snippet; writes where they stood as ranges of characters: [[first, behind], ...]. */
+static void split_marks(
+        const char *text, size_t n, struct lookup_buffer *plain, struct lookup_buffer *ranges) {
+    uint64_t characters = 0;
+    for (size_t i = 0; i < n;) {
+        size_t length = lookup_utf8_char(text + i, n - i);
+        length = length ? length : 1;
+        if (text[i] == LOOKUP_MARK_BEGIN) {
+            lookup_buffer_text(ranges, ranges->size ? ",[" : "[");
+            lookup_buffer_number(ranges, characters);
+        } else if (text[i] == LOOKUP_MARK_END) {
+            lookup_buffer_text(ranges, ",");
+            lookup_buffer_number(ranges, characters);
+            lookup_buffer_text(ranges, "]");
+        } else {
+            lookup_buffer_add(plain, text + i, length);
+            characters++;
+        }
+        i += length;
+    }
+}
+
+static void write_snippet(struct lookup_buffer *out, const char *text, size_t n) {
+    struct lookup_buffer plain = {0}, ranges = {0};
+    split_marks(text, n, &plain, &ranges);
+    lookup_buffer_text(out, ",\"snippet\":");
+    lookup_buffer_json(out, plain.data, plain.size);
+    lookup_buffer_text(out, ",\"marks\":[");
+    lookup_buffer_add(out, ranges.data, ranges.size);
+    lookup_buffer_text(out, "]");
+    out->failed |= plain.failed || ranges.failed;
+    lookup_buffer_free(&plain);
+    lookup_buffer_free(&ranges);
+}
+
 static void write_result(struct lookup_buffer *out, int64_t id, struct sqlite3_stmt *stmt) {
-    static const char *const names[] = {",\"title\":", ",\"path\":", ",\"snippet\":"};
+    size_t n;
     lookup_buffer_text(out, "{\"id\":");
     lookup_buffer_number(out, (uint64_t)id);
-    for (int i = 0; i < 3; i++) {
-        size_t n;
-        const char *text = column(stmt, i, &n);
-        lookup_buffer_text(out, names[i]);
-        lookup_buffer_json(out, text, n);
-    }
+    lookup_buffer_text(out, ",\"title\":");
+    const char *text = column(stmt, 0, &n);
+    lookup_buffer_json(out, text, n);
+    lookup_buffer_text(out, ",\"path\":");
+    text = column(stmt, 1, &n);
+    lookup_buffer_json(out, text, n);
+    text = column(stmt, 2, &n);
+    write_snippet(out, text, n);
     lookup_buffer_text(out, "}");
 }
 

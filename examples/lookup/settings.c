@@ -286,10 +286,9 @@ int lookup_settings_parse(const char *text, size_t size, struct pnx_error *err,
         return fail(&parse, -EFBIG, 1, NULL, "longer than %u bytes", LOOKUP_SETTINGS_MAX_BYTES);
     struct lookup_settings result;
     lookup_settings_default(&result);
-    if (is_blank(text, size)) {
-        *ret_settings = result;
-        return 0;
-    }
+    /* An editor or a full disk may leave a file like that: it must not undo what is in force. */
+    if (is_blank(text, size))
+        return fail(&parse, -EINVAL, 1, NULL, "the file is empty; {} sets all defaults");
     json_error_t error;
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (!root) {

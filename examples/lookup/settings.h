@@ -9,7 +9,7 @@
  *     "pool_max": 4,             connections to the database, 1 .. 64
  *     "cache_bytes": "64MiB",    bytes of cached answers, 64 KiB .. 64 GiB; a number or a text with a unit
  *     "cache_ttl": "5min",       how long an answer is kept, "1ms" .. "1000h", or "never" (does not end)
- *     "budget_bytes": "512MiB",  memory of cache and connections together, 1 MiB .. 1 TiB
+ *     "budget_bytes": "512MiB",  memory of cache and connections together, 8 MiB .. 1 TiB
  *     "search_timeout": "5s",    for one search, waiting included, "1ms" .. "10min"
  *     "log_level": "info"        "error", "warning", "info" or "debug"
  *   }
@@ -40,8 +40,8 @@ struct lookup_settings {
 void lookup_settings_default(struct lookup_settings *ret_settings);
 
 /*
- * Reads settings from the text of a file; what it does not name is the default.  An empty text (blanks only)
- * is all defaults.  Any thread.  err->field is the field at fault (static text) or NULL, err->message begins
+ * Reads settings from the text of a file; what it does not name is the default: {} is all defaults, but an empty
+ * text is refused.  Any thread.  err->field is the field at fault (static text) or NULL, err->message begins
  * with "line N: ".
  * -EINVAL (not JSON, not an object, unknown or repeated field, wrong type), -ERANGE (outside the limits),
  * -EFBIG (longer than LOOKUP_SETTINGS_MAX_BYTES), -ENOMEM.

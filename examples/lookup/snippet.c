@@ -24,9 +24,7 @@
 #define TERMS_MAX    64
 #define MARKS_MAX    64
 
-#define MARK_BEGIN "\x02"
-#define MARK_END   "\x03"
-#define ELLIPSIS   "\xE2\x80\xA6"
+#define ELLIPSIS "\xE2\x80\xA6"
 
 /* One per connection, freed by SQLite with the function. */
 struct context {
@@ -238,9 +236,9 @@ static int write_window(struct context *context, const struct terms *terms, cons
         if (mark->start < at || mark->end <= mark->start || mark->end > n)
             continue;
         add_text(out, window + at, mark->start - at);
-        lookup_buffer_text(out, MARK_BEGIN);
+        lookup_buffer_add(out, (const char[]){LOOKUP_MARK_BEGIN}, 1);
         add_text(out, window + mark->start, mark->end - mark->start);
-        lookup_buffer_text(out, MARK_END);
+        lookup_buffer_add(out, (const char[]){LOOKUP_MARK_END}, 1);
         at = mark->end;
     }
     add_text(out, window + at, n - at);

@@ -3,6 +3,8 @@
  * snippet.h - the SQL function lookup_snippet(offset, size, query): the part of a text that shows why it matches.
  *
  * The index is contentless, so the text is taken from the mapped file of texts, through a checked view.
+ * Each match stands between the two marks below, which are in the text for no other reason: whoever shows it to
+ * somebody takes them out.
  */
 #ifndef LOOKUP_SNIPPET_H
 #define LOOKUP_SNIPPET_H
@@ -10,6 +12,9 @@
 #include <patinox/mapping.h>
 
 struct sqlite3;
+
+#define LOOKUP_MARK_BEGIN '\x02'
+#define LOOKUP_MARK_END   '\x03'
 
 /*
  * Adds the function to a connection.  It keeps a reference to the mapping until the connection is closed.

@@ -65,8 +65,9 @@ static int open_generation(
         struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
     struct lookup_corpus *corpus = NULL;
     struct scan scan = {.opts = opts};
-    int rc = lookup_corpus_scan(opts->corpus, opts->max_files ? opts->max_files : FILES_DEFAULT,
-            on_scan, &scan, err, &corpus);
+    /* The index is no part of what is indexed: each start would find it changed. */
+    int rc = lookup_corpus_scan(opts->corpus, store->data_dir,
+            opts->max_files ? opts->max_files : FILES_DEFAULT, on_scan, &scan, err, &corpus);
     if (rc)
         return rc;
     struct lookup_generation_opts work = {

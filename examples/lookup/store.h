@@ -110,7 +110,8 @@ int lookup_store_apply(
 
 /* The answer to a search; a value, used by one thread at a time, may be handed on.  Release it. */
 struct lookup_answer {
-    const char *results; /* a JSON array, not terminated: [{"id","title","path","snippet"}, ...] */
+    const char *
+            results; /* a JSON array, not terminated: [{"id","title","path","snippet","marks"}, ...] */
     size_t results_size;
     uint64_t total;            /* documents that match, without limit and offset */
     bool cached;               /* came from the cache, not from the database */
@@ -123,8 +124,8 @@ struct lookup_answer {
  * may be the beginning of one, when it has three letters or more and no blank or quote follows.  Everything else
  * that a user may type separates words.
  *
- * Snippets are plain text in which each match stands between U+0002 and U+0003 (in JSON: \u0002 and \u0003);
- * control characters of the text itself are shown as blanks, so that a page can escape first and mark then.
+ * A snippet is plain text without control characters (those of the document are blanks); "marks" says where its
+ * matches stand: [[first, behind], ...], counted in characters (code points), in order and apart.
  *
  * limit 0 means LOOKUP_LIMIT_DEFAULT.  timeout bounds all of it; PNX_TIMEOUT_DEFAULT is the setting's.
  * -EINVAL (no word in the query), -EFBIG (longer than LOOKUP_QUERY_MAX, or more than LOOKUP_WORDS_MAX words), -ERANGE

@@ -45,6 +45,24 @@ class Start(service.Case):
     def test_data_dir_has_no_default_without_a_home(self):
         self.refused("--port", "0", status=2, pattern=r"give --data-dir", HOME="", XDG_CACHE_HOME="relative")
 
+    def test_data_dir_that_is_the_default_is_made_with_its_parents(self):
+        corpus = service.make_corpus(self.path("corpus"), 5)
+        home, cache = self.path("home"), self.path("home/a/cache")
+        os.mkdir(home)
+        for environment, place in (({"HOME": home, "XDG_CACHE_HOME": ""}, home + "/.cache"),
+                                   ({"HOME": home, "XDG_CACHE_HOME": cache}, cache)):
+            process = subprocess.Popen([service.BINARY, "--port", "0", "--corpus", corpus], text=True,
+                                       stdout=subprocess.PIPE, env={**os.environ, **environment})
+            self.assertIn("serving 5 documents", process.stdout.readline())
+            process.terminate()
+            process.communicate()
+            self.assertEqual(process.returncode, 0)
+            self.assertEqual(os.listdir(place), ["patinox-lookup"])
+            self.assertEqual(os.stat(place).st_mode & 0o777, 0o700)
+        self.write("file", "")
+        self.refused("--port", "0", "--corpus", corpus, status=1, pattern=r"file: cannot make the directory: Not a directory",
+                     HOME=home, XDG_CACHE_HOME=self.path("file/cache"))
+
     def test_host_that_is_wrong_is_named(self):
         data = ["--data-dir", self.path("data"), "--corpus", self.folder, "--port", "0"]
         self.refused("--host", "no.such.host.invalid", *data, status=1, pattern=r"--host no\.such\.host\.invalid: ")

@@ -27,10 +27,12 @@ class Search(service.SharedCase):
         self.assertEqual(body["total"], 1)
         self.assertIsInstance(body["took_us"], int)
         result = body["results"][0]
-        self.assertEqual(set(result), {"id", "title", "path", "snippet"})
+        self.assertEqual(set(result), {"id", "title", "path", "snippet", "marks"})
         self.assertTrue(result["path"].endswith("file42.txt"))
         self.assertIn("Document 42", result["title"])
         self.assertIn("number0042", result["snippet"])
+        self.assertEqual([result["snippet"][first:behind] for first, behind in result["marks"]], ["number0042"])
+        self.assertTrue(result["snippet"].isprintable())
 
     def test_search_repeated_is_cached_with_the_same_results(self):
         first = self.service.search("cedar lantern").json()
@@ -117,6 +119,8 @@ class Documents(service.SharedCase):
         for value in (etag, f'"other", {etag}', f"W/{etag}", "*"):
             answer = self.get(If_None_Match=value)
             self.assertEqual((answer.status, answer.body, answer.headers["ETag"]), (304, b"", etag), value)
+            # RFC 9110, 8.6: it may be absent, but not differ from that of the 200.
+            self.assertIn(answer.headers.get("Content-Length"), (None, self.get().headers["Content-Length"]))
         for value in ('"other"', etag.strip('"'), ""):
             self.assertEqual(self.get(If_None_Match=value).status, 200, value)
 

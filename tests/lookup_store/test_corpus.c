@@ -8,7 +8,7 @@
 static struct lookup_corpus *scan(const char *path) {
     struct pnx_error err = {0};
     struct lookup_corpus *corpus = NULL;
-    int rc = lookup_corpus_scan(path, 1000, NULL, NULL, &err, &corpus);
+    int rc = lookup_corpus_scan(path, NULL, 1000, NULL, NULL, &err, &corpus);
     CHECK_MSG(rc == 0, "%d: %s", rc, err.message);
     return corpus;
 }
@@ -24,10 +24,10 @@ static bool has(const struct lookup_corpus *corpus, const char *path) {
 TEST(corpus_that_is_not_there_is_named) {
     struct lookup_corpus *corpus = NULL;
     struct pnx_error err = {0};
-    CHECK_EQ(lookup_corpus_scan(test_path("none"), 10, NULL, NULL, &err, &corpus), -ENOENT);
+    CHECK_EQ(lookup_corpus_scan(test_path("none"), NULL, 10, NULL, NULL, &err, &corpus), -ENOENT);
     CHECK_CONTAINS(err.message, test_path("none"));
     test_write_file(test_path("file"), "x", 1);
-    CHECK_EQ(lookup_corpus_scan(test_path("file"), 10, NULL, NULL, &err, &corpus), -ENOTDIR);
+    CHECK_EQ(lookup_corpus_scan(test_path("file"), NULL, 10, NULL, NULL, &err, &corpus), -ENOTDIR);
     CHECK(corpus == NULL);
 }
 
@@ -151,11 +151,11 @@ TEST(scan_can_be_cancelled_and_limited) {
     struct lookup_corpus *corpus = NULL;
     struct pnx_error err = {0};
     int calls = 0;
-    CHECK_EQ(lookup_corpus_scan(test_path("corpus"), 10, stop_at_once, &calls, &err, &corpus),
+    CHECK_EQ(lookup_corpus_scan(test_path("corpus"), NULL, 10, stop_at_once, &calls, &err, &corpus),
             -ECANCELED);
     CHECK_EQ(calls, 1);
-    CHECK_EQ(lookup_corpus_scan(test_path("corpus"), 2, NULL, NULL, &err, &corpus), -EFBIG);
+    CHECK_EQ(lookup_corpus_scan(test_path("corpus"), NULL, 2, NULL, NULL, &err, &corpus), -EFBIG);
     CHECK_CONTAINS(err.message, "more than 2 files");
-    CHECK_EQ(lookup_corpus_scan(test_path("corpus"), 3, NULL, NULL, &err, &corpus), 0);
+    CHECK_EQ(lookup_corpus_scan(test_path("corpus"), NULL, 3, NULL, NULL, &err, &corpus), 0);
     lookup_corpus_release(&corpus);
 }

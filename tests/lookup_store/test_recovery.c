@@ -114,6 +114,25 @@ TEST(corpus_without_text_is_refused) {
     CHECK_STR(generations(), "");
 }
 
+TEST(data_directory_inside_the_corpus_is_not_indexed) {
+    put_small_corpus();
+    struct lookup_store_opts opts = default_opts();
+    opts.data_dir = test_path("corpus/sub/data");
+    struct lookup_store *store = NULL;
+    struct pnx_error err = {0};
+    for (int start = 1; start <= 2; start++) {
+        CHECK_EQ(lookup_store_open(&opts, &err, &store), 0);
+        struct lookup_store_info info = info_of(store);
+        CHECK_EQ(info.files, 4);
+        CHECK_EQ(info.generation, 1);
+        CHECK_EQ(info.built, start == 1);
+        lookup_store_release(&store);
+    }
+    opts.data_dir = opts.corpus;
+    CHECK_EQ(lookup_store_open(&opts, &err, &store), -EINVAL);
+    CHECK_CONTAINS(err.message, "cannot be both the corpus and the data directory");
+}
+
 TEST(bad_places_are_named) {
     put_small_corpus();
     struct lookup_store_opts opts = default_opts();

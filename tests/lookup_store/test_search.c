@@ -25,6 +25,16 @@ static const char *result_field(json_t *body, size_t index, const char *name) {
     return text ? text : "(none)";
 }
 
+static const char *marks_of(json_t *body, size_t index) {
+    static char text[512];
+    char *dumped = json_dumps(
+            json_object_get(json_array_get(json_object_get(body, "results"), index), "marks"),
+            JSON_COMPACT | JSON_ENCODE_ANY);
+    snprintf(text, sizeof(text), "%s", dumped ? dumped : "(none)");
+    free(dumped);
+    return text;
+}
+
 TEST(search_finds_documents_with_all_words) {
     put_small_corpus();
     struct lookup_store *store = open_store(NULL);
@@ -58,9 +68,9 @@ TEST(answer_is_json_with_marked_snippets) {
     CHECK(json_is_false(json_object_get(body, "cached")));
     CHECK_STR(result_field(body, 0, "title"), "Alpha document");
     CHECK_STR(result_field(body, 0, "path"), "a.txt");
-    CHECK_STR(result_field(body, 0, "snippet"), "Alpha document The quick \x02"
-                                                "brown\x03 \x02"
-                                                "fox\x03 jumps over the lazy dog. ");
+    CHECK_STR(result_field(body, 0, "snippet"),
+            "Alpha document The quick brown fox jumps over the lazy dog. ");
+    CHECK_STR(marks_of(body, 0), "[[25,30],[31,34]]");
     json_decref(body);
     lookup_answer_release(&answer);
     lookup_answer_release(&answer);
@@ -86,9 +96,30 @@ TEST(snippet_shows_where_the_words_stand_together) {
     struct lookup_store *store = open_store(NULL);
     struct lookup_answer answer = search(store, "needle thread");
     json_t *body = body_of(&answer, "x");
-    CHECK_CONTAINS(result_field(body, 0, "snippet"), "the \x02needle\x03 meets its \x02thread\x03");
+    CHECK_CONTAINS(result_field(body, 0, "snippet"), "the needle meets its thread");
     CHECK(strncmp(result_field(body, 0, "snippet"), "\xE2\x80\xA6 ", 4) == 0);
     CHECK(strlen(result_field(body, 0, "snippet")) < 400);
+    json_decref(body);
+    lookup_answer_release(&answer);
+    lookup_store_release(&store);
+}
+
+TEST(snippet_is_plain_text_and_its_marks_count_characters) {
+    /* Letters of two, three and four bytes before the match, and control characters of the text's own. */
+    put_text("odd.txt",
+            "Title\nna\xC3\xAFve \xE2\x82\xAC\x02 \xF0\x9F\x98\x80 caf\xC3\xA9 and needle\x03 more "
+            "words "
+            "and more words, so that two controls are few among them all, and it is text\n");
+    struct lookup_store *store = open_store(NULL);
+    struct lookup_answer answer = search(store, "cafe needle");
+    json_t *body = body_of(&answer, "x");
+    const char *snippet = result_field(body, 0, "snippet");
+    static const char begin[] =
+            "Title na\xC3\xAFve \xE2\x82\xAC \xF0\x9F\x98\x80 caf\xC3\xA9 and needle more";
+    CHECK(strncmp(snippet, begin, sizeof(begin) - 1) == 0);
+    for (const char *c = snippet; *c; c++)
+        CHECK((unsigned char)*c >= 0x20);
+    CHECK_STR(marks_of(body, 0), "[[16,20],[25,31]]");
     json_decref(body);
     lookup_answer_release(&answer);
     lookup_store_release(&store);

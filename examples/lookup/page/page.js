@@ -29,18 +29,17 @@ function bold(text) {
   return b;
 }
 
-/* A snippet marks its matches with U+0002 and U+0003; everything is text, nothing is markup. */
-function marked(text) {
-  const out = [];
-  for (const part of text.split('\u0002')) {
-    const end = part.indexOf('\u0003');
-    if (end >= 0) {
-      const mark = document.createElement('mark');
-      mark.textContent = part.slice(0, end);
-      out.push(mark);
-    }
-    out.push(part.slice(end + 1));
+/* The text with its matches marked: ranges of characters (code points).  Everything is text, nothing is markup. */
+function marked(text, ranges) {
+  const characters = Array.from(text), out = [];
+  let from = 0;
+  for (const [first, behind] of ranges) {
+    const mark = document.createElement('mark');
+    mark.textContent = characters.slice(first, behind).join('');
+    out.push(characters.slice(from, first).join(''), mark);
+    from = behind;
   }
+  out.push(characters.slice(from).join(''));
   return out;
 }
 
@@ -48,7 +47,7 @@ function row(result) {
   const li = document.createElement('li'), h2 = document.createElement('h2'), a = document.createElement('a');
   const path = document.createElement('p'), snippet = document.createElement('p');
   a.href = '/documents/' + result.id;
-  a.append(...marked(result.title || result.path));
+  a.textContent = result.title || result.path;
   a.addEventListener('click', event => {
     if (event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
     event.preventDefault();
@@ -57,7 +56,7 @@ function row(result) {
   path.className = 'path';
   path.textContent = result.path;
   snippet.className = 'snippet';
-  snippet.append(...marked(result.snippet));
+  snippet.append(...marked(result.snippet, result.marks));
   h2.append(a);
   li.append(h2, path, snippet);
   return li;
@@ -129,7 +128,7 @@ async function open(id, result) {
     return;
   }
   if (result && !all) {
-    $('document-title').replaceChildren(...marked(result.title || result.path));
+    $('document-title').textContent = result.title || result.path;
     $('document-path').textContent = result.path;
   } else if (!all) {
     $('document-title').textContent = 'Document ' + id;
@@ -260,7 +259,9 @@ for (const plot of plots) {
   });
 }
 
-function nice(top) {
+/* A round number above: of bytes a power of two, as they are shown in KiB and MiB. */
+function nice(top, unit) {
+  if (unit === bytes) return 2 ** Math.ceil(Math.log2(top * 1.02));
   const power = 10 ** Math.floor(Math.log10(top));
   return [1, 2, 5, 10].map(n => n * power).find(n => n >= top * 1.02) || top;
 }
@@ -275,7 +276,7 @@ function draw(plot) {
   g.setTransform(scale, 0, 0, scale, 0, 0);
   g.clearRect(0, 0, width, height);
   const peak = Math.max(plot.floor || 0, ...points.flatMap(p => plot.lines.map(([, get]) => get(p) || 0)));
-  const top = plot.top || (peak > 0 ? nice(peak) : 1);
+  const top = plot.top || (peak > 0 ? nice(peak, plot.unit) : 1);
   const y = v => height - 3 - (height - 18) * Math.min(v / top, 1), x = i => width - (points.length - 1 - i) * width / (KEEP - 1);
   g.font = '11px system-ui, sans-serif';
   g.strokeStyle = color('--grid');
@@ -295,15 +296,15 @@ function draw(plot) {
     points.forEach((p, k) => {
       const v = get(p);
       if (v == null) return;
-      if (begun) g.lineTo(x(k), y(v));
-      else g.moveTo(first = x(k), y(v));
+      if (!begun) g.moveTo((first = x(k)) - .1, y(v)); /* a single point is a dot */
+      g.lineTo(x(k), y(v));
       begun = true;
       last = x(k);
     });
     if (!begun) return;
     g.strokeStyle = stroke;
     g.lineWidth = 1.75;
-    g.lineJoin = 'round';
+    g.lineJoin = g.lineCap = 'round';
     g.stroke();
     if (i) return;
     g.lineTo(last, y(0));
