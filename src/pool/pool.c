@@ -149,12 +149,17 @@ static size_t reclaim(void *ctx, size_t want) {
         return 0;
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
-    size_t n = want / pool->resource_bytes + (want % pool->resource_bytes != 0);
+    size_t each = pool->resource_bytes;
+    size_t n = want / each + (want % each != 0);
     pnx__pool_lock(pool);
+    /* What is being closed comes back anyway: asked again before it has, do not take as much once more. */
+    uint32_t closing = pool->core.n[PNX__POOL_CLOSING];
+    n = n > closing ? n - closing : 0;
     uint32_t closed =
             pnx__pool_core_evict(&pool->core, n < UINT32_MAX ? (uint32_t)n : UINT32_MAX, &effects);
     pnx__pool_unlock(pool, &effects, NULL);
-    return closed * pool->resource_bytes;
+    /* The pool may be gone: its user may have released it while a close ran here. */
+    return closed * each;
 }
 
 /* Frees what create made; the pool was never visible, or nobody uses it any more. */

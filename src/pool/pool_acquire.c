@@ -118,12 +118,16 @@ static pnx_ns drive_as_waiter(
 
 static int granted(struct pnx_pool *pool, const struct pnx__pool_waiter *waiter, pnx_ns since,
         struct pnx_lease *ret_lease) {
+    struct pnx__pool_effects effects;
+    pnx__pool_effects_init(&effects);
     pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
     pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_wait], now - since);
     pnx_owner_add(
             &pool->core.stats[PNX__POOL_STAT_wait_time], now > since ? (uint64_t)(now - since) : 0);
-    pnx__mutex_unlock(&pool->lock);
+    if (pool->threads == 0)
+        pnx__pool_core_poke(&pool->core, &effects); /* the next one watches the timers */
+    pnx__pool_unlock(pool, &effects, NULL);
     *ret_lease = (struct pnx_lease){.slot = waiter->slot, .generation = waiter->generation};
     return 0;
 }

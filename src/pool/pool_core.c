@@ -200,6 +200,8 @@ struct pnx_slot *pnx__pool_core_take(struct pnx__pool_core *core, pnx_ns now,
             return NULL;
         pnx__list_remove(link);
         *ret_generation = grant(core, slot);
+        if (core->n[PNX__POOL_IDLE] < core->config.min_idle && core->size < core->max)
+            effects->work = true; /* ahead of need: not when somebody waits already */
         return slot;
     }
     return NULL;

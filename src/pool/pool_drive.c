@@ -202,7 +202,7 @@ static void push_ended_locked(struct pnx_pool *pool, struct pnx__pool_thread *th
     pool->ended = thread;
 }
 
-/* Starts the thread that plan_work_locked() counted.  True when that failed and there is no other. */
+/* Starts the thread that plan_work_locked() counted.  True when that failed and no other is free. */
 static bool start_thread(struct pnx_pool *pool) {
     struct pnx_os_thread *os = NULL;
     char name[16];
@@ -224,12 +224,17 @@ static bool start_thread(struct pnx_pool *pool) {
         pool->refs--;
         pnx__pool_count(&pool->core, PNX__POOL_STAT_thread_failures);
         effects.ended = true; /* a closer may wait for the number of threads */
+        /* Jobs and timers are somebody else's now: a parked thread's, or a waiter's, since others may hang. */
+        if (pool->parked > 0)
+            plan.wake_threads = 1;
+        else
+            pnx__pool_core_poke(&pool->core, &effects);
     } else {
         thread->os = os;
         if (thread->ended)
             push_ended_locked(pool, thread);
     }
-    bool none = pool->threads == 0;
+    bool none = rc && pool->parked == 0;
     plan_end_locked(pool, &effects, &plan);
     unlock_and_wake(pool, &effects, &plan);
     if (rc)
@@ -249,8 +254,11 @@ static void thread_job(
     struct plan plan = {0};
     effects->work = true; /* there may be more */
     plan_work_locked(pool, effects, &plan);
+    /* While this thread works, somebody has to watch the timers: a thread that wakes becomes the keeper. */
+    if (!pool->keeper && !plan.start && pool->starting == 0 && pool->parked > 0 &&
+            plan.wake_threads == 0)
+        plan.wake_threads = 1;
     if (!plan.start && pool->parked == 0 && pool->starting == 0) {
-        /* While this thread works, somebody has to watch the timers. */
         plan.start = true;
         pool->refs += 2;
         pool->threads++;

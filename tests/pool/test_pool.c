@@ -283,6 +283,23 @@ TEST(min_idle_is_filled_by_ticks_and_kept) {
     tear_down(pool);
 }
 
+TEST(min_idle_is_filled_again_as_soon_as_one_is_taken) {
+    test_env_init(&te);
+    mock = mock_new();
+    struct pnx_pool *pool = mock_pool(
+            &mock_manager, PNX_POOL_OPTS(.name = "db", .ctx = mock, .env = &te.env, .max = 3,
+                                   .min_idle = 1, .connect_timeout_ns = PNX_NEVER,
+                                   .idle_ns = PNX_NEVER, .lifetime_ns = PNX_NEVER));
+    mock_wait(mock, &mock->connects, 1);
+    struct pnx_lease a = mock_acquire(pool, 30 * PNX_SEC);
+    mock_wait(mock, &mock->connects, 2); /* no tick is due, ever */
+    struct pnx_lease b = mock_acquire(pool, 30 * PNX_SEC);
+    mock_wait(mock, &mock->connects, 3);
+    pnx_lease_release(&a);
+    pnx_lease_release(&b);
+    tear_down(pool);
+}
+
 TEST(lifetimes_end_within_the_last_tenth_and_not_together) {
     set_up();
     struct pnx_pool *pool =

@@ -148,6 +148,54 @@ TEST(a_tight_budget_refuses_connects_and_takes_idle_resources_back) {
     pnx_budget_release(&budget);
 }
 
+TEST(a_reclaim_takes_no_more_than_asked_for_while_its_closes_run) {
+    test_env_init(&te);
+    mock = mock_new();
+    struct pnx_budget *budget;
+    CHECK_EQ(pnx_budget_create(PNX_BUDGET_OPTS(.parent = pnx_budget_off()), NULL, &budget), 0);
+    struct pnx_pool *pool = mock_pool(
+            &mock_manager, PNX_POOL_OPTS(.name = "db", .ctx = mock, .env = &te.env, .max = 4,
+                                   .budget = budget, .resource_bytes = 1 << 20));
+    struct pnx_lease leases[4];
+    for (int i = 0; i < 4; i++)
+        leases[i] = mock_acquire(pool, 30 * PNX_SEC);
+    for (int i = 0; i < 4; i++)
+        pnx_lease_release(&leases[i]);
+    mock_set(mock, &mock->hold_close, true);
+    CHECK_EQ(pnx_budget_reclaim(budget, 1), 0); /* nothing is free before a close has returned */
+    CHECK_EQ(pnx_budget_reclaim(budget, 1 << 20), 0);
+    CHECK_EQ(mock_stats(pool).closing, 1);
+    CHECK_EQ(mock_stats(pool).idle, 3);
+    mock_set(mock, &mock->hold_close, false);
+    mock_wait(mock, &mock->closes, 1);
+    tear_down(pool);
+    pnx_budget_release(&budget);
+}
+
+static struct pnx_pool *to_release;
+static void close_and_release(void *ctx, void *resource, pnx_ns deadline) {
+    mock_close(ctx, resource, deadline);
+    pnx_pool_release(&to_release); /* as another thread may do at this moment */
+}
+
+TEST(a_pool_may_be_released_while_a_reclaim_closes_its_last_resource) {
+    set_up();
+    struct pnx_budget *budget;
+    CHECK_EQ(pnx_budget_create(PNX_BUDGET_OPTS(.parent = pnx_budget_off()), NULL, &budget), 0);
+    struct pnx_pool_manager manager = mock_manager;
+    manager.close = close_and_release;
+    to_release = mock_pool(&manager, OPTS(.max = 1, .budget = budget, .resource_bytes = 1 << 20));
+    struct pnx_lease lease = mock_acquire(to_release, PNX_SEC);
+    pnx_lease_release(&lease);
+    CHECK(pnx_budget_reclaim(budget, 1) >= 1 << 20);
+    CHECK(!to_release);
+    CHECK_EQ(mock->live, 0);
+    CHECK_EQ(used(budget), 0);
+    pnx_budget_release(&budget);
+    test_env_check_empty(&te);
+    free(mock);
+}
+
 /* ---- statistics, events, health, text ---- */
 
 struct text {
@@ -329,6 +377,7 @@ struct waiter {
     struct pnx_pool *pool;
     pnx_ns timeout;
     int rc;
+    struct pnx_lease lease;
 };
 static void *wait_and_release(void *arg) {
     struct waiter *waiter = arg;
@@ -344,7 +393,7 @@ TEST(p8_without_threads_a_waiter_that_leaves_hands_the_timers_to_the_next) {
     mock->connect_errors = -1;
     struct pnx_pool *pool = mock_pool(&mock_manager,
             OPTS(.max = 1, .backoff_ns = 30 * PNX_MS, .backoff_max_ns = 30 * PNX_MS));
-    struct waiter first = {pool, 60 * PNX_MS, 1}, second = {pool, 30 * PNX_SEC, 1};
+    struct waiter first = {pool, 60 * PNX_MS, 1, {0}}, second = {pool, 30 * PNX_SEC, 1, {0}};
     pthread_t threads[2];
     CHECK(pthread_create(&threads[0], NULL, wait_and_release, &first) == 0);
     mock_wait(mock, &mock->failed, 1);
@@ -358,5 +407,42 @@ TEST(p8_without_threads_a_waiter_that_leaves_hands_the_timers_to_the_next) {
     pthread_join(threads[1], NULL);
     CHECK_EQ(second.rc, 0);
     CHECK(pnx_now() - start < 20 * PNX_SEC);
+    tear_down(pool);
+}
+
+static void *wait_and_keep(void *arg) {
+    struct waiter *waiter = arg;
+    waiter->rc = pnx_pool_acquire(waiter->pool, waiter->timeout, NULL, &waiter->lease);
+    return NULL;
+}
+
+TEST(p8_without_threads_a_waiter_that_is_served_hands_the_timers_to_the_next) {
+    test_env_init(&te);
+    mock = mock_new();
+    struct pnx_pool *pool = mock_pool(
+            &mock_manager, OPTS(.max = 2, .backoff_ns = PNX_SEC, .connect_timeout_ns = PNX_NEVER,
+                                   .idle_ns = PNX_NEVER, .lifetime_ns = PNX_NEVER));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    mock->connect_errors = 1;
+    mock_set(mock, &mock->hold_connect, true);
+    struct waiter first = {.pool = pool, .timeout = 30 * PNX_SEC};
+    struct waiter second = {.pool = pool, .timeout = 15 * PNX_SEC};
+    pthread_t threads[2];
+    CHECK(pthread_create(&threads[0], NULL, wait_and_keep, &first) == 0);
+    mock_wait(mock, &mock->in_connect, 1);
+    CHECK(pthread_create(&threads[1], NULL, wait_and_keep, &second) == 0);
+    pnx_ns end = pnx_now() + 30 * PNX_SEC;
+    while (mock_stats(pool).waiting != 2 && pnx_now() < end)
+        sched_yield();
+    mock_set(mock, &mock->hold_connect, false);
+    while (mock_stats(pool).connect_failures != 1 && pnx_now() < end)
+        sched_yield();
+    pnx_lease_release(&lease); /* to the first, who sleeps until the pause after the failure ends */
+    pthread_join(threads[0], NULL);
+    CHECK_EQ(first.rc, 0);
+    pthread_join(threads[1], NULL);
+    CHECK_EQ(second.rc, 0); /* by a connect: the first keeps its lease */
+    pnx_lease_release(&first.lease);
+    pnx_lease_release(&second.lease);
     tear_down(pool);
 }

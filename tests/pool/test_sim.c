@@ -63,6 +63,7 @@ static struct world {
     uint64_t life, step;
     bool calm;
     struct pnx__pool_effects effects;
+    bool could_work; /* a job could run before the event whose effects these are */
     uint64_t grants, inversions_possible, checks, connects, failures, overdue, refused, idles;
 } w;
 
@@ -74,7 +75,9 @@ static uint64_t dice(uint64_t sides) {
     return test_random(&w.random) % sides;
 }
 
+/* Stands before each event; collect() after it. */
 static void effects_clear(void) {
+    w.could_work = pnx__pool_core_runnable(&w.core, false, w.now);
     w.effects.wakes = 0;
     w.effects.work = w.effects.timer = w.effects.ended = false;
 }
@@ -111,6 +114,10 @@ static void check_grant(int id, bool from_queue) {
 /* Sees which waiters have an outcome after an event: at most one grant, and that to the model's head. */
 static void collect(void) {
     int granted = 0;
+    /* The shell looks for somebody to run a job only when it is told. */
+    HOLDS(w.could_work || w.effects.work || !pnx__pool_core_runnable(&w.core, false, w.now),
+            "D1: a job can run, and nobody is told");
+    w.could_work = true; /* until the next event: time alone tells nobody, its tick does */
     for (int at = 0; at < w.queued;) {
         int id = w.queue[at];
         struct client *client = &w.clients[id];
@@ -180,6 +187,8 @@ static void spend_and_return(int id, bool keep) {
     resource->seen_use = now > w.core.now ? now : w.core.now;
     pnx__pool_core_returned(&w.core, slot, keep,
             dice(2) ? PNX__POOL_BECAUSE_DISCARDED : PNX__POOL_BECAUSE_RESET, now, &w.effects);
+    HOLDS(living <= w.core.max || pnx__pool_slot_state(slot) == PNX__POOL_CLOSING,
+            "P1: one too many came home, and was kept");
     if (keep && pnx__pool_slot_state(slot) == PNX__POOL_CLOSING)
         HOLDS(slot->reason != PNX__POOL_BECAUSE_RESIZE || living > w.core.max,
                 "closed as one too many, but it was not");
@@ -384,6 +393,7 @@ static void be_born(uint64_t seed, uint64_t life) {
     w.random = seed + life * UINT64_C(0x9E3779B97F4A7C15);
     w.life = life;
     w.step = 0;
+    w.could_work = true; /* at birth, create looks */
     w.now = 1 + (pnx_ns)dice((uint64_t)PNX_SEC);
     w.workers = 1 + (uint32_t)dice(6);
     uint32_t max = 1 + (uint32_t)dice(dice(2) ? 3 : SLOTS);

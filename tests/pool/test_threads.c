@@ -7,6 +7,7 @@
 #include "harness/harness.h"
 #include "os/thread.h"
 #include "pool/mock.h"
+#include "pool/pool.h"
 
 #include <unistd.h>
 
@@ -411,6 +412,34 @@ TEST(an_overdue_connect_does_not_stand_in_the_way_of_the_next) {
     tear_down(pool);
 }
 
+TEST(timers_are_watched_while_the_thread_that_watched_them_works) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_manager,
+            OPTS(.max = 4, .max_connecting = 1, .connect_timeout_ns = PNX_MS, .backoff_ns = PNX_MS,
+                    .idle_ns = PNX_NEVER, .lifetime_ns = PNX_NEVER));
+    struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
+    /* Two threads are left: the first to park watches the timers, and is the first to be woken for work. */
+    pnx_ns begin = pnx_now();
+    for (bool both = false; !both; sched_yield()) {
+        pnx__pool_lock(pool);
+        both = pool->parked == 2;
+        pnx__mutex_unlock(&pool->lock);
+        CHECK(pnx_now() - begin < 30 * PNX_SEC);
+    }
+    mock_set(mock, &mock->hold_connect, true); /* a connect that ignores its deadline */
+    begin = pnx_now();
+    struct caller caller = {0};
+    start(&caller, pool, 60 * PNX_SEC);
+    UNTIL(pool, s.overdue >= 1);
+    CHECK(pnx_now() - begin < 15 * PNX_SEC); /* the other one sleeps for 30 s if nobody wakes it */
+    mock_set(mock, &mock->hold_connect, false);
+    join(&caller);
+    CHECK_EQ(caller.rc, 0);
+    pnx_lease_release(&caller.lease);
+    pnx_lease_release(&lease);
+    tear_down(pool);
+}
+
 TEST(a_pool_whose_threads_cannot_be_started_works_in_its_callers) {
     if (!test_os_faults())
         test_skip("needs PNX_FAULTS");
@@ -430,6 +459,28 @@ TEST(a_pool_whose_threads_cannot_be_started_works_in_its_callers) {
     lease = mock_acquire(pool, 30 * PNX_SEC);
     pnx_lease_discard(&lease);
     UNTIL(pool, s.threads > 0);
+    tear_down(pool);
+}
+
+TEST(p8_a_waiter_connects_itself_when_the_only_thread_hangs_and_no_other_can_be_had) {
+    if (!test_os_faults())
+        test_skip("needs PNX_FAULTS");
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_manager, OPTS(.max = 2));
+    test_os_fault("pthread_create", 2, true, EAGAIN);
+    mock_set(mock, &mock->hold_connect, true);
+    struct caller callers[2] = {{0}};
+    start(&callers[0], pool, 30 * PNX_SEC);
+    mock_wait(mock, &mock->in_connect, 1);
+    start(&callers[1], pool, 30 * PNX_SEC);
+    mock_wait(mock, &mock->in_connect, 2);
+    CHECK(test_os_fault_clear() > 0);
+    mock_set(mock, &mock->hold_connect, false);
+    for (int i = 0; i < 2; i++) {
+        join(&callers[i]);
+        CHECK_EQ(callers[i].rc, 0);
+        pnx_lease_release(&callers[i].lease);
+    }
     tear_down(pool);
 }
 
