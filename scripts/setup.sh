@@ -4,6 +4,11 @@
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 
+command -v dpkg-query >/dev/null 2>&1 || {
+    echo "setup: this is not Debian: install yourself what scripts/packages.txt names ($*)" >&2
+    exit 0
+}
+
 missing=""
 for group in "$@"; do
     # shellcheck disable=SC2013 # one word a package
@@ -23,7 +28,7 @@ if [ "$(id -u)" != 0 ]; then
     }
     sudo=sudo
 fi
-export DEBIAN_FRONTEND=noninteractive
 $sudo apt-get update -qq
+# env, since sudo does not hand on the environment.
 # shellcheck disable=SC2086 # one word per package
-$sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null

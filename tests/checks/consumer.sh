@@ -1,9 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# consumer.sh BUILD CMAKE - installs BUILD into a scratch prefix and builds a user's program against it, by
-# find_package and by pkg-config, in C and in C++, shared and static; runs each.
+# consumer.sh BUILD CMAKE RELEASE - installs BUILD into a scratch prefix and builds a user's program against it, by
+# find_package and by pkg-config, in C and in C++, shared and static; runs each.  Then links the static library of
+# the build RELEASE, if it is there (./test makes it), without LTO, as another compiler would.
 set -eu
-build=$1 cmake=$2
+build=$1 cmake=$2 release=$3
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT INT TERM
@@ -35,3 +36,9 @@ case $said in
 *" $version "*) ;; # the version of the header is that of the build
 *) exit 1 ;;
 esac
+
+if [ -f "$release/src/libpatinox.a" ]; then
+    cc -fno-lto -fno-use-linker-plugin -Wall -Wextra -Werror -I"$here/../../include" "$here/consumer/main.c" \
+        "$release/src/libpatinox.a" -pthread -o "$scratch/without_lto"
+    "$scratch/without_lto"
+fi
