@@ -303,6 +303,17 @@ static int cleanup(void *arg, const struct pnx_cancel *cancel) {
     return server_stop(arg, pnx_cancel_deadline(cancel));
 }
 
+/* Two programs may both have bound the port while neither listened: the second to listen learns it here. */
+static int start_listening(int fd, struct pnx_error *err) {
+    char url[SERVER_URL_SIZE];
+    if (listen(fd, LISTEN_BACKLOG) == 0)
+        return 0;
+    int error = errno;
+    make_url(fd, url);
+    return fail(err, -error, "listen", "cannot serve at %s: %s; --port N takes another port", url,
+            error == EADDRINUSE ? "another program was first" : strerror(error));
+}
+
 static int start_parts(
         struct server *server, const struct server_opts *opts, struct pnx_error *err) {
     int r = make_constant(server, opts->bench_constant, err);
@@ -317,8 +328,9 @@ static int start_parts(
     r = start_daemon(server, err);
     if (r < 0)
         return r;
-    if (listen(opts->listen_fd, LISTEN_BACKLOG) != 0)
-        return fail(err, -errno, "listen", "cannot serve on this port: %s", strerror(errno));
+    r = start_listening(opts->listen_fd, err);
+    if (r < 0)
+        return r;
     r = pthread_create(&server->acceptor, NULL, accept_main, server);
     if (r != 0)
         return fail(err, -r, "start", "cannot start a thread: %s", strerror(r));

@@ -351,6 +351,29 @@ TEST(port_that_somebody_listens_on_is_refused) {
     pnx_registry_release(&registry);
 }
 
+TEST(port_that_two_have_bound_goes_to_the_first_that_listens) {
+    struct pnx_error err = {0};
+    char other_url[SERVER_URL_SIZE];
+    int first = server_bind("127.0.0.1", 0, &err, url);
+    CHECK(sscanf(url, "http://127.0.0.1:%hu/", &port) == 1);
+    int second = server_bind("127.0.0.1", port, &err, other_url);
+    CHECK_MSG(second >= 0, "%s", err.message);
+    CHECK_EQ(listen(first, 1), 0);
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    const struct server_opts opts = {.listen_fd = second,
+            .registry = registry,
+            .search_timeout = PNX_SEC,
+            .connections = 8,
+            .client_timeout_s = 30};
+    struct server *server = NULL;
+    CHECK_EQ(server_start(&opts, &err, &server), -EADDRINUSE);
+    CHECK_CONTAINS(err.message, url);
+    CHECK_CONTAINS(err.message, "another program was first; --port N");
+    CHECK(!server);
+    close(first);
+    pnx_registry_release(&registry);
+}
+
 static void hammer(unsigned index, void *ctx) {
     static const char *const paths[] = {"/search?q=a", "/documents/1", "/health",
             "/search?q=cached", "/metrics", "/stats.json", "/nothing", "/"};
