@@ -4,7 +4,8 @@
 
 Outside src/os: no #if on a platform, compiler vendor of another system, or processor; no system header but those
 of C11 and <pthread.h>; a lock is the library's own mutex, which has a rank.  In all of src: nothing prints but the
-one line with which a debug build aborts, and nothing exits, sleeps, installs handlers or reads the environment.
+one line with which a debug build aborts, and nothing exits, sleeps, installs handlers or reads the environment.  Every
+rank of src/base/lock_ranks.def is that of a lock.
 """
 import re
 import sys
@@ -64,6 +65,13 @@ def objections(name, path):
             yield f"{where}: the library prints nothing, but for the line before a debug build's abort()"
 
 
+def unused_ranks(root):
+    table = root / "src/base/lock_ranks.def"
+    ranks = re.findall(r"^LOCK\((\w+)", table.read_text(), re.M) if table.exists() else []
+    used = set(re.findall(r"\bPNX_RANK_(\w+)", "".join(path.read_text() for path in (root / "src").rglob("*.c"))))
+    return [f"src/base/lock_ranks.def: no lock has the rank {rank}" for rank in ranks if rank not in used]
+
+
 def main(root):
     bad = count = 0
     for top in ("src", "include"):
@@ -74,6 +82,9 @@ def main(root):
             for objection in objections(path.relative_to(root).as_posix(), path):
                 print(objection)
                 bad += 1
+    for objection in unused_ranks(root):
+        print(objection)
+        bad += 1
     print(f"{count} files, {bad} objections")
     return 1 if bad else 0
 

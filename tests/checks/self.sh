@@ -35,6 +35,9 @@ for line in '#ifdef __linux__' '#if defined(_WIN32)' '#include <sys/mman.h>' '#i
 done
 printf '%s\n' '/* exit(1) */ const char *text = "printf(";' >"$scratch/src/pool/b.c"
 "$python" "$root/scripts/check_platform.py" "$scratch" >"$scratch/out" || fail "platform: a comment was refused"
+mkdir -p "$scratch/src/base"
+echo 'LOCK(NOBODY, "nothing")' >"$scratch/src/base/lock_ranks.def"
+"$python" "$root/scripts/check_platform.py" "$scratch" >"$scratch/out" && fail "platform: a rank without a lock passed"
 
 # Defaults: a guide and a header that say something else than the table.
 mkdir -p "$scratch/tree"
