@@ -61,6 +61,17 @@ def check_promises(root, results, ctests):
     return bad
 
 
+def check_guarantees(root):
+    """Each P of a public header has a row: "P1" in the table of that name, or "<header>-P1" in any."""
+    ids = {(table.stem, line.split("\t")[0]) for table in (root / "docs/promises").glob("*.tsv")
+           for line in table.read_text().splitlines()}
+    anywhere = {row for _, row in ids}
+    return [f"include/patinox/{header.name}: {p} has no row in docs/promises"
+            for header in sorted((root / "include/patinox").glob("*.h"))
+            for p in re.findall(r"^ \*   (P\d+)  ", header.read_text(), re.M)
+            if (header.stem, p) not in ids and f"{header.stem}-{p}" not in anywhere]
+
+
 def check_skips(root, results):
     expected = []
     for line in (root / "tests/expected-skips").read_text().splitlines():
@@ -77,7 +88,8 @@ def check_skips(root, results):
 
 def main(root, build):
     results = read_results(build / "results")
-    bad = check_promises(root, results, ctest_names(build)) + check_skips(root, results)
+    bad = (check_promises(root, results, ctest_names(build)) + check_guarantees(root) +
+           check_skips(root, results))
     print("\n".join(bad))
     print(f"{len(results)} test results, {len(bad)} objections")
     return 1 if bad or not results else 0
