@@ -157,7 +157,8 @@ static void stop_running(struct pnx_config *config) {
     /* release: pairs with config.phase */
     pnx_store(&config->phase, PNX_CONFIG_THREAD_STOPPED, PNX_RELEASE, "config.stop");
     pnx__futex_wake(&config->phase, 1);
-    if (config->stop_fd >= 0)
+    /* A child shares the descriptor: its signal would wake the parent's thread, for ever. */
+    if (config->stop_fd >= 0 && !pnx__config_forked(config))
         pnx__eventfd_set(config->stop_fd);
 }
 
@@ -310,26 +311,32 @@ static void refuse_more(struct pnx_config *config) {
     stop_running(config);
 }
 
-/* P3: who owns the latch may be inside a callback.  -EDEADLK, -ENOMEM: then it is not another thread. */
-static void wait_for_callbacks(struct pnx_config *config) {
-    if (pnx__latch_acquire(&config->busy, &config->env, PNX_NEVER) == 0)
+/*
+ * P3: who owns the latch may be inside a callback.  false when that callback must not be waited for: it waits,
+ * over other configs or cells, for one that this thread is in.
+ */
+static bool wait_for_callbacks(struct pnx_config *config) {
+    int rc = pnx__latch_acquire(&config->busy, &config->env, PNX_NEVER);
+    if (rc == 0)
         pnx__latch_release(&config->busy);
+    return rc != -EDEADLK;
 }
 
 /* Does not join the thread, which may be waiting in a release for this cleanup; it ends by itself. */
 static int cleanup(void *arg, const struct pnx_cancel *cancel) {
     (void)cancel;
     refuse_more(arg);
-    wait_for_callbacks(arg);
+    (void)wait_for_callbacks(arg);
     return 0;
 }
 
-static void end_thread(struct pnx_config *config) {
+/* joinable: no callback on it waits for this thread. */
+static void end_thread(struct pnx_config *config, bool joinable) {
     if (!config->thread)
         return;
     if (pnx__config_forked(config))
         config->thread = NULL; /* it exists only in the parent */
-    else if (on_own_thread(config))
+    else if (!joinable || on_own_thread(config))
         pnx__thread_detach(&config->thread);
     else
         pnx__thread_join(&config->thread); /* it waits for no latch and no lock of the user's now */
@@ -341,8 +348,7 @@ static void finish_release(struct pnx_config *config) {
         (void)pnx_registry_remove(config->registry, config->id); /* waits for a running cleanup */
         pnx_registry_release(&config->registry);
     }
-    wait_for_callbacks(config);
-    end_thread(config);
+    end_thread(config, wait_for_callbacks(config));
     drop(config);
 }
 

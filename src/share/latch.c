@@ -72,6 +72,7 @@ int pnx__latch_acquire(struct pnx_latch *latch, const struct pnx_env *env, pnx_n
         return -ENOMEM; /* an owner without a name could not be told from itself */
     pnx__mutex_assert_none_held();
     struct waiter waiter = {.thread = self};
+    bool tries = deadline <= pnx__now(env);
     pnx__mutex_lock(&lock);
     forget_parent_locked(latch, self);
     if (!latch->owner) {
@@ -82,6 +83,10 @@ int pnx__latch_acquire(struct pnx_latch *latch, const struct pnx_env *env, pnx_n
     if (closes_circle_locked(latch, self)) {
         pnx__mutex_unlock(&lock);
         return -EDEADLK;
+    }
+    if (tries) {
+        pnx__mutex_unlock(&lock); /* never queued: others must not take it for one who waits */
+        return -ETIMEDOUT;
     }
     pnx__list_push_back(&latch->waiters, &waiter.link);
     self->waits_for = latch;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* config: life, threads, callbacks, errors at creation; P1 and P3 of patinox/config.h. */
 #include "config_case.h"
+#include "share/config.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -381,6 +382,39 @@ TEST(p3_release_waits_for_a_callback_on_the_thread) {
     test_env_check_empty(&te);
 }
 
+/* Two configs, each of whose callbacks releases the other one while that one's callback runs. */
+struct crossed {
+    struct pnx_config *configs[2];
+    pthread_barrier_t begun;
+};
+
+struct crossed_side {
+    struct crossed *crossed;
+    int other;
+};
+
+static void release_other(void *ctx, const void *value, uint64_t version) {
+    struct crossed_side *side = ctx;
+    (void)value;
+    (void)version;
+    pthread_barrier_wait(&side->crossed->begun);
+    pnx_config_release(&side->crossed->configs[side->other]);
+}
+
+TEST(p3_two_callbacks_that_release_each_others_config_do_not_hang) {
+    struct crossed crossed;
+    struct crossed_side sides[2] = {{&crossed, 1}, {&crossed, 0}};
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    pthread_barrier_init(&crossed.begun, NULL, 2);
+    for (int i = 0; i < 2; i++)
+        crossed.configs[i] = create_threaded(path, release_other, &sides[i]);
+    put(path, "2");
+    while (__atomic_load_n(&te.live_blocks, __ATOMIC_ACQUIRE) != 0)
+        sched_yield(); /* the threads free them */
+}
+
 struct two_reloads {
     struct pnx_config *config;
     pthread_barrier_t begun;
@@ -750,6 +784,11 @@ static void check_fork(uint32_t flags) {
     CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
     put(path, "5");
     CHECK_EQ(test_child(use_in_child, config), -SIGKILL);
+    if (flags & PNX_CONFIG_THREAD) {
+        /* The descriptor is shared: a signal of the child's would keep the parent's thread awake for ever. */
+        struct pollfd stop = {.fd = config->stop_fd, .events = POLLIN};
+        CHECK_EQ(poll(&stop, 1, 0), 0);
+    }
     if (!flags)
         CHECK_EQ(
                 case_tick(config), te.now + 60 * PNX_SEC); /* the child took no notification away */
