@@ -119,7 +119,8 @@ PNX_API void *pnx_guard_dismiss(struct pnx_guard *guard);
 
 /*
  * Runs the cleanup here and empties the guard.  Returns what the cleanup returned; 0 for an empty guard;
- * -EALREADY when the registry has run it, after waiting for its end (-EDEADLK as pnx_registry_remove() says).
+ * -EALREADY when the registry has run it, after waiting for its end (-EDEADLK as pnx_registry_remove() says);
+ * -ESTALE in a forked child for a tracked guard of its parent, whose cleanup it does not run.
  */
 PNX_API int pnx_guard_run(struct pnx_guard *guard);
 

@@ -23,6 +23,7 @@
 /* Guarded by runs_lock, all of it. */
 struct run {
     struct pnx_link link;
+    uint32_t generation; /* of fork: in which the link is in the list */
     struct pnx_registry *registry;
     struct pnx_row *row;
     pthread_t thread;
@@ -33,6 +34,20 @@ struct run {
 
 static struct pnx_mutex runs_lock = PNX_MUTEX_STATIC(PNX_RANK_CLEANUPS);
 static struct pnx_link runs = {&runs, &runs};
+static uint32_t runs_generation; /* of fork */
+
+/*
+ * Locks the list.  In a forked child it starts empty: the parent's entries lie on stacks of threads that are not
+ * there, which the child's threads get, and with them the same pthread_t.
+ */
+static void lock_runs(void) {
+    uint32_t generation = pnx__fork_generation();
+    pnx__mutex_lock(&runs_lock);
+    if (runs_generation == generation)
+        return;
+    runs_generation = generation;
+    pnx__list_init(&runs);
+}
 
 pnx_ns pnx_cancel_deadline(const struct pnx_cancel *cancel) {
     if (!cancel)
@@ -55,12 +70,14 @@ static int call(struct pnx_registry *registry, struct pnx_row *row) {
     struct run run __attribute__((cleanup(check_returned))) = {
             .registry = registry, .row = row, .thread = pthread_self()};
     pnx__mutex_assert_none_held();
-    pnx__mutex_lock(&runs_lock);
+    lock_runs();
+    run.generation = runs_generation;
     pnx__list_push_front(&runs, &run.link); /* so that a thread's innermost run is found first */
     pnx__mutex_unlock(&runs_lock);
     int code = row->cleanup(row->arg, &row->cancel);
-    pnx__mutex_lock(&runs_lock);
-    pnx__list_remove(&run.link);
+    lock_runs();
+    if (run.generation == runs_generation) /* else the cleanup has forked, and this is the child */
+        pnx__list_remove(&run.link);
     pnx__mutex_unlock(&runs_lock);
     run.returned = true;
     return code > 0 ? -EINVAL : code;
@@ -137,7 +154,7 @@ static int may_wait_locked(const struct pnx_row *row, pthread_t self) {
 
 int pnx__row_wait(struct pnx_registry *registry, struct pnx_row *row, pnx_resource_id id) {
     pthread_t self = pthread_self();
-    pnx__mutex_lock(&runs_lock);
+    lock_runs();
     int rc = may_wait_locked(row, self);
     struct run *mine = rc ? NULL : run_of_thread_locked(self);
     if (mine)
@@ -156,7 +173,7 @@ int pnx__row_wait(struct pnx_registry *registry, struct pnx_row *row, pnx_resour
         pnx__futex_wait(&row->turn, turn, PNX_NEVER);
     }
     if (mine) {
-        pnx__mutex_lock(&runs_lock);
+        lock_runs();
         mine->waits_for = NULL;
         pnx__mutex_unlock(&runs_lock);
     }
@@ -166,7 +183,7 @@ int pnx__row_wait(struct pnx_registry *registry, struct pnx_row *row, pnx_resour
 bool pnx__run_inside(const struct pnx_registry *registry) {
     pthread_t self = pthread_self();
     bool inside = false;
-    pnx__mutex_lock(&runs_lock);
+    lock_runs();
     PNX_LIST_EACH (link, after, &runs) {
         const struct run *run = PNX_CONTAINER(link, struct run, link);
         inside = inside || (run->registry == registry && pthread_equal(run->thread, self));

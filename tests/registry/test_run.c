@@ -278,3 +278,35 @@ TEST(a_forked_child_does_not_wait_for_a_cleanup_that_only_its_parent_has) {
     CHECK_EQ(meeting.result, -SIGKILL);
     pnx_registry_release(&meeting.registry);
 }
+
+/* The child's threads get the stacks of the parent's, and with them the numbers of threads. */
+static void shut_down_in_the_child(unsigned index, void *ctx) {
+    struct meeting *meeting = ctx;
+    (void)index;
+    CHECK_EQ(pnx_registry_shutdown(meeting->registry, PNX_SEC, NULL), 0);
+}
+
+static void start_threads_in_the_child(void *ctx) {
+    test_threads(4, shut_down_in_the_child, ctx);
+    kill(getpid(), SIGKILL); /* as above */
+}
+
+static void clean_and_fork_threads(unsigned index, void *ctx) {
+    struct meeting *meeting = ctx;
+    if (index == 0) {
+        CHECK_EQ(pnx_registry_cleanup(meeting->registry, meeting->id), 0);
+        return;
+    }
+    sem_wait(&meeting->entered);
+    meeting->result = test_child(start_threads_in_the_child, meeting);
+    sem_post(&meeting->go);
+}
+
+TEST(a_forked_childs_threads_are_in_no_cleanup_of_its_parents) {
+    struct meeting meeting;
+    meeting_init(&meeting);
+    meeting.id = add(meeting.registry, enter_and_wait, &meeting);
+    test_threads(2, clean_and_fork_threads, &meeting);
+    CHECK_EQ(meeting.result, -SIGKILL);
+    pnx_registry_release(&meeting.registry);
+}

@@ -732,6 +732,37 @@ TEST(without_a_thread_the_caller_runs_the_cleanups_itself) {
     pnx_registry_release(&registry);
 }
 
+static int take_two_seconds(void *arg, const struct pnx_cancel *cancel) {
+    (void)cancel;
+    test_env_advance(arg, 2 * PNX_SEC);
+    return 0;
+}
+
+TEST(p4_without_a_thread_no_cleanup_begins_after_the_deadline) {
+    if (!test_os_faults())
+        test_skip("needs injected faults");
+    struct test_env te;
+    test_env_init(&te);
+    test_env_virtual(&te, PNX_SEC);
+    struct pnx_registry *registry;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = &te.env), NULL, &registry), 0);
+    for (int i = 0; i < 3; i++) {
+        pnx_resource_id id;
+        CHECK_EQ(pnx_registry_add(registry,
+                         PNX_RESOURCE(.type = "slow", .cleanup = take_two_seconds, .arg = &te),
+                         NULL, &id),
+                0);
+    }
+    test_os_fault("pthread_create", 1, true, EAGAIN);
+    struct pnx_shutdown_report *report;
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), -ETIMEDOUT);
+    CHECK(test_os_fault_clear() >= 1);
+    CHECK_COUNTS(report, 1, 0, 0, 2);
+    CHECK_EQ(counts_of(report).took_ns, 2 * PNX_SEC);
+    pnx_shutdown_report_release(&report);
+    pnx_registry_release(&registry);
+}
+
 TEST(without_a_second_thread_the_first_one_is_waited_for_and_goes_on) {
     if (!test_os_faults())
         test_skip("needs injected faults");
