@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #define TICK_MS          250
+#define RELEASE_WAIT     (5 * PNX_SEC) /* for idle workers to end, when a start has failed */
 #define LISTEN_BACKLOG   512
 #define CONNECTION_BYTES 16384 /* for a request's head, twice what we take, and the answer's */
 #define FDS_OTHER        256u  /* descriptors for the database, mappings, files */
@@ -472,7 +473,7 @@ void server_release(struct server **server_ptr) {
         (void)pnx_registry_remove(server->registry, server->row);
     pthread_mutex_lock(&server->stop_mutex);
     if (!server->stopped)
-        (void)stop_locked(server, pnx_now());
+        (void)stop_locked(server, pnx_now() + RELEASE_WAIT);
     int r = server->stop_result;
     pthread_mutex_unlock(&server->stop_mutex);
     if (r < 0)

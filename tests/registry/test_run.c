@@ -303,6 +303,9 @@ static void clean_and_fork_threads(unsigned index, void *ctx) {
 }
 
 TEST(a_forked_childs_threads_are_in_no_cleanup_of_its_parents) {
+#ifdef PNX_TSAN
+    return; /* TSan has no threads in a child of many; dev and ASan show it */
+#endif
     struct meeting meeting;
     meeting_init(&meeting);
     meeting.id = add(meeting.registry, enter_and_wait, &meeting);

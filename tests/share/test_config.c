@@ -241,7 +241,8 @@ static struct pnx_config *create_threaded(
         const char *path, pnx_config_change_fn *on_change, void *ctx) {
     struct pnx_config_opts opts = case_opts(path);
     struct pnx_config *config = NULL;
-    te.virtual_time = false;
+    if (te.virtual_time) /* the thread of a config that was made before may be reading it */
+        te.virtual_time = false;
     opts.flags = PNX_CONFIG_THREAD;
     opts.debounce_ns = 2 * PNX_MS;
     opts.poll_ns = 5 * PNX_MS;
