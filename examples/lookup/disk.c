@@ -159,8 +159,10 @@ int lookup_disk_read(
     int rc = 0;
     size_t size = 0;
     char *text = malloc(max + 2);
-    if (!text)
-        rc = no_memory(err);
+    if (!text) {
+        close(fd);
+        return no_memory(err);
+    }
     while (!rc && size <= max) {
         ssize_t n = read(fd, text + size, max + 1 - size);
         if (n == 0)

@@ -294,6 +294,8 @@ int lookup_extract(int fd, const char *name, size_t max_bytes, struct lookup_ext
     struct lookup_extract extract = {0};
     struct lookup_buffer raw = {0};
     int rc = read_plain(fd, max_bytes, &extract, &raw);
+    if (!rc && !extract.kind && !raw.data)
+        extract.kind = LOOKUP_EMPTY; /* nothing was read: there is nothing to look at */
     if (!rc && !extract.kind && is_compressed(raw.data, raw.size))
         rc = read_compressed(fd, max_bytes, &extract, &raw);
     if (!rc && !extract.kind) {

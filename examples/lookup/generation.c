@@ -236,7 +236,7 @@ static int open_generation(const struct lookup_generation_opts *opts, uint64_t n
     int rc = 0;
     if (!generation || !dir)
         rc = lookup_fail(err, -ENOMEM, "disk", "no memory");
-    if (!rc) {
+    if (!rc && generation) {
         generation->number = number;
         generation->manifest = *manifest;
         rc = open_texts(opts, dir, generation, err);
@@ -344,7 +344,7 @@ static int read_manifest(const struct lookup_generation_opts *opts, uint64_t num
 /* Looks at one existing generation.  Damage is dealt with here; other errors end the start. */
 static int consider(const struct lookup_generation_opts *opts, uint64_t number,
         struct pnx_error *err, struct choice *choice) {
-    struct lookup_manifest manifest;
+    struct lookup_manifest manifest = {0};
     struct lookup_generation *generation = NULL;
     struct pnx_error why = {0};
     int rc = read_manifest(opts, number, &why, &manifest);
@@ -461,7 +461,7 @@ int lookup_generation_get(const struct lookup_generation_opts *opts, struct pnx_
         rc = choose(opts, &listing, err, &choice);
     if (!rc && !choice.fit)
         rc = build_or_fall_back(opts, listing.highest + 1, &choice, err);
-    if (!rc)
+    if (!rc && choice.fit)
         remove_old(opts, &listing, choice.fit->number);
     free(listing.numbers);
     lookup_generation_release(&choice.oldish);

@@ -3,6 +3,7 @@
 #include "metrics.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -130,8 +131,10 @@ static void write_process(struct buffer *b) {
     unsigned long long pages = 0;
     FILE *file = fopen("/proc/self/statm", "re");
     if (file) {
-        if (fscanf(file, "%*u %llu", &pages) != 1)
-            pages = 0;
+        char line[128] = "";
+        const char *second = fgets(line, sizeof(line), file) ? strchr(line, ' ') : NULL;
+        if (second)
+            pages = strtoull(second, NULL, 10);
         fclose(file);
     }
     if (pages > 0) {

@@ -256,7 +256,7 @@ int lookup_store_open(const struct lookup_store_opts *user, struct pnx_error *er
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&store->left, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    struct lookup_store_opts opts;
+    struct lookup_store_opts opts = {0};
     int rc = take_opts(store, user, err, &opts);
     if (!rc)
         rc = open_parts(store, &opts, err);

@@ -835,3 +835,17 @@ TEST(p5_the_deadline_is_on_the_envs_clock) {
     test_threads(2, virtual_waiter, snapshot);
     pnx_snapshot_release(&snapshot);
 }
+
+TEST(a_load_and_its_release_allocate_nothing) {
+    use_env();
+    struct pnx_snapshot *snapshot = make_snapshot(1);
+    int64_t before = __atomic_load_n(&te.allocations, __ATOMIC_RELAXED);
+    for (int i = 0; i < 1000; i++) {
+        const struct value *value = pnx_snapshot_load(snapshot, NULL);
+        CHECK_EQ(number_of(value), 1);
+        pnx_rc_unref(value);
+    }
+    CHECK_EQ(__atomic_load_n(&te.allocations, __ATOMIC_RELAXED), before);
+    pnx_snapshot_release(&snapshot);
+    test_env_check_empty(&te);
+}

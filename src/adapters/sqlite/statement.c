@@ -121,7 +121,7 @@ int pnx_sqlite_prepare(struct pnx_sqlite_conn *conn, const char *sql, struct pnx
     } else {
         conn->counts[PNX_SQLITE_STAT_statement_misses]++;
         rc = prepare_new(conn, sql, length, err, &entry);
-        if (rc)
+        if (!entry)
             return rc;
     }
     entry->out = true;
