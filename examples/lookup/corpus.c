@@ -304,13 +304,47 @@ void lookup_corpus_release(struct lookup_corpus **corpus) {
     free(gone);
 }
 
+/* Opens path below dir one directory at a time and follows no link: what openat2 does at once. */
+static int open_stepwise(int dir, const char *path, int flags) {
+    int at = dir;
+    const char *slash;
+    while (at >= 0 && (slash = strchr(path, '/'))) {
+        char name[NAME_MAX + 1];
+        size_t n = (size_t)(slash - path);
+        int next = -1;
+        if (n > NAME_MAX) {
+            errno = ENAMETOOLONG;
+        } else {
+            memcpy(name, path, n);
+            name[n] = '\0';
+            next = openat(at, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+            if (next < 0 && errno == ENOTDIR)
+                errno = ELOOP; /* a link stands where the scan saw a directory */
+        }
+        int error = errno;
+        if (at != dir)
+            close(at);
+        errno = error;
+        at = next;
+        path = slash + 1;
+    }
+    if (at < 0)
+        return -1;
+    int fd = openat(at, path, flags);
+    int error = errno;
+    if (at != dir)
+        close(at);
+    errno = error;
+    return fd;
+}
+
 int lookup_corpus_open(const struct lookup_corpus *corpus, const struct lookup_file *file) {
     /* Not blocking: the file may have become a pipe since the scan. */
     uint64_t flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
     struct open_how how = {.flags = flags, .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH};
     long fd = syscall(SYS_openat2, corpus->fd, file->path, &how, sizeof(how));
     if (fd < 0 && (errno == ENOSYS || errno == EPERM))
-        fd = openat(corpus->fd, file->path, (int)flags);
+        fd = open_stepwise(corpus->fd, file->path, (int)flags);
     if (fd < 0)
         return -errno;
     struct stat st;
