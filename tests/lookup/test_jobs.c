@@ -51,9 +51,8 @@ static void set_gate(bool open) {
 
 static void wake(struct job *job) {
     struct work *work = (struct work *)job;
-    bump(&woken);
-    (void)__atomic_fetch_add(
-            &work->wakes, 1, __ATOMIC_RELEASE); /* from here on the job may be gone */
+    (void)__atomic_fetch_add(&work->wakes, 1, __ATOMIC_RELEASE);
+    bump(&woken); /* last: whoever waits for it may free the job */
 }
 
 static void destroy(struct job *job) {
