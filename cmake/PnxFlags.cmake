@@ -7,12 +7,14 @@ set(CMAKE_CXX_STANDARD 11)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 add_library(pnx_flags INTERFACE)
+file(RELATIVE_PATH source_from_build "${CMAKE_BINARY_DIR}" "${PROJECT_SOURCE_DIR}")
 target_compile_options(pnx_flags INTERFACE
     -Wall -Wextra -Wconversion -Wshadow -Wvla -Wundef -Wimplicit-fallthrough
     $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes -Wmissing-prototypes>
     -fno-strict-aliasing
     # Sites (PNX_SITE) as they stand in the tree, wherever it is built.
-    "-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=")
+    # However the compiler is told their place: a compiler cache may make paths relative.
+    "-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=" "-fmacro-prefix-map=${source_from_build}/=")
 target_compile_definitions(pnx_flags INTERFACE _GNU_SOURCE)
 if(PNX_WERROR)
     target_compile_options(pnx_flags INTERFACE -Werror)

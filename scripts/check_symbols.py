@@ -24,6 +24,8 @@ def declared(root, adapters):
         text = re.sub(r"/\*.*?\*/", "", header.read_text(), flags=re.S)
         for match in re.finditer(r"PNX_API\b([^;{]*?)\b(pnx_\w+)\s*\(", text):
             names.add(match.group(2))
+        for match in re.finditer(r"PNX_API extern [^;(]*?(pnx_\w+)(?: PNX_TLS_MODEL_)?;", text):
+            names.add(match.group(1))  # a variable that inline functions read
     return sorted(names)
 
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * base/atomic_sites.h - the operations of base/atomic.h with orders that are known only at run time.
+ * base/atomic_sites.h - the operations of patinox/atomic_inl.h with orders that are known only at run time.
  *
  * A compiler given an order that is not a constant takes the strongest one (gcc does), and then weakening
- * a site would change nothing.  So each operation is written out once per order.  Included by atomic.h only.
+ * a site would change nothing.  So each operation is written out once per order.  Included by atomic_inl.h only.
  */
 #ifndef PNX_SRC_BASE_ATOMIC_SITES_H
 #define PNX_SRC_BASE_ATOMIC_SITES_H
@@ -44,7 +44,7 @@
 #define PNX_SITED_BUILTIN_or(p, value, order)       __atomic_fetch_or(p, value, order)
 #define PNX_SITED_BUILTIN_and(p, value, order)      __atomic_fetch_and(p, value, order)
 
-/* On failure relaxed, or acquire (see the two macros in atomic.h), but never stronger than on success. */
+/* On failure relaxed, or acquire (see the two macros in atomic_inl.h), but never stronger than on success. */
 #define PNX_SITED_CAS(TYPE, name, kind, failure) \
     PNX_SITED_INLINE bool pnx_sited_##kind##_##name( \
             TYPE *p, TYPE *expected, TYPE desired, int order) { \
@@ -112,23 +112,23 @@ PNX_SITED_INLINE void pnx_sited_fence(int order) {
         uint32_t: pnx_sited_##op##_u32, uint64_t: pnx_sited_##op##_u64)
 /* clang-format on */
 
-#define pnx_load(word, order, site) PNX_SITED_ANY(load, word)(&(word)->v, PNX_ORDER(site, order))
-#define pnx_store(word, value, order, site) \
+#define pnx__load(word, order, site) PNX_SITED_ANY(load, word)(&(word)->v, PNX_ORDER(site, order))
+#define pnx__store(word, value, order, site) \
     PNX_SITED_ANY(store, word)(&(word)->v, (value), PNX_ORDER(site, order))
-#define pnx_exchange(word, value, order, site) \
+#define pnx__exchange(word, value, order, site) \
     PNX_SITED_ANY(exchange, word)(&(word)->v, (value), PNX_ORDER(site, order))
-#define pnx_fetch_add(word, value, order, site) \
+#define pnx__fetch_add(word, value, order, site) \
     PNX_SITED_NUM(add, word)(&(word)->v, (value), PNX_ORDER(site, order))
-#define pnx_fetch_sub(word, value, order, site) \
+#define pnx__fetch_sub(word, value, order, site) \
     PNX_SITED_NUM(sub, word)(&(word)->v, (value), PNX_ORDER(site, order))
-#define pnx_fetch_or(word, value, order, site) \
+#define pnx__fetch_or(word, value, order, site) \
     PNX_SITED_NUM(or, word)(&(word)->v, (value), PNX_ORDER(site, order))
-#define pnx_fetch_and(word, value, order, site) \
+#define pnx__fetch_and(word, value, order, site) \
     PNX_SITED_NUM(and, word)(&(word)->v, (value), PNX_ORDER(site, order))
-#define pnx_cas(word, expected, desired, order, site) \
+#define pnx__cas(word, expected, desired, order, site) \
     PNX_SITED_ANY(cas, word)(&(word)->v, (expected), (desired), PNX_ORDER(site, order))
-#define pnx_cas_acquire(word, expected, desired, order, site) \
+#define pnx__cas_acquire(word, expected, desired, order, site) \
     PNX_SITED_ANY(cas_acquire, word)(&(word)->v, (expected), (desired), PNX_ORDER(site, order))
-#define pnx_fence(order, site) pnx_sited_fence(PNX_ORDER(site, order))
+#define pnx__fence(order, site) pnx_sited_fence(PNX_ORDER(site, order))
 
 #endif

@@ -24,8 +24,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The library's only thread-local variable. */
-static _Thread_local struct pnx_thread *self __attribute__((tls_model("initial-exec")));
+__thread struct pnx_thread *pnx_self_ PNX_TLS_MODEL_;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
@@ -36,7 +35,7 @@ static struct pnx_a32 *fork_page; /* wiped to 0 in a child; NULL when the kernel
 static struct pnx_a32 fork_last = {1}; /* at least the number on the page of this process */
 
 static void drop_record(void *record) {
-    self = NULL;
+    pnx_self_ = NULL;
     free(record);
 }
 
@@ -70,8 +69,8 @@ static void start_up(void) {
 
 struct pnx_thread *pnx__thread(void) {
     static struct pnx_a64 last_id;
-    if (self)
-        return self;
+    if (pnx_self_)
+        return pnx_self_;
     pthread_once(&once, start_up);
     if (!key_made)
         return NULL;
@@ -84,7 +83,7 @@ struct pnx_thread *pnx__thread(void) {
         free(record);
         return NULL;
     }
-    self = record;
+    pnx_self_ = record;
     return record;
 }
 

@@ -5,12 +5,14 @@ import pathlib
 import re
 import sys
 
-CALL = re.compile(r"\bpnx_(load|store|exchange|fetch_add|fetch_sub|fetch_or|fetch_and|cas|cas_acquire|fence)\s*\(")
+CALL = re.compile(r"\bpnx_{1,2}(load|store|exchange|fetch_add|fetch_sub|fetch_or|fetch_and|cas|cas_acquire|fence)\s*\(")
 RAW = re.compile(r"\b(__atomic_\w+|__sync_\w+|atomic_\w+\s*\(|_Atomic|volatile)\b")
 # What may name an atomic builtin or volatile, and why.
 EXEMPT = {
     "base/atomic.h": "defines the operations",
+    "base/atomic_explore.h": "defines the operations",
     "base/atomic_sites.h": "defines the operations",
+    "patinox/atomic_inl.h": "defines the operations",
 }
 # In a macro, the last part may be an argument: "file.what." #name
 SITE = re.compile(r'^"[a-z][a-z0-9_]*\.[a-z0-9_]+"$|^"[a-z][a-z0-9_]*\.[a-z0-9_.]*" ?#[a-z_]+$')
@@ -49,9 +51,10 @@ def arguments(text, start):
 
 
 def main():
-    root = pathlib.Path(sys.argv[1])
+    roots = [pathlib.Path(arg) for arg in sys.argv[1:]] # src, include
     seen, errors, count = {}, [], 0
-    for path in sorted(p for p in root.rglob("*") if p.suffix in (".c", ".h", ".inc")):
+    paths = ((root, p) for root in roots for p in sorted(root.rglob("*")) if p.suffix in (".c", ".h", ".inc"))
+    for root, path in paths:
         name = path.relative_to(root).as_posix()
         if name in EXEMPT:
             continue

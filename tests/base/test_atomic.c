@@ -79,14 +79,15 @@ TEST(an_owners_counter_is_never_torn_nor_goes_back) {
 }
 
 TEST(every_atomic_in_src_names_its_order_and_a_site_of_its_own) {
-    char script[512], src[512];
+    char script[512], src[512], include[512];
     snprintf(script, sizeof(script), "%s/tests/base/check_atomics.py", test_source_dir());
     snprintf(src, sizeof(src), "%s/src", test_source_dir());
+    snprintf(include, sizeof(include), "%s/include", test_source_dir());
     fflush(NULL);
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
-        execl("/usr/bin/python3", "python3", script, src, (char *)NULL);
+        execl("/usr/bin/python3", "python3", script, src, include, (char *)NULL);
         _exit(77);
     }
     int status = 0;
