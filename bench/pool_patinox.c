@@ -62,7 +62,11 @@ static void tear_down(void *state) {
 
 int main(int argc, char **argv) {
     struct bench_args args = bench_parse(argc, argv);
-    const struct bench_impl impl = {args.impl, pnx_version(), set_up, work, tear_down};
+    const struct bench_impl impl = {.name = args.impl,
+            .version = pnx_version(),
+            .set_up = set_up,
+            .work = work,
+            .tear_down = tear_down};
     if (strcmp(args.case_name, "pool/cycle") != 0)
         return 2;
     return bench_cycle(&args, &impl);

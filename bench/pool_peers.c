@@ -108,9 +108,9 @@ static void apr_tear_down(void *state) {
 #endif
 
 static const struct bench_impl impls[] = {
-        {"pthread-stack", "glibc", stack_set_up, stack_work, stack_tear_down},
+        {"pthread-stack", "glibc", stack_set_up, stack_work, stack_tear_down, NULL, NULL},
 #ifdef HAVE_APR
-        {"apr_reslist", APU_VERSION_STRING, apr_set_up, apr_work, apr_tear_down},
+        {"apr_reslist", APU_VERSION_STRING, apr_set_up, apr_work, apr_tear_down, NULL, NULL},
 #endif
 };
 

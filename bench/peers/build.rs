@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gives the program the compiler's version, which is that of the peers in std.
+use std::process::Command;
+
+fn main() {
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let told = Command::new(rustc).arg("--version").output().map(|done| done.stdout).unwrap_or_default();
+    let told = String::from_utf8_lossy(&told);
+    println!("cargo:rustc-env=PEERS_RUSTC=rustc {}", told.split_whitespace().nth(1).unwrap_or("unknown"));
+    println!("cargo:rerun-if-changed=build.rs");
+}
