@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Shared objects: references, weak references, copy on write, chains, flexible objects.
+ * Shared objects: references, weak references, copy on write, chains, flexible and cyclic objects, on_drop.
  */
 #include <patinox/rc.h>
 
@@ -117,6 +117,48 @@ static void flexible(void) {
     PNX_RC_CLEAR(text);
 }
 
+/* ---- an object that its own parts know, and others who want to hear of its end ---- */
+
+struct session {
+    struct pnx_weak self; /* given to timers, callbacks ... */
+    int number;
+};
+
+static void session_drop(void *ctx, void *object) {
+    struct session *session = object;
+    (void)ctx;
+    pnx_weak_release(&session->self);
+}
+static const struct pnx_rc_type session_type = PNX_RC_TYPE(struct session, .drop = session_drop);
+PNX_RC_DEFINE(session, struct session, session_type)
+
+static int know_thyself(void *ctx, void *object, const struct pnx_weak *self) {
+    struct session *session = object;
+    (void)ctx;
+    session->self = pnx_weak_ref(self); /* nobody can upgrade it before we have returned */
+    return 0;
+}
+
+static void forget(void *arg) {
+    printf("%s: the session is gone\n", (const char *)arg);
+}
+
+static void cyclic(void) {
+    struct session *session = NULL;
+    must(session_new_cyclic(&(struct session){.number = 7}, know_thyself, NULL, &session),
+            "new_cyclic");
+    struct session *again = session_upgrade(&session->self);
+    printf("session %d knows itself\n", again->number);
+    session_release(&again);
+
+    char name[] = "timer", other[] = "log";
+    struct pnx_rc_drop_node timer = {0}, log = {0};
+    must(session_on_drop(session, &timer, forget, name), "on_drop");
+    must(session_on_drop(session, &log, forget, other), "on_drop");
+    must(pnx_rc_on_drop_remove(&log), "on_drop_remove"); /* does not want to know any more */
+    session_release(&session);
+}
+
 static void chain(void) {
     struct node *head = NULL;
     for (int i = 0; i < 100000; i++)
@@ -129,6 +171,7 @@ int main(void) {
     sharing();
     weak();
     flexible();
+    cyclic();
     chain();
     printf("%llu objects leaked\n", (unsigned long long)pnx_rc_saturated());
     return pnx_rc_saturated() != 0;

@@ -2,8 +2,6 @@
 /*
  * patinox/rc.h - reference-counted objects: shared ownership, weak references, copy on write.
  *
- * EXPERIMENTAL: may change until the release that finishes this part.
- *
  * An object is a plain C struct behind a small hidden header; a handle is the pointer to the struct.  Who
  * holds a reference may read the object from any thread.  Who wants to write makes sure to be alone first:
  * pnx_rc_make_mut() copies the object if it is shared.
@@ -20,6 +18,10 @@
  *   P5  pnx_rc_try_update() calls its function only on a unique object; pnx_rc_update() leaves the handle
  *       and its object as they were when its function fails.
  *   P6  Dropping uses a bounded stack, however long the chain of objects that goes with the first.
+ *   P7  A callback of pnx_rc_on_drop() that is not removed runs exactly once, after the object was dropped and
+ *       with no lock of the library held; once a removal has returned 0 or -EALREADY it is not running, nor will.
+ *   P8  Nobody gets a reference to an object of pnx_rc_new_cyclic() before its maker has succeeded; when that
+ *       fails, the memory goes with the last weak reference that was made.
  *
  * Order of drops: what loses its last reference inside a drop function is dropped after that function has
  * returned, in the order in which it lost it, before the outermost pnx_rc_unref() returns.
@@ -29,6 +31,7 @@
 
 #include <patinox/base.h>
 #include <patinox/error.h>
+#include <patinox/rc_inl.h>
 
 PNX_BEGIN_DECLS
 
@@ -80,11 +83,31 @@ PNX_API PNX_NODISCARD int pnx_rc_new(
 PNX_API PNX_NODISCARD int pnx_rc_new_flexible(
         const struct pnx_rc_type *type, const void *init, size_t extra, void **ret_object);
 
+/* Knows an object without keeping it.  A value: copy it only by pnx_weak_ref().  {NULL} is empty. */
+struct pnx_weak {
+    void *object_;
+};
+
+/*
+ * Finishes an object whose bytes are in place but to which nobody can have a reference yet.  self is a weak
+ * reference to it, the library's; pnx_weak_ref() makes one to keep, in the object or elsewhere.  Until this
+ * function has returned 0, pnx_weak_upgrade() gives NULL.  A negative error undoes the object: its memory goes with
+ * the last weak reference, without drop, so what the function has put into it, it has to take out again first.
+ */
+typedef int pnx_rc_make_fn(void *ctx, void *object, const struct pnx_weak *self);
+
+/*
+ * Creates an object that knows itself, or whose parts know it: as pnx_rc_new_flexible(), but make is called in
+ * between with a weak reference.  Errors as there, or make's own; -EINVAL also when make is NULL.
+ */
+PNX_API PNX_NODISCARD int pnx_rc_new_cyclic(const struct pnx_rc_type *type, const void *init,
+        size_t extra, pnx_rc_make_fn *make, void *ctx, void **ret_object);
+
 /* Takes one more reference and returns the handle again; NULL gives NULL.  Any thread that holds one. */
-PNX_API void *pnx_rc_ref(const void *object);
+static inline void *pnx_rc_ref(const void *object);
 
 /* Lets a reference go; the last one drops the object.  NULL is fine. */
-PNX_API void pnx_rc_unref(const void *object);
+static inline void pnx_rc_unref(const void *object);
 
 /* Lets go of what a pointer variable holds, and sets it to NULL. */
 #define PNX_RC_CLEAR(pointer) \
@@ -100,7 +123,7 @@ PNX_API void pnx_rc_cleanup_(
         void *variable); /* the handler behind it; takes the variable's address */
 
 /* Returns whether the caller's reference is the only one, strong or weak (P2). */
-PNX_API bool pnx_rc_unique(const void *object);
+static inline bool pnx_rc_unique(const void *object);
 
 /* Return how many references, or weak ones, there were a moment ago.  For people and tests: never decide by it. */
 PNX_API uint32_t pnx_rc_count(const void *object);
@@ -140,12 +163,40 @@ PNX_API PNX_NODISCARD int pnx_rc_try_update(void *object, pnx_rc_edit_fn *edit, 
 /* Returns how many objects of the process have leaked because a count left its range (P1). */
 PNX_API uint64_t pnx_rc_saturated(void);
 
-/* ---- weak references ---- */
+/* ---- being told ---- */
 
-/* Knows an object without keeping it.  A value: copy it only by pnx_weak_ref().  {NULL} is empty. */
-struct pnx_weak {
-    void *object_;
+/* Called when an object has been dropped.  Gets no object, so that nothing can bring it back. */
+typedef void pnx_rc_on_drop_fn(void *arg);
+
+/* One registration: your memory, zeroed before its first use, alive until it was called or removed. */
+struct pnx_rc_drop_node {
+    struct pnx_rc_header *header_;
+    struct pnx_rc_drop_node *newer_, *older_;
+    pnx_rc_on_drop_fn *fn_;
+    void *arg_;
 };
+
+/*
+ * Has fn(arg) called once when the object that the caller holds a reference to has been dropped: after its drop
+ * function, before its memory goes, on the thread that let the last reference go, last registered first.  The
+ * node is the caller's again before fn is called, so fn may free it or use it again.  An object may have any
+ * number of them; a copy of the object has none; an object that make_mut moves takes them along; those of an
+ * object that leaks (P1) are not called.  Any thread; takes a lock that all objects with callbacks share.
+ * -EINVAL, -EBUSY when node is in use already, -ESTALE when the object has no reference: inside its own drop
+ * function, or its maker.
+ */
+PNX_API PNX_NODISCARD int pnx_rc_on_drop(
+        const void *object, struct pnx_rc_drop_node *node, pnx_rc_on_drop_fn *fn, void *arg);
+
+/*
+ * Takes a registration back.  The caller need not hold the object.  0 when fn will not be called.  -EALREADY when
+ * it was called, and has returned: this waits for one that is running, so hold no lock that fn wants.
+ * -EINPROGRESS when it is running and this thread is inside a drop function or such a callback itself: then it
+ * does not wait.  -EALREADY also for a zeroed node, -EINVAL for NULL.
+ */
+PNX_API int pnx_rc_on_drop_remove(struct pnx_rc_drop_node *node);
+
+/* ---- weak references ---- */
 
 /* Makes a weak reference to an object that the caller holds; NULL gives an empty one. */
 PNX_API PNX_NODISCARD struct pnx_weak pnx_weak_make(const void *object);
@@ -164,7 +215,9 @@ PNX_API void pnx_weak_release(struct pnx_weak *weak);
 /*
  * Defines typed functions over the ones above, static inline, for objects of C type T with descriptor d:
  *   PNX_RC_DEFINE(conf, struct conf, conf_type)
- * gives conf_new, conf_ref, conf_release, conf_unique, conf_weak, conf_upgrade, conf_copy, conf_make_mut.
+ * gives conf_new, conf_new_flexible, conf_new_cyclic, conf_ref, conf_release, conf_unique, conf_weak,
+ * conf_upgrade, conf_copy, conf_make_mut, conf_update, conf_try_update, conf_on_drop.  With PNX_DEBUG, each of them
+ * aborts when the object is of another type, and says of which.
  */
 #if defined(__GNUC__) || defined(__clang__)
 #define PNX_RC_INLINE_ __attribute__((unused)) static inline
@@ -173,41 +226,83 @@ PNX_API void pnx_weak_release(struct pnx_weak *weak);
 #endif
 /* clang-format off */
 #define PNX_RC_DEFINE(prefix, T, d) \
-    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_new(const T *init, T **ret_object) { \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_new(const T *init_, T **ret_object_) { \
         void *made_ = NULL; \
-        int rc_ = pnx_rc_new(&(d), init, &made_); \
+        int rc_ = pnx_rc_new(&(d), init_, ret_object_ ? &made_ : NULL); \
         if (rc_ == 0) \
-            *ret_object = (T *)made_; \
+            *ret_object_ = (T *)made_; \
         return rc_; \
     } \
-    PNX_RC_INLINE_ T *prefix##_ref(const T *object) { \
-        return (T *)pnx_rc_ref(object); \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_new_flexible(const T *init_, size_t extra_, T **ret_object_) { \
+        void *made_ = NULL; \
+        int rc_ = pnx_rc_new_flexible(&(d), init_, extra_, ret_object_ ? &made_ : NULL); \
+        if (rc_ == 0) \
+            *ret_object_ = (T *)made_; \
+        return rc_; \
     } \
-    PNX_RC_INLINE_ void prefix##_release(T **handle) { \
-        if (handle) \
-            PNX_RC_CLEAR(*handle); \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_new_cyclic( \
+            const T *init_, pnx_rc_make_fn *make_, void *ctx_, T **ret_object_) { \
+        void *made_ = NULL; \
+        int rc_ = pnx_rc_new_cyclic(&(d), init_, 0, make_, ctx_, ret_object_ ? &made_ : NULL); \
+        if (rc_ == 0) \
+            *ret_object_ = (T *)made_; \
+        return rc_; \
     } \
-    PNX_RC_INLINE_ bool prefix##_unique(const T *object) { \
-        return pnx_rc_unique(object); \
+    PNX_RC_INLINE_ T *prefix##_ref(const T *object_) { \
+        PNX_RC_EXPECT_(object_, &(d), #prefix "_ref"); \
+        return (T *)pnx_rc_ref(object_); \
     } \
-    PNX_NODISCARD PNX_RC_INLINE_ struct pnx_weak prefix##_weak(const T *object) { \
-        return pnx_weak_make(object); \
+    PNX_RC_INLINE_ void prefix##_release(T **handle_) { \
+        if (!handle_) \
+            return; \
+        PNX_RC_EXPECT_(*handle_, &(d), #prefix "_release"); \
+        PNX_RC_CLEAR(*handle_); \
     } \
-    PNX_NODISCARD PNX_RC_INLINE_ T *prefix##_upgrade(const struct pnx_weak *weak) { \
-        return (T *)pnx_weak_upgrade(weak); \
+    PNX_RC_INLINE_ bool prefix##_unique(const T *object_) { \
+        PNX_RC_EXPECT_(object_, &(d), #prefix "_unique"); \
+        return pnx_rc_unique(object_); \
     } \
-    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_copy(const T *object, T **ret_copy) { \
+    PNX_NODISCARD PNX_RC_INLINE_ struct pnx_weak prefix##_weak(const T *object_) { \
+        PNX_RC_EXPECT_(object_, &(d), #prefix "_weak"); \
+        return pnx_weak_make(object_); \
+    } \
+    PNX_NODISCARD PNX_RC_INLINE_ T *prefix##_upgrade(const struct pnx_weak *weak_) { \
+        void *object_ = pnx_weak_upgrade(weak_); \
+        PNX_RC_EXPECT_(object_, &(d), #prefix "_upgrade"); \
+        return (T *)object_; \
+    } \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_copy(const T *object_, T **ret_copy_) { \
         void *copy_ = NULL; \
-        int rc_ = pnx_rc_clone(object, &copy_); \
+        PNX_RC_EXPECT_(object_, &(d), #prefix "_copy"); \
+        int rc_ = pnx_rc_clone(object_, ret_copy_ ? &copy_ : NULL); \
         if (rc_ == 0) \
-            *ret_copy = (T *)copy_; \
+            *ret_copy_ = (T *)copy_; \
         return rc_; \
     } \
-    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_make_mut(T **handle) { \
-        void *object_ = *handle; \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_make_mut(T **handle_) { \
+        void *object_ = handle_ ? *handle_ : NULL; \
+        PNX_RC_EXPECT_(object_, &(d), #prefix "_make_mut"); \
         int rc_ = pnx_rc_make_mut(&object_); \
-        *handle = (T *)object_; \
+        if (rc_ == 0) \
+            *handle_ = (T *)object_; \
         return rc_; \
+    } \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_update(T **handle_, pnx_rc_edit_fn *edit_, void *ctx_) { \
+        void *object_ = handle_ ? *handle_ : NULL; \
+        PNX_RC_EXPECT_(object_, &(d), #prefix "_update"); \
+        int rc_ = pnx_rc_update(&object_, edit_, ctx_); \
+        if (rc_ == 0) \
+            *handle_ = (T *)object_; \
+        return rc_; \
+    } \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_try_update(T *object_, pnx_rc_edit_fn *edit_, void *ctx_) { \
+        PNX_RC_EXPECT_(object_, &(d), #prefix "_try_update"); \
+        return pnx_rc_try_update(object_, edit_, ctx_); \
+    } \
+    PNX_NODISCARD PNX_RC_INLINE_ int prefix##_on_drop( \
+            const T *object_, struct pnx_rc_drop_node *node_, pnx_rc_on_drop_fn *fn_, void *arg_) { \
+        PNX_RC_EXPECT_(object_, &(d), #prefix "_on_drop"); \
+        return pnx_rc_on_drop(object_, node_, fn_, arg_); \
     }
 /* clang-format on */
 

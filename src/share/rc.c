@@ -2,22 +2,32 @@
 /*
  * share/rc.c - reference-counted objects: counts, uniqueness, weak references, copy on write.
  *
- * Memory of an object:  [ padding | struct header | the struct that the user sees | flexible part ]
+ * Memory of an object:  [ padding | struct tail | struct pnx_rc_header | the struct that the user sees | flexible part ]
  * Both counts live in one 64-bit word: strong in the low half, weak in the high half; all strong references
  * together hold one weak one.  Every access is to the whole word.
  *
  *     {1,1} --ref--> {n,1} --unref--> {1,1} --unref--> {0,1} --drop, weak--> freed
  *       |                                                ^
  *       +--weak--> {1,w} --unref--> {0,w}: dropped, upgrade gives NULL; the last weak frees
+ *     {0,1} --new_cyclic, finished--> {1,w}
  *       any count out of 1..2^31-1 --> saturated: 0xC0000000 and around in both halves, for ever
  *
- * Guarantees P1..P6 stand in patinox/rc.h; how they are kept:
+ * Guarantees P1..P8 stand in patinox/rc.h; how they are kept:
  *   P1  ref and unref test the value that they found.  A saturated half stays where it is, because an
  *       operation that finds it so undoes itself; the two top bits leave 2^30 concurrent operations of room
  *       on each side, so that neither half can reach 0 or carry into the other.
  *   P2  Exact, because a weak reference is made only from a reference or from another weak one: who sees
  *       {1,1} and holds the strong one knows that nobody else holds anything to make one from.
  *   P6  A drop inside a drop is queued on the thread's record; the outermost one works the queue off.
+ *   P7  See rc_on_drop.c.
+ *   P8  An object under construction has no reference to upgrade to: {0,w} until its maker has returned.
+ *
+ * Why each order suffices.  Everything that a holder does to an object comes before its release of the reference
+ * (rc.unref), or of the weak one (rc.weak_unref); all changes of the word are read-modify-writes, so each release
+ * heads a release sequence that the later ones continue, and whoever reads the last value with acquire (rc.last,
+ * rc.weak_last, rc.unique, rc.make_mut, rc.move) has them all behind it.  Taking a reference orders nothing:
+ * its taker got the object, with all it needs to see, together with the reference that it holds already; an
+ * upgrade has none, so it acquires what the finished construction (rc.finished) and former holders released.
  */
 #include "share/rc.h"
 
@@ -26,11 +36,15 @@
 #include "base/env_system.h"
 #include "os/mutex.h"
 #include "os/thread.h"
-#include "share/check.h"
 #include "stats/stats.h"
 
 #include <assert.h>
+#include <stddef.h>
 #include <string.h>
+#ifdef PNX_DEBUG
+#include <stdio.h>
+#include <stdlib.h>
+#endif
 
 #define ONE_STRONG    UINT64_C(1)
 #define ONE_WEAK      (UINT64_C(1) << 32)
@@ -42,20 +56,24 @@
 #define ALIGN_MAX     4096
 #define ALIGN_NATURAL 16 /* of pnx__alloc */
 
-/*
- * Stands directly before the object.  link: while the object is live a mark that debug builds check; after the
- * last reference has gone, the queue of drops, which belongs to the thread that let it go.
- */
-struct header {
-    struct header *link;
-    struct pnx_a64 counts;
-    const struct pnx_rc_type *type; /* fixed */
-    size_t bytes;                   /* fixed: of the object, flexible part included */
-};
-static_assert(sizeof(struct header) % ALIGN_NATURAL == 0, "objects are aligned as malloc does");
+static_assert(
+        sizeof(struct pnx_rc_header) % ALIGN_NATURAL == 0, "objects are aligned as malloc does");
+static_assert(sizeof(struct pnx_rc_header) - offsetof(struct pnx_rc_header, counts) ==
+                      PNX_RC_COUNTS_BEFORE_,
+        "where the inline functions look for it");
+static_assert(LIMIT == PNX_RC_LIMIT_, "one limit");
 
-static char live_mark; /* only its address counts */
-#define LIVE ((struct header *)(void *)&live_mark)
+/* Stands before the header, where pnx_rc_header.type says PNX__RC_HAS_TAIL. */
+struct tail {
+    size_t bytes; /* of the object, flexible part included */
+    size_t unused;
+};
+#define HAS_TAIL ((uintptr_t)1) /* types are aligned, so this bit is free */
+
+#ifdef PNX_DEBUG
+#define MAGIC_LIVE  UINT64_C(0x72632d6c69766521) /* from new until the memory is freed */
+#define MAGIC_FREED UINT64_C(0x72632d6672656564)
+#endif
 
 static struct pnx_a64 saturated_objects;
 
@@ -67,28 +85,53 @@ static uint32_t weak_of(uint64_t counts) {
     return (uint32_t)(counts >> 32);
 }
 
-static void *object_of(struct header *header) {
-    return header + 1;
+static const struct pnx_rc_type *type_of(const struct pnx_rc_header *header) {
+    return (const struct pnx_rc_type *)(header->type & ~HAS_TAIL);
 }
 
-static struct header *header_of(const void *object) {
-    struct header *header = (struct header *)(uintptr_t)object - 1;
-#ifdef PNX_DEBUG
-    PNX_DEBUG_CHECK(header->type && header->type->size >= sizeof(struct pnx_rc_type));
-#endif
-    return header;
+static size_t bytes_of(const struct pnx_rc_header *header) {
+    if (header->type & HAS_TAIL)
+        return ((const struct tail *)(const void *)header - 1)->bytes;
+    return type_of(header)->object_size;
 }
 
-/* For handles whose object must be alive. */
-static struct header *live_header_of(const void *object) {
-    struct header *header = header_of(object);
+/* ---- debug builds: what an object is ---- */
+
 #ifdef PNX_DEBUG
-    /* A dead one is let through: counts tell, and the saturation path reports it. */
-    PNX_DEBUG_CHECK(header->link == LIVE ||
-                    strong_of(pnx_load(&header->counts, PNX_RELAXED, "rc.debug")) == 0 ||
-                    strong_of(pnx_load(&header->counts, PNX_RELAXED, "rc.debug_again")) >= LIMIT);
+static bool same_type(const struct pnx_rc_type *a, const struct pnx_rc_type *b) {
+    /* A descriptor that is static in a header exists more than once. */
+    return a == b || (a->object_size == b->object_size && strcmp(a->name, b->name) == 0);
+}
+
+static void complain(const char *where, const void *object, const char *what, const char *name) {
+    fprintf(stderr, "patinox: %s: %p %s%s\n", where, object, what, name);
+    abort();
+}
+
+void pnx_rc_expect_(const void *object, const struct pnx_rc_type *type, const char *where) {
+    if (!object)
+        return;
+    const struct pnx_rc_header *header = pnx__rc_header_of(object);
+    if (header->magic == MAGIC_FREED)
+        complain(where, object, "is a freed object", "");
+    if (header->magic != MAGIC_LIVE)
+        complain(where, object, "is not an object of rc", "");
+    if (type && !same_type(type, type_of(header))) {
+        char text[160];
+        snprintf(text, sizeof(text), "%s, not a %s", type_of(header)->name, type->name);
+        complain(where, object, "is a ", text);
+    }
+}
+#else
+void pnx_rc_expect_(const void *object, const struct pnx_rc_type *type, const char *where) {
+    (void)object, (void)type, (void)where;
+}
 #endif
-    return header;
+
+static struct pnx_rc_header *header_of(const void *object, const char *where) {
+    (void)where;
+    PNX_RC_EXPECT_(object, NULL, where);
+    return pnx__rc_header_of(object);
 }
 
 static const struct pnx_env *env_of(const struct pnx_rc_type *type) {
@@ -96,15 +139,16 @@ static const struct pnx_env *env_of(const struct pnx_rc_type *type) {
 }
 
 /* Bytes from the start of the memory to the object. */
-static size_t offset_of(const struct pnx_rc_type *type) {
+static size_t offset_of(const struct pnx_rc_type *type, bool has_tail) {
     size_t align = type->object_align > ALIGN_NATURAL ? type->object_align : ALIGN_NATURAL;
-    return (sizeof(struct header) + align - 1) & ~(align - 1);
+    size_t before = sizeof(struct pnx_rc_header) + (has_tail ? sizeof(struct tail) : 0);
+    return (before + align - 1) & ~(align - 1);
 }
 
 /* ---- leaving the range ---- */
 
 /* Brings the halves of mask to where they stay.  Returns whether this call is the one that did it. */
-static bool saturate(struct header *header, uint64_t mask) {
+static bool saturate(struct pnx_rc_header *header, uint64_t mask) {
     /* relaxed: a leaked object publishes nothing by this */
     uint64_t before = pnx_fetch_or(&header->counts, mask, PNX_RELAXED, "rc.saturate");
     if ((before & mask) == mask)
@@ -121,14 +165,15 @@ static void report(const struct pnx_rc_type *type) {
 }
 
 void pnx__rc_report(const void *object) {
-    report(header_of(object)->type);
+    report(type_of(pnx__rc_header_of(object)));
 }
 
 /*
  * What an operation does that found old, a half out of range, after it has changed that half by delta: stay
  * saturated, or become so.  Returns whether it is to be reported.
  */
-static bool out_of_range(struct header *header, uint32_t old, uint64_t delta, uint64_t mask) {
+static bool out_of_range(
+        struct pnx_rc_header *header, uint32_t old, uint64_t delta, uint64_t mask) {
     if (old >= SATURATED || old == 0)
         pnx_fetch_sub(&header->counts, delta, PNX_RELAXED, "rc.undo"); /* as rc.saturate */
     return old < SATURATED && saturate(header, mask);
@@ -137,8 +182,8 @@ static bool out_of_range(struct header *header, uint32_t old, uint64_t delta, ui
 /* ---- making ---- */
 
 static int check_type(const struct pnx_rc_type *type) {
-    if (!type || type->size < sizeof(*type) || !type->name || type->reserved ||
-            (type->flags & ~(uint32_t)PNX_RC_MOVABLE))
+    if (!type || ((uintptr_t)type & HAS_TAIL) || type->size < sizeof(*type) || !type->name ||
+            type->reserved || (type->flags & ~(uint32_t)PNX_RC_MOVABLE))
         return -EINVAL;
     size_t align = type->object_align;
     if (align > ALIGN_MAX || (align & (align - 1)) != 0)
@@ -149,8 +194,11 @@ static int check_type(const struct pnx_rc_type *type) {
     return 0;
 }
 
-static int make(const struct pnx_rc_type *type, size_t bytes, void **ret_object) {
-    size_t offset = offset_of(type);
+/* Allocates an object with these counts, zeroed but for its header. */
+static int make(const struct pnx_rc_type *type, size_t bytes, uint64_t counts,
+        struct pnx_rc_header **ret_header) {
+    bool has_tail = bytes != type->object_size;
+    size_t offset = offset_of(type, has_tail);
     size_t total;
     if (__builtin_add_overflow(offset, bytes, &total) || total > PTRDIFF_MAX)
         return -EOVERFLOW;
@@ -158,39 +206,76 @@ static int make(const struct pnx_rc_type *type, size_t bytes, void **ret_object)
     char *memory = pnx__alloc_aligned(env_of(type), total, 1, align);
     if (!memory)
         return -ENOMEM;
-    struct header *header = (struct header *)(void *)(memory + offset) - 1;
-    header->link = LIVE;
-    header->counts.v = UNIQUE; /* nobody else knows the object yet */
-    header->type = type;
-    header->bytes = bytes;
-    *ret_object = object_of(header);
+    struct pnx_rc_header *header = (struct pnx_rc_header *)(void *)(memory + offset) - 1;
+#ifdef PNX_DEBUG
+    header->magic = MAGIC_LIVE;
+#endif
+    /* relaxed: nobody else knows the object yet */
+    pnx_store(&header->hooks, (void *)NULL, PNX_RELAXED, "rc.make_hooks");
+    pnx_store(&header->counts, counts, PNX_RELAXED, "rc.make");
+    header->type = (uintptr_t)type | (has_tail ? HAS_TAIL : 0);
+    if (has_tail)
+        ((struct tail *)(void *)header - 1)->bytes = bytes;
+    *ret_header = header;
     return 0;
 }
 
-static void free_memory(struct header *header) {
-    const struct pnx_rc_type *type = header->type;
-    size_t offset = offset_of(type);
-    pnx__free(env_of(type), (char *)object_of(header) - offset, offset + header->bytes, 1);
+static void free_memory(struct pnx_rc_header *header) {
+    const struct pnx_rc_type *type = type_of(header);
+    size_t offset = offset_of(type, (header->type & HAS_TAIL) != 0);
+    size_t total = offset + bytes_of(header);
+#ifdef PNX_DEBUG
+    header->magic = MAGIC_FREED;
+#endif
+    pnx__free(env_of(type), (char *)pnx__rc_object_of(header) - offset, total, 1);
 }
 
 int pnx_rc_new(const struct pnx_rc_type *type, const void *init, void **ret_object) {
     return pnx_rc_new_flexible(type, init, 0, ret_object);
 }
 
-int pnx_rc_new_flexible(
-        const struct pnx_rc_type *type, const void *init, size_t extra, void **ret_object) {
-    int rc = check_type(type);
-    if (rc || !ret_object)
-        return -EINVAL;
+/* Checks, and allocates an object with these counts and the bytes of init. */
+static int make_with(const struct pnx_rc_type *type, const void *init, size_t extra,
+        uint64_t counts, struct pnx_rc_header **ret_header) {
     size_t bytes;
-    if (__builtin_add_overflow(type->object_size, extra, &bytes))
-        return -EOVERFLOW;
-    void *object = NULL;
-    rc = make(type, bytes, &object);
+    int rc = check_type(type);
     if (rc)
         return rc;
-    if (init)
-        memcpy(object, init, type->object_size);
+    if (__builtin_add_overflow(type->object_size, extra, &bytes))
+        return -EOVERFLOW;
+    rc = make(type, bytes, counts, ret_header);
+    if (rc == 0 && init)
+        memcpy(pnx__rc_object_of(*ret_header), init, type->object_size);
+    return rc;
+}
+
+int pnx_rc_new_flexible(
+        const struct pnx_rc_type *type, const void *init, size_t extra, void **ret_object) {
+    struct pnx_rc_header *header = NULL;
+    int rc = ret_object ? make_with(type, init, extra, UNIQUE, &header) : -EINVAL;
+    if (rc == 0)
+        *ret_object = pnx__rc_object_of(header);
+    return rc;
+}
+
+static void weak_unref(struct pnx_rc_header *header);
+
+int pnx_rc_new_cyclic(const struct pnx_rc_type *type, const void *init, size_t extra,
+        pnx_rc_make_fn *fn, void *ctx, void **ret_object) {
+    struct pnx_rc_header *header = NULL;
+    int rc = ret_object && fn ? make_with(type, init, extra, ONE_WEAK, &header) : -EINVAL;
+    if (rc)
+        return rc;
+    void *object = pnx__rc_object_of(header);
+    struct pnx_weak self = {object};
+    pnx__mutex_assert_none_held();
+    rc = fn(ctx, object, &self);
+    if (rc) {
+        weak_unref(header); /* nobody ever had a reference: there is nothing to drop */
+        return rc < 0 ? rc : -EINVAL;
+    }
+    /* release: who upgrades what fn gave away sees the finished object; pairs with rc.upgrade */
+    pnx_fetch_add(&header->counts, ONE_STRONG, PNX_RELEASE, "rc.finished");
     *ret_object = object;
     return 0;
 }
@@ -198,7 +283,7 @@ int pnx_rc_new_flexible(
 /* ---- letting go ---- */
 
 /* Gives up one weak reference; the last one frees the memory. */
-static void weak_unref(struct header *header) {
+static void weak_unref(struct pnx_rc_header *header) {
     /* release: what this holder did comes before the freeing; pairs with rc.weak_last */
     uint64_t before = pnx_fetch_sub(&header->counts, ONE_WEAK, PNX_RELEASE, "rc.weak_unref");
     uint32_t weak = weak_of(before);
@@ -210,18 +295,19 @@ static void weak_unref(struct header *header) {
     }
     if (weak != 0 && weak < LIMIT)
         return;
-    const struct pnx_rc_type *type = header->type;
+    const struct pnx_rc_type *type = type_of(header);
     if (out_of_range(header, weak, (uint64_t)0 - ONE_WEAK, SAT_WEAK))
         report(type);
 }
 
-static void drop_now(struct header *header) {
-    const struct pnx_rc_type *type = header->type;
+static void drop_now(struct pnx_rc_header *header) {
+    const struct pnx_rc_type *type = type_of(header);
     header->link = NULL;
     if (type->drop) {
         pnx__mutex_assert_none_held();
-        type->drop(type->ctx, object_of(header));
+        type->drop(type->ctx, pnx__rc_object_of(header));
     }
+    pnx__rc_run_hooks(header);
     weak_unref(header);
 }
 
@@ -229,17 +315,17 @@ static void drop_now(struct header *header) {
  * Threads whose record could not be had (no memory) share one queue, so that their drops need no stack either.
  * Whoever finds no drainer becomes it; a drop inside a drop finds one, and leaves.
  */
-static struct pnx_aptr orphans; /* struct header *, by link */
+static struct pnx_aptr orphans; /* struct pnx_rc_header *, by link */
 static struct pnx_a32 orphans_drained;
 
 static void drop_orphans(void) {
     /* acq_rel on both exchanges of the flag: a pusher that finds a drainer is seen by that drainer's last look */
     while (pnx_exchange(&orphans_drained, 1, PNX_ACQ_REL, "rc.drain_claim") == 0) {
-        struct header *header;
+        struct pnx_rc_header *header;
         /* acquire: pairs with rc.orphan_push */
         while ((header = pnx_exchange(&orphans, NULL, PNX_ACQUIRE, "rc.drain_take")) != NULL) {
             while (header) {
-                struct header *after = header->link;
+                struct pnx_rc_header *after = header->link;
                 drop_now(header);
                 header = after;
             }
@@ -250,7 +336,7 @@ static void drop_orphans(void) {
     }
 }
 
-static void drop_without_record(struct header *header) {
+static void drop_without_record(struct pnx_rc_header *header) {
     void *first = pnx_load(&orphans, PNX_RELAXED, "rc.orphan_first");
     do {
         header->link = first;
@@ -259,7 +345,7 @@ static void drop_without_record(struct header *header) {
     drop_orphans();
 }
 
-static void drop(struct header *header) {
+static void drop(struct pnx_rc_header *header) {
     struct pnx_thread *self = pnx__thread();
     if (!self) {
         drop_without_record(header);
@@ -268,7 +354,7 @@ static void drop(struct header *header) {
     header->link = NULL;
     if (self->rc_dropping) {
         if (self->rc_last)
-            ((struct header *)self->rc_last)->link = header;
+            ((struct pnx_rc_header *)self->rc_last)->link = header;
         else
             self->rc_first = header;
         self->rc_last = header;
@@ -287,11 +373,8 @@ static void drop(struct header *header) {
     self->rc_dropping = 0;
 }
 
-static void unref(const void *object, void (*drop_by)(struct header *header)) {
-    struct header *header = live_header_of(object);
-    const struct pnx_rc_type *type = header->type;
-    /* release: what this holder did comes before the drop; pairs with rc.last and rc.unique */
-    uint64_t before = pnx_fetch_sub(&header->counts, ONE_STRONG, PNX_RELEASE, "rc.unref");
+static void unref_slow(
+        struct pnx_rc_header *header, uint64_t before, void (*drop_by)(struct pnx_rc_header *)) {
     uint32_t strong = strong_of(before);
     if (strong == 1) {
         /* acquire, and a load because TSan knows no fences: pairs with rc.unref of the other holders */
@@ -299,15 +382,13 @@ static void unref(const void *object, void (*drop_by)(struct header *header)) {
         drop_by(header);
         return;
     }
-    if (strong != 0 && strong < LIMIT)
-        return;
+    const struct pnx_rc_type *type = type_of(header);
     if (out_of_range(header, strong, (uint64_t)0 - ONE_STRONG, SAT_BOTH))
         report(type);
 }
 
-void pnx_rc_unref(const void *object) {
-    if (object)
-        unref(object, drop);
+void pnx_rc_unref_slow_(const void *object, uint64_t before) {
+    unref_slow(pnx__rc_header_of(object), before, drop);
 }
 
 void pnx_rc_cleanup_(void *variable) {
@@ -320,42 +401,32 @@ void pnx_rc_cleanup_(void *variable) {
 
 /* ---- sharing ---- */
 
-bool pnx__rc_ref_silent(const void *object) {
-    struct header *header = live_header_of(object);
-    /* relaxed: the caller holds a reference already; the new one needs nothing that the old one had not */
-    uint64_t before = pnx_fetch_add(&header->counts, ONE_STRONG, PNX_RELAXED, "rc.ref");
-    uint32_t strong = strong_of(before);
-    if (strong != 0 && strong < LIMIT)
-        return false;
-    return out_of_range(header, strong, ONE_STRONG, SAT_BOTH);
+bool pnx__rc_saturates(const void *object, uint64_t before) {
+    return out_of_range(pnx__rc_header_of(object), strong_of(before), ONE_STRONG, SAT_BOTH);
 }
 
-void *pnx_rc_ref(const void *object) {
-    if (object && pnx__rc_ref_silent(object))
+void pnx_rc_ref_slow_(const void *object, uint64_t before) {
+    if (pnx__rc_saturates(object, before))
         pnx__rc_report(object);
-    return (void *)(uintptr_t)object;
-}
-
-bool pnx_rc_unique(const void *object) {
-    /* acquire: pairs with rc.unref, rc.weak_unref; everything that former holders did is visible (P2) */
-    return pnx_load(&live_header_of(object)->counts, PNX_ACQUIRE, "rc.unique") == UNIQUE;
 }
 
 uint32_t pnx_rc_count(const void *object) {
-    return strong_of(pnx_load(&header_of(object)->counts, PNX_RELAXED, "rc.count"));
+    struct pnx_rc_header *header = header_of(object, "pnx_rc_count");
+    return strong_of(pnx_load(&header->counts, PNX_RELAXED, "rc.count")); /* for people */
 }
 
 uint32_t pnx_rc_weak_count(const void *object) {
-    uint64_t counts = pnx_load(&header_of(object)->counts, PNX_RELAXED, "rc.weak_count");
+    struct pnx_rc_header *header = header_of(object, "pnx_rc_weak_count");
+    uint64_t counts = pnx_load(&header->counts, PNX_RELAXED, "rc.weak_count"); /* for people */
     return weak_of(counts) - (strong_of(counts) ? 1 : 0);
 }
 
 const struct pnx_rc_type *pnx_rc_type_of(const void *object) {
-    return header_of(object)->type;
+    return type_of(header_of(object, "pnx_rc_type_of"));
 }
 
 size_t pnx_rc_size(const void *object) {
-    return header_of(object)->bytes;
+    return bytes_of(header_of(object, "pnx_rc_size"));
 }
 
 uint64_t pnx_rc_saturated(void) {
@@ -371,21 +442,22 @@ static bool is_plain(const struct pnx_rc_type *type) {
 int pnx_rc_clone(const void *object, void **ret_copy) {
     if (!object || !ret_copy)
         return -EINVAL;
-    struct header *header = live_header_of(object);
-    const struct pnx_rc_type *type = header->type;
+    struct pnx_rc_header *header = header_of(object, "pnx_rc_clone");
+    const struct pnx_rc_type *type = type_of(header);
     if (!type->clone && !is_plain(type))
         return -ENOTSUP;
-    void *copy = NULL;
-    int rc = make(type, header->bytes, &copy);
+    struct pnx_rc_header *made = NULL;
+    int rc = make(type, bytes_of(header), UNIQUE, &made);
     if (rc)
         return rc;
+    void *copy = pnx__rc_object_of(made);
     if (is_plain(type)) {
-        memcpy(copy, object, header->bytes);
+        memcpy(copy, object, bytes_of(header));
     } else {
         pnx__mutex_assert_none_held();
         rc = type->clone(type->ctx, object, copy);
         if (rc) {
-            free_memory(header_of(copy)); /* nobody else has seen it; it owns nothing to drop */
+            free_memory(made); /* nobody else has seen it; it owns nothing to drop */
             return rc < 0 ? rc : -EINVAL;
         }
     }
@@ -398,30 +470,30 @@ int pnx_rc_clone(const void *object, void **ret_copy) {
  * upgrade out, so that the bytes can be taken; the memory is had before that, so that nothing can fail after it.
  * PNX_E_SHARED when somebody upgraded before.
  */
-static int move_away(void **handle, struct header *header, uint64_t counts) {
-    void *moved = NULL;
-    int rc = make(header->type, header->bytes, &moved);
+static int move_away(void **handle, struct pnx_rc_header *header, uint64_t counts) {
+    struct pnx_rc_header *moved = NULL;
+    int rc = make(type_of(header), bytes_of(header), UNIQUE, &moved);
     if (rc)
         return rc;
     /* acquire: pairs with rc.unref of former holders; the release that frees the bytes stands in weak_unref */
     while (!pnx_cas(&header->counts, &counts, counts - ONE_STRONG, PNX_ACQUIRE, "rc.move")) {
         if (strong_of(counts) != 1) {
-            free_memory(header_of(moved));
+            free_memory(moved);
             return PNX_E_SHARED;
         }
     }
-    memcpy(moved, object_of(header), header->bytes);
-    header->link = NULL;
+    memcpy(pnx__rc_object_of(moved), pnx__rc_object_of(header), bytes_of(header));
+    pnx__rc_move_hooks(header, moved);
     weak_unref(header);
-    *handle = moved;
+    *handle = pnx__rc_object_of(moved);
     return 0;
 }
 
 int pnx_rc_make_mut(void **handle) {
     if (!handle || !*handle)
         return -EINVAL;
-    struct header *header = live_header_of(*handle);
-    const struct pnx_rc_type *type = header->type;
+    struct pnx_rc_header *header = header_of(*handle, "pnx_rc_make_mut");
+    const struct pnx_rc_type *type = type_of(header);
     /* acquire: pairs with rc.unref, rc.weak_unref, as rc.unique */
     uint64_t counts = pnx_load(&header->counts, PNX_ACQUIRE, "rc.make_mut");
     if (counts == UNIQUE)
@@ -483,14 +555,14 @@ struct pnx_weak pnx_weak_make(const void *object) {
     struct pnx_weak weak = {(void *)(uintptr_t)object};
     if (!object)
         return weak;
-    struct header *header = header_of(object);
+    struct pnx_rc_header *header = header_of(object, "pnx_weak_make");
     /* relaxed: as rc.ref */
     uint64_t before = pnx_fetch_add(&header->counts, ONE_WEAK, PNX_RELAXED, "rc.weak_ref");
     uint32_t count = weak_of(before);
     if (count != 0 && count < LIMIT)
         return weak;
     if (out_of_range(header, count, ONE_WEAK, SAT_WEAK))
-        report(header->type);
+        report(type_of(header));
     return weak;
 }
 
@@ -501,7 +573,7 @@ struct pnx_weak pnx_weak_ref(const struct pnx_weak *weak) {
 void *pnx_weak_upgrade(const struct pnx_weak *weak) {
     if (!weak || !weak->object_)
         return NULL;
-    struct header *header = header_of(weak->object_);
+    struct pnx_rc_header *header = header_of(weak->object_, "pnx_weak_upgrade");
     uint64_t counts =
             pnx_load(&header->counts, PNX_RELAXED, "rc.upgrade_look"); /* rc.upgrade decides */
     while (strong_of(counts) != 0 && strong_of(counts) < LIMIT) {
@@ -513,24 +585,30 @@ void *pnx_weak_upgrade(const struct pnx_weak *weak) {
         return NULL;
     /* Out of range: a reference that is not counted is as good, since the object stays for ever. */
     if (saturate(header, SAT_BOTH))
-        report(header->type);
+        report(type_of(header));
     return weak->object_;
 }
 
 void pnx_weak_release(struct pnx_weak *weak) {
     if (!weak || !weak->object_)
         return;
-    struct header *header = header_of(weak->object_);
+    struct pnx_rc_header *header = header_of(weak->object_, "pnx_weak_release");
     weak->object_ = NULL;
     weak_unref(header);
 }
 
 #ifdef PNX_DEBUG
 void pnx__rc_set_counts(const void *object, uint32_t strong, uint32_t weak) {
-    pnx_store(&header_of(object)->counts, (uint64_t)weak << 32 | strong, PNX_RELAXED, "rc.test");
+    struct pnx_rc_header *header = pnx__rc_header_of(object);
+    pnx_store(&header->counts, (uint64_t)weak << 32 | strong, PNX_RELAXED, "rc.test");
 }
 
 void pnx__rc_unref_without_record(const void *object) {
-    unref(object, drop_without_record);
+    struct pnx_rc_header *header = pnx__rc_header_of(object);
+    /* release: as rc.unref */
+    uint64_t before =
+            pnx_fetch_sub(&header->counts, ONE_STRONG, PNX_RELEASE, "rc.unref_without_record");
+    if (strong_of(before) <= 1 || strong_of(before) >= LIMIT)
+        unref_slow(header, before, drop_without_record);
 }
 #endif

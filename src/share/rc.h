@@ -1,15 +1,54 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* share/rc.h - rc for containers that take references while they hold a lock. */
+/*
+ * share/rc.h - rc from the inside: the header of an object, for rc.c and rc_on_drop.c; and taking references for
+ * containers that hold a lock or are in a section.
+ */
 #ifndef PNX_SRC_SHARE_RC_H
 #define PNX_SRC_SHARE_RC_H
 
+#include "base/atomic.h"
+
 #include <patinox/rc.h>
+
+/*
+ * Stands directly before the object; its last four words are laid out alike in all builds.
+ * Fixed: type.  Anybody: counts.  Under the lock of rc_on_drop.c, or alone: hooks.  The thread that let the last
+ * reference go: link.
+ */
+struct pnx_rc_header {
+#ifdef PNX_DEBUG
+    uint64_t magic;
+    uint64_t unused;
+#endif
+    struct pnx_aptr hooks;      /* struct pnx_rc_drop_node *, the one registered last */
+    struct pnx_a64 counts;      /* where rc_inl.h expects it */
+    struct pnx_rc_header *link; /* the queue of drops */
+    uintptr_t type;             /* const struct pnx_rc_type *, and PNX__RC_HAS_TAIL */
+};
+
+static inline void *pnx__rc_object_of(struct pnx_rc_header *header) {
+    return header + 1;
+}
+
+static inline struct pnx_rc_header *pnx__rc_header_of(const void *object) {
+    return (struct pnx_rc_header *)(uintptr_t)object - 1;
+}
+
+/* Calls what was registered by pnx_rc_on_drop(), last first; the object has no references any more. */
+void pnx__rc_run_hooks(struct pnx_rc_header *header);
+
+/* Hands what was registered for one object on to another, which nobody else knows. */
+void pnx__rc_move_hooks(struct pnx_rc_header *from, struct pnx_rc_header *to);
 
 /*
  * Takes a reference without ever calling out.  Returns whether this one drove the count out of its range: then
  * the caller calls pnx__rc_report() once it holds no lock.
  */
-bool pnx__rc_ref_silent(const void *object);
+bool pnx__rc_saturates(const void *object, uint64_t before);
+static inline bool pnx__rc_ref_silent(const void *object) {
+    uint64_t before = pnx_rc_take_(object);
+    return !pnx_rc_took_in_range_(before) && pnx__rc_saturates(object, before);
+}
 void pnx__rc_report(const void *object);
 
 #ifdef PNX_DEBUG

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * share/rc_on_drop.c - callbacks that run when an rc object has been dropped.
+ *
+ * Nodes are the callers' memory, in a list that hangs from the object's header, last registered first.  One lock
+ * guards all lists of the process: whoever removes a node need not hold the object, so the lock cannot stand in
+ * it; objects without callbacks never come here.
+ *
+ *     FREE --on_drop--> REGISTERED --remove--> FREE
+ *                           |
+ *                           +--the object was dropped--> CALLED: the library has forgotten the node, which is
+ *                                                        the caller's again, from before its callback runs
+ *
+ * Guarantee P7 stands in patinox/rc.h.  How a remove knows that a callback is running, though the node may be
+ * gone already: who runs callbacks shows the node's address in a runner on its own stack, for as long as it runs.
+ */
+#include "base/list.h"
+#include "os/futex.h"
+#include "os/mutex.h"
+#include "os/thread.h"
+#include "share/rc.h"
+
+#include <errno.h>
+
+/* On the stack of a thread that runs callbacks; guarded by the lock. */
+struct runner {
+    struct pnx_link link;
+    const struct pnx_rc_drop_node *node; /* whose callback runs; an address only.  NULL: none */
+    uint32_t generation; /* of the process: a forked child inherits the list, not the threads */
+};
+
+static struct pnx_mutex lock = PNX_MUTEX_STATIC(PNX_RANK_RC);
+static struct pnx_link runners = {&runners, &runners}; /* the lock */
+static uint32_t waiters;                               /* the lock: who waits for a runner */
+static struct pnx_a32 ended; /* futex word of waiters, written under the lock */
+
+static struct pnx_rc_drop_node *first_locked(struct pnx_rc_header *header) {
+    return pnx_load(&header->hooks, PNX_RELAXED, "rc_on_drop.first"); /* the lock orders it */
+}
+
+static void set_first_locked(struct pnx_rc_header *header, struct pnx_rc_drop_node *node) {
+    pnx_store(&header->hooks, (void *)node, PNX_RELAXED, "rc_on_drop.set"); /* as first_locked() */
+}
+
+static void unlink_locked(struct pnx_rc_drop_node *node) {
+    if (node->newer_)
+        node->newer_->older_ = node->older_;
+    else
+        set_first_locked(node->header_, node->older_);
+    if (node->older_)
+        node->older_->newer_ = node->newer_;
+    node->header_ = NULL;
+    node->older_ = node->newer_ = NULL;
+}
+
+int pnx_rc_on_drop(
+        const void *object, struct pnx_rc_drop_node *node, pnx_rc_on_drop_fn *fn, void *arg) {
+    if (!object || !node || !fn)
+        return -EINVAL;
+    PNX_RC_EXPECT_(object, NULL, "pnx_rc_on_drop");
+    struct pnx_rc_header *header = pnx__rc_header_of(object);
+    int rc = 0;
+    pnx__mutex_lock(&lock);
+    if (node->header_)
+        rc = -EBUSY;
+    /* relaxed: the caller holds a reference, so it is not 0; else the caller is the drop function, or a maker */
+    else if ((uint32_t)pnx_load(&header->counts, PNX_RELAXED, "rc_on_drop.live") == 0)
+        rc = -ESTALE;
+    if (rc == 0) {
+        node->header_ = header;
+        node->fn_ = fn;
+        node->arg_ = arg;
+        node->newer_ = NULL;
+        node->older_ = first_locked(header);
+        if (node->older_)
+            node->older_->newer_ = node;
+        set_first_locked(header, node);
+    }
+    pnx__mutex_unlock(&lock);
+    return rc;
+}
+
+static bool is_running_locked(const struct pnx_rc_drop_node *node) {
+    for (struct pnx_link *link = runners.next; link != &runners; link = link->next) {
+        const struct runner *runner = PNX_CONTAINER(link, struct runner, link);
+        if (runner->node == node && runner->generation == pnx__fork_generation())
+            return true;
+    }
+    return false;
+}
+
+int pnx_rc_on_drop_remove(struct pnx_rc_drop_node *node) {
+    if (!node)
+        return -EINVAL;
+    const struct pnx_thread *self = pnx__thread();
+    pnx__mutex_lock(&lock);
+    if (node->header_) {
+        unlink_locked(node);
+        pnx__mutex_unlock(&lock);
+        return 0;
+    }
+    while (is_running_locked(node)) {
+        /* A thread without a record cannot be told from the one that runs it. */
+        if (!self || self->rc_dropping) {
+            pnx__mutex_unlock(&lock);
+            return -EINPROGRESS;
+        }
+        waiters++;
+        uint32_t seen = pnx_load(&ended, PNX_RELAXED, "rc_on_drop.wait"); /* the lock */
+        pnx__mutex_unlock(&lock);
+        (void)pnx__futex_wait(&ended, seen, PNX_NEVER);
+        pnx__mutex_lock(&lock);
+        waiters--;
+    }
+    pnx__mutex_unlock(&lock);
+    return -EALREADY;
+}
+
+/* Says that the callback has returned; returns whether somebody waits to hear it. */
+static bool end_one_locked(struct runner *runner) {
+    runner->node = NULL;
+    if (waiters == 0)
+        return false;
+    pnx_fetch_add(&ended, 1, PNX_RELAXED, "rc_on_drop.ended"); /* the lock orders it */
+    return true;
+}
+
+void pnx__rc_run_hooks(struct pnx_rc_header *header) {
+    /*
+     * relaxed: whoever registered held a reference and let it go before this, see rc.last; should the last node be
+     * removed at this moment, either answer is right.
+     */
+    if (!pnx_load(&header->hooks, PNX_RELAXED, "rc_on_drop.look"))
+        return;
+    struct runner runner = {.generation = pnx__fork_generation()};
+    struct pnx_rc_drop_node *node;
+    bool wake = false;
+    pnx__mutex_lock(&lock);
+    pnx__list_push_back(&runners, &runner.link);
+    while ((node = first_locked(header)) != NULL) {
+        unlink_locked(node);
+        runner.node = node;
+        pnx_rc_on_drop_fn *fn = node->fn_;
+        void *arg = node->arg_;
+        pnx__mutex_unlock(&lock);
+        if (wake)
+            pnx__futex_wake(&ended, UINT32_MAX);
+        pnx__mutex_assert_none_held();
+        fn(arg); /* from here on the node may be gone */
+        pnx__mutex_lock(&lock);
+        wake = end_one_locked(&runner);
+    }
+    pnx__list_remove(&runner.link);
+    pnx__mutex_unlock(&lock);
+    if (wake)
+        pnx__futex_wake(&ended, UINT32_MAX);
+}
+
+void pnx__rc_move_hooks(struct pnx_rc_header *from, struct pnx_rc_header *to) {
+    /* relaxed: as in pnx__rc_run_hooks(); the caller was the last holder */
+    if (!pnx_load(&from->hooks, PNX_RELAXED, "rc_on_drop.move"))
+        return;
+    pnx__mutex_lock(&lock);
+    struct pnx_rc_drop_node *first = first_locked(from);
+    for (struct pnx_rc_drop_node *node = first; node; node = node->older_)
+        node->header_ = to;
+    set_first_locked(to, first);
+    set_first_locked(from, NULL);
+    pnx__mutex_unlock(&lock);
+}
