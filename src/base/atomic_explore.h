@@ -30,7 +30,11 @@ void pnx_x_fence(const struct pnx_atomic_site *site);
 #define pnx__store(word, value, order, site) \
     pnx_x_store(&(word)->v, sizeof((word)->v), PNX_X_BITS(word, value), PNX_SITE_ROW_(site, order))
 #define PNX_X_RMW(word, op, value, order, site) \
-    ((PNX_X_TYPE(word))pnx_x_rmw(&(word)->v, sizeof((word)->v), op, PNX_X_BITS(word, value), PNX_SITE_ROW_(site, order)))
+    (__extension__({ /* may be unused, which a cast may not */ \
+        PNX_X_TYPE(word) pnx_x_old_ = (PNX_X_TYPE(word))pnx_x_rmw(&(word)->v, sizeof((word)->v), op, \
+                PNX_X_BITS(word, value), PNX_SITE_ROW_(site, order)); \
+        pnx_x_old_; \
+    }))
 #define pnx__exchange(word, value, order, site)  PNX_X_RMW(word, PNX_X_EXCHANGE, value, order, site)
 #define pnx__fetch_add(word, value, order, site) PNX_X_RMW(word, PNX_X_ADD, value, order, site)
 #define pnx__fetch_sub(word, value, order, site) PNX_X_RMW(word, PNX_X_SUB, value, order, site)

@@ -43,6 +43,9 @@ void pnx__thread_join(struct pnx_os_thread **thread);
 void pnx__thread_detach(struct pnx_os_thread **thread);
 
 /* Tells the CPU (or the explorer) that the caller is spinning. */
+#ifdef PNX_EXPLORE
+void pnx__spin_hint(void);
+#else
 static inline void pnx__spin_hint(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -50,6 +53,7 @@ static inline void pnx__spin_hint(void) {
     __asm__ __volatile__("yield");
 #endif
 }
+#endif
 
 /* Number of CPUs that this process may use, at least 1. */
 uint32_t pnx__os_cpus(void);

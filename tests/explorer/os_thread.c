@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* os_thread.c - os/thread.h for the explorer: fibres, their records, the barriers; a process that never forks. */
+#include "explorer/engine.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+struct pnx_os_thread {
+    struct x_thread *thread;
+    void (*run)(void *arg);
+    void *arg;
+};
+
+/* Outside an execution: for the harness. */
+static struct pnx_thread outside = {.id = 1000};
+
+struct pnx_thread *pnx_x_self(void) {
+    if (!x.self)
+        return &outside;
+    return x.self->made_record ? &x.self->record : NULL;
+}
+
+struct pnx_thread *pnx__thread(void) {
+    if (!x.self)
+        return &outside;
+    if (!x.self->made_record) {
+        x.self->made_record = true;
+        x.self->record.id = x_self() + 1;
+    }
+    return &x.self->record;
+}
+
+void x_thread_exit_hooks(struct x_thread *thread) {
+    if (thread->record.held)
+        x_fail(X_MISUSE, "the thread ends while holding a lock");
+    thread->made_record = false;
+}
+
+static void run_started(void *arg) {
+    struct pnx_os_thread *thread = arg;
+    thread->run(thread->arg);
+}
+
+int pnx__thread_start(
+        const char *name, void (*run)(void *arg), void *arg, struct pnx_os_thread **ret_thread) {
+    (void)name;
+    x_point(X_SPAWN, NULL, 0);
+    struct pnx_os_thread *thread = x_memory_alloc(sizeof(*thread), 16);
+    if (!thread)
+        return -EAGAIN;
+    *thread = (struct pnx_os_thread){.run = run, .arg = arg};
+    thread->thread = &x.threads[x_spawn(run_started, thread)];
+    *ret_thread = thread;
+    return 0;
+}
+
+void pnx__thread_join(struct pnx_os_thread **thread) {
+    if (!*thread)
+        return;
+    x_point(X_JOIN, (*thread)->thread, 0);
+    x_join(&x.self->now, &(*thread)->thread->now);
+    x_memory_free(*thread, sizeof(**thread));
+    *thread = NULL;
+}
+
+void pnx__thread_detach(struct pnx_os_thread **thread) {
+    *thread =
+            NULL; /* the handle counts as a leak if the test asks; a detached thread is not part of a suite */
+}
+
+uint32_t pnx__os_cpus(void) {
+    return 2;
+}
+
+void pnx__spin_hint(void) {
+    if (x.self)
+        x_spin();
+}
+
+/* These have sites too, so that the mutation check can take them away. */
+static void fence(struct x_thread *thread, const struct pnx_atomic_site *site) {
+    x_memory_fence(thread, site->order);
+}
+
+void pnx__barrier_light(void) {
+    if (!x.self || !x.test->fences)
+        return; /* a compiler barrier: the heavy one of another thread does the work */
+    const struct pnx_atomic_site *site = PNX_SITE_ROW_("thread.light", PNX_SEQ_CST);
+    x_point(X_FENCE, NULL, site->order);
+    fence(x.self, site);
+    if (x.trace)
+        x_trace("light");
+}
+
+/* membarrier: between two of its operations each thread runs a seq_cst fence; the caller's stand around them. */
+static void membarrier(const struct pnx_atomic_site *site) {
+    x_point(X_HEAVY, NULL, site->order);
+    fence(x.self, site);
+    for (unsigned i = 0; i < x.n_threads; i++) {
+        if (&x.threads[i] != x.self && x.threads[i].state != X_DONE)
+            fence(&x.threads[i], site);
+    }
+    fence(x.self, site);
+}
+
+void pnx__barrier_heavy(void) {
+    if (!x.self)
+        return;
+    if (x.trace)
+        x_trace("heavy");
+    if (!x.test->fences) {
+        membarrier(PNX_SITE_ROW_("thread.membarrier", PNX_SEQ_CST));
+        return;
+    }
+    const struct pnx_atomic_site *site = PNX_SITE_ROW_("thread.heavy", PNX_SEQ_CST);
+    x_point(X_FENCE, NULL, site->order);
+    fence(x.self, site);
+}
+
+bool pnx__barrier_is_asymmetric(void) {
+    return !x.test || !x.test->fences;
+}
+
+uint32_t pnx__fork_generation(void) {
+    return 1;
+}
+
+/* Code under test that uses these directly would block the one kernel thread (linked with --wrap). */
+/* The names are the linker's. NOLINTBEGIN(bugprone-reserved-identifier) */
+int __wrap_pthread_once(pthread_once_t *once, void (*run)(void));
+int __real_pthread_once(pthread_once_t *once, void (*run)(void));
+pthread_t __wrap_pthread_self(void);
+pthread_t __real_pthread_self(void);
+
+int __wrap_pthread_once(pthread_once_t *once, void (*run)(void)) {
+    if (!x.self)
+        return __real_pthread_once(once, run);
+    int done = 2; /* glibc's value */
+    if (memcmp(once, &done, sizeof(done)) != 0) {
+        memcpy(once, &done, sizeof(done));
+        run();
+    }
+    return 0;
+}
+
+pthread_t __wrap_pthread_self(void) {
+    return x.self ? (pthread_t)(x_self() + 1) : __real_pthread_self();
+}
+/* NOLINTEND(bugprone-reserved-identifier) */
