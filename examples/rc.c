@@ -159,6 +159,28 @@ static void cyclic(void) {
     session_release(&session);
 }
 
+/* ---- all objects of a kind, in numbers ---- */
+
+static struct pnx_rc_tally *points; /* set before the first point is made */
+struct point {
+    double x, y;
+};
+static const struct pnx_rc_type point_type = PNX_RC_TYPE(struct point, .tally = &points);
+PNX_RC_DEFINE(point, struct point, point_type)
+
+static void numbers(void) {
+    struct point *made[10] = {NULL};
+    struct pnx_rc_tally_stats stats = {.size = sizeof(stats)};
+    must(pnx_rc_tally_create(PNX_RC_TALLY_OPTS(.name = "points"), NULL, &points), "tally");
+    for (int i = 0; i < 10; i++)
+        must(point_new(&(struct point){i, i}, &made[i]), "point_new");
+    must(pnx_rc_tally_read_stats(points, &stats), "read_stats");
+    printf("%d points, %d bytes\n", (int)stats.live, (int)stats.bytes);
+    for (int i = 0; i < 10; i++)
+        point_release(&made[i]);
+    pnx_rc_tally_release(&points);
+}
+
 static void chain(void) {
     struct node *head = NULL;
     for (int i = 0; i < 100000; i++)
@@ -172,6 +194,7 @@ int main(void) {
     weak();
     flexible();
     cyclic();
+    numbers();
     chain();
     printf("%llu objects leaked\n", (unsigned long long)pnx_rc_saturated());
     return pnx_rc_saturated() != 0;

@@ -22,6 +22,8 @@
  *       with no lock of the library held; once a removal has returned 0 or -EALREADY it is not running, nor will.
  *   P8  Nobody gets a reference to an object of pnx_rc_new_cyclic() before its maker has succeeded; when that
  *       fails, the memory goes with the last weak reference that was made.
+ *   P9  A tally counts each object of its types exactly once from when its memory is had until that is freed, and
+ *       charges and gives back exactly these bytes.
  *
  * Order of drops: what loses its last reference inside a drop function is dropped after that function has
  * returned, in the order in which it lost it, before the outermost pnx_rc_unref() returns.
@@ -32,8 +34,13 @@
 #include <patinox/base.h>
 #include <patinox/error.h>
 #include <patinox/rc_inl.h>
+#include <patinox/registry.h>
+#include <patinox/stats.h>
 
 PNX_BEGIN_DECLS
+
+struct pnx_budget;
+struct pnx_rc_tally;
 
 /* What the library must know about a kind of object.  Static, or outlives every object of it. */
 struct pnx_rc_type {
@@ -50,7 +57,9 @@ struct pnx_rc_type {
     void (*drop)(void *ctx, void *object);
     void *ctx; /* first argument of clone and drop */
     const struct pnx_env
-            *env;      /* allocator and log; NULL: the system's.  Must outlive the objects */
+            *env; /* allocator and log; NULL: the system's.  Must outlive the objects */
+    /* Where a pointer to the tally of such objects stands; NULL, or one to NULL: they are not counted. */
+    struct pnx_rc_tally *const *tally;
     uint32_t flags;    /* PNX_RC_* */
     uint32_t reserved; /* must be 0 */
 };
@@ -162,6 +171,66 @@ PNX_API PNX_NODISCARD int pnx_rc_try_update(void *object, pnx_rc_edit_fn *edit, 
 
 /* Returns how many objects of the process have leaked because a count left its range (P1). */
 PNX_API uint64_t pnx_rc_saturated(void);
+
+/* ---- numbers ---- */
+
+/*
+ * Objects have no rows in a registry and no blocks in the statistics: either would be larger than many an object.
+ * A tally has both, for all objects of the types that name it, and charges a budget for them:
+ *
+ *     static struct pnx_rc_tally *conf_tally;       (set before the first object is made, and not changed after)
+ *     static const struct pnx_rc_type conf_type = PNX_RC_TYPE(struct conf, .tally = &conf_tally);
+ *
+ * Counting costs a few atomic additions for each object that is made, copied or freed, and 16 bytes.
+ */
+struct pnx_rc_tally_opts {
+    size_t size;                   /* set by PNX_RC_TALLY_OPTS */
+    const char *name;              /* copied; label in statistics and reports; default "rc" */
+    const char *site;              /* set by PNX_RC_TALLY_OPTS */
+    const struct pnx_env *env;     /* allocator of the tally itself; default: the system's */
+    struct pnx_registry *registry; /* default: the process's; pnx_registry_off() */
+    struct pnx_stats *stats;       /* default: the process's; pnx_stats_off() */
+    struct pnx_budget
+            *budget; /* charged for each object; default: the process's; pnx_budget_off() */
+};
+#ifndef __cplusplus
+#define PNX_RC_TALLY_OPTS(...) \
+    (&(const struct pnx_rc_tally_opts){ \
+            .size = sizeof(struct pnx_rc_tally_opts), .site = PNX_SITE, __VA_ARGS__})
+#else
+static inline struct pnx_rc_tally_opts pnx_rc_tally_opts_init(void) {
+    struct pnx_rc_tally_opts opts = pnx_rc_tally_opts();
+    opts.size = sizeof(opts);
+    return opts;
+}
+#endif
+
+/*
+ * Creates a tally.  Its row shows the bytes to within an eighth; a shutdown that finds objects still alive when its
+ * turn has come reports it as failed, with -EBUSY: they have leaked.  When its budget refuses, making an object
+ * is -ENOMEM.  opts may be NULL.  -EINVAL (err names the field), -E2BIG, -ENOMEM, or the registry's -ESHUTDOWN or
+ * -EBUSY.
+ */
+PNX_API PNX_NODISCARD int pnx_rc_tally_create(const struct pnx_rc_tally_opts *opts,
+        struct pnx_error *err, struct pnx_rc_tally **ret_tally);
+
+/*
+ * Lets it go when no more objects will be made with it; it ends with its last object.  Strikes its row, and waits for
+ * a shutdown that is looking at it.  NULL-safe, clears.
+ */
+PNX_API void pnx_rc_tally_release(struct pnx_rc_tally **tally);
+
+/* The rows of patinox/stats/rc.def. */
+struct pnx_rc_tally_stats {
+    size_t size;
+#define PNX_STAT(name, kind, unit, level, help) uint64_t name;
+#include <patinox/stats/rc.def>
+#undef PNX_STAT
+};
+
+/* Fills *ret_stats up to its size, which the caller sets.  -EINVAL. */
+PNX_API int pnx_rc_tally_read_stats(
+        const struct pnx_rc_tally *tally, struct pnx_rc_tally_stats *ret_stats);
 
 /* ---- being told ---- */
 

@@ -29,9 +29,12 @@ PNX_API void pnx_rc_unref_slow_(const void *object, uint64_t before);
  */
 struct pnx_rc_type;
 PNX_API void pnx_rc_expect_(const void *object, const struct pnx_rc_type *type, const char *where);
+PNX_API void pnx_rc_count_clone_(const void *object); /* likewise: tells the object's tally */
 #ifdef PNX_DEBUG
+#define PNX_RC_COUNT_CLONE_(object)         pnx_rc_count_clone_(object)
 #define PNX_RC_EXPECT_(object, type, where) pnx_rc_expect_(object, type, where)
 #else
+#define PNX_RC_COUNT_CLONE_(object)         ((void)0)
 #define PNX_RC_EXPECT_(object, type, where) ((void)0)
 #endif
 
@@ -42,6 +45,7 @@ static inline struct pnx_a64 *pnx_rc_counts_(const void *object) {
 /* Takes a reference; returns what the word was. */
 static inline uint64_t pnx_rc_take_(const void *object) {
     PNX_RC_EXPECT_(object, NULL, "pnx_rc_ref");
+    PNX_RC_COUNT_CLONE_(object);
     /* relaxed: the caller holds a reference already; the new one needs nothing that the old one had not */
     return pnx__fetch_add(pnx_rc_counts_(object), UINT64_C(1), PNX_RELAXED, "rc.ref");
 }

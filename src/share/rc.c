@@ -65,8 +65,8 @@ static_assert(LIMIT == PNX_RC_LIMIT_, "one limit");
 
 /* Stands before the header, where pnx_rc_header.type says PNX__RC_HAS_TAIL. */
 struct tail {
-    size_t bytes; /* of the object, flexible part included */
-    size_t unused;
+    size_t bytes;               /* of the object, flexible part included */
+    struct pnx_rc_tally *tally; /* counts as one of its references; may be NULL */
 };
 #define HAS_TAIL ((uintptr_t)1) /* types are aligned, so this bit is free */
 
@@ -93,6 +93,18 @@ static size_t bytes_of(const struct pnx_rc_header *header) {
     if (header->type & HAS_TAIL)
         return ((const struct tail *)(const void *)header - 1)->bytes;
     return type_of(header)->object_size;
+}
+
+static struct pnx_rc_tally *tally_of(const struct pnx_rc_header *header) {
+    if (header->type & HAS_TAIL)
+        return ((const struct tail *)(const void *)header - 1)->tally;
+    return NULL;
+}
+
+static void count(const struct pnx_rc_header *header, enum pnx__rc_count what) {
+    struct pnx_rc_tally *tally = tally_of(header);
+    if (tally)
+        pnx__rc_tally_count(tally, what);
 }
 
 /* ---- debug builds: what an object is ---- */
@@ -122,7 +134,15 @@ void pnx_rc_expect_(const void *object, const struct pnx_rc_type *type, const ch
         complain(where, object, "is a ", text);
     }
 }
+
+void pnx_rc_count_clone_(const void *object) {
+    count(pnx__rc_header_of(object), PNX__RC_CLONE);
+}
 #else
+void pnx_rc_count_clone_(const void *object) {
+    (void)object;
+}
+
 void pnx_rc_expect_(const void *object, const struct pnx_rc_type *type, const char *where) {
     (void)object, (void)type, (void)where;
 }
@@ -157,7 +177,9 @@ static bool saturate(struct pnx_rc_header *header, uint64_t mask) {
     return true;
 }
 
-static void report(const struct pnx_rc_type *type) {
+static void report(const struct pnx_rc_header *header) {
+    const struct pnx_rc_type *type = type_of(header);
+    count(header, PNX__RC_LEAK);
     pnx__log(env_of(type), PNX_LOG_ERROR,
             "rc: a reference count of a %s left its range; the object is leaked", type->name);
     struct pnx_stats_block block = {.set = pnx_stats_default()};
@@ -165,7 +187,7 @@ static void report(const struct pnx_rc_type *type) {
 }
 
 void pnx__rc_report(const void *object) {
-    report(type_of(pnx__rc_header_of(object)));
+    report(pnx__rc_header_of(object));
 }
 
 /*
@@ -197,15 +219,23 @@ static int check_type(const struct pnx_rc_type *type) {
 /* Allocates an object with these counts, zeroed but for its header. */
 static int make(const struct pnx_rc_type *type, size_t bytes, uint64_t counts,
         struct pnx_rc_header **ret_header) {
-    bool has_tail = bytes != type->object_size;
+    struct pnx_rc_tally *tally = type->tally ? *type->tally : NULL;
+    bool has_tail = tally || bytes != type->object_size;
     size_t offset = offset_of(type, has_tail);
     size_t total;
     if (__builtin_add_overflow(offset, bytes, &total) || total > PTRDIFF_MAX)
         return -EOVERFLOW;
     size_t align = type->object_align > ALIGN_NATURAL ? type->object_align : ALIGN_NATURAL;
-    char *memory = pnx__alloc_aligned(env_of(type), total, 1, align);
-    if (!memory)
+    if (tally && pnx__rc_tally_reserve(tally, total))
         return -ENOMEM;
+    char *memory = pnx__alloc_aligned(env_of(type), total, 1, align);
+    if (!memory) {
+        if (tally)
+            pnx__rc_tally_unreserve(tally, total);
+        return -ENOMEM;
+    }
+    if (tally)
+        pnx__rc_tally_add(tally, total);
     struct pnx_rc_header *header = (struct pnx_rc_header *)(void *)(memory + offset) - 1;
 #ifdef PNX_DEBUG
     header->magic = MAGIC_LIVE;
@@ -215,7 +245,7 @@ static int make(const struct pnx_rc_type *type, size_t bytes, uint64_t counts,
     pnx_store(&header->counts, counts, PNX_RELAXED, "rc.make");
     header->type = (uintptr_t)type | (has_tail ? HAS_TAIL : 0);
     if (has_tail)
-        ((struct tail *)(void *)header - 1)->bytes = bytes;
+        ((struct tail *)(void *)header)[-1] = (struct tail){bytes, tally};
     *ret_header = header;
     return 0;
 }
@@ -224,10 +254,13 @@ static void free_memory(struct pnx_rc_header *header) {
     const struct pnx_rc_type *type = type_of(header);
     size_t offset = offset_of(type, (header->type & HAS_TAIL) != 0);
     size_t total = offset + bytes_of(header);
+    struct pnx_rc_tally *tally = tally_of(header);
 #ifdef PNX_DEBUG
     header->magic = MAGIC_FREED;
 #endif
     pnx__free(env_of(type), (char *)pnx__rc_object_of(header) - offset, total, 1);
+    if (tally)
+        pnx__rc_tally_remove(tally, total);
 }
 
 int pnx_rc_new(const struct pnx_rc_type *type, const void *init, void **ret_object) {
@@ -295,9 +328,8 @@ static void weak_unref(struct pnx_rc_header *header) {
     }
     if (weak != 0 && weak < LIMIT)
         return;
-    const struct pnx_rc_type *type = type_of(header);
     if (out_of_range(header, weak, (uint64_t)0 - ONE_WEAK, SAT_WEAK))
-        report(type);
+        report(header);
 }
 
 static void drop_now(struct pnx_rc_header *header) {
@@ -382,9 +414,8 @@ static void unref_slow(
         drop_by(header);
         return;
     }
-    const struct pnx_rc_type *type = type_of(header);
     if (out_of_range(header, strong, (uint64_t)0 - ONE_STRONG, SAT_BOTH))
-        report(type);
+        report(header);
 }
 
 void pnx_rc_unref_slow_(const void *object, uint64_t before) {
@@ -461,6 +492,7 @@ int pnx_rc_clone(const void *object, void **ret_copy) {
             return rc < 0 ? rc : -EINVAL;
         }
     }
+    count(made, PNX__RC_COPY);
     *ret_copy = copy;
     return 0;
 }
@@ -484,6 +516,7 @@ static int move_away(void **handle, struct pnx_rc_header *header, uint64_t count
     }
     memcpy(pnx__rc_object_of(moved), pnx__rc_object_of(header), bytes_of(header));
     pnx__rc_move_hooks(header, moved);
+    count(moved, PNX__RC_MOVE);
     weak_unref(header);
     *handle = pnx__rc_object_of(moved);
     return 0;
@@ -496,8 +529,10 @@ int pnx_rc_make_mut(void **handle) {
     const struct pnx_rc_type *type = type_of(header);
     /* acquire: pairs with rc.unref, rc.weak_unref, as rc.unique */
     uint64_t counts = pnx_load(&header->counts, PNX_ACQUIRE, "rc.make_mut");
-    if (counts == UNIQUE)
+    if (counts == UNIQUE) {
+        count(header, PNX__RC_EXCLUSIVE);
         return 0;
+    }
     if (strong_of(counts) == 1 && (is_plain(type) || (type->flags & PNX_RC_MOVABLE))) {
         int rc = move_away(handle, header, counts);
         if (rc != PNX_E_SHARED)
@@ -546,6 +581,7 @@ int pnx_rc_try_update(void *object, pnx_rc_edit_fn *edit, void *ctx) {
         return -EINVAL;
     if (!pnx_rc_unique(object))
         return PNX_E_SHARED;
+    count(pnx__rc_header_of(object), PNX__RC_EXCLUSIVE);
     return call_edit(edit, ctx, object);
 }
 
@@ -562,7 +598,7 @@ struct pnx_weak pnx_weak_make(const void *object) {
     if (count != 0 && count < LIMIT)
         return weak;
     if (out_of_range(header, count, ONE_WEAK, SAT_WEAK))
-        report(type_of(header));
+        report(header);
     return weak;
 }
 
@@ -585,7 +621,7 @@ void *pnx_weak_upgrade(const struct pnx_weak *weak) {
         return NULL;
     /* Out of range: a reference that is not counted is as good, since the object stays for ever. */
     if (saturate(header, SAT_BOTH))
-        report(type_of(header));
+        report(header);
     return weak->object_;
 }
 

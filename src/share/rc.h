@@ -23,7 +23,7 @@ struct pnx_rc_header {
     struct pnx_aptr hooks;      /* struct pnx_rc_drop_node *, the one registered last */
     struct pnx_a64 counts;      /* where rc_inl.h expects it */
     struct pnx_rc_header *link; /* the queue of drops */
-    uintptr_t type;             /* const struct pnx_rc_type *, and PNX__RC_HAS_TAIL */
+    uintptr_t type;             /* const struct pnx_rc_type *, and HAS_TAIL of rc.c */
 };
 
 static inline void *pnx__rc_object_of(struct pnx_rc_header *header) {
@@ -39,6 +39,23 @@ void pnx__rc_run_hooks(struct pnx_rc_header *header);
 
 /* Hands what was registered for one object on to another, which nobody else knows. */
 void pnx__rc_move_hooks(struct pnx_rc_header *from, struct pnx_rc_header *to);
+
+/*
+ * Tallies: reserve asks the budget before the memory is had (-ENOMEM), add counts an object, remove uncounts it
+ * when its memory is gone and gives its bytes back.
+ */
+int pnx__rc_tally_reserve(struct pnx_rc_tally *tally, size_t bytes);
+void pnx__rc_tally_unreserve(struct pnx_rc_tally *tally, size_t bytes);
+void pnx__rc_tally_add(struct pnx_rc_tally *tally, size_t bytes);
+void pnx__rc_tally_remove(struct pnx_rc_tally *tally, size_t bytes);
+enum pnx__rc_count {
+    PNX__RC_COPY,
+    PNX__RC_MOVE,
+    PNX__RC_EXCLUSIVE,
+    PNX__RC_LEAK,
+    PNX__RC_CLONE,
+};
+void pnx__rc_tally_count(struct pnx_rc_tally *tally, enum pnx__rc_count what);
 
 /*
  * Takes a reference without ever calling out.  Returns whether this one drove the count out of its range: then

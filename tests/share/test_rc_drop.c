@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rc: P7 and P8 of patinox/rc.h, the layout that is inlined into programs, and what debug builds say. */
+/* rc: P7 to P9 of patinox/rc.h, the layout that is inlined into programs, and what debug builds say. */
 #include "harness/harness.h"
 #include "share/rc.h"
 
+#include <patinox/budget.h>
 #include <patinox/rc.h>
 #include <patinox/stats.h>
 
@@ -41,6 +42,12 @@ static struct pnx_rc_type thing_type =
 PNX_RC_DEFINE(thing, struct thing, thing_type)
 
 static struct test_env te;
+
+static int set_ten(void *ctx, void *object) {
+    (void)ctx;
+    ((struct thing *)object)->number = 10;
+    return 0;
+}
 
 static struct thing *make_thing(int number) {
     if (!thing_type.env) {
@@ -470,6 +477,168 @@ TEST(p8_cyclic_objects_may_be_flexible) {
     test_env_check_empty(&te);
 }
 
+/* ---- P9: tallies ---- */
+
+static struct pnx_rc_tally *tally;
+static struct pnx_rc_type counted_type =
+        PNX_RC_TYPE(struct thing, .clone = thing_clone, .drop = thing_drop, .tally = &tally);
+PNX_RC_DEFINE(counted, struct thing, counted_type)
+
+static struct pnx_rc_tally_stats tally_stats(void) {
+    struct pnx_rc_tally_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_rc_tally_read_stats(tally, &stats), 0);
+    return stats;
+}
+
+static struct thing *make_counted(void) {
+    struct thing *thing = NULL;
+    CHECK_EQ(counted_new(NULL, &thing), 0);
+    return thing;
+}
+
+TEST(p9_a_tally_counts_each_object_once) {
+    struct thing *uncounted = make_thing(0);
+    counted_type.env = &te.env;
+    counted_type.flags = PNX_RC_MOVABLE;
+    struct thing *early = make_counted(); /* no tally is there yet */
+    CHECK_EQ(pnx_rc_tally_create(PNX_RC_TALLY_OPTS(.name = "things", .env = &te.env), NULL, &tally),
+            0);
+    struct thing *a = make_counted(), *b = counted_ref(a), *c = NULL;
+    struct pnx_rc_tally_stats stats = tally_stats();
+    CHECK_EQ(stats.live, 1);
+    uint64_t one = stats.bytes;
+    CHECK(one >= sizeof(struct thing) + 48);
+    CHECK_EQ(counted_make_mut(&b), 0); /* a copy */
+    CHECK_EQ(counted_make_mut(&b), 0); /* exclusive already */
+    CHECK_EQ(counted_try_update(b, set_ten, NULL), 0);
+    CHECK_EQ(counted_copy(a, &c), 0);
+    struct pnx_weak weak = counted_weak(c);
+    CHECK_EQ(counted_make_mut(&c), 0); /* moved; the old memory stays for the weak one */
+    stats = tally_stats();
+    CHECK_EQ(stats.live, 4);
+    CHECK_EQ(stats.bytes, 4 * one);
+    CHECK_EQ(stats.made, 4);
+    CHECK_EQ(stats.copies, 2);
+    CHECK_EQ(stats.moves, 1);
+    CHECK_EQ(stats.exclusive_writes, 2);
+    CHECK_EQ(stats.leaked, 0);
+#ifdef PNX_DEBUG
+    CHECK_EQ(stats.clones, 1);
+#endif
+    pnx_weak_release(&weak);
+    counted_release(&a);
+    counted_release(&b);
+    counted_release(&early);
+    stats = tally_stats();
+    CHECK_EQ(stats.live, 1);
+    CHECK_EQ(stats.bytes, one);
+    pnx_rc_tally_release(&tally); /* c keeps it */
+    CHECK(tally == NULL);
+    counted_release(&c);
+    pnx_rc_tally_release(&tally);
+    pnx_rc_tally_release(NULL);
+    thing_release(&uncounted);
+    test_env_check_empty(&te);
+}
+
+TEST(p9_a_tally_charges_its_budget_and_a_refusal_is_no_object) {
+    struct pnx_budget *budget = NULL;
+    struct thing *uncounted = make_thing(0);
+    counted_type.env = &te.env;
+    CHECK_EQ(pnx_budget_create(PNX_BUDGET_OPTS(.name = "small", .hard = 4096), NULL, &budget), 0);
+    CHECK_EQ(pnx_rc_tally_create(PNX_RC_TALLY_OPTS(.budget = budget, .env = &te.env), NULL, &tally),
+            0);
+    struct thing *made[64] = {NULL}, *none = NULL;
+    int n = 0;
+    while (n < 64 && counted_new(NULL, &made[n]) == 0)
+        n++;
+    CHECK(n > 10 && n < 64);
+    struct pnx_rc_tally_stats stats = tally_stats();
+    CHECK_EQ(stats.live, n);
+    CHECK_EQ(stats.refusals, 1);
+    struct pnx_budget_stats used = {.size = sizeof(used)};
+    CHECK_EQ(pnx_budget_read_stats(budget, &used), 0);
+    CHECK_EQ(used.used, stats.bytes);
+    counted_release(&made[0]);
+    te.fail_at = te.allocations + 1;
+    CHECK_EQ(counted_new(NULL, &none), -ENOMEM);
+    te.fail_at = 0;
+    CHECK_EQ(tally_stats().made, n);
+    CHECK_EQ(counted_new(NULL, &made[0]), 0);
+    for (int i = 0; i < n; i++)
+        counted_release(&made[i]);
+    CHECK_EQ(pnx_budget_read_stats(budget, &used), 0);
+    CHECK_EQ(used.used, 0);
+    pnx_rc_tally_release(&tally);
+    pnx_budget_release(&budget);
+    thing_release(&uncounted);
+    test_env_check_empty(&te);
+}
+
+static uint64_t row_bytes;
+
+static int find_row(void *ctx, const struct pnx_resource_info *info) {
+    (void)ctx;
+    if (strcmp(info->type, "rc objects") != 0)
+        return 0;
+    CHECK_STR(info->name, "things");
+    CHECK_CONTAINS(info->site, "test_rc_drop.c:");
+    row_bytes = info->bytes;
+    return 1;
+}
+
+TEST(p9_the_row_shows_the_bytes_and_a_shutdown_what_has_leaked) {
+    struct pnx_registry *registry = NULL;
+    struct pnx_shutdown_report *report = NULL;
+    struct thing *made[1000];
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    CHECK_EQ(pnx_rc_tally_create(
+                     PNX_RC_TALLY_OPTS(.name = "things", .registry = registry), NULL, &tally),
+            0);
+    CHECK_EQ(pnx_registry_each(registry, find_row, NULL), 1);
+    CHECK_EQ(row_bytes, 0);
+    for (int i = 0; i < 1000; i++)
+        made[i] = make_counted();
+    CHECK_EQ(pnx_registry_each(registry, find_row, NULL), 1);
+    uint64_t bytes = tally_stats().bytes;
+    CHECK(row_bytes <= bytes && row_bytes >= bytes - bytes / 8 - 4096);
+    for (int i = 1; i < 1000; i++)
+        counted_release(&made[i]);
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), -EBUSY);
+    struct pnx_shutdown_counts counts = {.size = sizeof(counts)};
+    CHECK_EQ(pnx_shutdown_report_counts(report, &counts), 0);
+    CHECK_EQ(counts.failed, 1);
+    pnx_shutdown_report_release(&report);
+    counted_release(&made[0]);
+    pnx_rc_tally_release(&tally);
+    pnx_registry_release(&registry);
+}
+
+static int make_tally(struct test_env *env, void *ctx) {
+    (void)ctx;
+    int rc = pnx_rc_tally_create(PNX_RC_TALLY_OPTS(.env = &env->env), NULL, &tally);
+    pnx_rc_tally_release(&tally);
+    return rc;
+}
+
+TEST(p9_making_a_tally_fails_cleanly) {
+    struct pnx_error err;
+    struct pnx_rc_tally_opts bad = {0};
+    test_env_init(&te);
+    test_fail_each_allocation(&te, make_tally, NULL);
+    CHECK_EQ(pnx_rc_tally_create(&bad, &err, &tally), -EINVAL);
+    CHECK_EQ(pnx_rc_tally_create(NULL, &err, NULL), -EINVAL);
+    CHECK_EQ(pnx_rc_tally_read_stats(NULL, NULL), -EINVAL);
+    struct pnx_registry *closed = NULL;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &closed), 0);
+    CHECK_EQ(pnx_registry_shutdown(closed, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_rc_tally_create(
+                     PNX_RC_TALLY_OPTS(.registry = closed, .env = &te.env), &err, &tally),
+            -ESHUTDOWN);
+    pnx_registry_release(&closed);
+    test_env_check_empty(&te);
+}
+
 /* ---- debug builds ---- */
 
 #ifdef PNX_DEBUG
@@ -530,12 +699,6 @@ TEST(debug_builds_name_the_wrong_object) {
 #else
     test_skip("only debug builds look");
 #endif
-}
-
-static int set_ten(void *ctx, void *object) {
-    (void)ctx;
-    ((struct thing *)object)->number = 10;
-    return 0;
 }
 
 TEST(typed_functions_do_what_the_untyped_ones_do) {
