@@ -254,9 +254,10 @@ static uint32_t floor_of(const struct x_thread *thread, const struct x_loc *loc)
     return lowest;
 }
 
-static void note_read(struct x_thread *self, struct x_loc *loc, const struct x_store *store) {
+/* epoch: of the access.  Of a read-modify-write that is its store's, which its message carries on. */
+static void note_read(
+        struct x_thread *self, struct x_loc *loc, const struct x_store *store, uint32_t epoch) {
     unsigned me = x_index(self);
-    uint32_t epoch = tick(self);
     loc->atomic_epoch[me] = epoch;
     if (!loc->marks[me] || loc->marks[me]->index != store->index) {
         struct x_mark *mark = from_pool(sizeof(*mark));
@@ -294,7 +295,7 @@ uint64_t x_memory_load(
         for (uint32_t i = 0; i < older; i++)
             store = store->older;
     }
-    note_read(self, loc, store);
+    note_read(self, loc, store, tick(self));
     learn(self, store, order);
     if (x.trace)
         x_trace("load  %-24s %s -> 0x%llx %s%s%s", site->name, x_place(word),
@@ -313,7 +314,8 @@ uint64_t x_memory_rmw(void *word, unsigned size, int order,
     const struct x_store *store = loc->last;
     learn(x.self, store, order);
     append(x.self, loc, word, fn(store->value, operand), order, store);
-    note_read(x.self, loc, loc->last); /* it is its own newest: a spinner waits for another */
+    note_read(x.self, loc, loc->last,
+            loc->last->epoch); /* it is its own newest: a spinner waits for another */
     return store->value;
 }
 
@@ -345,10 +347,10 @@ bool x_memory_cas(
     } else if (store->value == *expected) {
         learn(self, store, order);
         append(self, loc, word, desired, order, store);
-        note_read(self, loc, loc->last);
+        note_read(self, loc, loc->last, loc->last->epoch);
         return true;
     }
-    note_read(self, loc, store);
+    note_read(self, loc, store, tick(self));
     learn(self, store, order == __ATOMIC_RELAXED ? order : failure);
     *expected = store->value;
     return false;
