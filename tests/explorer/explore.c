@@ -325,7 +325,9 @@ static void complete(const struct x_test *test, struct x_test *ret_test) {
     DEFAULT(steps, 20000);
     if (ret_test->limit == 0)
         ret_test->limit = 20000000;
-    if (ret_test->random == 0)
+    if (ret_test->random == X_NONE)
+        ret_test->random = 0;
+    else if (ret_test->random == 0)
         ret_test->random = 20000;
 #undef DEFAULT
 }
@@ -352,6 +354,7 @@ enum x_failure x_run(const struct x_test *given, struct x_result *ret_result) {
         result->executions = 1;
     } else {
         exhaust(deadline);
+        result->distinct_exhaustive = seen_used;
         if (!result->failure)
             randomly(deadline);
     }

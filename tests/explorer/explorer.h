@@ -23,7 +23,7 @@
 #define X_UNBOUNDED   (UINT32_MAX - 1)
 
 enum x_failure {
-    X_OK,
+    X_PASSED,
     X_ASSERTION, /* a CHECK failed */
     X_RACE,     /* two accesses, one of them a plain write or a free, unordered by happens-before */
     X_FREED,    /* an access to freed memory, or one that was never allocated */
@@ -54,15 +54,17 @@ struct x_test {
     uint64_t limit;             /* executions in which the bounds must be exhausted; 20 million */
     uint64_t random;            /* executions with random priorities afterwards; 20,000 */
     bool fences;                /* the asymmetric barrier fences on both sides; else membarrier */
-    bool leaks;                 /* memory left at the end is no failure */
+    bool thorough; /* leaves out no equivalent execution: to test the explorer itself */
+    bool leaks;    /* memory left at the end is no failure */
 };
 
 struct x_result {
     enum x_failure failure;
-    uint64_t executions; /* complete ones of the exhaustive part */
-    uint64_t pruned;     /* given up on, because an equivalent one is run instead */
-    uint64_t random;     /* executions of the random part */
-    uint64_t distinct;   /* different ones among all: what was read where */
+    uint64_t executions;          /* complete ones of the exhaustive part */
+    uint64_t pruned;              /* given up on, because an equivalent one is run instead */
+    uint64_t random;              /* executions of the random part */
+    uint64_t distinct;            /* different ones among all: what was read where */
+    uint64_t distinct_exhaustive; /* ... among those of the exhaustive part */
     bool exhausted;
     char message[512];
     char schedule[2048];

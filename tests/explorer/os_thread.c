@@ -123,7 +123,7 @@ static void membarrier(const struct pnx_atomic_site *site) {
     x_point(X_HEAVY, NULL, site->order);
     fence(x.self, site);
     for (unsigned i = 0; i < x.n_threads; i++) {
-        if (&x.threads[i] != x.self && x.threads[i].state != X_DONE)
+        if (&x.threads[i] != x.self) /* one that is done left its processor, which is as good */
             fence(&x.threads[i], site);
     }
     fence(x.self, site);

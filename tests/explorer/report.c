@@ -26,7 +26,7 @@ __attribute__((constructor)) static void find_replay(int argc, char **argv) {
 
 const char *x_failure_name(enum x_failure failure) {
     static const char *const names[] = {
-            [X_OK] = "no failure",
+            [X_PASSED] = "no failure",
             [X_ASSERTION] = "assertion",
             [X_RACE] = "data race",
             [X_FREED] = "use after free",

@@ -122,8 +122,8 @@ static uint32_t choose_by_priority(const struct candidate *list, uint32_t n) {
 static uint32_t find_candidates(struct candidate *list, bool can_go_on, bool *ret_asleep) {
     unsigned me = x_index(x.self);
     /* Fresh: what was chosen just before did nothing yet, so that others would have been chosen there. */
-    bool may_switch =
-            !can_go_on || !x.bounded || (x.preemptions > 0 && (!x.self->fresh || x.sleepers));
+    bool may_switch = !can_go_on || !x.bounded ||
+                      (x.preemptions > 0 && (!x.self->fresh || x.sleepers || x.test->thorough));
     uint32_t n = 0;
     *ret_asleep = false;
     if (can_go_on)
@@ -165,7 +165,7 @@ static void charge(const struct candidate *chosen, bool can_go_on, bool others_r
     if (can_go_on && chosen->thread != x.self && x.bounded) {
         if (chosen->how == RUN)
             x.preemptions--;
-        x.self->preempted = true;
+        x.self->preempted = !x.test->thorough;
     }
 }
 
