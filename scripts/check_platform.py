@@ -4,8 +4,8 @@
 
 Outside src/os: no #if on a platform, compiler vendor of another system, or processor; no system header but those
 of C11 and <pthread.h>; a lock is the library's own mutex, which has a rank.  In all of src: nothing prints but the
-one line with which a debug build aborts, and nothing exits, sleeps, installs handlers or reads the environment.  Every
-rank of src/base/lock_ranks.def is that of a lock.
+one line with which a debug build aborts, and nothing exits, sleeps or installs handlers; the environment is read in
+one file, for who asks for it.  Every rank of src/base/lock_ranks.def is that of a lock.
 """
 import re
 import sys
@@ -22,6 +22,7 @@ INCLUDE = re.compile(r"^\s*#\s*include\s*<([^>]+)>")
 CONDITION = re.compile(r"^\s*#\s*(?:el)?if(?:n?def)?\b(.*)")
 PLATFORM = re.compile(r"\b(__linux\w*|linux|_WIN\d+|WIN32|__MINGW\w+|__CYGWIN__|_MSC_VER|__APPLE__|__unix\w*|__ANDROID__|"
                       r"__\w+BSD__|__GLIBC\w*|__x86_64\w*|__i386\w*|__aarch64\w*|__arm\w*|__powerpc\w*|__riscv\w*)\b")
+ENVIRON, ENVIRON_FILE = re.compile(r"\benviron\b"), "src/os/environ.c"
 RAW_LOCK = re.compile(r"\bpthread_(mutex|rwlock|cond|spin|create|cancel|setspecific|key_create)\w*")
 FORBIDDEN = re.compile(r"(?<![\w.>])(printf|vprintf|puts|putchar|perror|exit|_exit|_Exit|quick_exit|atexit|sleep|usleep|"
                        r"nanosleep|clock_nanosleep|thrd_sleep|signal|sigaction|getenv|secure_getenv|setlocale|"
@@ -59,6 +60,8 @@ def objections(name, path):
             yield f"{where}: {RAW_LOCK.search(line)[0]}: use os/mutex.h, os/thread.h"
         if not name.startswith("src/"):
             continue
+        if ENVIRON.search(line) and name != ENVIRON_FILE:
+            yield f"{where}: the environment is read in {ENVIRON_FILE}"
         for match in FORBIDDEN.finditer(line):
             if not (match[1] in MEMORY and name in SYSTEM_MEMORY):
                 yield f"{where}: {match[1]}() is not for a library"

@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <time.h>
@@ -121,6 +122,26 @@ void pnx__eventfd_clear(int fd) {
     do
         n = read(fd, &value, sizeof(value)); /* -EAGAIN: it was not set */
     while (n < 0 && errno == EINTR);
+}
+
+int pnx__either_open(const int *fds, unsigned n) {
+    int injected = PNX_OS_FAULT("epoll_create");
+    if (injected)
+        return injected;
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    for (unsigned i = 0; i < n; i++) {
+        struct epoll_event event = {.events = EPOLLIN};
+        int rc = PNX_OS_FAULT("epoll_ctl");
+        if (rc == 0 && epoll_ctl(fd, EPOLL_CTL_ADD, fds[i], &event) != 0)
+            rc = -errno;
+        if (rc) {
+            close(fd);
+            return rc;
+        }
+    }
+    return fd;
 }
 
 int pnx__poll_readable(const int *fds, unsigned n, pnx_ns timeout) {

@@ -47,6 +47,12 @@ void pnx__eventfd_set(int fd);
 void pnx__eventfd_clear(int fd);
 
 /*
+ * Makes a descriptor that is readable whenever one of n others is ("epoll_create", "epoll_ctl").  It knows nothing
+ * of them any more once they are closed.
+ */
+int pnx__either_open(const int *fds, unsigned n);
+
+/*
  * Waits until one of n <= 4 descriptors is readable, at most timeout; negative ones are skipped ("poll").
  * Returns a bit mask of the readable ones, 0 at the timeout.
  */

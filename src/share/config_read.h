@@ -8,11 +8,14 @@
 #include "base/error.h"
 #include "os/file.h"
 
+#include <patinox/config.h>
+
 struct pnx_text {
     char *bytes; /* n bytes and a NUL; free with pnx__config_text_free() */
     size_t n;
-    size_t room;               /* as allocated */
-    struct pnx_file_info info; /* of the file when it was read */
+    size_t room;                  /* as allocated */
+    struct pnx_file_info info;    /* of the file when it was read */
+    char tag[PNX_CONFIG_TAG_MAX]; /* a source's */
 };
 
 /*

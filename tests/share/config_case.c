@@ -3,6 +3,8 @@
 
 int parses, validations, changes, events_changed, events_refused, last_refusal;
 long last_change;
+char story[2048];
+bool tells;
 struct test_env te;
 struct pnx_rc_type number_type = PNX_RC_TYPE(struct number);
 
@@ -39,8 +41,25 @@ static void on_change(void *ctx, const void *value, uint64_t version) {
     __atomic_add_fetch(&changes, 1, __ATOMIC_RELEASE);
 }
 
+/* Appends "name(cause) value code;" of one event. */
+static void tell(const struct pnx_event *event) {
+    size_t n = strlen(story);
+    const char *name = pnx_event_name(event->type);
+    n += (size_t)snprintf(story + n, sizeof(story) - n, "%s", name + strlen("config_"));
+    if (event->cause && n < sizeof(story))
+        n += (size_t)snprintf(story + n, sizeof(story) - n, "(%s)", event->cause);
+    if (n < sizeof(story))
+        n += (size_t)snprintf(story + n, sizeof(story) - n, " %lld", (long long)event->value);
+    if (event->code && n < sizeof(story))
+        n += (size_t)snprintf(story + n, sizeof(story) - n, " %s", pnx_errname(event->code));
+    if (n < sizeof(story))
+        snprintf(story + n, sizeof(story) - n, ";");
+}
+
 static void hear(void *ctx, const struct pnx_event *event) {
     (void)ctx;
+    if (tells)
+        tell(event);
     if (event->type == PNX_EVENT_CONFIG_CHANGED)
         __atomic_add_fetch(&events_changed, 1, __ATOMIC_RELAXED);
     if (event->type == PNX_EVENT_CONFIG_REFUSED) {

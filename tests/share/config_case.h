@@ -27,6 +27,16 @@ extern struct test_env te;
 extern int parses, validations, changes, events_changed, events_refused;
 extern long last_change;
 extern int last_refusal;
+/* The events of a test with one thread, once tells is set: "name(cause) value code;" each. */
+extern char story[2048];
+extern bool tells;
+
+/* Checks the story since the last check, and begins a new one. */
+#define CHECK_STORY(expected) \
+    do { \
+        CHECK_STR(story, expected); \
+        story[0] = '\0'; \
+    } while (0)
 
 #define DEBOUNCE (100 * PNX_MS)
 #define POLL     (2 * PNX_SEC)
