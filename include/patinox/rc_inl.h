@@ -3,8 +3,8 @@
  * patinox/rc_inl.h - the inline part of patinox/rc.h: taking a reference and letting one go.  Include that one.
  *
  * What is frozen by being inlined into programs, and held by a test (share.rc_layout.*): before an object stand
- * PNX_RC_COUNTS_BEFORE_ bytes at whose start is one 64-bit word, strong references in its low half, weak ones in
- * its high half; a half is in range from 1 to 2^31.  Everything else about the memory before an object is the
+ * PNX_RC_COUNTS_BEFORE_ bytes at whose start is one 64-bit word, strong references in its high half, weak ones in
+ * its low half, so that a reference let go too often borrows from nothing; in range is 1 to 2^31.  Everything else about the memory before an object is the
  * library's own.  One read-modify-write and one test each; whatever is not the common case is a call:
  *   ref     found 0, or 2^31 or more: the count leaves its range, or is out of it
  *   unref   found 1: that was the last reference; or 0, or 2^31 or more, as above
@@ -18,6 +18,7 @@ PNX_BEGIN_DECLS
 
 #define PNX_RC_COUNTS_BEFORE_ 24
 #define PNX_RC_LIMIT_         UINT32_C(0x80000000)
+#define PNX_RC_ONE_           (UINT64_C(1) << 32)
 
 /* What ref and unref do after they found before, a count that is not the common one. */
 PNX_API void pnx_rc_ref_slow_(const void *object, uint64_t before);
@@ -47,11 +48,11 @@ static inline uint64_t pnx_rc_take_(const void *object) {
     PNX_RC_EXPECT_(object, NULL, "pnx_rc_ref");
     PNX_RC_COUNT_CLONE_(object);
     /* relaxed: the caller holds a reference already; the new one needs nothing that the old one had not */
-    return pnx__fetch_add(pnx_rc_counts_(object), UINT64_C(1), PNX_RELAXED, "rc.ref");
+    return pnx__fetch_add(pnx_rc_counts_(object), PNX_RC_ONE_, PNX_RELAXED, "rc.ref");
 }
 
 static inline bool pnx_rc_took_in_range_(uint64_t before) {
-    return (uint32_t)before - 1U < PNX_RC_LIMIT_ - 1U;
+    return (uint32_t)(before >> 32) - 1U < PNX_RC_LIMIT_ - 1U;
 }
 
 static inline void *pnx_rc_ref(const void *object) {
@@ -68,16 +69,15 @@ static inline void pnx_rc_unref(const void *object) {
         return;
     PNX_RC_EXPECT_(object, NULL, "pnx_rc_unref");
     /* release: what this holder did comes before the drop; pairs with rc.last and rc.unique */
-    uint64_t before = pnx__fetch_sub(pnx_rc_counts_(object), UINT64_C(1), PNX_RELEASE, "rc.unref");
-    if (__builtin_expect((uint32_t)before - 2U >= PNX_RC_LIMIT_ - 2U, 0))
+    uint64_t before = pnx__fetch_sub(pnx_rc_counts_(object), PNX_RC_ONE_, PNX_RELEASE, "rc.unref");
+    if (__builtin_expect((uint32_t)(before >> 32) - 2U >= PNX_RC_LIMIT_ - 2U, 0))
         pnx_rc_unref_slow_(object, before);
 }
 
 static inline bool pnx_rc_unique(const void *object) {
     PNX_RC_EXPECT_(object, NULL, "pnx_rc_unique");
     /* acquire: pairs with rc.unref, rc.weak_unref; everything that former holders did is visible (P2) */
-    return pnx__load(pnx_rc_counts_(object), PNX_ACQUIRE, "rc.unique") ==
-           (UINT64_C(1) << 32 | UINT64_C(1));
+    return pnx__load(pnx_rc_counts_(object), PNX_ACQUIRE, "rc.unique") == (PNX_RC_ONE_ | 1);
 }
 
 PNX_END_DECLS

@@ -3,19 +3,21 @@
  * share/rc.c - reference-counted objects: counts, uniqueness, weak references, copy on write.
  *
  * Memory of an object:  [ padding | struct tail | struct pnx_rc_header | the struct that the user sees | flexible part ]
- * Both counts live in one 64-bit word: strong in the low half, weak in the high half; all strong references
+ * Both counts live in one 64-bit word: strong in the high half, weak in the low half; all strong references
  * together hold one weak one.  Every access is to the whole word.
  *
  *     {1,1} --ref--> {n,1} --unref--> {1,1} --unref--> {0,1} --drop, weak--> freed
  *       |                                                ^
  *       +--weak--> {1,w} --unref--> {0,w}: dropped, upgrade gives NULL; the last weak frees
  *     {0,1} --new_cyclic, finished--> {1,w}
- *       any count out of 1..2^31-1 --> saturated: 0xC0000000 and around in both halves, for ever
+ *       any count out of 1..2^31-1 --> saturated: 0xC0000000 or next to it in both halves, for ever
  *
  * Guarantees P1..P8 stand in patinox/rc.h; how they are kept:
- *   P1  ref and unref test the value that they found.  A saturated half stays where it is, because an
- *       operation that finds it so undoes itself; the two top bits leave 2^30 concurrent operations of room
- *       on each side, so that neither half can reach 0 or carry into the other.
+ *   P1  ref and unref test the value that they found.  The first that finds a half out of range sets it to
+ *       0xC0000000, by a compare and swap that only one wins; who finds it there, or within 2^29 of there, undoes
+ *       itself, so that it stays there up to the number of threads, and neither half reaches 0 or carries into
+ *       the other.  An unref too many borrows from nothing, since strong is the high half; a weak reference let
+ *       go too often is seen by a weak half of 1 while there are strong ones, which hold that one.
  *   P2  Exact, because a weak reference is made only from a reference or from another weak one: who sees
  *       {1,1} and holds the strong one knows that nobody else holds anything to make one from.
  *   P6  A drop inside a drop is queued on the thread's record; the outermost one works the queue off.
@@ -46,13 +48,15 @@
 #include <stdlib.h>
 #endif
 
-#define ONE_STRONG    UINT64_C(1)
-#define ONE_WEAK      (UINT64_C(1) << 32)
+#define ONE_STRONG    PNX_RC_ONE_
+#define ONE_WEAK      UINT64_C(1)
 #define UNIQUE        (ONE_STRONG | ONE_WEAK)
 #define LIMIT         UINT32_C(0x80000000) /* a half from here on is out of range */
-#define SATURATED     UINT32_C(0xA0000000) /* ... and from here on it is there to stay */
-#define SAT_WEAK      (UINT64_C(0xC0000000) << 32)
-#define SAT_BOTH      (SAT_WEAK | UINT64_C(0xC0000000))
+#define STUCK_MIN     UINT32_C(0xA0000000) /* between these it is there to stay */
+#define STUCK_MAX     UINT32_C(0xE0000000)
+#define SAT_WEAK      UINT64_C(0xC0000000)
+#define SAT_STRONG    (SAT_WEAK << 32)
+#define STRONG_MASK   (UINT64_C(0xFFFFFFFF) << 32)
 #define ALIGN_MAX     4096
 #define ALIGN_NATURAL 16 /* of pnx__alloc */
 
@@ -78,11 +82,11 @@ struct tail {
 static struct pnx_a64 saturated_objects;
 
 static uint32_t strong_of(uint64_t counts) {
-    return (uint32_t)counts;
+    return (uint32_t)(counts >> 32);
 }
 
 static uint32_t weak_of(uint64_t counts) {
-    return (uint32_t)(counts >> 32);
+    return (uint32_t)counts;
 }
 
 static const struct pnx_rc_type *type_of(const struct pnx_rc_header *header) {
@@ -167,12 +171,22 @@ static size_t offset_of(const struct pnx_rc_type *type, bool has_tail) {
 
 /* ---- leaving the range ---- */
 
-/* Brings the halves of mask to where they stay.  Returns whether this call is the one that did it. */
-static bool saturate(struct pnx_rc_header *header, uint64_t mask) {
-    /* relaxed: a leaked object publishes nothing by this */
-    uint64_t before = pnx_fetch_or(&header->counts, mask, PNX_RELAXED, "rc.saturate");
-    if ((before & mask) == mask)
-        return false;
+static bool is_stuck(uint64_t counts, bool strong_too) {
+    return weak_of(counts) - STUCK_MIN < STUCK_MAX - STUCK_MIN &&
+           (!strong_too || strong_of(counts) - STUCK_MIN < STUCK_MAX - STUCK_MIN);
+}
+
+/* Brings the weak half, or both, to where they stay.  Returns whether this call is the one that did it. */
+static bool saturate(struct pnx_rc_header *header, bool strong_too) {
+    uint64_t counts =
+            pnx_load(&header->counts, PNX_RELAXED, "rc.saturate_look"); /* rc.saturate decides */
+    uint64_t stuck;
+    do {
+        if (is_stuck(counts, strong_too))
+            return false;
+        stuck = SAT_WEAK | (strong_too ? SAT_STRONG : counts & STRONG_MASK);
+        /* relaxed: a leaked object publishes nothing by this */
+    } while (!pnx_cas(&header->counts, &counts, stuck, PNX_RELAXED, "rc.saturate"));
     pnx_fetch_add(&saturated_objects, 1, PNX_RELAXED, "rc.saturated"); /* a statistic */
     return true;
 }
@@ -191,14 +205,17 @@ void pnx__rc_report(const void *object) {
 }
 
 /*
- * What an operation does that found old, a half out of range, after it has changed that half by delta: stay
- * saturated, or become so.  Returns whether it is to be reported.
+ * What an operation does that found a half out of range, after it has changed it by delta.  If that half was where it
+ * stays the operation undoes itself, else it brings it there, which swallows what it did.  Returns whether it is
+ * to be reported.
  */
 static bool out_of_range(
-        struct pnx_rc_header *header, uint32_t old, uint64_t delta, uint64_t mask) {
-    if (old >= SATURATED || old == 0)
+        struct pnx_rc_header *header, uint32_t old, uint64_t delta, bool strong_too) {
+    if (old - STUCK_MIN < STUCK_MAX - STUCK_MIN) {
         pnx_fetch_sub(&header->counts, delta, PNX_RELAXED, "rc.undo"); /* as rc.saturate */
-    return old < SATURATED && saturate(header, mask);
+        return false;
+    }
+    return saturate(header, strong_too);
 }
 
 /* ---- making ---- */
@@ -320,6 +337,11 @@ static void weak_unref(struct pnx_rc_header *header) {
     /* release: what this holder did comes before the freeing; pairs with rc.weak_last */
     uint64_t before = pnx_fetch_sub(&header->counts, ONE_WEAK, PNX_RELEASE, "rc.weak_unref");
     uint32_t weak = weak_of(before);
+    if (weak == 1 && strong_of(before) != 0) {
+        if (saturate(header, true)) /* this one was the strong references' own */
+            report(header);
+        return;
+    }
     if (weak == 1) {
         /* acquire: pairs with rc.weak_unref and rc.unref of the others, through the chain of RMWs */
         (void)pnx_load(&header->counts, PNX_ACQUIRE, "rc.weak_last");
@@ -328,7 +350,7 @@ static void weak_unref(struct pnx_rc_header *header) {
     }
     if (weak != 0 && weak < LIMIT)
         return;
-    if (out_of_range(header, weak, (uint64_t)0 - ONE_WEAK, SAT_WEAK))
+    if (out_of_range(header, weak, (uint64_t)0 - ONE_WEAK, false))
         report(header);
 }
 
@@ -414,7 +436,7 @@ static void unref_slow(
         drop_by(header);
         return;
     }
-    if (out_of_range(header, strong, (uint64_t)0 - ONE_STRONG, SAT_BOTH))
+    if (out_of_range(header, strong, (uint64_t)0 - ONE_STRONG, true))
         report(header);
 }
 
@@ -433,7 +455,7 @@ void pnx_rc_cleanup_(void *variable) {
 /* ---- sharing ---- */
 
 bool pnx__rc_saturates(const void *object, uint64_t before) {
-    return out_of_range(pnx__rc_header_of(object), strong_of(before), ONE_STRONG, SAT_BOTH);
+    return out_of_range(pnx__rc_header_of(object), strong_of(before), ONE_STRONG, true);
 }
 
 void pnx_rc_ref_slow_(const void *object, uint64_t before) {
@@ -597,7 +619,7 @@ struct pnx_weak pnx_weak_make(const void *object) {
     uint32_t count = weak_of(before);
     if (count != 0 && count < LIMIT)
         return weak;
-    if (out_of_range(header, count, ONE_WEAK, SAT_WEAK))
+    if (out_of_range(header, count, ONE_WEAK, false))
         report(header);
     return weak;
 }
@@ -620,7 +642,7 @@ void *pnx_weak_upgrade(const struct pnx_weak *weak) {
     if (strong_of(counts) == 0)
         return NULL;
     /* Out of range: a reference that is not counted is as good, since the object stays for ever. */
-    if (saturate(header, SAT_BOTH))
+    if (saturate(header, true))
         report(header);
     return weak->object_;
 }
@@ -636,7 +658,7 @@ void pnx_weak_release(struct pnx_weak *weak) {
 #ifdef PNX_DEBUG
 void pnx__rc_set_counts(const void *object, uint32_t strong, uint32_t weak) {
     struct pnx_rc_header *header = pnx__rc_header_of(object);
-    pnx_store(&header->counts, (uint64_t)weak << 32 | strong, PNX_RELAXED, "rc.test");
+    pnx_store(&header->counts, (uint64_t)strong << 32 | weak, PNX_RELAXED, "rc.test");
 }
 
 void pnx__rc_unref_without_record(const void *object) {

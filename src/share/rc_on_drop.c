@@ -64,7 +64,7 @@ int pnx_rc_on_drop(
     if (node->header_)
         rc = -EBUSY;
     /* relaxed: the caller holds a reference, so it is not 0; else the caller is the drop function, or a maker */
-    else if ((uint32_t)pnx_load(&header->counts, PNX_RELAXED, "rc_on_drop.live") == 0)
+    else if (pnx_load(&header->counts, PNX_RELAXED, "rc_on_drop.live") < PNX_RC_ONE_)
         rc = -ESTALE;
     if (rc == 0) {
         node->header_ = header;
