@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * engine.h - the explorer from the inside: memory.c (what loads may read, races, allocation), schedule.c
+ * engine.h - the explorer from the inside: memory.c (what loads may read, allocation), races.c, schedule.c
  * (who runs next, all schedules in turn), fibre.c, report.c (traces and schedules), hooks.c and os_*.c (what
  * the library calls).  README.md has the model and its limits.
  *
@@ -51,28 +51,39 @@ struct x_mark {
 struct x_block {
     char *base;
     size_t size;
-    struct x_loc *locs;
     uint32_t number;
     uint32_t epoch; /* of the allocation */
     uint8_t thread;
     bool freed;
 };
 
-/* A word, a granule of payload, or a mutex. */
+/* Plain accesses by one thread to the same bytes; the newest of them. */
+struct x_access {
+    struct x_access *next;
+    uint32_t epoch;
+    uint8_t thread;
+    uint8_t mask; /* of bytes */
+    bool write;
+};
+
+/* Eight bytes of memory. */
+struct x_granule {
+    const void *address;
+    struct x_block *block;     /* NULL: static or on a stack */
+    struct x_loc *loc[2];      /* a word or lock at its start, a word in its middle */
+    struct x_access *accesses; /* plain ones that a later one may race with */
+};
+
+/* A word, or a lock. */
 struct x_loc {
     const void *address;
-    uint64_t execution;    /* in which it was made: the table is not wiped between executions */
-    struct x_block *block; /* NULL: static or on a stack */
-    struct x_loc *next_in_block;
+    struct x_granule *granule;
     struct x_store *last; /* NULL: not atomic so far */
     struct x_mark *marks[X_THREADS];
-    uint32_t atomic_epoch[X_THREADS]; /* last atomic access by each thread */
-    uint32_t read_epoch[X_THREADS];   /* last plain read by each thread */
-    uint32_t write_epoch;             /* last plain write; 0: none */
-    uint8_t write_thread;
+    uint32_t access_epoch[X_THREADS]; /* last atomic access by each thread */
     uint8_t size;
-    uint8_t holder;          /* of a mutex: thread + 1 */
-    struct x_pair *released; /* by the mutex's last holder */
+    uint8_t holder;          /* of a lock: thread + 1 */
+    struct x_pair *released; /* by the lock's last holder */
 };
 
 enum x_kind {
@@ -135,7 +146,7 @@ struct x_thread {
     uint64_t hash; /* of all that it read */
     int priority;
     void *stack_pointer;
-    char *stack;
+    char *stack; /* its lowest byte */
     void (*run)(void *arg);
     void *arg;
     struct pnx_thread record;
@@ -182,7 +193,6 @@ void x_memory_fence(struct x_thread *thread, int order);
 const char *x_place(const void *address); /* static buffers, in turn */
 uint64_t x_memory_newest(const void *word, unsigned size);
 bool x_memory_something_new(const struct x_thread *thread);
-void x_plain(const void *p, size_t n, bool write);
 void x_join(struct x_pair *into, const struct x_pair *from);
 void *x_memory_alloc(size_t size, size_t align);
 void x_memory_free(void *p, size_t size);
@@ -190,6 +200,21 @@ size_t x_memory_size(const void *p); /* of the block that starts there, or 0 */
 void x_memory_check_leaks(void);
 void x_memory_lock(struct x_loc *mutex);
 void x_memory_unlock(struct x_loc *mutex);
+
+void *x_from_pool(size_t size);         /* not zeroed; until the execution ends */
+uint32_t x_tick(struct x_thread *self); /* the number of a new event of that thread */
+struct x_block *x_find_block(
+        const void *address); /* NULL: not on the heap; fails where nothing was allocated */
+void x_check_block(const struct x_granule *granule, const char *what);
+
+/* races.c: plain accesses */
+void x_races_start(const char *arena, size_t size);
+void x_races_reset(size_t arena_used);
+struct x_granule *x_granule_of(const void *address);
+void x_plain(const void *p, size_t n, bool write);
+void x_check_atomic(
+        const struct x_granule *granule, const void *word, unsigned size, const char *what);
+void x_check_free(const struct x_block *block);
 
 /* schedule.c: who runs next */
 void x_point(enum x_kind kind, const void *address, int order);
@@ -208,6 +233,7 @@ _Noreturn void x_fail(enum x_failure failure, const char *format, ...) PNX_PRINT
 _Noreturn void x_leave(void); /* ends the execution, whatever its threads are at */
 
 /* fibre.c */
+#define X_STACK_BYTES ((size_t)256 << 10)
 void x_fibre_make(struct x_thread *thread);
 void x_fibre_switch(void **save, void *to);
 
@@ -230,6 +256,11 @@ void x_thread_exit_hooks(struct x_thread *thread);
 
 static inline unsigned x_index(const struct x_thread *thread) {
     return (unsigned)(thread - x.threads);
+}
+
+/* Whether an event of another thread happens before the running thread's next. */
+static inline bool x_happened_before(unsigned thread, uint32_t epoch) {
+    return epoch <= x.self->now.hb.at[thread];
 }
 
 #endif

@@ -9,8 +9,7 @@
 
 #include <sys/mman.h>
 
-#define STACK_BYTES ((size_t)256 << 10)
-#define PAGE_BYTES  ((size_t)64 << 10) /* no smaller than a page anywhere */
+#define PAGE_BYTES ((size_t)64 << 10) /* no smaller than a page anywhere */
 
 static void fibre_main(void) {
     x.self->run(x.self->arg);
@@ -18,9 +17,9 @@ static void fibre_main(void) {
 }
 
 static char *new_stack(void) {
-    char *p = mmap(NULL, STACK_BYTES + PAGE_BYTES, PROT_NONE,
+    char *p = mmap(NULL, X_STACK_BYTES + PAGE_BYTES, PROT_NONE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED || mprotect(p + PAGE_BYTES, STACK_BYTES, PROT_READ | PROT_WRITE) != 0) {
+    if (p == MAP_FAILED || mprotect(p + PAGE_BYTES, X_STACK_BYTES, PROT_READ | PROT_WRITE) != 0) {
         perror("explorer: stack");
         abort();
     }
@@ -53,7 +52,7 @@ __asm__(".text\n"
 void x_fibre_make(struct x_thread *thread) {
     if (!thread->stack)
         thread->stack = new_stack();
-    void **top = (void **)(void *)(thread->stack + STACK_BYTES);
+    void **top = (void **)(void *)(thread->stack + X_STACK_BYTES);
     *--top =
             NULL; /* where a call would have put its return address: an end for debuggers, and alignment */
     void (*entry)(void) = fibre_main;
@@ -74,7 +73,7 @@ void x_fibre_make(struct x_thread *thread) {
     ucontext_t *context = &contexts[x_index(thread)];
     getcontext(context);
     context->uc_stack.ss_sp = thread->stack;
-    context->uc_stack.ss_size = STACK_BYTES;
+    context->uc_stack.ss_size = X_STACK_BYTES;
     context->uc_link = NULL;
     makecontext(context, fibre_main, 0);
     thread->stack_pointer = context;

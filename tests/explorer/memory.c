@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * memory.c - what loads may read, who races with whom, and memory that is never given out twice.
+ * memory.c - what loads may read, and memory that is never given out twice.
  *
  *   P1  A load reads any store that is not older, in modification order, than one that its thread knows of: its
  *       own, those that happen before, those that it or somebody before it read, and those that seq_cst fences
  *       make known.  A read-modify-write reads the newest.  Modification order is the order of execution.
  *   P2  An acquire learns the message of the store that it reads: what a release store knew, or what the last
  *       release fence before it knew; a read-modify-write adds to the message of the store that it replaces (P0982).
- *   P3  Two accesses to one granule, one a plain write or the free of the memory, that happens-before does not order
- *       are a race, whichever came first.
- *   P4  An address is given out once in an execution, and the same ones in each.
+ *   P3  An address is given out once in an execution, and the same ones in each.
  */
 #include "explorer/engine.h"
 
@@ -18,8 +16,6 @@
 #define ARENA_BYTES ((size_t)32 << 20)  /* for the code under test, in one execution */
 #define POOL_BYTES  ((size_t)256 << 20) /* stores, locations; touched as needed */
 #define GRANULE     16
-#define TABLE_BITS  14
-#define TABLE_SIZE  (1u << TABLE_BITS)
 #define MAX_BLOCKS  16384
 #define GUARD       16 /* bytes between blocks that belong to none */
 #define NOBODY      UINT8_MAX
@@ -29,13 +25,6 @@ static size_t arena_used, pool_used;
 static uint16_t *block_of; /* one a granule: number + 1 */
 static struct x_block blocks[MAX_BLOCKS];
 static uint32_t n_blocks;
-static uint32_t n_locs;
-static struct {
-    const void *address;
-    uint64_t execution;
-    struct x_loc *loc;
-} table[TABLE_SIZE];
-
 static char *reserve(size_t size) {
     void *p = mmap(
             NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -51,21 +40,22 @@ void x_memory_start(void) {
         return;
     arena = reserve(ARENA_BYTES);
     pool = reserve(POOL_BYTES);
+    x_races_start(arena, ARENA_BYTES);
     block_of = (uint16_t *)(void *)reserve(ARENA_BYTES / GRANULE * sizeof(*block_of));
 }
 
 void x_memory_reset(void) {
     memset(block_of, 0, (arena_used / GRANULE + 1) * sizeof(*block_of));
+    x_races_reset(arena_used);
     arena_used = 0;
     pool_used = 0;
     n_blocks = 0;
-    n_locs = 0;
     memset(&x.sc, 0, sizeof(x.sc));
     x.sc_number = 0;
 }
 
 /* Not zeroed: memory of earlier executions. */
-static void *from_pool(size_t size) {
+void *x_from_pool(size_t size) {
     void *p = pool + pool_used;
     pool_used += (size + 31) & ~(size_t)31;
     if (pool_used > POOL_BYTES)
@@ -84,7 +74,7 @@ void x_join(struct x_pair *into, const struct x_pair *from) {
 }
 
 /* The number of a new event of the calling thread. */
-static uint32_t tick(struct x_thread *self) {
+uint32_t x_tick(struct x_thread *self) {
     unsigned me = x_index(self);
     uint32_t epoch = ++self->epoch;
     self->now.hb.at[me] = epoch;
@@ -92,13 +82,9 @@ static uint32_t tick(struct x_thread *self) {
     return epoch;
 }
 
-static bool happened_before(unsigned thread, uint32_t epoch) {
-    return epoch <= x.self->now.hb.at[thread];
-}
-
 /* Locations. */
 
-static struct x_block *find_block(const void *address) {
+struct x_block *x_find_block(const void *address) {
     uintptr_t offset = (uintptr_t)address - (uintptr_t)arena;
     if (offset >= ARENA_BYTES)
         return NULL;
@@ -109,51 +95,34 @@ static struct x_block *find_block(const void *address) {
     return block;
 }
 
-static struct x_loc *make_loc(const void *address) {
-    struct x_loc *loc = from_pool(sizeof(*loc));
+/* The location of a word or a lock. */
+static struct x_loc *look_up(const void *address) {
+    struct x_granule *granule = x_granule_of(address);
+    struct x_loc **at = &granule->loc[(uintptr_t)address >> 2 & 1];
+    if (*at)
+        return *at;
+    struct x_loc *loc = x_from_pool(sizeof(*loc));
     memset(loc, 0, sizeof(*loc));
     loc->address = address;
-    loc->block = find_block(address);
-    if (loc->block) {
-        loc->next_in_block = loc->block->locs;
-        loc->block->locs = loc;
-    }
-    if (++n_locs > TABLE_SIZE / 2)
-        x_fail(X_MISUSE, "more than %u locations in one execution", TABLE_SIZE / 2);
+    loc->granule = granule;
+    *at = loc;
     return loc;
 }
 
-static struct x_loc *look_up(const void *address, bool make) {
-    uint32_t at = (uint32_t)(((uintptr_t)address >> 2) * UINT64_C(0x9E3779B97F4A7C15) >>
-                             (64 - TABLE_BITS));
-    while (table[at].execution == x.execution) {
-        if (table[at].address == address)
-            return table[at].loc;
-        at = (at + 1) % TABLE_SIZE;
-    }
-    if (!make)
-        return NULL;
-    struct x_loc *loc = make_loc(address);
-    table[at].address = address;
-    table[at].execution = x.execution;
-    table[at].loc = loc;
-    return loc;
-}
-
-static void check_block(const struct x_loc *loc, const char *what) {
-    const struct x_block *block = loc->block;
+void x_check_block(const struct x_granule *granule, const char *what) {
+    const struct x_block *block = granule->block;
     if (!block)
         return;
     if (block->freed)
-        x_fail(X_FREED, "%s of %s, which is freed", what, x_place(loc->address));
-    if (!happened_before(block->thread, block->epoch))
+        x_fail(X_FREED, "%s of %s, which is freed", what, x_place(granule->address));
+    if (!x_happened_before(block->thread, block->epoch))
         x_fail(X_RACE, "%s of %s, whose allocation by thread %u does not happen before", what,
-                x_place(loc->address), block->thread);
+                x_place(granule->address), block->thread);
 }
 
 struct x_loc *x_loc_of(const void *address) {
-    struct x_loc *loc = look_up(address, true);
-    check_block(loc, "use");
+    struct x_loc *loc = look_up(address);
+    x_check_block(loc->granule, "use");
     return loc;
 }
 
@@ -186,8 +155,8 @@ static bool releases(int order) {
 
 static void append(struct x_thread *self, struct x_loc *loc, void *word, uint64_t value, int order,
         const struct x_store *replaced) {
-    struct x_store *store = from_pool(sizeof(*store));
-    uint32_t epoch = tick(self);
+    struct x_store *store = x_from_pool(sizeof(*store));
+    uint32_t epoch = x_tick(self);
     store->older = loc->last;
     store->value = loc->size == 4 ? (uint32_t)value : value;
     store->index = loc->last->index + 1;
@@ -198,7 +167,7 @@ static void append(struct x_thread *self, struct x_loc *loc, void *word, uint64_
     store->message = releases(order) ? self->now : self->released;
     if (replaced)
         x_join(&store->message, &replaced->message);
-    loc->atomic_epoch[store->thread] = epoch;
+    loc->access_epoch[store->thread] = epoch;
     loc->last = store;
     if (word)
         poke(word, loc->size, value);
@@ -208,10 +177,10 @@ static void append(struct x_thread *self, struct x_loc *loc, void *word, uint64_
 static struct x_loc *atomic_loc(const void *word, unsigned size, const char *what) {
     if (size != 4 && size != 8)
         x_fail(X_MISUSE, "an atomic of %u bytes", size);
-    struct x_loc *loc = look_up(word, true);
-    check_block(loc, what);
+    struct x_loc *loc = look_up(word);
+    x_check_block(loc->granule, what);
     if (!loc->last) {
-        struct x_store *first = from_pool(sizeof(*first));
+        struct x_store *first = x_from_pool(sizeof(*first));
         memset(first, 0, sizeof(*first));
         first->value = peek(word, size);
         first->initial = true;
@@ -226,9 +195,7 @@ static struct x_loc *atomic_loc(const void *word, unsigned size, const char *wha
     if (loc->size != size)
         x_fail(X_MISUSE, "%s is used as a word of %u and of %u bytes", x_place(word), loc->size,
                 size);
-    if (loc->write_epoch && !happened_before(loc->write_thread, loc->write_epoch))
-        x_fail(X_RACE, "%s of %s races with a plain write by thread %u", what, x_place(word),
-                loc->write_thread);
+    x_check_atomic(loc->granule, word, size, what);
     return loc;
 }
 
@@ -258,9 +225,9 @@ static uint32_t floor_of(const struct x_thread *thread, const struct x_loc *loc)
 static void note_read(
         struct x_thread *self, struct x_loc *loc, const struct x_store *store, uint32_t epoch) {
     unsigned me = x_index(self);
-    loc->atomic_epoch[me] = epoch;
+    loc->access_epoch[me] = epoch;
     if (!loc->marks[me] || loc->marks[me]->index != store->index) {
-        struct x_mark *mark = from_pool(sizeof(*mark));
+        struct x_mark *mark = x_from_pool(sizeof(*mark));
         mark->older = loc->marks[me];
         mark->epoch = epoch;
         mark->index = store->index;
@@ -295,7 +262,7 @@ uint64_t x_memory_load(
         for (uint32_t i = 0; i < older; i++)
             store = store->older;
     }
-    note_read(self, loc, store, tick(self));
+    note_read(self, loc, store, x_tick(self));
     learn(self, store, order);
     if (x.trace)
         x_trace("load  %-24s %s -> 0x%llx %s%s%s", site->name, x_place(word),
@@ -350,7 +317,7 @@ bool x_memory_cas(
         note_read(self, loc, loc->last, loc->last->epoch);
         return true;
     }
-    note_read(self, loc, store, tick(self));
+    note_read(self, loc, store, x_tick(self));
     learn(self, store, order == __ATOMIC_RELAXED ? order : failure);
     *expected = store->value;
     return false;
@@ -381,66 +348,17 @@ bool x_memory_something_new(const struct x_thread *thread) {
 
 void x_memory_lock(struct x_loc *mutex) {
     mutex->holder = (uint8_t)(x_index(x.self) + 1);
-    mutex->atomic_epoch[x_index(x.self)] = tick(x.self);
+    mutex->access_epoch[x_index(x.self)] = x_tick(x.self);
     if (mutex->released)
         x_join(&x.self->now, mutex->released);
 }
 
 void x_memory_unlock(struct x_loc *mutex) {
     mutex->holder = 0;
-    mutex->atomic_epoch[x_index(x.self)] = tick(x.self);
+    mutex->access_epoch[x_index(x.self)] = x_tick(x.self);
     if (!mutex->released)
-        mutex->released = from_pool(sizeof(*mutex->released));
+        mutex->released = x_from_pool(sizeof(*mutex->released));
     *mutex->released = x.self->now;
-}
-
-/* Plain accesses. */
-
-static void race(const struct x_loc *loc, const char *what, const char *with, unsigned thread) {
-    x_fail(X_RACE, "%s of %s races with a %s by thread %u", what, x_place(loc->address), with,
-            thread);
-}
-
-/* what: "write" or "free". */
-static void check_exclusive(const struct x_loc *loc, const char *what) {
-    if (loc->write_epoch && !happened_before(loc->write_thread, loc->write_epoch))
-        race(loc, what, "plain write", loc->write_thread);
-    for (unsigned i = 0; i < x.n_threads; i++) {
-        if (!happened_before(i, loc->read_epoch[i]))
-            race(loc, what, "plain read", i);
-        if (!happened_before(i, loc->atomic_epoch[i]))
-            race(loc, what, "atomic access", i);
-    }
-}
-
-static void plain(struct x_loc *loc, bool write) {
-    struct x_thread *self = x.self;
-    check_block(loc, write ? "plain write" : "plain read");
-    if (write) {
-        check_exclusive(loc, "plain write");
-        loc->write_thread = (uint8_t)x_index(self);
-        loc->write_epoch = self->epoch;
-        return;
-    }
-    if (loc->write_epoch && !happened_before(loc->write_thread, loc->write_epoch))
-        race(loc, "plain read", "plain write", loc->write_thread);
-    if (loc->last && !loc->last->initial && !happened_before(loc->last->thread, loc->last->epoch))
-        race(loc, "plain read", "store", loc->last->thread);
-    loc->read_epoch[x_index(self)] = self->epoch;
-}
-
-void x_plain(const void *p, size_t n, bool write) {
-    if (!x.self || n == 0)
-        return;
-    tick(x.self);
-    uintptr_t end = (uintptr_t)p + n;
-    for (uintptr_t at = (uintptr_t)p & ~(uintptr_t)7; at < end; at += 8) {
-        uintptr_t from = at < (uintptr_t)p ? (uintptr_t)p & ~(uintptr_t)3 : at;
-        plain(look_up((const void *)at, true), write);               /* NOLINT: an address */
-        struct x_loc *half = look_up((const void *)(at + 4), false); /* NOLINT */
-        if (half && from <= at + 4 && at + 4 < end)
-            plain(half, write);
-    }
 }
 
 /* Allocation. */
@@ -462,7 +380,7 @@ void *x_memory_alloc(size_t size, size_t align) {
     *block = (struct x_block){.base = arena + start,
             .size = size,
             .number = n_blocks++,
-            .epoch = tick(x.self),
+            .epoch = x_tick(x.self),
             .thread = (uint8_t)x_index(x.self)};
     for (size_t at = start; at < start + size; at += GRANULE)
         block_of[at / GRANULE] = (uint16_t)(block->number + 1);
@@ -472,18 +390,17 @@ void *x_memory_alloc(size_t size, size_t align) {
 }
 
 void x_memory_free(void *p, size_t size) {
-    struct x_block *block = find_block(p);
+    struct x_block *block = x_find_block(p);
     if (!block || block->base != p)
         x_fail(X_BAD_FREE, "free of %s, which is not the start of a block", x_place(p));
     if (block->freed)
         x_fail(X_BAD_FREE, "%s is freed twice", x_place(p));
     if (size != SIZE_MAX && size != block->size)
         x_fail(X_BAD_FREE, "%s has %zu bytes, and is freed as %zu", x_place(p), block->size, size);
-    tick(x.self);
-    if (!happened_before(block->thread, block->epoch))
+    x_tick(x.self);
+    if (!x_happened_before(block->thread, block->epoch))
         x_fail(X_RACE, "free of %s, whose allocation does not happen before", x_place(p));
-    for (const struct x_loc *loc = block->locs; loc; loc = loc->next_in_block)
-        check_exclusive(loc, "free");
+    x_check_free(block);
     block->freed = true;
     memset(block->base, 0xdf, block->size);
     if (x.trace)
@@ -491,7 +408,7 @@ void x_memory_free(void *p, size_t size) {
 }
 
 size_t x_memory_size(const void *p) {
-    const struct x_block *block = find_block(p);
+    const struct x_block *block = x_find_block(p);
     return block ? block->size : 0;
 }
 

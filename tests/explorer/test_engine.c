@@ -175,6 +175,63 @@ TEST(wrong_uses_of_memory_are_found) {
     x_explore(MEMORY("free-ordered", block_write_then_x, block_free_after_x));
 }
 
+struct plain {
+    struct pnx_a32 ready;
+    struct pnx_a32 other;
+    char bytes[4];
+    uint64_t wide;
+};
+static void plain_write(void *state) {
+    struct plain *s = state;
+    s->bytes[0] = 1;
+    s->wide = 7;
+    pnx_store(&s->ready, 1, PNX_RELEASE, "engine.plain_ready");
+}
+static void plain_read(void *state) {
+    struct plain *s = state;
+    if (pnx_load(&s->ready, PNX_ACQUIRE, "engine.plain_look"))
+        CHECK_EQ(s->wide, 7);
+    s->bytes[1] = 1; /* beside the other's byte */
+}
+static void plain_read_early(void *state) {
+    struct plain *s = state;
+    CHECK(s->bytes[0] < 2);
+}
+static void plain_store_to_atomic(void *state) {
+    struct plain *s = state;
+    s->ready = (struct pnx_a32){1};
+}
+static void plain_init(void *state) {
+    struct plain *s = state;
+    s->ready = (struct pnx_a32){0};
+    pnx_store(&s->other, 1, PNX_RELEASE, "engine.plain_other");
+}
+static void plain_use(void *state) {
+    struct plain *s = state;
+    if (pnx_load(&s->other, PNX_ACQUIRE, "engine.plain_other_look"))
+        CHECK_EQ(pnx_fetch_add(&s->ready, 1, PNX_RELAXED, "engine.plain_add"), 0);
+}
+
+/* Without cells: the compiler tells of each access. */
+TEST(plain_accesses_of_the_code_under_test_are_seen_to_the_byte) {
+    x_explore(&(struct x_test){.name = "plain",
+            .size = sizeof(struct plain),
+            .thread = {plain_write, plain_read},
+            .floor = 2});
+    x_explore(&(struct x_test){.name = "plain-init",
+            .size = sizeof(struct plain),
+            .thread = {plain_init, plain_use},
+            .floor = 2});
+    x_refute(&(struct x_test){.name = "plain-race",
+                     .size = sizeof(struct plain),
+                     .thread = {plain_write, plain_read_early}},
+            X_RACE);
+    x_refute(&(struct x_test){.name = "plain-atomic",
+                     .size = sizeof(struct plain),
+                     .thread = {plain_read, plain_store_to_atomic}},
+            X_RACE);
+}
+
 static void load_half(void *state) {
     (void)pnx_load((struct pnx_a64 *)state, PNX_RELAXED, "engine.wide");
 }
