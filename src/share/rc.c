@@ -373,8 +373,11 @@ static struct pnx_aptr orphans; /* struct pnx_rc_header *, by link */
 static struct pnx_a32 orphans_drained;
 
 static void drop_orphans(void) {
-    /* acq_rel on both exchanges of the flag: a pusher that finds a drainer is seen by that drainer's last look */
-    while (pnx_exchange(&orphans_drained, 1, PNX_ACQ_REL, "rc.drain_claim") == 0) {
+    /*
+     * release: a pusher that finds a drainer here is seen by that drainer's last look, since rc.drain_end comes after
+     * it and acquires.  Nothing the other way: what a drainer works on it got by rc.drain_take.
+     */
+    while (pnx_exchange(&orphans_drained, 1, PNX_RELEASE, "rc.drain_claim") == 0) {
         struct pnx_rc_header *header;
         /* acquire: pairs with rc.orphan_push */
         while ((header = pnx_exchange(&orphans, NULL, PNX_ACQUIRE, "rc.drain_take")) != NULL) {
@@ -384,7 +387,8 @@ static void drop_orphans(void) {
                 header = after;
             }
         }
-        pnx_exchange(&orphans_drained, 0, PNX_ACQ_REL, "rc.drain_end"); /* pairs with drain_claim */
+        /* acquire: pairs with rc.drain_claim of a pusher that left its work to us */
+        pnx_exchange(&orphans_drained, 0, PNX_ACQUIRE, "rc.drain_end");
         if (!pnx_load(&orphans, PNX_RELAXED, "rc.drain_look"))
             return;
     }

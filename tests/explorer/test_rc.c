@@ -503,6 +503,21 @@ TEST(p6_drops_without_a_record_are_lost_by_no_thread) {
             .floor = 500});
 }
 
+static void use_and_unref_without_record(void *state) {
+    struct state *s = state;
+    use(s->thing);
+    pnx__rc_unref_without_record(s->thing);
+}
+
+TEST(p1_holders_without_a_record_drop_after_all_have_ended) {
+    x_explore(&(struct x_test){.name = "recordless-unref",
+            .size = sizeof(struct state),
+            .setup = three_holders,
+            .thread = {use_and_unref_without_record, use_and_unref_without_record, use_and_unref},
+            .final = dropped_once,
+            .floor = 6});
+}
+
 /* ---- P9: tallies ---- */
 
 static void counted(void *state) {
