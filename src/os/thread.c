@@ -2,8 +2,8 @@
 /*
  * os/thread.c - thread records, thread start, barriers, fork generation.
  *
- *   P1  A thread's record is made once, on first use, and freed at its exit; getting it costs one
- *       initial-exec TLS load.
+ *   P1  A thread's record is found or made once, on first use, and given back at its exit, for another thread;
+ *       its memory is never freed before the library is unloaded.  Getting it costs one initial-exec TLS load.
  *   P2  Threads of the library take no asynchronous signal, and leave SIGBUS deliverable.
  *   P3  pnx__fork_generation() returns in a child a larger number than any that was returned before the fork
  *       in the processes from which the child descends.
@@ -34,14 +34,38 @@ static bool asymmetric;
 static struct pnx_a32 *fork_page; /* wiped to 0 in a child; NULL when the kernel lacks the advice */
 static struct pnx_a32 fork_last = {1}; /* at least the number on the page of this process */
 
-static void drop_record(void *record) {
+/* All records: a list that only grows, newest first. */
+static struct pnx_aptr records;
+static struct pnx_aptr at_exit; /* void (*)(struct pnx_thread *) */
+
+static void drop_record(void *arg) {
+    struct pnx_thread *record = arg;
+    /* acquire: pairs with thread.at_exit; the function's tables are ready */
+    void (*fn)(struct pnx_thread *) = (void (*)(struct pnx_thread *))(uintptr_t)pnx_load(
+            &at_exit, PNX_ACQUIRE, "thread.exit_hook");
+    if (fn)
+        fn(record);
     pnx_self_ = NULL;
-    free(record);
+    pnx_store(&record->owned, 0, PNX_RELEASE, "thread.give_back"); /* pairs with thread.claim */
+}
+
+void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread)) {
+    /* pairs with thread.exit_hook */
+    pnx_store(&at_exit, (void *)(uintptr_t)fn, PNX_RELEASE, "thread.at_exit");
 }
 
 static void forked_child(void) {
     pnx_fetch_add(
             &fork_last, 1, PNX_RELAXED, "thread.fork_child"); /* alone in the child: no partner */
+}
+
+/* A child has none of its parent's other threads. */
+static void free_others(void) {
+    struct pnx_thread *record = pnx_load(&records, PNX_RELAXED, "thread.fork_list"); /* alone */
+    for (; record; record = record->next) {
+        if (record != pnx_self_)
+            pnx_store(&record->owned, 0, PNX_RELAXED, "thread.fork_free");
+    }
 }
 
 static bool register_barrier(void) {
@@ -64,7 +88,39 @@ static void start_up(void) {
             munmap(p, (size_t)page);
         pthread_atfork(NULL, NULL, forked_child);
     }
+    pthread_atfork(NULL, NULL, free_others);
     asymmetric = register_barrier();
+}
+
+/* Takes a record that was given back. */
+static struct pnx_thread *claim_record(void) {
+    /* acquire: pairs with thread.push; the record is all there */
+    struct pnx_thread *record = pnx_load(&records, PNX_ACQUIRE, "thread.list");
+    for (; record; record = record->next) {
+        uint64_t found = pnx_load(&record->owned, PNX_RELAXED, "thread.look"); /* a hint */
+        /* acquire: pairs with thread.give_back; the thread before has ended its use */
+        if (!found && pnx_cas(&record->owned, &found, 1, PNX_ACQUIRE, "thread.claim")) {
+            size_t own = offsetof(struct pnx_thread, id);
+            memset((unsigned char *)record + own, 0, sizeof(*record) - own);
+            return record;
+        }
+    }
+    return NULL;
+}
+
+static struct pnx_thread *make_record(void) {
+    void *memory = PNX_OS_FAULT("thread_record")
+                           ? NULL
+                           : aligned_alloc(_Alignof(struct pnx_thread), sizeof(struct pnx_thread));
+    if (!memory)
+        return NULL;
+    struct pnx_thread *record = memset(memory, 0, sizeof(*record));
+    pnx_store(&record->owned, 1, PNX_RELAXED, "thread.first_owner"); /* thread.push publishes */
+    void *head = pnx_load(&records, PNX_RELAXED, "thread.head");     /* only compared, and stored */
+    do
+        record->next = head;
+    while (!pnx_cas(&records, &head, record, PNX_RELEASE, "thread.push")); /* thread.list */
+    return record;
 }
 
 struct pnx_thread *pnx__thread(void) {
@@ -74,17 +130,43 @@ struct pnx_thread *pnx__thread(void) {
     pthread_once(&once, start_up);
     if (!key_made)
         return NULL;
-    struct pnx_thread *record = calloc(1, sizeof(*record));
+    struct pnx_thread *record = claim_record();
+    if (!record)
+        record = make_record();
     if (!record)
         return NULL;
-    record->id =
-            pnx_fetch_add(&last_id, 1, PNX_RELAXED, "thread.id") + 1; /* only uniqueness matters */
     if (pthread_setspecific(key, record) != 0) {
-        free(record);
+        pnx_store(&record->owned, 0, PNX_RELEASE, "thread.undo"); /* pairs with thread.claim */
         return NULL;
     }
+    record->id =
+            pnx_fetch_add(&last_id, 1, PNX_RELAXED, "thread.id") + 1; /* only uniqueness matters */
     pnx_self_ = record;
     return record;
+}
+
+void pnx__threads_forget(void) {
+    /* acquire: as thread.list */
+    struct pnx_thread *record = pnx_exchange(&records, NULL, PNX_ACQUIRE, "thread.forget");
+    pnx_self_ = NULL;
+    if (key_made)
+        pthread_setspecific(key, NULL);
+    while (record) {
+        struct pnx_thread *next = record->next;
+        free(record);
+        record = next;
+    }
+}
+
+/*
+ * Runs when the library is unloaded, as part of a plugin that links it statically, or at the end of the process.
+ * A key that outlived the code would have later ends of threads jump to where it was.  Records stay: at the end
+ * of a process other threads may still be using theirs.
+ */
+__attribute__((destructor(101))) static void unload(void) {
+    if (key_made)
+        pthread_key_delete(key);
+    key_made = false;
 }
 
 struct pnx_os_thread {
@@ -170,17 +252,24 @@ void pnx__barrier_light(void) {
         pnx_fence(PNX_SEQ_CST, "thread.light"); /* pairs with thread.heavy */
 }
 
-void pnx__barrier_heavy(void) {
+int pnx__barrier_heavy(void) {
     pthread_once(&once, start_up);
     if (!asymmetric) {
         pnx_fence(PNX_SEQ_CST, "thread.heavy"); /* pairs with thread.light */
-        return;
+        return 0;
     }
-    /* A child is registered as its parent was; were it not, light() would order nothing, so do not go on. */
-    while (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) != 0) {
+    /* A child is registered as its parent was; should it not be, it is the first call's failure that says so. */
+    for (int tries = 0; tries < 2; tries++) {
+        int injected = PNX_OS_FAULT("membarrier_use");
+        if (injected)
+            return injected;
+        if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0)
+            return 0;
+        int rc = -errno;
         if (!register_barrier())
-            abort();
+            return rc;
     }
+    return -EPERM;
 }
 
 bool pnx__barrier_is_asymmetric(void) {

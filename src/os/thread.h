@@ -9,15 +9,26 @@
 
 #include <patinox/base.h>
 
-#define PNX_HELD_MAX 16
+#include "base/atomic.h"
 
-/* One per thread, made on first use, freed at thread exit.  Only its own thread touches it. */
+#define PNX_HELD_MAX    16
+#define PNX_THREAD_HEAD 640
+
+/*
+ * One per thread, made on first use, given to another thread after its end, never freed: what stands in the head
+ * is looked at by other threads, without locks.  Only its own thread touches the rest.
+ */
 struct pnx_thread {
-    uint64_t id;                 /* 1, 2, 3 ...; never reused */
+    /* share: whether the thread is reading (patinox/reclaim_inl.h).  Zero at first; then kept from owner to owner. */
+    _Alignas(64) unsigned char head[PNX_THREAD_HEAD];
+    struct pnx_thread *next;     /* in the list of all; fixed */
+    struct pnx_a64 owned;        /* 1: a thread has it */
+    uint64_t id;                 /* 1, 2, 3 ...; never reused: from here on zeroed for each owner */
     uint32_t held;               /* debug: locks held, and their ranks in order of locking */
     uint16_t rank[PNX_HELD_MAX]; /* debug */
     uint16_t fault_depth;        /* nesting of access scopes (mapping) */
     uint16_t reclaim_depth;      /* inside a budget reclaimer: charges come from the reserve */
+    uint16_t reclaim_calls;      /* share: inside a callback of a reclaim domain */
     uint16_t monitor_depth;      /* inside a monitor's callback: removing another must not wait */
     uint16_t rc_dropping;        /* share: a drop function of an rc object runs on this thread */
     void *rc_first;              /* share: rc objects that wait for it to return, oldest first */
@@ -28,6 +39,15 @@ struct pnx_thread {
 
 /* Returns the calling thread's record; NULL only when memory for it could not be had. */
 struct pnx_thread *pnx__thread(void);
+
+/* Has fn called at the end of each thread that has a record, before another can get it.  There is one such fn. */
+void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread));
+
+/*
+ * Frees the records.  No other thread may use the library any more; the calling one gets a new record if it does.
+ * For code that is about to be unloaded.
+ */
+void pnx__threads_forget(void);
 
 struct pnx_os_thread;
 
@@ -63,7 +83,8 @@ uint32_t pnx__os_cpus(void);
  * kernel grants membarrier, light is a compiler barrier and heavy a system call; elsewhere both fence.
  */
 void pnx__barrier_light(void);
-void pnx__barrier_heavy(void);
+/* 0, or a negative error when the kernel has taken membarrier away: nothing has been ordered then. */
+int pnx__barrier_heavy(void);
 bool pnx__barrier_is_asymmetric(void);
 
 /*

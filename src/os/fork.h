@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* os/fork.h - holding a module's locks around fork(), so that the child finds what they guard in one piece. */
+#ifndef PNX_SRC_OS_FORK_H
+#define PNX_SRC_OS_FORK_H
+
+#include "os/mutex.h"
+
+/* Has the functions called around each fork(), in the forking thread.  They may not allocate or call out. */
+void pnx__at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
+
+/* Locks and unlocks without regard to ranks, in those functions only. */
+void pnx__fork_lock(struct pnx_mutex *mutex);
+void pnx__fork_unlock(struct pnx_mutex *mutex);
+
+#endif

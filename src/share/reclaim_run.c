@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * share/reclaim_run.c - retiring, running callbacks, waiting.
+ *
+ * Callbacks are run by one thread at a time per domain, from the queue of nodes that are ready, in order: so the
+ * number of callbacks that have returned says by itself which ones, and a barrier compares two numbers.
+ * Nothing here holds the lock while it calls out or sleeps.
+ */
+#include "os/clock.h"
+#include "os/futex.h"
+#include "os/thread.h"
+#include "share/check.h"
+#include "share/reclaim.h"
+#include "share/wait.h"
+
+#include <errno.h>
+
+#define CHUNK       64u    /* callbacks run between two looks at the lock */
+#define LOOK_NS     PNX_MS /* with fences a sleeper may miss its waker: it looks that often */
+#define TICK_NS     (10 * PNX_MS)
+#define LIMIT_CHECK 64u /* retires of a thread between two looks at the limits */
+
+/* ---- retiring ---- */
+
+static void push(struct pnx_aptr *stack, struct pnx_reclaim_node *node) {
+    void *head = pnx_load(stack, PNX_RELAXED, "reclaim.top"); /* only compared and stored */
+    do
+        node->next = head;
+    while (!pnx_cas(stack, &head, node, PNX_RELEASE, "reclaim.push")); /* pairs with reclaim.take */
+}
+
+static bool over_limits(const struct pnx_reclaim *domain) {
+    uint64_t objects, bytes;
+    uint64_t run = pnx_load(&domain->run, PNX_ACQUIRE, "reclaim.limit_run"); /* with reclaim.ran */
+    uint64_t run_bytes = pnx_load(&domain->run_bytes, PNX_RELAXED, "reclaim.limit_run_bytes");
+    pnx__reclaim_sum(domain, &objects, &bytes);
+    return objects - run > domain->opts.max_pending_objects ||
+           bytes - run_bytes > domain->opts.max_pending_bytes;
+}
+
+/*
+ * Helps the grace period along, for a while: with readers that are merely slow, the writer goes at their pace.
+ * Ends as soon as nothing is in flight, for then it is callbacks that are wanting, which may not run here.
+ */
+static void throttle(struct pnx_reclaim *domain) {
+    if (pnx_reclaim_in_section(domain) || !over_limits(domain))
+        return;
+    /* Relaxed: a statistic. */
+    pnx_fetch_add(&domain->values.throttled, 1, PNX_RELAXED, "reclaim.throttled");
+    pnx_ns end = pnx__deadline(pnx__now(&domain->env), domain->opts.assist_ns);
+    bool waits;
+    do {
+        struct pnx_reclaim_effects effects = {0};
+        waits = true;
+        if (pnx__mutex_trylock(&domain->lock)) {
+            pnx__reclaim_step(domain, PNX_BEGIN_IF_RETIRED, &effects);
+            waits = !domain->broken && domain->begun != domain->ended;
+            pnx__mutex_unlock(&domain->lock);
+        }
+        pnx__reclaim_effects(domain, &effects); /* a futex only: nothing else was asked for */
+        for (int i = 0; waits && i < 32; i++)
+            pnx__spin_hint();
+    } while (waits && pnx__now(&domain->env) < end);
+}
+
+void pnx_reclaim_retire(struct pnx_reclaim *handle, struct pnx_reclaim_node *node,
+        pnx_reclaim_fn *fn, size_t bytes) {
+    struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
+    PNX_DEBUG_CHECK(node && fn);
+    node->fn = fn;
+    node->bytes = bytes;
+    struct pnx_reclaim_section *section = pnx__reclaim_join(domain);
+    if (!section) {
+        /* Relaxed: statistics. */
+        pnx_fetch_add(&domain->guest_objects, 1, PNX_RELAXED, "reclaim.guest_objects");
+        pnx_fetch_add(&domain->guest_bytes, bytes, PNX_RELAXED, "reclaim.guest_bytes");
+        push(&domain->guest_nodes, node);
+        return;
+    }
+    pnx_owner_add(&section->objects, 1);
+    pnx_owner_add(&section->bytes, bytes);
+    uint64_t before = section->due_bytes / PNX_RECLAIM_DUE_BYTES;
+    section->due_objects += section->due_objects != UINT32_MAX;
+    section->due_bytes += bytes;
+    push(&section->retired, node);
+    if (section->due_objects % LIMIT_CHECK == 0 ||
+            section->due_bytes / PNX_RECLAIM_DUE_BYTES != before)
+        throttle(domain);
+}
+
+/* ---- running ---- */
+
+void pnx__reclaim_effects(struct pnx_reclaim *domain, const struct pnx_reclaim_effects *effects) {
+    if (effects->wake) {
+        /* Release: pairs with reclaim.sleep. */
+        pnx_fetch_add(&domain->changed, 1, PNX_RELEASE, "reclaim.wake_all");
+        pnx__futex_wake(&domain->changed, UINT32_MAX);
+    }
+    if (effects->broke)
+        pnx__event(&domain->block, PNX_EVENT_RECLAIM_BROKEN, domain->name, domain->code,
+                "membarrier", (int64_t)effects->stall.pending_objects, 0);
+    if (!effects->stalled)
+        return;
+    pnx__mutex_assert_none_held();
+    pnx__event(&domain->block, PNX_EVENT_RECLAIM_STALLED, domain->name, 0, effects->stall.site,
+            effects->stall.age, 0);
+    if (domain->opts.on_stall)
+        domain->opts.on_stall(domain->opts.ctx, &effects->stall);
+}
+
+/* Notes what is to be told, where telling is allowed. */
+static void look(struct pnx_reclaim *domain, pnx_ns now, struct pnx_reclaim_effects *effects) {
+    pnx__reclaim_look_for_stall(domain, now, effects);
+    if (!domain->untold)
+        return;
+    domain->untold = false;
+    pnx__reclaim_gauges(domain);
+    effects->broke = true;
+    effects->stall.pending_objects =
+            pnx_load(&domain->values.pending, PNX_RELAXED, "reclaim.told"); /* our lock */
+}
+
+static struct pnx_reclaim_node *take_chunk_locked(struct pnx_reclaim *domain) {
+    struct pnx_reclaim_queue *ready = &domain->ready;
+    struct pnx_reclaim_node *first = ready->first, *last = first;
+    uint64_t n = 1;
+    for (; n < CHUNK && n < ready->n; n++)
+        last = last->next;
+    ready->first = last->next;
+    ready->n -= n;
+    if (!ready->n)
+        *ready = (struct pnx_reclaim_queue){0};
+    last->next = NULL;
+    return first;
+}
+
+static uint64_t run_chunk(struct pnx_reclaim *domain, struct pnx_reclaim_node *first) {
+    uint64_t n = 0;
+    domain->chunk = first;
+    for (struct pnx_reclaim_node *node; (node = domain->chunk) != NULL; n++) {
+        domain->chunk = node->next;
+        size_t bytes = node->bytes;
+        node->fn(node);
+        /* Relaxed: this thread, or one that ran before it and let the lock go. */
+        uint64_t run = pnx_load(&domain->run, PNX_RELAXED, "reclaim.run");
+        uint64_t run_bytes = pnx_load(&domain->run_bytes, PNX_RELAXED, "reclaim.run_bytes");
+        /* Relaxed: reclaim.ran publishes it. */
+        pnx_store(&domain->run_bytes, run_bytes + bytes, PNX_RELAXED, "reclaim.ran_bytes");
+        /* Release: pairs with reclaim.barrier; what the callback did comes before a barrier's return. */
+        pnx_store(&domain->run, run + 1, PNX_RELEASE, "reclaim.ran");
+    }
+    return n;
+}
+
+void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere) {
+    struct pnx_thread *self = pnx__thread();
+    if (!anywhere && (pnx__reclaim_in_any() || (self && self->reclaim_calls)))
+        return;
+    pnx__mutex_assert_none_held();
+    pnx__mutex_lock(&domain->lock);
+    if (domain->runner || !domain->ready.n) {
+        pnx__mutex_unlock(&domain->lock);
+        return;
+    }
+    domain->runner = self ? (const void *)self : domain;
+    if (self)
+        self->reclaim_calls++;
+    uint64_t n = 0;
+    bool wake = false;
+    while (n < max && domain->ready.n) {
+        struct pnx_reclaim_node *first = take_chunk_locked(domain);
+        pnx__mutex_unlock(&domain->lock);
+        n += run_chunk(domain, first);
+        pnx__mutex_lock(&domain->lock);
+        wake |= domain->sleepers != 0;
+    }
+    if (self)
+        self->reclaim_calls--;
+    domain->runner = NULL;
+    pnx__mutex_unlock(&domain->lock);
+    struct pnx_reclaim_effects effects = {.wake = wake};
+    pnx__reclaim_effects(domain, &effects);
+}
+
+void pnx__reclaim_assist_due(struct pnx_reclaim *handle) {
+    struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
+    struct pnx_reclaim_section *section = pnx__reclaim_join(domain);
+    struct pnx_thread *self = pnx__thread();
+    if (pnx__reclaim_in_any() || (self && self->reclaim_calls))
+        return;
+    if (section) {
+        section->due_objects = 0;
+        section->due_bytes = 0;
+    }
+    bool runs = !(domain->opts.flags & PNX_RECLAIM_NO_ASSIST);
+    struct pnx_reclaim_effects effects = {0};
+    if (!pnx__mutex_trylock(&domain->lock))
+        return; /* somebody is at it */
+    pnx__reclaim_step(domain, PNX_BEGIN_IF_RETIRED, &effects);
+    if (runs && (domain->untold || domain->begun != domain->ended))
+        look(domain, domain->env.now_coarse(domain->env.ctx), &effects);
+    pnx__mutex_unlock(&domain->lock);
+    pnx__reclaim_effects(domain, &effects);
+    if (runs)
+        pnx__reclaim_run(domain, 4 * PNX_RECLAIM_DUE_OBJECTS, false);
+}
+
+pnx_ns pnx_reclaim_tick(struct pnx_reclaim *handle, pnx_ns now) {
+    struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
+    struct pnx_reclaim_effects effects = {0};
+    struct pnx_thread *self = pnx__thread();
+    if (self && self->reclaim_calls)
+        return pnx__deadline(now, TICK_NS);
+    pnx__mutex_lock(&domain->lock);
+    pnx__reclaim_step(domain, PNX_BEGIN_IF_RETIRED, &effects);
+    look(domain, now, &effects);
+    uint64_t ready = domain->ready.n;
+    pnx__mutex_unlock(&domain->lock);
+    pnx__reclaim_effects(domain, &effects);
+    if (ready)
+        pnx__reclaim_run(domain, ready, false);
+    pnx__mutex_lock(&domain->lock);
+    pnx__reclaim_gauges(domain);
+    bool pending = pnx_load(&domain->values.pending, PNX_RELAXED, "reclaim.tick") != 0; /* lock */
+    pnx__mutex_unlock(&domain->lock);
+    return pending ? pnx__deadline(now, TICK_NS) : PNX_NEVER;
+}
+
+/* ---- waiting ---- */
+
+/* What a caller waits for: the end of a grace period that began after the call, and perhaps callbacks. */
+struct wait {
+    uint64_t need;   /* that grace period */
+    bool callbacks;  /* a barrier */
+    bool has_target; /* the grace period has begun */
+    uint64_t target; /* nodes collected by then */
+    pnx_ns deadline; /* INT64_MIN: tries once */
+};
+
+static bool is_over(const struct pnx_reclaim *domain, const struct wait *wait) {
+    if (domain->ended < wait->need)
+        return false;
+    /* Acquire: pairs with reclaim.ran. */
+    return !wait->callbacks ||
+           pnx_load(&domain->run, PNX_ACQUIRE, "reclaim.barrier") >= wait->target;
+}
+
+static void advance(
+        struct pnx_reclaim *domain, struct wait *wait, struct pnx_reclaim_effects *effects) {
+    uint64_t ended;
+    do {
+        ended = domain->ended;
+        pnx__reclaim_step(
+                domain, domain->begun < wait->need ? PNX_BEGIN_ALWAYS : PNX_BEGIN_NONE, effects);
+    } while (domain->ended != ended && domain->ended < wait->need);
+    if (!wait->has_target && domain->begun >= wait->need) {
+        wait->has_target = true;
+        wait->target = domain->collected;
+    }
+}
+
+static void sleep_unlocked(struct pnx_reclaim *domain, const struct wait *wait, uint32_t seen) {
+    pnx_ns until = wait->deadline;
+    bool in_flight = domain->begun != domain->ended;
+    if (in_flight && domain->stall < until)
+        until = domain->stall;
+    if (in_flight && (domain->fenced || domain->guests_awaited)) {
+        pnx_ns next_look = pnx__deadline(pnx__now(&domain->env), LOOK_NS);
+        until = next_look < until ? next_look : until;
+    }
+    domain->sleepers++;
+    pnx_owner_add(&domain->values.waits, 1);
+    pnx__mutex_unlock(&domain->lock);
+    (void)pnx__wait(&domain->changed, seen, &domain->env, until);
+    pnx__mutex_lock(&domain->lock);
+    domain->sleepers--;
+}
+
+/* One round: 0 when over, 1 to go on, or an error.  Called and left with the lock held. */
+static int wait_round(struct pnx_reclaim *domain, struct wait *wait) {
+    struct pnx_reclaim_effects effects = {0};
+    /* Acquire: pairs with reclaim.wake and reclaim.wake_all; what they tell of is seen below. */
+    uint32_t seen = pnx_load(&domain->changed, PNX_ACQUIRE, "reclaim.sleep");
+    advance(domain, wait, &effects);
+    if (is_over(domain, wait) || domain->broken) {
+        bool broken = !is_over(domain, wait);
+        look(domain, INT64_MIN, &effects);
+        pnx__mutex_unlock(&domain->lock);
+        pnx__reclaim_effects(domain, &effects);
+        pnx__mutex_lock(&domain->lock);
+        return broken ? PNX_E_BROKEN : 0;
+    }
+    pnx_ns now = pnx__now(&domain->env);
+    look(domain, now, &effects);
+    bool runs = wait->callbacks && domain->ready.n && !domain->runner;
+    bool late = now >= wait->deadline;
+    if (runs || effects.wake || effects.broke || effects.stalled) {
+        pnx__mutex_unlock(&domain->lock);
+        pnx__reclaim_effects(domain, &effects);
+        if (runs)
+            pnx__reclaim_run(domain, CHUNK, false);
+        pnx__mutex_lock(&domain->lock);
+        if (!late || is_over(domain, wait))
+            return 1;
+    }
+    if (late)
+        return -ETIMEDOUT;
+    bool waits = domain->begun == domain->ended || pnx__reclaim_await(domain, &effects);
+    if (waits && !effects.wake)
+        sleep_unlocked(domain, wait, seen);
+    else if (effects.wake) {
+        pnx__mutex_unlock(&domain->lock);
+        pnx__reclaim_effects(domain, &effects);
+        pnx__mutex_lock(&domain->lock);
+    }
+    return 1;
+}
+
+static int wait_for(struct pnx_reclaim *handle, pnx_ns timeout, bool callbacks) {
+    struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
+    int rc = pnx__timeout(timeout, PNX_NEVER, NULL, &timeout);
+    if (rc)
+        return rc;
+    struct pnx_thread *self = pnx__thread();
+    if (!self)
+        return -ENOMEM;
+    if (self->reclaim_calls || pnx__reclaim_in_any())
+        return -EDEADLK;
+    pnx__mutex_assert_none_held();
+    struct wait wait = {.callbacks = callbacks, .deadline = INT64_MIN};
+    if (timeout)
+        wait.deadline = pnx__deadline(pnx__now(&domain->env), timeout);
+    pnx__mutex_lock(&domain->lock);
+    wait.need = domain->begun + 1;
+    do
+        rc = wait_round(domain, &wait);
+    while (rc == 1);
+    pnx__mutex_unlock(&domain->lock);
+    return rc;
+}
+
+int pnx_reclaim_synchronize(struct pnx_reclaim *domain, pnx_ns timeout) {
+    return wait_for(domain, timeout, false);
+}
+
+int pnx_reclaim_barrier(struct pnx_reclaim *domain, pnx_ns timeout) {
+    return wait_for(domain, timeout, true);
+}

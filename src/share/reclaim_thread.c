@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * share/reclaim_thread.c - threads that come, end and fork, and those for which there is no memory.
+ *
+ * The section of the default domain is part of the thread's record, those of other domains are allocated.  A
+ * section stays on its domain's list for as long as the domain lives; when its thread ends, another may have it.
+ */
+#include "os/fork.h"
+#include "os/futex.h"
+#include "os/thread.h"
+#include "share/check.h"
+#include "share/reclaim.h"
+
+#include <assert.h>
+#include <errno.h>
+
+static_assert(sizeof(struct pnx_reclaim_section) == 128, "two cache lines");
+static_assert(offsetof(struct pnx_reclaim_section, seen) == 64, "the second one is the domain's");
+static_assert(sizeof(struct pnx_reclaim_thread) == PNX_THREAD_HEAD, "as os/thread.h says");
+
+static struct pnx_mutex all_lock = PNX_MUTEX_STATIC(PNX_RANK_RECLAIM_ALL);
+static struct pnx_reclaim *all[PNX_RECLAIM_DOMAINS_MAX]; /* guarded by all_lock */
+
+static struct pnx_reclaim_thread *head_of(struct pnx_thread *thread) {
+    return (struct pnx_reclaim_thread *)(void *)thread->head;
+}
+
+/* ---- joining ---- */
+
+static struct pnx_reclaim_section *free_section_locked(const struct pnx_reclaim *domain) {
+    /* Relaxed: sections are added under this lock. */
+    struct pnx_reclaim_section *section =
+            pnx_load(&domain->sections, PNX_RELAXED, "reclaim.free_section");
+    while (section && section->thread)
+        section = section->next;
+    return section;
+}
+
+static void link_section(struct pnx_reclaim *domain, struct pnx_reclaim_section *section) {
+    section->linked = 1;
+    void *first = pnx_load(&domain->sections, PNX_RELAXED, "reclaim.list_head"); /* only compared */
+    do
+        section->next = first;
+    while (!pnx_cas(&domain->sections, &first, section, PNX_RELEASE,
+            "reclaim.join")); /* pairs with reclaim.sections */
+}
+
+/* Finds or makes a section in a domain that is not the default one. */
+static struct pnx_reclaim_section *borrow(
+        struct pnx_reclaim *domain, struct pnx_reclaim_thread *self) {
+    pnx__mutex_lock(&all_lock);
+    struct pnx_reclaim_section *section = free_section_locked(domain);
+    if (section)
+        section->thread = self;
+    pnx__mutex_unlock(&all_lock);
+    if (section)
+        return section;
+    section = pnx__alloc_aligned(&domain->env, 1, sizeof(*section), 64);
+    if (!section)
+        return NULL;
+    section->thread = self;
+    return section;
+}
+
+struct pnx_reclaim_section *pnx__reclaim_join(struct pnx_reclaim *domain) {
+    struct pnx_thread *thread = pnx__thread();
+    if (!thread)
+        return NULL;
+    struct pnx_reclaim_thread *self = head_of(thread);
+    struct pnx_aptr *slot = &self->sections[domain->head.index];
+    /* Relaxed: ours, see pnx__reclaim_section(). */
+    struct pnx_reclaim_section *section = pnx_load(slot, PNX_RELAXED, "reclaim.joined");
+    if (section)
+        return section;
+    section = domain->head.index ? borrow(domain, self) : &self->section;
+    if (!section)
+        return NULL;
+    /* Relaxed: for reports. */
+    pnx_store(&section->thread_id, thread->id, PNX_RELAXED, "reclaim.thread_id");
+    uint64_t word = pnx_load(&section->word, PNX_RELAXED, "reclaim.join_word"); /* ours now */
+    word |= PNX_RECLAIM_READY_ | (domain->fenced ? PNX_RECLAIM_FENCE_ : 0);
+    /* Release: like every store of a word. */
+    pnx_store(&section->word, word, PNX_RELEASE, "reclaim.ready");
+    if (!section->linked) {
+        pnx__mutex_lock(&all_lock);
+        link_section(domain, section);
+        pnx__mutex_unlock(&all_lock);
+    }
+    pnx_store(slot, section, PNX_RELAXED, "reclaim.join_slot"); /* read by this thread */
+    return section;
+}
+
+/* ---- the slow half of enter and exit ---- */
+
+static void report(struct pnx_reclaim *domain, enum pnx_event_type type, struct pnx_a64 *counter,
+        int code, const struct pnx_reclaim_section *section) {
+    uint64_t id = 0;
+    pnx_fetch_add(counter, 1, PNX_RELAXED, "reclaim.report"); /* a statistic */
+    if (section)
+        id = pnx_load(&section->thread_id, PNX_RELAXED, "reclaim.report_id"); /* ours */
+    pnx__event(&domain->block, type, domain->name, code, NULL, (int64_t)id, 0);
+}
+
+void pnx__reclaim_enter(struct pnx_reclaim *handle) {
+    struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
+    struct pnx_reclaim_section *section = pnx__reclaim_join(domain);
+    if (!section) {
+        /*
+         * No memory for a record: such threads share a count, and a grace period waits until it is 0.  Pairs
+         * with reclaim.scan_guests by the fence.
+         */
+        pnx_fetch_add(&domain->guests, 1, PNX_RELAXED, "reclaim.guest_enter");
+        pnx_fence(PNX_SEQ_CST, "reclaim.guest_light"); /* pairs with reclaim.heavy, thread.heavy */
+        pnx_fetch_add(&domain->values.guests, 1, PNX_RELAXED, "reclaim.stat_guests");
+        return;
+    }
+    uint64_t word = pnx_load(&section->word, PNX_RELAXED, "reclaim.slow_word"); /* ours */
+    if (word & PNX_RECLAIM_FULL_)
+        return;                                                             /* for ever inside */
+    pnx_store(&section->word, word + 1, PNX_RELEASE, "reclaim.slow_enter"); /* as reclaim.enter */
+    pnx_fence(PNX_SEQ_CST, "reclaim.slow_light");                           /* as reclaim.light */
+    if ((word + 1) & PNX_RECLAIM_FULL_)
+        report(domain, PNX_EVENT_RECLAIM_MISUSE, &domain->values.misuses, -EOVERFLOW, section);
+}
+
+/* Ends a section of a thread without a record, if there is one. */
+static bool guest_exit(struct pnx_reclaim *domain) {
+    uint64_t guests = pnx_load(&domain->guests, PNX_RELAXED, "reclaim.guests"); /* the CAS checks */
+    while (guests) {
+        /* Release: pairs with reclaim.poll_guests and reclaim.scan_guests. */
+        if (pnx_cas(&domain->guests, &guests, guests - 1, PNX_RELEASE, "reclaim.guest_exit"))
+            return true;
+    }
+    return false;
+}
+
+void pnx__reclaim_exit(struct pnx_reclaim *handle) {
+    struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
+    struct pnx_reclaim_section *section = pnx__reclaim_section(domain);
+    if (section) {
+        uint64_t word = pnx_load(&section->word, PNX_RELAXED, "reclaim.exit_slow"); /* ours */
+        if (word & PNX_RECLAIM_FULL_)
+            return;
+    }
+    if (!guest_exit(domain))
+        report(domain, PNX_EVENT_RECLAIM_MISUSE, &domain->values.misuses, -EINVAL, section);
+}
+
+static void wake(struct pnx_reclaim *domain, struct pnx_reclaim_section *section) {
+    pnx_store(&section->awaited, 0, PNX_RELAXED, "reclaim.awaited"); /* set again if need be */
+    /* Release: pairs with reclaim.sleep; the end of the section is seen by who is woken. */
+    pnx_fetch_add(&domain->changed, 1, PNX_RELEASE, "reclaim.wake");
+    pnx__futex_wake(&domain->changed, UINT32_MAX);
+}
+
+void pnx__reclaim_wake(struct pnx_reclaim *handle) {
+    struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
+    struct pnx_reclaim_section *section = pnx__reclaim_section(domain);
+    if (section)
+        wake(domain, section);
+}
+
+static bool is_open(const struct pnx_reclaim_section *section) {
+    uint64_t word = pnx_load(&section->word, PNX_RELAXED, "reclaim.is_open"); /* the caller's own */
+    return (word & (PNX_RECLAIM_NEST_ | PNX_RECLAIM_FULL_)) != 0;
+}
+
+bool pnx_reclaim_in_section(struct pnx_reclaim *handle) {
+    const struct pnx_reclaim_section *section = pnx__reclaim_section(pnx__reclaim_resolve(handle));
+    return section && is_open(section);
+}
+
+bool pnx__reclaim_in_any(void) {
+    struct pnx_thread *thread = pnx__thread();
+    if (!thread)
+        return false;
+    struct pnx_reclaim_thread *self = head_of(thread);
+    for (uint32_t i = 0; i < PNX_RECLAIM_DOMAINS_MAX; i++) {
+        /* Relaxed: ours, see pnx__reclaim_section(). */
+        const struct pnx_reclaim_section *section =
+                pnx_load(&self->sections[i], PNX_RELAXED, "reclaim.in_any");
+        if (section && is_open(section))
+            return true;
+    }
+    return false;
+}
+
+/* ---- the end of a thread ---- */
+
+/* Makes the section as that of a thread that is not there.  Returns whether it was open. */
+static bool vacate(struct pnx_reclaim_section *section) {
+    uint64_t word = pnx_load(&section->word, PNX_RELAXED, "reclaim.vacate_word"); /* ours */
+    /* Release: as reclaim.exit.  FULL goes too: the next thread has done nothing wrong. */
+    pnx_store(&section->word, (word / PNX_RECLAIM_NUMBER_ + 1) * PNX_RECLAIM_NUMBER_, PNX_RELEASE,
+            "reclaim.vacate");
+    section->thread = NULL;
+    return (word & (PNX_RECLAIM_NEST_ | PNX_RECLAIM_FULL_)) != 0;
+}
+
+/* Takes the thread out of a domain; returns a reference to it when the thread ended inside a section. */
+static struct pnx_reclaim *leave(struct pnx_reclaim_thread *self, uint32_t index) {
+    struct pnx_reclaim *died = NULL;
+    pnx__mutex_lock(&all_lock);
+    struct pnx_reclaim *domain = all[index];
+    /* Relaxed: guarded by the lock where another thread may write it. */
+    struct pnx_reclaim_section *section =
+            pnx_load(&self->sections[index], PNX_RELAXED, "reclaim.leave");
+    if (section) {
+        pnx_store(&self->sections[index], NULL, PNX_RELAXED, "reclaim.left"); /* likewise */
+        if (vacate(section))
+            died = pnx_reclaim_ref(domain);
+        /* Nobody missed it: a sleeper that asks later finds the section ended, see reclaim_gp.c. */
+        pnx__barrier_light();
+        if (pnx_load(&section->awaited, PNX_RELAXED, "reclaim.leave_awaited")) /* light */
+            wake(domain, section);
+    }
+    pnx__mutex_unlock(&all_lock);
+    return died;
+}
+
+static void thread_ends(struct pnx_thread *thread) {
+    struct pnx_reclaim_thread *self = head_of(thread);
+    for (uint32_t i = 0; i < PNX_RECLAIM_DOMAINS_MAX; i++) {
+        /* Relaxed: ours; looked at again under the lock. */
+        struct pnx_reclaim_section *section =
+                pnx_load(&self->sections[i], PNX_RELAXED, "reclaim.ends");
+        struct pnx_reclaim *died = section ? leave(self, i) : NULL;
+        if (!died)
+            continue;
+        pnx_fetch_add(&died->values.deaths, 1, PNX_RELAXED, "reclaim.deaths"); /* a statistic */
+        pnx__event(
+                &died->block, PNX_EVENT_RECLAIM_DIED, died->name, 0, NULL, (int64_t)thread->id, 0);
+        pnx_reclaim_release(&died);
+    }
+}
+
+/* ---- all domains ---- */
+
+int pnx__reclaim_list_add(struct pnx_reclaim *domain) {
+    int rc = -EBUSY;
+    pnx__mutex_lock(&all_lock);
+    for (uint32_t i = domain->head.index; i < PNX_RECLAIM_DOMAINS_MAX && rc; i++) {
+        if (all[i])
+            continue;
+        all[i] = domain;
+        domain->head.index = i;
+        rc = 0;
+    }
+    pnx__mutex_unlock(&all_lock);
+    return rc;
+}
+
+void pnx__reclaim_part(struct pnx_reclaim *domain) {
+    uint32_t index = domain->head.index;
+    pnx__mutex_lock(&all_lock);
+    if (all[index] == domain)
+        all[index] = NULL;
+    /* Relaxed: sections are added under this lock. */
+    struct pnx_reclaim_section *first = pnx_load(&domain->sections, PNX_RELAXED, "reclaim.part");
+    for (struct pnx_reclaim_section *section = first; section; section = section->next) {
+        if (section->thread) /* relaxed: that thread uses it no more, see pnx_reclaim_release() */
+            pnx_store(&section->thread->sections[index], NULL, PNX_RELAXED, "reclaim.parted");
+    }
+    pnx__mutex_unlock(&all_lock);
+    while (first) {
+        struct pnx_reclaim_section *next = first->next;
+        pnx__free(&domain->env, first, 1, sizeof(*first));
+        first = next;
+    }
+}
+
+/* ---- fork ---- */
+
+static void fork_prepare(void) {
+    pnx__fork_lock(&all_lock);
+    for (uint32_t i = 0; i < PNX_RECLAIM_DOMAINS_MAX; i++) {
+        if (all[i])
+            pnx__fork_lock(&all[i]->lock);
+    }
+}
+
+static void fork_parent(void) {
+    for (uint32_t i = 0; i < PNX_RECLAIM_DOMAINS_MAX; i++) {
+        if (all[i])
+            pnx__fork_unlock(&all[i]->lock);
+    }
+    pnx__fork_unlock(&all_lock);
+}
+
+/*
+ * The child has only this thread.  Another's sections count as ended; its nodes stay; of callbacks that it was
+ * running, the one begun is lost, and the rest are ready again.
+ */
+static void fork_child_domain(struct pnx_reclaim *domain, const struct pnx_thread *self) {
+    /* Relaxed throughout: alone. */
+    struct pnx_reclaim_section *section =
+            pnx_load(&domain->sections, PNX_RELAXED, "reclaim.fork_sections");
+    for (; section; section = section->next) {
+        struct pnx_reclaim_thread *thread = section->thread;
+        pnx_store(&section->awaited, 0, PNX_RELAXED, "reclaim.fork_awaited");
+        if (!thread || (self && (void *)thread == (const void *)self->head))
+            continue;
+        vacate(section);
+        pnx_store(&thread->sections[domain->head.index], NULL, PNX_RELAXED, "reclaim.fork_slot");
+    }
+    pnx_store(&domain->guests, 0, PNX_RELAXED, "reclaim.fork_guests");
+    domain->sleepers = 0;
+    if (domain->runner && domain->runner != self) {
+        struct pnx_reclaim_node *last = domain->chunk;
+        uint64_t n = last ? 1 : 0;
+        for (; last && last->next; n++)
+            last = last->next;
+        if (last) {
+            last->next = domain->ready.first;
+            domain->ready.first = domain->chunk;
+            domain->ready.last = domain->ready.last ? domain->ready.last : last;
+            domain->ready.n += n;
+        }
+        domain->chunk = NULL;
+        domain->runner = NULL;
+        pnx_store(&domain->run, domain->collected - domain->ready.n - domain->flight.n, PNX_RELAXED,
+                "reclaim.fork_run");
+    }
+}
+
+static void fork_child(void) {
+    const struct pnx_thread *self = PNX_SELF;
+    for (uint32_t i = 0; i < PNX_RECLAIM_DOMAINS_MAX; i++) {
+        if (!all[i])
+            continue;
+        fork_child_domain(all[i], self);
+        pnx__fork_unlock(&all[i]->lock);
+    }
+    pnx__fork_unlock(&all_lock);
+}
+
+void pnx__reclaim_threads_init(void) {
+    pnx__thread_at_exit(thread_ends);
+    pnx__at_fork(fork_prepare, fork_parent, fork_child);
+}
