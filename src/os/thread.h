@@ -33,6 +33,7 @@ struct pnx_thread {
     uint16_t rc_dropping;        /* share: a drop function of an rc object runs on this thread */
     void *rc_first;              /* share: rc objects that wait for it to return, oldest first */
     void *rc_last;
+    uint64_t reclaim_joined;     /* share: a bit for each domain that it has joined */
     struct pnx_latch *waits_for; /* share: guarded by the lock of all latches */
     const void *pool_calls;      /* pool: innermost operation of a manager that runs here */
 };

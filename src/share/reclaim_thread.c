@@ -87,6 +87,7 @@ struct pnx_reclaim_section *pnx__reclaim_join(struct pnx_reclaim *domain) {
         pnx__mutex_unlock(&all_lock);
     }
     pnx_store(slot, section, PNX_RELAXED, "reclaim.join_slot"); /* read by this thread */
+    thread->reclaim_joined |= UINT64_C(1) << domain->head.index;
     return section;
 }
 
@@ -160,6 +161,12 @@ void pnx__reclaim_wake(struct pnx_reclaim *handle) {
         wake(domain, section);
 }
 
+/* The domains that a thread has joined are a set of bits; one of a domain that has ended stays. */
+static_assert(PNX_RECLAIM_DOMAINS_MAX == 64, "one bit each");
+static uint32_t lowest(uint64_t bits) {
+    return (uint32_t)__builtin_ctzll(bits);
+}
+
 static bool is_open(const struct pnx_reclaim_section *section) {
     uint64_t word = pnx_load(&section->word, PNX_RELAXED, "reclaim.is_open"); /* the caller's own */
     return (word & (PNX_RECLAIM_NEST_ | PNX_RECLAIM_FULL_)) != 0;
@@ -175,10 +182,10 @@ bool pnx__reclaim_in_any(void) {
     if (!thread)
         return false;
     struct pnx_reclaim_thread *self = head_of(thread);
-    for (uint32_t i = 0; i < PNX_RECLAIM_DOMAINS_MAX; i++) {
+    for (uint64_t left = thread->reclaim_joined; left; left &= left - 1) {
         /* Relaxed: ours, see pnx__reclaim_section(). */
         const struct pnx_reclaim_section *section =
-                pnx_load(&self->sections[i], PNX_RELAXED, "reclaim.in_any");
+                pnx_load(&self->sections[lowest(left)], PNX_RELAXED, "reclaim.in_any");
         if (section && is_open(section))
             return true;
     }
@@ -220,11 +227,8 @@ static struct pnx_reclaim *leave(struct pnx_reclaim_thread *self, uint32_t index
 
 static void thread_ends(struct pnx_thread *thread) {
     struct pnx_reclaim_thread *self = head_of(thread);
-    for (uint32_t i = 0; i < PNX_RECLAIM_DOMAINS_MAX; i++) {
-        /* Relaxed: ours; looked at again under the lock. */
-        struct pnx_reclaim_section *section =
-                pnx_load(&self->sections[i], PNX_RELAXED, "reclaim.ends");
-        struct pnx_reclaim *died = section ? leave(self, i) : NULL;
+    for (uint64_t left = thread->reclaim_joined; left; left &= left - 1) {
+        struct pnx_reclaim *died = leave(self, lowest(left));
         if (!died)
             continue;
         pnx_fetch_add(&died->values.deaths, 1, PNX_RELAXED, "reclaim.deaths"); /* a statistic */

@@ -2,6 +2,8 @@
 /* os_thread.c - os/thread.h for the explorer: fibres, their records, the barriers; a process that never forks. */
 #include "explorer/engine.h"
 
+#include "os/fork.h"
+
 #include <errno.h>
 #include <pthread.h>
 
@@ -30,10 +32,34 @@ struct pnx_thread *pnx__thread(void) {
     return &x.self->record;
 }
 
+static void (*at_exit)(
+        struct pnx_thread *thread); /* set in each execution anew, by the same code */
+
+void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread)) {
+    at_exit = fn;
+}
+
 void x_thread_exit_hooks(struct x_thread *thread) {
     if (thread->record.held)
         x_fail(X_MISUSE, "the thread ends while holding a lock");
+    if (at_exit && thread->made_record)
+        at_exit(&thread->record);
     thread->made_record = false;
+}
+
+/* Nothing forks. */
+void pnx__at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
+    (void)prepare;
+    (void)parent;
+    (void)child;
+}
+
+void pnx__fork_lock(struct pnx_mutex *mutex) {
+    (void)mutex;
+}
+
+void pnx__fork_unlock(struct pnx_mutex *mutex) {
+    (void)mutex;
 }
 
 static void run_started(void *arg) {
@@ -103,18 +129,19 @@ static void membarrier(const struct pnx_atomic_site *site) {
     fence(x.self, site);
 }
 
-void pnx__barrier_heavy(void) {
+int pnx__barrier_heavy(void) {
     if (!x.self)
-        return;
+        return 0;
     if (x.trace)
         x_trace("heavy");
     if (!x.test->fences) {
         membarrier(PNX_SITE_ROW_("thread.membarrier", PNX_SEQ_CST));
-        return;
+        return 0;
     }
     const struct pnx_atomic_site *site = PNX_SITE_ROW_("thread.heavy", PNX_SEQ_CST);
     x_point(X_FENCE, NULL, site->order);
     fence(x.self, site);
+    return 0;
 }
 
 bool pnx__barrier_is_asymmetric(void) {
