@@ -12,6 +12,7 @@
 #include <patinox/mapping.h>
 #include <patinox/pool.h>
 #include <patinox/rc.h>
+#include <patinox/reclaim.h>
 #include <patinox/registry.h>
 #include <patinox/snapshot.h>
 #include <patinox/stats.h>

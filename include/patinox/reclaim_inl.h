@@ -70,9 +70,9 @@ struct pnx_reclaim_head {
     uint32_t unused;
 };
 
-PNX_API void pnx__reclaim_enter(struct pnx_reclaim *domain);
-PNX_API void pnx__reclaim_exit(struct pnx_reclaim *domain);
-PNX_API void pnx__reclaim_wake(struct pnx_reclaim *domain);
+PNX_API void pnx_reclaim_enter_slow_(struct pnx_reclaim *domain);
+PNX_API void pnx_reclaim_exit_slow_(struct pnx_reclaim *domain);
+PNX_API void pnx_reclaim_wake_(struct pnx_reclaim *domain);
 
 #define PNX_RECLAIM_LIKELY_(x) __builtin_expect(!!(x), 1)
 
@@ -114,7 +114,7 @@ static inline void pnx_reclaim_enter(struct pnx_reclaim *domain) {
             return;
         }
     }
-    pnx__reclaim_enter(domain);
+    pnx_reclaim_enter_slow_(domain);
 }
 
 /* Ends what the matching enter, on the same thread, began.  Cannot fail. */
@@ -132,7 +132,7 @@ static inline void pnx_reclaim_exit(struct pnx_reclaim *domain) {
             if (PNX_RECLAIM_LIKELY_(
                         !pnx__load(&section->awaited, PNX_RELAXED, "reclaim.exit_awaited")))
                 return;
-            pnx__reclaim_wake(domain);
+            pnx_reclaim_wake_(domain);
             return;
         }
         if (PNX_RECLAIM_LIKELY_(nest > 1 && nest < PNX_RECLAIM_FULL_)) {
@@ -141,7 +141,7 @@ static inline void pnx_reclaim_exit(struct pnx_reclaim *domain) {
             return;
         }
     }
-    pnx__reclaim_exit(domain);
+    pnx_reclaim_exit_slow_(domain);
 }
 
 /* Remembers where a section began, for reports about one that does not end; see PNX_RECLAIM_SITES. */

@@ -59,15 +59,6 @@ static void forked_child(void) {
             &fork_last, 1, PNX_RELAXED, "thread.fork_child"); /* alone in the child: no partner */
 }
 
-/* A child has none of its parent's other threads. */
-static void free_others(void) {
-    struct pnx_thread *record = pnx_load(&records, PNX_RELAXED, "thread.fork_list"); /* alone */
-    for (; record; record = record->next) {
-        if (record != pnx_self_)
-            pnx_store(&record->owned, 0, PNX_RELAXED, "thread.fork_free");
-    }
-}
-
 static bool register_barrier(void) {
     return !PNX_OS_FAULT("membarrier") &&
            syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
@@ -88,11 +79,13 @@ static void start_up(void) {
             munmap(p, (size_t)page);
         pthread_atfork(NULL, NULL, forked_child);
     }
-    pthread_atfork(NULL, NULL, free_others);
     asymmetric = register_barrier();
 }
 
-/* Takes a record that was given back. */
+/*
+ * Takes a record that was given back.  In a child the records of the parent's other threads never are: what they
+ * own, latches for instance, must not look like anybody's in the child.
+ */
 static struct pnx_thread *claim_record(void) {
     /* acquire: pairs with thread.push; the record is all there */
     struct pnx_thread *record = pnx_load(&records, PNX_ACQUIRE, "thread.list");

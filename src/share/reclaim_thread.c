@@ -102,7 +102,7 @@ static void report(struct pnx_reclaim *domain, enum pnx_event_type type, struct 
     pnx__event(&domain->block, type, domain->name, code, NULL, (int64_t)id, 0);
 }
 
-void pnx__reclaim_enter(struct pnx_reclaim *handle) {
+void pnx_reclaim_enter_slow_(struct pnx_reclaim *handle) {
     struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
     struct pnx_reclaim_section *section = pnx__reclaim_join(domain);
     if (!section) {
@@ -135,7 +135,7 @@ static bool guest_exit(struct pnx_reclaim *domain) {
     return false;
 }
 
-void pnx__reclaim_exit(struct pnx_reclaim *handle) {
+void pnx_reclaim_exit_slow_(struct pnx_reclaim *handle) {
     struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
     struct pnx_reclaim_section *section = pnx__reclaim_section(domain);
     if (section) {
@@ -154,7 +154,7 @@ static void wake(struct pnx_reclaim *domain, struct pnx_reclaim_section *section
     pnx__futex_wake(&domain->changed, UINT32_MAX);
 }
 
-void pnx__reclaim_wake(struct pnx_reclaim *handle) {
+void pnx_reclaim_wake_(struct pnx_reclaim *handle) {
     struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
     struct pnx_reclaim_section *section = pnx__reclaim_section(domain);
     if (section)
