@@ -248,6 +248,19 @@ bool x_schedule_read(const char *text, struct x_test *test, bool *ret_bounded, u
         size_t max, size_t *ret_n);
 bool x_schedule_is_for(const char *text, const struct x_test *test);
 
+/* sites.c */
+enum x_site_kind {
+    X_SITE_LOAD = 1,
+    X_SITE_STORE,
+    X_SITE_RMW,
+    X_SITE_CAS,
+    X_SITE_CAS_ACQUIRE,
+    X_SITE_FENCE
+};
+void x_reach(const struct pnx_atomic_site *site, enum x_site_kind kind);
+bool x_weak_failure(const struct pnx_atomic_site *site);
+void x_tell_reached(void);
+
 /* os_mutex.c */
 bool x_loc_is_free(const void *mutex);
 

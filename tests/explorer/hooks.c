@@ -27,6 +27,7 @@ static void mix(const struct pnx_atomic_site *site, uint64_t value) {
 uint64_t pnx_x_load(const void *word, unsigned size, const struct pnx_atomic_site *site) {
     if (!x.self)
         return plain_load(word, size);
+    x_reach(site, X_SITE_LOAD);
     x_point(X_LOAD, word, site->order);
     uint64_t value = x_memory_load(word, size, site->order, site);
     mix(site, value);
@@ -42,6 +43,7 @@ void pnx_x_store(void *word, unsigned size, uint64_t value, const struct pnx_ato
         plain_store(word, size, value);
         return;
     }
+    x_reach(site, X_SITE_STORE);
     x_point(X_STORE, word, site->order);
     x_memory_store(word, size, value, site->order);
     mix(site, value);
@@ -79,6 +81,7 @@ uint64_t pnx_x_rmw(void *word, unsigned size, enum pnx_x_op op, uint64_t operand
         plain_store(word, size, fns[op](old, operand));
         return old;
     }
+    x_reach(site, X_SITE_RMW);
     x_point(X_RMW, word, site->order);
     uint64_t old = x_memory_rmw(word, size, site->order, fns[op], operand);
     mix(site, old);
@@ -103,6 +106,9 @@ bool pnx_x_cas(void *word, unsigned size, void *expected, uint64_t desired,
             plain_store(expected, size, found);
         return done;
     }
+    x_reach(site, failure == __ATOMIC_ACQUIRE ? X_SITE_CAS_ACQUIRE : X_SITE_CAS);
+    if (x_weak_failure(site))
+        failure = __ATOMIC_RELAXED;
     x_point(X_RMW, word, site->order);
     done = x_memory_cas(word, size, &found, desired, site->order, failure);
     if (!done)
@@ -122,6 +128,7 @@ bool pnx_x_cas(void *word, unsigned size, void *expected, uint64_t desired,
 void pnx_x_fence(const struct pnx_atomic_site *site) {
     if (!x.self)
         return;
+    x_reach(site, X_SITE_FENCE);
     if (site->order == __ATOMIC_SEQ_CST)
         x_point(X_FENCE, NULL, site->order); /* other fences concern nobody else */
     x_memory_fence(x.self, site->order);

@@ -105,6 +105,7 @@ void pnx__spin_hint(void) {
 
 /* These have sites too, so that the mutation check can take them away. */
 static void fence(struct x_thread *thread, const struct pnx_atomic_site *site) {
+    x_reach(site, X_SITE_FENCE);
     x_memory_fence(thread, site->order);
 }
 
