@@ -266,6 +266,7 @@ bool x_loc_is_free(const void *mutex);
 
 /* os_thread.c */
 void x_thread_exit_hooks(struct x_thread *thread);
+void x_os_reset(void);
 
 static inline unsigned x_index(const struct x_thread *thread) {
     return (unsigned)(thread - x.threads);

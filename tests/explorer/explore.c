@@ -223,6 +223,7 @@ static void run_once(void) {
     restore_data();
     x.execution++;
     x_memory_reset();
+    x_os_reset();
     x.preemptions = test->preemptions;
     x.stale = test->stale;
     x.timeouts = test->timeouts;

@@ -32,8 +32,11 @@ struct pnx_thread *pnx__thread(void) {
     return &x.self->record;
 }
 
-static void (*at_exit)(
-        struct pnx_thread *thread); /* set in each execution anew, by the same code */
+static void (*at_exit)(struct pnx_thread *thread);
+
+void x_os_reset(void) {
+    at_exit = NULL; /* each execution sets it anew */
+}
 
 void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread)) {
     at_exit = fn;
