@@ -19,6 +19,7 @@ def svg(width, height, title, lines):
 
 def bars(case, unit, rows):
     top = max(row["max"] for row in rows)
+    rows = sorted(rows, key=lambda row: (row["threads"], row[unit]))
     lines = []
     for position, row in enumerate(rows):
         y = 34 + 26 * position
