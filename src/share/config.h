@@ -250,6 +250,8 @@ void pnx__config_accept(struct pnx_config *config, bool changed);
 /* Holds a text, or none. */
 void pnx__config_hold(
         struct pnx_config *config, const struct pnx_config_print *text, enum pnx_config_hold why);
+/* Forgets what is held, so that it is taken when it is looked at next. */
+void pnx__config_unhold(struct pnx_config *config);
 /* Adds 1 to a counter. */
 void pnx__config_count(struct pnx_config *config, struct pnx_a64 *counter);
 /* Brings the health to what the status says. */

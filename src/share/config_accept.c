@@ -42,6 +42,13 @@ void pnx__config_hold(
     pnx__config_health(config);
 }
 
+void pnx__config_unhold(struct pnx_config *config) {
+    if (config->held.set)
+        config->seen.print.set =
+                false; /* seen, but not taken: if it cannot be read now, then later */
+    pnx__config_hold(config, NULL, PNX_CONFIG_HOLD_NONE);
+}
+
 /* Some reasons are not the text's: no memory, no descriptor.  Nothing will notify when they have passed. */
 static void try_later(struct pnx_config *config, pnx_ns now, int code) {
     enum pnx_recovery recovery = pnx_recovery(code);

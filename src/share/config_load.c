@@ -137,15 +137,18 @@ static int load_text(struct pnx_config *config, pnx_ns now, bool quiet, const st
         return pnx__config_refuse(config, now, &bare, &why, err);
     }
     struct pnx_config_print print = print_of(config, text, &vars);
-    if (quiet && is_settled(config, now, text, &print))
+    if (quiet && is_settled(config, now, text, &print)) {
         rc = 0;
-    else if (!quiet && pnx__config_same_print(&config->held, &print))
+    } else if (!quiet && pnx__config_same_print(&config->held, &print)) {
+        remember(config, text, &print, true);
+        pnx__config_accept(config, false); /* nothing is wrong with it */
         rc = pnx__fail(err, -ECANCELED, 0, "held",
                 "%s: this text was %s, and is held until it changes or pnx_config_resume()",
                 config->prefix,
                 config->status.hold == PNX_CONFIG_HOLD_ABORT ? "aborted" : "rolled back");
-    else
+    } else {
         rc = take_text(config, now, text, &vars, &print, err);
+    }
     pnx__config_vars_free(config, &vars);
     return rc;
 }

@@ -54,7 +54,7 @@ static int act_owned(
     pnx__config_rollout_settle(config, now); /* an abort came first: it is told first */
     switch (action) {
     case RESUME:
-        pnx__config_hold(config, NULL, PNX_CONFIG_HOLD_NONE);
+        pnx__config_unhold(config);
         return pnx__config_load_owned(config, now, false, err);
     case RELOAD:
         return pnx__config_load_owned(config, now, false, err);

@@ -124,13 +124,13 @@ TEST(p1_a_source_that_fails_changes_nothing_and_is_asked_again) {
     case_tick(config); /* unchanged: as bad as before */
     CHECK_STR(server.asked, "b");
     CHECK_EQ(case_status(config).error.code, PNX_E_FORMAT);
-    server.answer = -EIO;
+    server.answer = -EACCES;
     test_env_advance(&te, POLL);
     case_tick(config);
     server.answer = 0;
     test_env_advance(&te, POLL);
     case_tick(config); /* fetched again, and told again */
-    CHECK_STORY("refused(source) 1 EIO;refused(parse) 1 PNX_E_FORMAT;");
+    CHECK_STORY("refused(source) 1 EACCES;refused(parse) 1 PNX_E_FORMAT;");
     server.answer = 7;
     CHECK_EQ(pnx_config_reload(config, NULL), -EINVAL);
     server.answer = PNX_CONFIG_UNCHANGED; /* but we have none that it could be */
