@@ -153,7 +153,9 @@ void cli_print_help(FILE *out) {
                 options[i].value ? options[i].value : "");
         fprintf(out, "  %-24s %s\n", left, options[i].help);
     }
-    fprintf(out, "\nSIGTERM or SIGINT drains and prints a report; a second one ends at once.\n"
+    fprintf(out, "\nA variable LOOKUP_... of the environment overrides the setting of that name.\n"
+                 "SIGHUP reads the settings again, SIGUSR1 goes back to those before.\n"
+                 "SIGTERM or SIGINT drains and prints a report; a second one ends at once.\n"
                  "Exit status: 0 when nothing leaked, 1 after a failure, 2 for a wrong option or\n"
                  "configuration file.\n");
 }

@@ -5,8 +5,8 @@
  *   options, settings, port (all checked before any work) -> index -> serve -> signal -> drain -> report
  *
  * The main thread opens the store and then waits for signals and for changes of the configuration file; the
- * server has its own threads.  SIGHUP reads the settings again; SIGTERM and SIGINT end the program, a second
- * one at once.
+ * server has its own threads.  SIGHUP reads the settings again, SIGUSR1 puts those before back in force; SIGTERM and
+ * SIGINT end the program, a second one at once.
  */
 #include "cli.h"
 #include "disk.h"
@@ -17,6 +17,7 @@
 
 #include <patinox/config.h>
 #include <patinox/rc.h>
+#include <patinox/stats.h>
 
 #include <errno.h>
 #include <malloc.h>
@@ -35,7 +36,8 @@
 struct app {
     struct cli cli;
     struct lookup_settings settings; /* in force */
-    struct pnx_config *config;       /* NULL without --config */
+    struct pnx_config *config;       /* of a file, or of nothing but the environment */
+    const char *config_name;         /* for messages */
     struct lookup_store *store;
     struct server *server;
     int signals;   /* a signalfd */
@@ -60,6 +62,20 @@ static int parse_settings(
     return r < 0 ? pnx_config_fail(err, r, "no memory for the settings") : 0;
 }
 
+/* Without --config the text is this one, so that the environment is looked at in any case. */
+static int no_file(void *ctx, struct pnx_config_fetch *fetch, struct pnx_error *err) {
+    (void)ctx;
+    (void)err;
+    return pnx_config_fetch_add(fetch, "{}", 2);
+}
+
+/* LOOKUP_POOL_MAX=8 in the environment stands over what the file says. */
+static int override_setting(
+        void *ctx, void *value, const char *setting, const char *text, struct pnx_error *err) {
+    (void)ctx;
+    return lookup_settings_set(value, setting, text, err);
+}
+
 /* Hears of each new value, on the main thread, which calls pnx_config_tick(). */
 static void apply_settings(void *ctx, const void *value, uint64_t version) {
     struct app *app = ctx;
@@ -67,7 +83,7 @@ static void apply_settings(void *ctx, const void *value, uint64_t version) {
     const struct lookup_settings *settings = value;
     int r = lookup_store_apply(app->store, settings, &err);
     if (r < 0) {
-        log_line(PNX_LOG_ERROR, "%s: not applied: %s", app->cli.config, err.message);
+        log_line(PNX_LOG_ERROR, "%s: not applied: %s", app->config_name, err.message);
         return;
     }
     app->settings = *settings;
@@ -75,17 +91,34 @@ static void apply_settings(void *ctx, const void *value, uint64_t version) {
     log_set_level(settings->log_level);
     log_line(PNX_LOG_INFO,
             "%s: settings %llu in force: pool_max %u, cache_bytes %llu, log_level %s",
-            app->cli.config, (unsigned long long)version, settings->pool_max,
+            app->config_name, (unsigned long long)version, settings->pool_max,
             (unsigned long long)settings->cache_bytes, lookup_log_level_name(settings->log_level));
 }
 
+/* Each event of the library, of all its parts, as a line of the most detailed level. */
+static void log_event(void *ctx, const struct pnx_event *event) {
+    (void)ctx;
+    log_line(PNX_LOG_DEBUG, "event %s of %s%s%s: %lld%s%s", pnx_event_name(event->type),
+            event->object, event->cause ? ", " : "", event->cause ? event->cause : "",
+            (long long)event->value, event->code ? ", " : "",
+            event->code ? pnx_strerror(event->code) : "");
+}
+
+static void listen_to_events(void) {
+    const struct pnx_monitor monitor = {.size = sizeof(monitor), .event = log_event};
+    uint32_t id;
+    if (pnx_monitor_add(NULL, &monitor, &id) < 0)
+        log_line(PNX_LOG_WARNING, "events are not logged");
+}
+
 static int load_settings(struct app *app, struct pnx_error *err) {
-    lookup_settings_default(&app->settings);
-    if (!app->cli.config)
-        return 0;
+    const char *path = app->cli.config;
+    app->config_name = path ? path : "settings";
     int r = pnx_config_create(
-            PNX_CONFIG_OPTS(.name = "lookup", .path = app->cli.config, .env = log_env(),
-                    .parse = parse_settings, .on_change = apply_settings, .ctx = app,
+            PNX_CONFIG_OPTS(.name = "lookup", .path = path, .source = path ? NULL : no_file,
+                    .flags = path ? 0 : PNX_CONFIG_NO_WATCH, .env = log_env(),
+                    .parse = parse_settings, .env_prefix = "LOOKUP_", .override = override_setting,
+                    .on_change = apply_settings, .ctx = app,
                     .max_bytes = LOOKUP_SETTINGS_MAX_BYTES),
             err, &app->config);
     if (r < 0)
@@ -104,6 +137,7 @@ static int open_signals(void) {
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
     signal(SIGPIPE, SIG_IGN);
     /* Before any thread is made: all of them inherit it, so that only the descriptor receives these. */
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0)
@@ -115,12 +149,17 @@ static int open_signals(void) {
 static bool take_signals(struct app *app) {
     struct signalfd_siginfo info;
     while (read(app->signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
-        if (info.ssi_signo != SIGHUP) {
+        struct pnx_error err = {0};
+        bool serves = app->config && app->server;
+        if (info.ssi_signo != SIGHUP && info.ssi_signo != SIGUSR1)
             app->signal = (int)info.ssi_signo;
-        } else if (app->config && app->server) {
-            struct pnx_error err = {0};
-            (void)pnx_config_reload(app->config, &err); /* a failure is logged by the config */
-        }
+        else if (serves && info.ssi_signo == SIGHUP &&
+                 pnx_config_reload(app->config, &err) == -ECANCELED)
+            log_line(PNX_LOG_WARNING, "%s",
+                    err.message); /* other failures are logged by the config */
+        else if (serves && info.ssi_signo == SIGUSR1 &&
+                 pnx_config_rollback(app->config, 0, &err) == -ENOENT)
+            log_line(PNX_LOG_WARNING, "%s", err.message);
     }
     return app->signal != 0;
 }
@@ -185,6 +224,7 @@ static int start(struct app *app, struct pnx_error *err) {
     const struct server_opts opts = {
             .listen_fd = app->listen_fd,
             .store = app->store,
+            .config = app->config,
             .search_timeout = app->settings.search_timeout_ns,
             .connections = app->cli.connections,
             .client_timeout_s = app->cli.client_timeout_s,
@@ -271,6 +311,7 @@ static int run(struct app *app) {
         log_line(PNX_LOG_ERROR, "signalfd: %s", strerror(errno));
         return EXIT_FAILURE;
     }
+    listen_to_events();
     int r = load_settings(app, &err);
     if (r < 0)
         return give_up(app, EXIT_USAGE, &err, r);

@@ -353,6 +353,7 @@ int server_start(
     memset(server, 0, sizeof(*server));
     server->store = opts->store;
     server->registry = opts->registry ? opts->registry : pnx_registry_default();
+    server->config = opts->config;
     server->stats = opts->stats ? opts->stats : pnx_stats_default();
     server->max_connections = opts->connections;
     server->client_timeout = (pnx_ns)opts->client_timeout_s * PNX_SEC;

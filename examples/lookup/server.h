@@ -21,6 +21,7 @@
 #include "store.h"
 
 #include <patinox/base.h>
+#include <patinox/config.h>
 #include <patinox/error.h>
 #include <patinox/registry.h>
 #include <patinox/stats.h>
@@ -30,6 +31,8 @@ struct server; /* safe to use from any thread */
 struct server_opts {
     int listen_fd; /* bound, not yet listening; the server's from the call on, even if it fails */
     struct lookup_store *store; /* required; outlives the server */
+    struct pnx_config
+            *config; /* of the settings, shown at /stats.json; outlives the server; may be NULL */
     struct pnx_registry *registry;
     struct pnx_stats *stats;
     pnx_ns search_timeout; /* the store's setting */

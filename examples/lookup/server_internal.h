@@ -39,6 +39,7 @@ struct server {
     struct lookup_store *store;
     struct pnx_registry *registry;
     struct pnx_stats *stats;
+    struct pnx_config *config; /* may be NULL */
     pnx_resource_id row;
     struct MHD_Daemon *daemon;
     struct jobs *jobs;

@@ -16,6 +16,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum setting_kind { COUNT, BYTES, TIME, LEVEL };
@@ -98,7 +99,7 @@ int lookup_settings_check(const struct lookup_settings *to_check, struct pnx_err
 
 /* One parse; lives on its stack. */
 struct parse {
-    const char *text;
+    const char *text; /* NULL: a single setting, from elsewhere than a file */
     size_t size;
     struct pnx_error *err;
 };
@@ -121,9 +122,11 @@ static bool is_key(const struct parse *parse, size_t from, size_t to, const char
     return to < parse->size && parse->text[to] == ':';
 }
 
-/* The line of a field of the outermost object; that of the whole when it is written with escapes. */
+/* The line of a field of the outermost object; that of the whole when it is written with escapes; 0 without a text. */
 static unsigned find_line(const struct parse *parse, const char *key) {
     unsigned line = 1, depth = 0;
+    if (!parse->text)
+        return 0;
     for (size_t i = 0; i < parse->size;) {
         char c = parse->text[i];
         line += c == '\n';
@@ -149,7 +152,7 @@ static int fail(const struct parse *parse, int code, unsigned line, const char *
         return code;
     *parse->err = (struct pnx_error){.code = code, .phase = "parse", .field = field};
     char *message = parse->err->message;
-    int n = snprintf(message, sizeof(parse->err->message), "line %u: ", line);
+    int n = line ? snprintf(message, sizeof(parse->err->message), "line %u: ", line) : 0;
     va_list args;
     va_start(args, format);
     vsnprintf(message + n, sizeof(parse->err->message) - (size_t)n, format, args);
@@ -245,6 +248,33 @@ static int read_setting(const struct parse *parse, const struct setting *setting
     if (!rc)
         set(to, setting, number);
     return rc;
+}
+
+/* ---- one, by its name ---- */
+
+/* As it would stand in the file: digits are a number where one may be, all else is a text. */
+static json_t *value_of(const struct setting *setting, const char *text) {
+    size_t n = strlen(text);
+    bool number = setting->kind == COUNT || setting->kind == BYTES;
+    if (number && n > 0 && n < 19 && strspn(text, "0123456789") == n)
+        return json_integer(strtoll(text, NULL, 10));
+    return json_string(text); /* NULL when it is not UTF-8, too */
+}
+
+int lookup_settings_set(
+        struct lookup_settings *to, const char *name, const char *text, struct pnx_error *err) {
+    struct parse parse = {.err = err};
+    for (size_t i = 0; i < SETTINGS; i++) {
+        if (strcmp(settings[i].name, name) != 0)
+            continue;
+        json_t *value = value_of(&settings[i], text);
+        if (!value)
+            return fail(&parse, -EINVAL, 0, settings[i].name, "%s: cannot be read", name);
+        int rc = read_setting(&parse, &settings[i], value, to);
+        json_decref(value);
+        return rc;
+    }
+    return fail(&parse, -ENOENT, 0, NULL, "there is no setting \"%.80s\"", name);
 }
 
 /* ---- the whole ---- */

@@ -49,6 +49,13 @@ void lookup_settings_default(struct lookup_settings *ret_settings);
 int lookup_settings_parse(
         const char *text, size_t size, struct pnx_error *err, struct lookup_settings *ret_settings);
 
+/*
+ * Sets one setting, by its name in the file, from a text as it stands there, without quotes: "8", "64MiB", "debug".
+ * On failure nothing is changed and err->message names the setting.  -ENOENT (no such setting), -EINVAL, -ERANGE.
+ */
+int lookup_settings_set(struct lookup_settings *settings, const char *name, const char *text,
+        struct pnx_error *err);
+
 /* Checks settings that were not read from a file against the same limits.  -ERANGE; err->field names the field. */
 int lookup_settings_check(const struct lookup_settings *settings, struct pnx_error *err);
 

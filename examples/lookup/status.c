@@ -105,6 +105,21 @@ static void write_budget(struct buffer *b, struct pnx_budget *budget) {
             (unsigned long long)s.refusals, (unsigned long long)s.reclaims);
 }
 
+/* Which settings are in force, and what stands in the way of newer ones. */
+static void write_settings(struct buffer *b, struct pnx_config *config) {
+    static const char *const holds[] = {"", "rolled back", "aborted"};
+    struct pnx_config_status s = {.size = sizeof(s)};
+    if (!config || pnx_config_read_status(config, &s) < 0)
+        return;
+    buffer_printf(b,
+            ",\"settings\":{\"version\":%llu,\"overrides\":%u,\"ignored\":%u,\"held\":\"%s\","
+            "\"error\":",
+            (unsigned long long)s.version, s.overrides, s.ignored,
+            s.hold < sizeof(holds) / sizeof(holds[0]) ? holds[s.hold] : "");
+    buffer_json(b, s.error.message, s.error.code ? strlen(s.error.message) : 0);
+    buffer_append(b, "}", 1);
+}
+
 static void write_latency(struct buffer *b, const struct metrics_totals *t) {
     buffer_printf(b, ",\"latency\":{\"bounds_us\":[");
     for (unsigned i = 0; i < METRICS_BOUNDS; i++)
@@ -143,6 +158,7 @@ struct reply status_stats(struct server *server) {
     write_pool(&b, lookup_store_pool(server->store));
     write_cache(&b, lookup_store_cache(server->store));
     write_budget(&b, lookup_store_budget(server->store));
+    write_settings(&b, server->config);
     buffer_append(&b, "}\n", 2);
     struct reply reply = reply_buffer(200, REPLY_JSON, &b);
     reply_header(&reply, "Cache-Control", "no-store");

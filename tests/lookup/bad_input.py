@@ -20,7 +20,7 @@ def head_of(out):
 class Start(service.Case):
     def refused(self, *arguments, status, pattern, user=None, program=service.BINARY, **environment):
         done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60 * SLOW,
-                              user=user, env=dict(os.environ, **environment), check=False)
+                              user=user, env=service.clean_environment(environment), check=False)
         self.assertEqual(done.returncode, status, done.stderr)
         self.assertRegex(done.stderr, pattern)
         self.assertEqual(done.stdout, "")
@@ -52,7 +52,7 @@ class Start(service.Case):
         for environment, place in (({"HOME": home, "XDG_CACHE_HOME": ""}, home + "/.cache"),
                                    ({"HOME": home, "XDG_CACHE_HOME": cache}, cache)):
             process = subprocess.Popen([service.BINARY, "--port", "0", "--corpus", corpus], text=True,
-                                       stdout=subprocess.PIPE, env={**os.environ, **environment})
+                                       stdout=subprocess.PIPE, env=service.clean_environment(environment))
             self.assertIn("serving 5 documents", process.stdout.readline())
             process.terminate()
             process.communicate()
@@ -107,6 +107,14 @@ class Start(service.Case):
                          status=2, pattern=pattern)
         self.refused("--config", self.path("missing.json"), "--data-dir", self.path("data"), "--port", "0", status=2,
                      pattern=r"missing\.json")
+
+    def test_variables_that_are_wrong_are_named(self):
+        for name, text, pattern in (("LOOKUP_POOL_MAX", "many", "must be a whole number"),
+                                    ("LOOKUP_POOL_MAX", "1000", "1000 is not within 1 .. 64"),
+                                    ("LOOKUP_CACHE_TTL", "", "must be a text such as"),
+                                    ("LOOKUP_LOG_LEVEL", "loud", '"error", "warning"')):
+            self.refused("--data-dir", self.path("data"), "--port", "0", status=2,
+                         pattern=f"variable {name}: .*{pattern}", **{name: text})
 
     def test_data_dir_in_use_names_the_other_process(self):
         server = self.start(count=5)

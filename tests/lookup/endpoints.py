@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import re
+import signal
 import socket
 import threading
 import time
@@ -325,6 +326,44 @@ class Life(service.Case):
         self.write("config.json", '{"pool_max": 5, "cache_bytes": "1MiB"}')
         service.wait_for("the new settings", lambda: server.stats()["pool"]["max"] == 5)
         self.assertEqual(server.stats()["cache"]["capacity"], 1 << 20)
+        self.assert_clean_end(server)
+
+    def test_variables_override_the_file_and_stay_over_it(self):
+        config = self.write("config.json", '{"pool_max": 2, "log_level": "debug"}')
+        server = self.start(config=config, environment={"LOOKUP_POOL_MAX": "3", "LOOKUP_SERVICE_HOST": "10.0.0.1"})
+        server.wait_log(r"1 variables name no setting and are ignored: LOOKUP_SERVICE_HOST")
+        stats = server.stats()
+        self.assertEqual(stats["pool"]["max"], 3)
+        self.assertEqual(stats["settings"], {"version": 1, "overrides": 1, "ignored": 1, "held": "", "error": ""})
+        self.write("config.json", '{"pool_max": 5, "cache_bytes": "1MiB", "log_level": "debug"}')
+        service.wait_for("the new settings", lambda: server.stats()["cache"]["capacity"] == 1 << 20)
+        self.assertEqual(server.stats()["pool"]["max"], 3)
+        server.wait_log(r"event config_changed of lookup, file: 2")
+        self.assert_clean_end(server)
+
+    def test_variables_count_without_a_file_too(self):
+        server = self.start(environment={"LOOKUP_CACHE_BYTES": "2MiB", "LOOKUP_CACHE_TTL": "never"})
+        self.assertEqual(server.stats()["cache"]["capacity"], 2 << 20)
+        self.assertEqual(server.stats()["settings"]["overrides"], 2)
+        self.assert_clean_end(server)
+
+    def test_the_settings_before_come_back_and_stay_until_the_file_changes(self):
+        config = self.write("config.json", '{"pool_max": 2}')
+        server = self.start(config=config)
+        server.process.send_signal(signal.SIGUSR1)
+        server.wait_log(r"no version before is kept")
+        self.write("config.json", '{"pool_max": 5}')
+        service.wait_for("the new settings", lambda: server.stats()["pool"]["max"] == 5)
+        server.process.send_signal(signal.SIGUSR1)
+        service.wait_for("those before", lambda: server.stats()["pool"]["max"] == 2)
+        self.assertEqual(server.stats()["settings"]["held"], "rolled back")
+        self.assertEqual(server.get("/health").json()["status"], "degraded")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_log(r"this text was rolled back, and is held")
+        self.assertEqual(server.stats()["pool"]["max"], 2)
+        self.write("config.json", '{"pool_max": 6}')
+        service.wait_for("a correction", lambda: server.stats()["pool"]["max"] == 6)
+        self.assertEqual(server.get("/health").json()["status"], "ok")
         self.assert_clean_end(server)
 
     def test_help_and_version_need_nothing(self):

@@ -58,6 +58,11 @@ def make_corpus(folder, count=300, seed=1):
     return folder
 
 
+def clean_environment(more=None):
+    """The environment without what would override settings: the tests' own names begin like that too."""
+    return {**{name: text for name, text in os.environ.items() if not name.startswith("LOOKUP_")}, **(more or {})}
+
+
 class Answer:
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body
@@ -76,7 +81,7 @@ class Service:
         self.started = time.monotonic()
         self.process = subprocess.Popen(command + list(arguments), stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, user=user,
-                                        env=dict(os.environ, **(environment or {})))
+                                        env=clean_environment(environment))
         self.out, self.err = [], []
         self.lines = queue.Queue()
         self.readers = [threading.Thread(target=self._read, args=pair, daemon=True)

@@ -144,3 +144,46 @@ TEST(check_finds_what_was_not_parsed) {
     CHECK_STR(lookup_log_level_name(PNX_LOG_WARNING), "warning");
     CHECK_STR(lookup_log_level_name((enum pnx_log_level)9), "unknown");
 }
+
+TEST(one_setting_is_set_by_its_name) {
+    struct lookup_settings settings, before;
+    struct pnx_error err;
+    lookup_settings_default(&settings);
+    CHECK_EQ(lookup_settings_set(&settings, "pool_max", "9", &err), 0);
+    CHECK_EQ(lookup_settings_set(&settings, "cache_bytes", "2MiB", &err), 0);
+    CHECK_EQ(lookup_settings_set(&settings, "budget_bytes", "104857600", &err), 0);
+    CHECK_EQ(lookup_settings_set(&settings, "cache_ttl", "never", &err), 0);
+    CHECK_EQ(lookup_settings_set(&settings, "search_timeout", "250ms", &err), 0);
+    CHECK_EQ(lookup_settings_set(&settings, "log_level", "debug", &err), 0);
+    CHECK_EQ(settings.pool_max, 9);
+    CHECK_EQ(settings.cache_bytes, 2 << 20);
+    CHECK_EQ(settings.budget_bytes, 100 << 20);
+    CHECK_EQ(settings.cache_ttl_ns, PNX_NEVER);
+    CHECK_EQ(settings.search_timeout_ns, 250 * PNX_MS);
+    CHECK_EQ(settings.log_level, PNX_LOG_DEBUG);
+    before = settings;
+    static const struct {
+        const char *name, *text, *message;
+        int code;
+    } bad[] = {
+            {"poolmax", "1", "there is no setting \"poolmax\"", -ENOENT},
+            {"pool_max", "", "pool_max: must be a whole number", -EINVAL},
+            {"pool_max", "-1", "pool_max: must be a whole number", -EINVAL},
+            {"pool_max", "4 ", "pool_max: must be a whole number", -EINVAL},
+            {"pool_max", "99999999999999999999", "pool_max: must be a whole number", -EINVAL},
+            {"pool_max", "65", "pool_max: 65 is not within 1 .. 64", -ERANGE},
+            {"cache_bytes", "lots", "cache_bytes: must be a number of bytes", -EINVAL},
+            {"cache_ttl", "5", "cache_ttl: must be a text such as", -EINVAL},
+            {"search_timeout", "1h", "search_timeout: 3600000 ms is not within", -ERANGE},
+            {"log_level", "DEBUG", "log_level: must be \"error\"", -EINVAL},
+            {"log_level", "\xff", "log_level: cannot be read", -EINVAL},
+    };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        err = (struct pnx_error){0};
+        int rc = lookup_settings_set(&settings, bad[i].name, bad[i].text, &err);
+        CHECK_MSG(rc == bad[i].code, "%s=%s: %d", bad[i].name, bad[i].text, rc);
+        CHECK(strncmp(err.message, bad[i].message, strlen(bad[i].message)) == 0);
+        CHECK(memcmp(&settings, &before, sizeof(settings)) == 0);
+        CHECK_EQ(lookup_settings_set(&settings, bad[i].name, bad[i].text, NULL), rc);
+    }
+}
