@@ -16,5 +16,6 @@
 #include <patinox/registry.h>
 #include <patinox/snapshot.h>
 #include <patinox/stats.h>
+#include <patinox/watch.h>
 
 #endif /* PNX_PATINOX_H */

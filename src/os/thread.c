@@ -46,7 +46,9 @@ static void drop_record(void *arg) {
     if (fn)
         fn(record);
     pnx_self_ = NULL;
-    pnx_store(&record->owned, 0, PNX_RELEASE, "thread.give_back"); /* pairs with thread.claim */
+    /* One that ends inside an edit or a compute owns a latch, which knows it by its record for ever. */
+    pnx_store(&record->owned, record->latches ? 2 : 0, PNX_RELEASE,
+            "thread.give_back"); /* pairs with thread.claim */
 }
 
 void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread)) {
@@ -57,6 +59,16 @@ void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread)) {
 static void forked_child(void) {
     pnx_fetch_add(
             &fork_last, 1, PNX_RELAXED, "thread.fork_child"); /* alone in the child: no partner */
+}
+
+/* A child has none of its parent's other threads, and none of its own gets their records. */
+static void mark_others(void) {
+    struct pnx_thread *record = pnx_load(&records, PNX_RELAXED, "thread.fork_list"); /* alone */
+    for (; record; record = record->next) {
+        uint64_t owned = pnx_load(&record->owned, PNX_RELAXED, "thread.fork_owned");
+        if (record != pnx_self_ && owned)
+            pnx_store(&record->owned, 2, PNX_RELAXED, "thread.fork_mark");
+    }
 }
 
 static bool register_barrier(void) {
@@ -79,6 +91,7 @@ static void start_up(void) {
             munmap(p, (size_t)page);
         pthread_atfork(NULL, NULL, forked_child);
     }
+    pthread_atfork(NULL, NULL, mark_others);
     asymmetric = register_barrier();
 }
 
@@ -136,6 +149,11 @@ struct pnx_thread *pnx__thread(void) {
             pnx_fetch_add(&last_id, 1, PNX_RELAXED, "thread.id") + 1; /* only uniqueness matters */
     pnx_self_ = record;
     return record;
+}
+
+bool pnx__thread_is_here(const struct pnx_thread *thread) {
+    /* acquire: pairs with thread.give_back; what a thread that has ended did is visible */
+    return pnx_load(&thread->owned, PNX_ACQUIRE, "thread.is_here") == 1;
 }
 
 void pnx__threads_forget(void) {

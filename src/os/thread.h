@@ -21,10 +21,11 @@
 struct pnx_thread {
     /* share: whether the thread is reading (patinox/reclaim_inl.h).  Zero at first; then kept from owner to owner. */
     _Alignas(64) unsigned char head[PNX_THREAD_HEAD];
-    struct pnx_thread *next;     /* in the list of all; fixed */
-    struct pnx_a64 owned;        /* 1: a thread has it */
-    uint64_t id;                 /* 1, 2, 3 ...; never reused: from here on zeroed for each owner */
-    uint32_t held;               /* debug: locks held, and their ranks in order of locking */
+    struct pnx_thread *next; /* in the list of all; fixed */
+    struct pnx_a64
+            owned; /* 0: free, 1: a thread has it, 2: its thread has gone, and nobody may have it */
+    uint64_t id;   /* 1, 2, 3 ...; never reused: from here on zeroed for each owner */
+    uint32_t held; /* debug: locks held, and their ranks in order of locking */
     uint16_t rank[PNX_HELD_MAX]; /* debug */
     uint16_t fault_depth;        /* nesting of access scopes (mapping) */
     uint16_t reclaim_depth;      /* inside a budget reclaimer: charges come from the reserve */
@@ -35,11 +36,16 @@ struct pnx_thread {
     void *rc_last;
     uint64_t reclaim_joined;     /* share: a bit for each domain that it has joined */
     struct pnx_latch *waits_for; /* share: guarded by the lock of all latches */
+    uint32_t latches;            /* share: how many it owns; see drop_record() in thread.c */
+    uint16_t watch_depth;        /* share: inside a watch's callback: a cancel must not wait */
     const void *pool_calls;      /* pool: innermost operation of a manager that runs here */
 };
 
 /* Returns the calling thread's record; NULL only when memory for it could not be had. */
 struct pnx_thread *pnx__thread(void);
+
+/* Returns whether the thread of a record is one of this process, and has not ended. */
+bool pnx__thread_is_here(const struct pnx_thread *thread);
 
 /* Has fn called at the end of each thread that has a record, before another can get it.  There is one such fn. */
 void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread));

@@ -1,124 +1,217 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * share/latch.c - latches with owners, under one lock for all of them.
+ * share/latch.c - latches with owners: one word each, and one lock for all who wait.
  *
- * One lock, because the walk along the chain of waits must see a single moment.  It is held for a few
- * instructions; the functions that latches serialise cost far more.
+ * The word says who owns the latch.  Whoever must wait takes the lock of all latches, marks the word, so that its
+ * owner will take the lock too when it releases, looks for a circle, and queues.
  *
- * Guarantees P1..P3 stand in share/latch.h.
+ * Why the look along the chain of waits is exact, although words change without the lock (P2).  The chain goes
+ * from a latch to its owner, and from a thread to the latch it waits for; the second step is guarded by the lock.
+ *   - Each latch on it was marked under the lock by the thread before it on the chain, which still waits: so
+ *     its owner cannot release without the lock, which the one who looks has.  The chain stands still, up to a
+ *     thread that runs, which ends it.  For the same reason no thread on it can end, and its record is there.
+ *   - A circle closes when its last thread begins to wait, never when one takes a latch: who takes one waits for
+ *     nothing.  That last thread looks, and what the others did before they waited happened before, by the lock.
+ *
+ * A sleeper is woken with the latch free, and may find it taken by one who came later; after PNX_LATCH_PATIENCE, or
+ * a number of such losses, the latch is handed to it instead (P1).  A waiter whose time is over and that finds the
+ * latch free takes it, so no wake-up is lost with it.
+ *
+ * A thread that ends while it owns a latch leaves its record behind (os/thread.c), so that no other is taken for
+ * the owner; who asks for the latch finds it free then, as in a forked child (P3).
+ *
+ * Guarantees P1..P4 stand in share/latch.h.
  */
 #include "share/latch.h"
 
-#include "base/atomic.h"
 #include "base/env.h"
+#include "os/fork.h"
 #include "os/mutex.h"
 #include "os/thread.h"
 #include "share/wait.h"
 
 #include <errno.h>
 
+/* Both are small in the explorer: what comes after them is what it is to see. */
+#ifdef PNX_EXPLORE
+#define SPINS  1
+#define LOSSES 1
+#else
+#define SPINS  100 /* some 2 us: what a wake-up costs alone */
+#define LOSSES 32
+#endif
+
 static struct pnx_mutex lock = PNX_MUTEX_STATIC(PNX_RANK_LATCH);
 
+/* On its thread's stack.  Guarded by the lock; wake is also looked at by the futex. */
 struct waiter {
     struct pnx_link link;
     struct pnx_thread *thread;
-    struct pnx_a32
-            granted; /* futex word: 1 once the latch is this thread's; written under the lock */
+    struct pnx_a32 wake; /* 1: there is something to see */
+    uint32_t losses;     /* how often it was woken for nothing */
+    bool hurries;        /* the next release grants it the latch */
+    bool granted;        /* it was */
 };
 
-/* A fork leaves owners and waiters behind that do not exist in the child. */
-static void forget_parent_locked(struct pnx_latch *latch, const struct pnx_thread *self) {
+/* Owners are mostly gone in no time. */
+static bool spin(struct pnx_latch *latch, struct pnx_thread *self) {
+    for (unsigned i = 0; i < SPINS; i++) {
+        pnx__spin_hint();
+        uint64_t found = pnx_load(&latch->owner, PNX_RELAXED, "latch.spin"); /* a hint */
+        if (!pnx__latch_owner(found) && pnx__latch_try(latch, self) == 0)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * A fork leaves owners and waiters behind that do not exist in the child, and a thread may end as an owner; nobody
+ * else gets the record of such a one.  The lock is held over a fork, so the list is whole.
+ */
+static void forget_the_gone_locked(
+        struct pnx_latch *latch, const struct pnx_thread *self, uint64_t *found) {
     uint32_t generation = pnx__fork_generation();
-    if (latch->generation == generation)
+    if (latch->generation != generation) {
+        latch->generation = generation;
+        pnx__list_init(&latch->waiters);
+    }
+    const struct pnx_thread *owner = pnx__latch_owner(*found);
+    if (!owner || owner == self || pnx__thread_is_here(owner))
         return;
-    latch->generation = generation;
-    if (latch->owner != self)
-        latch->owner = NULL;
-    pnx__list_init(&latch->waiters);
+    *found = 0;
+    /* relaxed: fork(), or the look at the record, ordered all before */
+    pnx_store(&latch->owner, 0, PNX_RELAXED, "latch.forget");
 }
 
 /* Whether self is, over any number of latches, who the latch's owner waits for. */
 static bool closes_circle_locked(const struct pnx_latch *latch, const struct pnx_thread *self) {
     /* Ends: every wait was checked before it began, so the chain has no circle without self. */
-    while (latch && latch->owner) {
-        if (latch->owner == self)
-            return true;
-        latch = latch->owner->waits_for;
+    while (latch) {
+        /* relaxed: see at the top of the file */
+        const struct pnx_thread *owner =
+                pnx__latch_owner(pnx_load(&latch->owner, PNX_RELAXED, "latch.walk"));
+        if (!owner || owner == self)
+            return owner != NULL;
+        latch = owner->waits_for;
     }
     return false;
 }
 
-static int wait(struct pnx_latch *latch, struct waiter *waiter, const struct pnx_env *env,
-        pnx_ns deadline) {
+/* Takes the latch, or marks it so that its owner must take the lock to release it.  Returns whether taken. */
+static bool take_or_mark_locked(struct pnx_latch *latch, struct pnx_thread *self) {
     for (;;) {
-        int rc = pnx__wait(&waiter->granted, 0, env, deadline);
-        pnx__mutex_lock(&lock);
-        bool granted = pnx_load(&waiter->granted, PNX_RELAXED, "latch.granted") != 0; /* the lock */
-        if (granted || rc == -ETIMEDOUT) {
-            waiter->thread->waits_for = NULL;
-            if (!granted)
-                pnx__list_remove(&waiter->link);
-            pnx__mutex_unlock(&lock);
-            return granted ? 0 : rc;
-        }
-        pnx__mutex_unlock(&lock);
-        (void)latch;
+        if (pnx__latch_try(latch, self) == 0)
+            return true;
+        uint64_t found = pnx_load(&latch->owner, PNX_RELAXED, "latch.found"); /* the CAS decides */
+        if (!pnx__latch_owner(found))
+            continue;
+        /* relaxed: the owner that finds the mark takes the lock before it does anything about it */
+        if (!(found & PNX_LATCH_WAITED) && !pnx_cas(&latch->owner, &found, found | PNX_LATCH_WAITED,
+                                                   PNX_RELAXED, "latch.mark"))
+            continue;
+        forget_the_gone_locked(latch, self, &found);
+        if (found)
+            return false;
     }
 }
 
+/* Sleeps in the queue until the latch is the caller's, or the deadline.  Begins and ends under the lock. */
+static int sleep_locked(struct pnx_latch *latch, struct waiter *waiter, const struct pnx_env *env,
+        pnx_ns begin, pnx_ns deadline) {
+    struct pnx_thread *self = waiter->thread;
+    for (;;) {
+        pnx__mutex_unlock(&lock);
+        int rc = pnx__wait(&waiter->wake, 0, env, deadline);
+        pnx__mutex_lock(&lock);
+        if (waiter->granted) {
+            self->latches++;
+            return 0;
+        }
+        bool taken = pnx__latch_try(latch, self) == 0; /* else it is still marked, as we are here */
+        if (taken || rc == -ETIMEDOUT) {
+            self->waits_for = NULL;
+            pnx__list_remove(&waiter->link);
+            return taken ? 0 : rc;
+        }
+        pnx_store(&waiter->wake, 0, PNX_RELAXED, "latch.sleep_again"); /* the lock orders it */
+        waiter->hurries = ++waiter->losses >= LOSSES || pnx__now(env) - begin >= PNX_LATCH_PATIENCE;
+    }
+}
+
+/* Held over a fork, so that the child finds all queues whole and the lock free. */
+static void before_fork(void) {
+    pnx__fork_lock(&lock);
+}
+
+static void after_fork(void) {
+    pnx__fork_unlock(&lock);
+}
+
+static void register_fork(void) {
+    pnx__at_fork(before_fork, after_fork, after_fork);
+}
+
 int pnx__latch_acquire(struct pnx_latch *latch, const struct pnx_env *env, pnx_ns deadline) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct pnx_thread *self = pnx__thread();
     if (!self)
         return -ENOMEM; /* an owner without a name could not be told from itself */
     pnx__mutex_assert_none_held();
-    struct waiter waiter = {.thread = self};
-    bool tries = deadline <= pnx__now(env);
-    pnx__mutex_lock(&lock);
-    forget_parent_locked(latch, self);
-    if (!latch->owner) {
-        latch->owner = self;
-        pnx__mutex_unlock(&lock);
+    int rc = pnx__latch_try(latch, self);
+    if (rc != -EBUSY)
+        return rc;
+    if (deadline != INT64_MIN && spin(latch, self))
         return 0;
+    pthread_once(&once, register_fork);
+    pnx_ns begin = pnx__now(env);
+    struct waiter waiter = {.thread = self};
+    pnx__mutex_lock(&lock);
+    if (take_or_mark_locked(latch, self)) {
+        rc = 0;
+    } else if (closes_circle_locked(latch, self)) {
+        rc = -EDEADLK;
+    } else if (deadline <= begin) {
+        rc = -ETIMEDOUT; /* never queued: others must not take it for one who waits */
+    } else {
+        pnx__list_push_back(&latch->waiters, &waiter.link);
+        self->waits_for = latch;
+        rc = sleep_locked(latch, &waiter, env, begin, deadline);
     }
-    if (closes_circle_locked(latch, self)) {
-        pnx__mutex_unlock(&lock);
-        return -EDEADLK;
-    }
-    if (tries) {
-        pnx__mutex_unlock(&lock); /* never queued: others must not take it for one who waits */
-        return -ETIMEDOUT;
-    }
-    pnx__list_push_back(&latch->waiters, &waiter.link);
-    self->waits_for = latch;
     pnx__mutex_unlock(&lock);
-    return wait(latch, &waiter, env, deadline);
+    return rc;
 }
 
-void pnx__latch_release(struct pnx_latch *latch) {
-    struct pnx_thread *self = pnx__thread();
-    const struct pnx_a32 *wake = NULL;
-    pnx__mutex_lock(&lock);
-    forget_parent_locked(latch, self);
-    if (latch->owner == self) {
-        struct pnx_link *first = pnx__list_pop_front(&latch->waiters);
-        latch->owner = NULL;
-        if (first) {
-            struct waiter *waiter = PNX_CONTAINER(first, struct waiter, link);
-            latch->owner = waiter->thread;
-            waiter->thread->waits_for = NULL;
-            pnx_store(&waiter->granted, 1, PNX_RELAXED, "latch.grant"); /* the lock orders it */
-            wake = &waiter->granted;
-        }
+/* Releases a latch that was marked, and returns the word of the waiter that is to be woken, if any. */
+static const struct pnx_a32 *leave_locked(struct pnx_latch *latch, const struct pnx_thread *self) {
+    uint64_t found = pnx_load(&latch->owner, PNX_RELAXED, "latch.owned"); /* the owner's, ours */
+    forget_the_gone_locked(latch, self, &found);
+    struct pnx_link *first = pnx__list_first(&latch->waiters);
+    struct waiter *waiter = first ? PNX_CONTAINER(first, struct waiter, link) : NULL;
+    uint64_t word = waiter ? PNX_LATCH_WAITED : 0;
+    if (waiter && waiter->hurries) {
+        pnx__list_remove(&waiter->link);
+        waiter->thread->waits_for = NULL;
+        waiter->granted = true;
+        word = pnx__latch_word(waiter->thread) | PNX_LATCH_WAITED;
     }
+    /* release: pairs with latch.take; one who is granted it is ordered by the lock */
+    pnx_store(&latch->owner, word, PNX_RELEASE, "latch.leave");
+    if (!waiter || pnx_load(&waiter->wake, PNX_RELAXED, "latch.awake")) /* the lock orders it */
+        return NULL; /* nobody, or one that was woken before and has not looked yet */
+    pnx_store(&waiter->wake, 1, PNX_RELAXED, "latch.wake"); /* the lock orders it */
+    return &waiter->wake;
+}
+
+void pnx__latch_release_marked(struct pnx_latch *latch) {
+    pnx__mutex_lock(&lock);
+    const struct pnx_a32 *wake = leave_locked(latch, PNX_SELF);
     pnx__mutex_unlock(&lock);
     if (wake)
         pnx__futex_wake(wake, 1); /* the waiter may be gone by now; only its address is used */
 }
 
 bool pnx__latch_mine(const struct pnx_latch *latch) {
-    struct pnx_thread *self = pnx__thread();
-    pnx__mutex_lock(&lock);
-    bool mine = self && latch->owner == self;
-    pnx__mutex_unlock(&lock);
-    return mine;
+    const struct pnx_thread *self = pnx__thread();
+    /* relaxed: only this thread makes itself the owner, or is made so while it sleeps */
+    return self && pnx__latch_owner(pnx_load(&latch->owner, PNX_RELAXED, "latch.mine")) == self;
 }

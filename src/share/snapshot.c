@@ -1,58 +1,50 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * share/snapshot.c - a cell with an rc value and its version.
+ * share/snapshot.c - a cell with an rc value and its version: life, reading, waiting.
  *
- * Sits on rc and the latch.  A short mutex guards the pair {value, version}: a load takes its reference under
- * it, so that the cell's own reference cannot go in between.  Writers queue at the latch, under which the
- * user's functions run; the mutex is taken only to exchange the pair.
+ * Sits on rc, reclaim and the latch.  One word of the cell, head.node, says what the current value and its version
+ * are; the writer replaces it by a release store, and every way to read begins with an acquire load of it.  So
+ * there is one order of versions, the modification order of that word, and by coherence no thread goes back in it,
+ * whichever way it reads (P1).
+ *
+ * Why a load is sound without a lock.  The node that the load finds has a pin of the cell's, and its value a
+ * reference of the node's.  Both are let go by a callback of reclaim only, which was retired after the word was
+ * replaced, so it does not run before the section has ended in which the load found the node.  Inside it the
+ * reader takes a reference, or a pin, of its own: the count cannot have reached 0 before.  That callback is the
+ * only place where the cell lets go (P2): even at its end.
+ *
+ * Why a reader may compare addresses.  It has the node pinned, and an address is used for another version only
+ * when its pins are gone: so the same address is the same version.
+ *
+ * Waiting.  changes is a futex word with the number of publications and marks.  A sleeper loads it (acquire), then
+ * looks at the version, then marks it by a CAS against what it loaded, and sleeps while it is that.  A writer
+ * publishes, then adds to it (release), and wakes if it finds the mark.  The read-modify-writes of one word are
+ * in one order: either the writer's comes later and finds the mark, or the CAS fails, or the load found what the
+ * writer added, and then also the version (P5).  (The number has 29 bits: to be deceived by it, a sleeper must
+ * stand still between two instructions for exactly 2^29 publications; the next one would wake it.)
  *
  *     OPEN --close--> CLOSED (loads go on, writes and waits end with -ESHUTDOWN)
  *
- * Guarantees P1..P5 stand in patinox/snapshot.h.  Conservation: version == 1 + stores + updates.
+ * Guarantees P1..P7 stand in patinox/snapshot.h.  Conservation: version == 1 + stores + updates + rollbacks.
  */
+#include "share/snapshot.h"
+
 #include "base/options.h"
-#include "os/mutex.h"
 #include "os/thread.h"
 #include "share/callback.h"
 #include "share/check.h"
-#include "share/latch.h"
 #include "share/rc.h"
+#include "share/reclaim.h"
 #include "share/wait.h"
-
-#include <patinox/snapshot.h>
 
 #include <assert.h>
 #include <string.h>
 
-#define PNX_GROUP     snapshot
-#define PNX_GROUP_DEF <patinox/stats/snapshot.def>
-#include "stats/declare_group.inc"
+#define SPARE_NODES 256 /* that wait in returned; what comes back beyond that is freed */
+#define WRITES_APART \
+    (20 * PNX_MS) /* see pnx__snapshot_assist(); the coarse clock's steps are up to 10 ms */
 
-#define MAGIC UINT32_C(0x736e6170)
-
-/* Owned by its references.  Fixed at creation but for the groups that say otherwise. */
-struct pnx_snapshot {
-    uint32_t magic;
-    struct pnx_a32 references;
-    struct pnx_env env;
-    struct pnx_registry *registry; /* a reference of ours; NULL when off */
-    pnx_resource_id id;
-    char *name;
-    pnx_snapshot_validate_fn *validate;
-    void *ctx;
-    pnx_ns write_timeout_ns;
-    struct pnx_stats_block block;
-
-    struct pnx_latch writer; /* held while a writer runs */
-
-    struct pnx_mutex lock;  /* guards what follows, version and changes as written */
-    const void *value;      /* a reference of ours; never NULL */
-    struct pnx_a64 version; /* read anywhere */
-    struct pnx_a32
-            changes; /* futex word of waiters: one more at each publication and at the close */
-    bool closed;
-    struct pnx_snapshot_values values; /* read anywhere */
-};
+static struct pnx_snapshot_node gone; /* in returned: the cell has ended */
 
 static const struct pnx_opt option_rows[] = {
 #define PNX_OPTION(...) PNX_OPT_ROW(struct pnx_snapshot_opts, __VA_ARGS__)
@@ -61,41 +53,17 @@ static const struct pnx_opt option_rows[] = {
 };
 static const struct pnx_opt_table options = {"snapshot", sizeof(struct pnx_snapshot_opts),
         option_rows, sizeof(option_rows) / sizeof(option_rows[0])};
-static_assert(
-        sizeof(struct pnx_snapshot_opts) == 2 * sizeof(size_t) + 7 * sizeof(void *), "no padding");
+static_assert(sizeof(struct pnx_snapshot_opts) == 2 * sizeof(size_t) + 8 * sizeof(void *) + 8,
+        "no padding");
+static_assert(offsetof(struct pnx_snapshot, head) == 0, "peek and readers look there");
 
 static void check(const struct pnx_snapshot *snapshot) {
     (void)snapshot;
-#ifdef PNX_DEBUG
-    PNX_DEBUG_CHECK(snapshot->magic == MAGIC);
+    PNX_DEBUG_CHECK(snapshot->magic == PNX_SNAPSHOT_MAGIC);
     PNX_DEBUG_CHECK(pnx_load(&snapshot->references, PNX_RELAXED, "snapshot.debug") != 0);
-#endif
 }
 
-static void check_locked(const struct pnx_snapshot *snapshot) {
-    (void)snapshot;
-#ifdef PNX_DEBUG
-    pnx__mutex_assert_held(&snapshot->lock);
-    const struct pnx_snapshot_values *values = &snapshot->values;
-    uint64_t version = pnx_load(&snapshot->version, PNX_RELAXED, "snapshot.debug_version");
-    PNX_DEBUG_CHECK(snapshot->value);
-    PNX_DEBUG_CHECK(version == pnx_load(&values->version, PNX_RELAXED, "snapshot.debug_gauge"));
-    PNX_DEBUG_CHECK(
-            version == 1 + pnx_load(&values->stores, PNX_RELAXED, "snapshot.debug_stores") +
-                               pnx_load(&values->updates, PNX_RELAXED, "snapshot.debug_updates"));
-#endif
-}
-
-/* ---- making and ending ---- */
-
-/* Adds to a counter from outside the lock. */
-static void count(struct pnx_snapshot *snapshot, struct pnx_a64 *counter) {
-    pnx__mutex_lock(&snapshot->lock);
-    pnx_owner_add(counter, 1);
-    pnx__mutex_unlock(&snapshot->lock);
-}
-
-static int run_validate(struct pnx_snapshot *snapshot, const void *next, const void *current,
+int pnx__snapshot_validate(struct pnx_snapshot *snapshot, const void *next, const void *current,
         struct pnx_error *err) {
     if (!snapshot->validate)
         return 0;
@@ -105,15 +73,125 @@ static int run_validate(struct pnx_snapshot *snapshot, const void *next, const v
     return rc ? pnx__callback_fail(err, rc, &said, "validate", snapshot->name) : 0;
 }
 
-static void free_snapshot(struct pnx_snapshot *snapshot) {
+/* ---- nodes ---- */
+
+/* Lets the memory of the cell go for one that needed it: a node, or all references together. */
+static void memory_unref(struct pnx_snapshot *snapshot) {
+    /* acq_rel: pairs with itself; all that the others did comes before the freeing */
+    if (pnx_fetch_sub(&snapshot->memory, 1, PNX_ACQ_REL, "snapshot.memory") != 1)
+        return;
     struct pnx_env env = snapshot->env;
-    pnx__stats_remove(&snapshot->block);
-    pnx__mutex_destroy(&snapshot->lock);
-    pnx__strfree(&env, snapshot->name);
-    pnx_rc_unref(snapshot->value);
-    snapshot->magic = 0;
     pnx__free(&env, snapshot, 1, sizeof(*snapshot));
 }
+
+static void node_free(struct pnx_snapshot_node *node) {
+    struct pnx_snapshot *snapshot = node->snapshot;
+    pnx__free(&snapshot->env, node, 1, sizeof(*node));
+    memory_unref(snapshot);
+}
+
+struct pnx_snapshot_node *pnx__snapshot_node_new(struct pnx_snapshot *snapshot) {
+    struct pnx_snapshot_node *node = snapshot->spare;
+    if (!node) {
+        /* What others add to it meanwhile may be lost: it only bounds how much waits there, roughly. */
+        pnx_store(&snapshot->returned_count, 0, PNX_RELAXED, "snapshot.recount");
+        /* acquire: pairs with snapshot.return; who gave it back has ended with it */
+        node = pnx_exchange(&snapshot->returned, NULL, PNX_ACQUIRE, "snapshot.take");
+    }
+    if (node) {
+        snapshot->spare = node->next;
+        return node;
+    }
+    node = pnx__alloc(&snapshot->env, 1, sizeof(*node));
+    if (!node)
+        return NULL;
+    node->snapshot = snapshot;
+    /* relaxed: the caller's reference keeps the memory meanwhile */
+    pnx_fetch_add(&snapshot->memory, 1, PNX_RELAXED, "snapshot.memory_ref");
+    return node;
+}
+
+void pnx__snapshot_node_return(struct pnx_snapshot_node *node) {
+    struct pnx_snapshot *snapshot = node->snapshot;
+    /* No read-modify-write, for the same reason. */
+    uint32_t count = pnx_load(&snapshot->returned_count, PNX_RELAXED, "snapshot.count");
+    if (count < SPARE_NODES) {
+        pnx_store(&snapshot->returned_count, count + 1, PNX_RELAXED, "snapshot.counted");
+        void *first = pnx_load(&snapshot->returned, PNX_RELAXED, "snapshot.first"); /* or the CAS */
+        while (first != &gone) {
+            node->next = first;
+            /* release: pairs with snapshot.take and snapshot.end.  From here on node is the writer's. */
+            if (pnx_cas(&snapshot->returned, &first, node, PNX_RELEASE, "snapshot.return"))
+                return;
+        }
+    }
+    node_free(node);
+}
+
+/* Lets a pin go; the last one lets the value go. */
+static void unpin(struct pnx_snapshot_node *node) {
+    /*
+     * acq_rel, by the load or by the RMW: pairs with itself; what others did with the value comes before its drop.
+     * One pin is the caller's own, and then nobody can be about to take another: the node is not to be found
+     * any more, and a pin is made in a section that found it.
+     */
+    if (pnx_load(&node->pins, PNX_ACQUIRE, "snapshot.last_pin") != 1 &&
+            pnx_fetch_sub(&node->pins, 1, PNX_ACQ_REL, "snapshot.unpin") != 1)
+        return;
+    const void *value = node->shown.value;
+    node->shown.value = NULL;
+    pnx_rc_unref(value);
+    pnx__snapshot_node_return(node);
+}
+
+static void forget(struct pnx_reclaim_node *retired) {
+    unpin(PNX_CONTAINER(retired, struct pnx_snapshot_node, reclaim));
+}
+
+void pnx__snapshot_node_retire(struct pnx_snapshot_node *node) {
+    pnx_reclaim_retire(node->snapshot->reclaim, &node->reclaim, forget,
+            sizeof(*node) + pnx_rc_size(node->shown.value));
+}
+
+/*
+ * Lets go of all that was retired before, if the sections that are open end within timeout.  Not in a section, nor
+ * in a callback of a domain (-EDEADLK), where what comes later will do it.
+ */
+static void drain(struct pnx_reclaim *handle, pnx_ns timeout) {
+    struct pnx_reclaim *reclaim = pnx__reclaim_resolve(handle);
+    if (!(reclaim->opts.flags & PNX_RECLAIM_NO_ASSIST) &&
+            pnx_reclaim_synchronize(reclaim, timeout) == 0)
+        pnx__reclaim_run(reclaim, UINT64_MAX, false);
+}
+
+/*
+ * A write that comes alone lets the old value go before it returns, which costs about a microsecond; of many in
+ * a row that is paid once for some dozens.  So that those need no clock each, it is read only when this thread has
+ * retired little, or a power of two.
+ */
+static bool comes_alone(struct pnx_snapshot *snapshot) {
+    const struct pnx_reclaim_section *section = pnx__reclaim_section(snapshot->reclaim);
+    uint32_t due = section ? section->due_objects : 0;
+    if (due > 4 && (due & (due - 1)))
+        return false;
+    pnx_ns now = snapshot->env.now_coarse(snapshot->env.ctx);
+    /* relaxed, both: a hint */
+    pnx_ns last = (pnx_ns)pnx_load(&snapshot->written, PNX_RELAXED, "snapshot.written");
+    if (now - last < WRITES_APART)
+        return false;
+    pnx_store(&snapshot->written, (uint64_t)now, PNX_RELAXED, "snapshot.written_now");
+    return true;
+}
+
+void pnx__snapshot_assist(struct pnx_snapshot *snapshot) {
+    pnx__mutex_assert_none_held();
+    if (comes_alone(snapshot))
+        drain(snapshot->reclaim, 0);
+    else
+        pnx__reclaim_assist(snapshot->reclaim);
+}
+
+/* ---- making and ending ---- */
 
 static int cleanup(void *arg, const struct pnx_cancel *cancel) {
     (void)cancel;
@@ -122,7 +200,7 @@ static int cleanup(void *arg, const struct pnx_cancel *cancel) {
 }
 
 static int add_row(struct pnx_snapshot *snapshot, const struct pnx_snapshot_opts *opts,
-        struct pnx_error *err) {
+        const void *initial, struct pnx_error *err) {
     if (opts->registry == pnx_registry_off())
         return 0;
     struct pnx_resource resource = {
@@ -132,7 +210,7 @@ static int add_row(struct pnx_snapshot *snapshot, const struct pnx_snapshot_opts
             .site = opts->site,
             .cleanup = cleanup,
             .arg = snapshot,
-            .bytes = sizeof(*snapshot) + pnx_rc_size(snapshot->value),
+            .bytes = sizeof(*snapshot) + pnx_rc_size(initial),
     };
     struct pnx_registry *registry = pnx_registry_ref(opts->registry);
     int rc = pnx_registry_add(registry, &resource, err, &snapshot->id);
@@ -141,6 +219,69 @@ static int add_row(struct pnx_snapshot *snapshot, const struct pnx_snapshot_opts
     else
         snapshot->registry = registry;
     return rc;
+}
+
+/* Frees the nodes of a list that nobody else knows. */
+static void free_nodes(struct pnx_snapshot_node *node) {
+    while (node) {
+        struct pnx_snapshot_node *next = node->next;
+        node_free(node);
+        node = next;
+    }
+}
+
+/* Ends a cell that nobody can reach any more, as far as it was made. */
+static void end(struct pnx_snapshot *snapshot) {
+    struct pnx_env *env = &snapshot->env;
+    pnx__stats_remove(&snapshot->block);
+    for (uint32_t i = 0; i < snapshot->past_count; i++)
+        pnx__snapshot_node_retire(snapshot->past[i]);
+    pnx__free(env, snapshot->past, snapshot->history_depth, sizeof(snapshot->past[0]));
+    struct pnx_snapshot_node_ *shown =
+            pnx_load(&snapshot->head.node, PNX_RELAXED, "snapshot.ended"); /* the last reference */
+    if (shown)
+        pnx__snapshot_node_retire(pnx__snapshot_node_of(shown));
+    free_nodes(snapshot->spare);
+    /* acquire: pairs with snapshot.return; release: what is given back later must find the cell like this */
+    free_nodes(pnx_exchange(&snapshot->returned, &gone, PNX_ACQ_REL, "snapshot.end"));
+    pnx__mutex_destroy(&snapshot->lock);
+    pnx__strfree(env, snapshot->name);
+    snapshot->magic = 0;
+    struct pnx_reclaim *reclaim = snapshot->reclaim;
+    memory_unref(snapshot);
+    /* Where no section is open for long, all is gone when this returns. */
+    drain(reclaim, pnx__reclaim_resolve(reclaim)->opts.assist_ns);
+    pnx_reclaim_release(&reclaim);
+}
+
+/* Fills what can fail, in an order that end() can stop at. */
+static int fill(struct pnx_snapshot *snapshot, const void *initial,
+        const struct pnx_snapshot_opts *opts, struct pnx_error *err) {
+    snapshot->name = pnx__strdup(&snapshot->env, opts->name ? opts->name : "snapshot");
+    if (!snapshot->name)
+        return -ENOMEM;
+    if (opts->history_depth) {
+        snapshot->past = pnx__alloc(&snapshot->env, opts->history_depth, sizeof(snapshot->past[0]));
+        if (!snapshot->past)
+            return -ENOMEM;
+        snapshot->history_depth = opts->history_depth;
+    }
+    struct pnx_snapshot_node *node = pnx__snapshot_node_new(snapshot);
+    if (!node)
+        return -ENOMEM;
+    int rc = pnx__snapshot_validate(snapshot, initial, NULL, err);
+    if (rc) {
+        pnx__snapshot_node_return(node);
+        return rc;
+    }
+    node->shown = (struct pnx_snapshot_node_){pnx_rc_ref(initial), 1};
+    if (snapshot->history_depth)
+        node->real_ns = snapshot->env.real_ns(snapshot->env.ctx);
+    pnx_store(&node->pins, 1, PNX_RELAXED, "snapshot.first_pin");
+    /* relaxed, and so on: nobody else knows the cell yet */
+    pnx_store(&snapshot->head.node, &node->shown, PNX_RELAXED, "snapshot.first_node");
+    pnx_owner_add(&snapshot->values.version, 1);
+    return 0;
 }
 
 int pnx_snapshot_create(const void *initial, const struct pnx_snapshot_opts *user,
@@ -155,33 +296,35 @@ int pnx_snapshot_create(const void *initial, const struct pnx_snapshot_opts *use
     if (!initial || !ret_snapshot)
         return pnx__fail_field(err, -EINVAL, initial ? "ret_snapshot" : "initial",
                 "snapshot: %s is NULL", initial ? "ret_snapshot" : "initial");
-    struct pnx_snapshot *snapshot = pnx__alloc(&env, 1, sizeof(*snapshot));
+    struct pnx_snapshot *snapshot =
+            pnx__alloc_aligned(&env, 1, sizeof(*snapshot), _Alignof(struct pnx_snapshot));
     if (!snapshot)
         return pnx__fail(err, -ENOMEM, 0, "create", "snapshot: out of memory");
-    snapshot->magic = MAGIC;
+    snapshot->magic = PNX_SNAPSHOT_MAGIC;
     snapshot->env = env;
     snapshot->validate = opts.validate;
     snapshot->ctx = opts.ctx;
     snapshot->write_timeout_ns = opts.write_timeout_ns;
+    snapshot->max_watches = opts.max_watches;
+    /* NULL is the default domain, also when it was named: its sections are reached by one load less */
+    if (opts.reclaim != pnx_reclaim_default())
+        snapshot->reclaim = opts.reclaim ? pnx_reclaim_ref(opts.reclaim) : NULL;
     pnx__mutex_init(&snapshot->lock, PNX_RANK_SNAPSHOT);
-    pnx_store(&snapshot->references, 1, PNX_RELAXED, "snapshot.create"); /* nobody else knows it */
-    pnx_store(&snapshot->version, 1, PNX_RELAXED, "snapshot.first");
-    pnx_owner_add(&snapshot->values.version, 1);
-    snapshot->value = pnx_rc_ref(initial);
-    snapshot->name = pnx__strdup(&env, opts.name ? opts.name : "snapshot");
-    rc = snapshot->name ? run_validate(snapshot, initial, NULL, err)
-                        : pnx__fail(err, -ENOMEM, 0, "create", "snapshot: out of memory");
+    pnx__list_init(&snapshot->watches);
+    pnx_store(&snapshot->references, 1, PNX_RELAXED, "snapshot.create"); /* nobody knows it yet */
+    pnx_store(&snapshot->memory, 1, PNX_RELAXED, "snapshot.create_memory"); /* likewise */
+    rc = fill(snapshot, initial, &opts, err);
+    if (rc == 0) {
+        pnx__snapshot_stats_init(&snapshot->block, snapshot->name, &snapshot->values, NULL);
+        pnx__stats_add(opts.stats, &snapshot->block);
+        rc = add_row(snapshot, &opts, initial, err);
+    } else if (rc == -ENOMEM) {
+        (void)pnx__fail(err, rc, 0, "create", "snapshot: out of memory");
+    }
     if (rc)
-        goto fail;
-    pnx__snapshot_stats_init(&snapshot->block, snapshot->name, &snapshot->values, NULL);
-    pnx__stats_add(opts.stats, &snapshot->block);
-    rc = add_row(snapshot, &opts, err);
-    if (rc)
-        goto fail;
-    *ret_snapshot = snapshot;
-    return 0;
-fail:
-    free_snapshot(snapshot);
+        end(snapshot);
+    else
+        *ret_snapshot = snapshot;
     return rc;
 }
 
@@ -199,7 +342,7 @@ void pnx_snapshot_release(struct pnx_snapshot **handle) {
     struct pnx_snapshot *snapshot = *handle;
     *handle = NULL;
     check(snapshot);
-    /* acq_rel: pairs with itself; all that other holders did comes before the freeing */
+    /* acq_rel: pairs with itself; all that other holders did comes before the end */
     if (pnx_fetch_sub(&snapshot->references, 1, PNX_ACQ_REL, "snapshot.release") != 1)
         return;
     if (snapshot->registry) {
@@ -207,28 +350,41 @@ void pnx_snapshot_release(struct pnx_snapshot **handle) {
                 snapshot->registry, snapshot->id); /* waits for a running cleanup */
         pnx_registry_release(&snapshot->registry);
     }
-    free_snapshot(snapshot);
+    end(snapshot);
+}
+
+void pnx__snapshot_wake(struct pnx_snapshot *snapshot, uint32_t changes) {
+    if (!(changes & PNX_SNAPSHOT_SLEEPERS))
+        return;
+    /* relaxed: before the wake, so that who marks it again is either woken now or sees the difference */
+    pnx_fetch_and(
+            &snapshot->changes, ~(uint32_t)PNX_SNAPSHOT_SLEEPERS, PNX_RELAXED, "snapshot.unmark");
+    pnx__futex_wake(&snapshot->changes, UINT32_MAX);
 }
 
 void pnx_snapshot_close(struct pnx_snapshot *snapshot) {
     if (!snapshot)
         return;
-    pnx__mutex_lock(&snapshot->lock);
-    snapshot->closed = true;
-    pnx_fetch_add(&snapshot->changes, 1, PNX_RELAXED, "snapshot.close"); /* the lock orders it */
-    pnx__mutex_unlock(&snapshot->lock);
-    pnx__futex_wake(&snapshot->changes, UINT32_MAX);
+    check(snapshot);
+    /* release: pairs with snapshot.wait and snapshot.write; who finds it closed sees what came before */
+    uint32_t changes =
+            pnx_fetch_or(&snapshot->changes, PNX_SNAPSHOT_CLOSED, PNX_RELEASE, "snapshot.close");
+    if (changes & PNX_SNAPSHOT_CLOSED)
+        return;
+    pnx__snapshot_wake(snapshot, changes);
+    if (changes & PNX_SNAPSHOT_WATCHED)
+        pnx__watches_notify(snapshot);
 }
 
 /* ---- reading ---- */
 
 const void *pnx_snapshot_load(struct pnx_snapshot *snapshot, uint64_t *ret_version) {
     check(snapshot);
-    pnx__mutex_lock(&snapshot->lock);
-    const void *value = snapshot->value;
-    uint64_t version = pnx_load(&snapshot->version, PNX_RELAXED, "snapshot.load"); /* the lock */
+    pnx_reclaim_enter(snapshot->reclaim);
+    uint64_t version;
+    const void *value = pnx_snapshot_peek(snapshot, &version);
     bool saturated = pnx__rc_ref_silent(value);
-    pnx__mutex_unlock(&snapshot->lock);
+    pnx_reclaim_exit(snapshot->reclaim);
     if (saturated)
         pnx__rc_report(value);
     if (ret_version)
@@ -238,190 +394,112 @@ const void *pnx_snapshot_load(struct pnx_snapshot *snapshot, uint64_t *ret_versi
 
 uint64_t pnx_snapshot_version(const struct pnx_snapshot *snapshot) {
     check(snapshot);
-    /* acquire: pairs with snapshot.publish; who sees a version sees what its writer did before */
-    return pnx_load(&snapshot->version, PNX_ACQUIRE, "snapshot.version");
+    uint64_t version;
+    pnx_reclaim_enter(snapshot->reclaim);
+    (void)!pnx_snapshot_peek(snapshot, &version);
+    pnx_reclaim_exit(snapshot->reclaim);
+    return version;
+}
+
+/* What a reader without a cell looks at. */
+static const struct pnx_snapshot_head_ no_cell;
+
+static void reader_unpin(struct pnx_snapshot_reader *reader) {
+    if (!reader->node_)
+        return;
+    struct pnx_snapshot_node *node = pnx__snapshot_node_of(reader->node_);
+    reader->node_ = NULL;
+    reader->value_ = NULL;
+    unpin(node);
+}
+
+void pnx_snapshot_reader_init(struct pnx_snapshot_reader *reader, struct pnx_snapshot *snapshot) {
+    *reader = (struct pnx_snapshot_reader){.head_ = &no_cell};
+    if (!snapshot)
+        return;
+    reader->snapshot_ = pnx_snapshot_ref(snapshot);
+    reader->head_ = &snapshot->head;
+}
+
+const void *pnx_snapshot_reader_refresh_(struct pnx_snapshot_reader *reader) {
+    struct pnx_snapshot *snapshot = reader->snapshot_;
+    check(snapshot);
+    struct pnx_snapshot_reader old = *reader;
+    pnx_reclaim_enter(snapshot->reclaim);
+    /* acquire: pairs with snapshot.publish */
+    const struct pnx_snapshot_node_ *shown =
+            pnx_load(&snapshot->head.node, PNX_ACQUIRE, "snapshot.refresh");
+    /* relaxed: the section keeps the cell's pin; what the value holds came with the load */
+    pnx_fetch_add(&pnx__snapshot_node_of(shown)->pins, 1, PNX_RELAXED, "snapshot.pin");
+    pnx_reclaim_exit(snapshot->reclaim);
+    reader->node_ = shown;
+    reader->value_ = shown->value;
+    reader_unpin(&old); /* last, since it may call a drop, which may use the reader */
+    return reader->value_;
+}
+
+void pnx_snapshot_reader_park(struct pnx_snapshot_reader *reader) {
+    if (!reader || !reader->node_)
+        return;
+    check(reader->snapshot_);
+    reader_unpin(reader);
+}
+
+bool pnx_snapshot_reader_sweep(struct pnx_snapshot_reader *reader) {
+    if (!reader || !reader->node_)
+        return false;
+    check(reader->snapshot_);
+    /* relaxed: nothing is read through it */
+    if (pnx_load(&reader->head_->node, PNX_RELAXED, "snapshot.sweep") ==
+            (const void *)reader->node_)
+        return false;
+    reader_unpin(reader);
+    return true;
+}
+
+void pnx_snapshot_reader_release(struct pnx_snapshot_reader *reader) {
+    if (!reader)
+        return;
+    struct pnx_snapshot *snapshot = reader->snapshot_;
+    reader_unpin(reader);
+    *reader = (struct pnx_snapshot_reader){.head_ = &no_cell};
+    pnx_snapshot_release(&snapshot);
+}
+
+/* ---- waiting, numbers ---- */
+
+int pnx__snapshot_sleep(struct pnx_snapshot *snapshot, uint32_t changes, pnx_ns deadline) {
+    /* relaxed: see at the top of the file */
+    if (!(changes & PNX_SNAPSHOT_SLEEPERS) &&
+            !pnx_cas(&snapshot->changes, &changes, changes | PNX_SNAPSHOT_SLEEPERS, PNX_RELAXED,
+                    "snapshot.mark"))
+        return 0;
+    struct pnx_snapshot_values *values = &snapshot->values;
+    pnx_fetch_add(&values->waiters, 1, PNX_RELAXED, "snapshot.waiters_more"); /* statistics */
+    pnx_fetch_add(&values->waits, 1, PNX_RELAXED, "snapshot.waits");
+    int rc = pnx__wait(
+            &snapshot->changes, changes | PNX_SNAPSHOT_SLEEPERS, &snapshot->env, deadline);
+    pnx_fetch_sub(&values->waiters, 1, PNX_RELAXED, "snapshot.waiters_less");
+    return rc;
 }
 
 int pnx_snapshot_wait(struct pnx_snapshot *snapshot, uint64_t seen, pnx_ns timeout) {
     check(snapshot);
-    int rc = pnx__timeout(timeout, PNX_NEVER, NULL, &timeout);
-    if (rc)
-        return rc;
+    int slept = pnx__timeout(timeout, PNX_NEVER, NULL, &timeout);
+    if (slept)
+        return slept;
     pnx_ns deadline = timeout ? pnx__deadline(pnx__now(&snapshot->env), timeout) : 0;
-    bool slept = false;
     for (;;) {
-        pnx__mutex_lock(&snapshot->lock);
-        bool newer = pnx_load(&snapshot->version, PNX_RELAXED, "snapshot.newer") > seen;
-        bool closed = snapshot->closed;
-        uint32_t changes =
-                pnx_load(&snapshot->changes, PNX_RELAXED, "snapshot.wait"); /* the lock */
-        if (slept)
-            pnx_owner_add(&snapshot->values.waiters, (uint64_t)-1);
-        bool sleeps = !newer && !closed && timeout != 0 && rc == 0;
-        if (sleeps) {
-            pnx_owner_add(&snapshot->values.waiters, 1);
-            if (!slept)
-                pnx_owner_add(&snapshot->values.waits, 1);
-        }
-        pnx__mutex_unlock(&snapshot->lock);
-        if (newer)
+        /* acquire: pairs with snapshot.changes and snapshot.close; the version that was told of is there */
+        uint32_t changes = pnx_load(&snapshot->changes, PNX_ACQUIRE, "snapshot.wait");
+        if (pnx_snapshot_version(snapshot) > seen)
             return 0;
-        if (closed)
+        if (changes & PNX_SNAPSHOT_CLOSED)
             return -ESHUTDOWN;
-        if (!sleeps)
+        if (timeout == 0 || slept)
             return -ETIMEDOUT;
-        slept = true;
-        rc = pnx__wait(&snapshot->changes, changes, &snapshot->env, deadline);
+        slept = pnx__snapshot_sleep(snapshot, changes, deadline);
     }
-}
-
-/* ---- writing ---- */
-
-/* Becomes the cell's writer. */
-static int write_begin(struct pnx_snapshot *snapshot, struct pnx_error *err) {
-    check(snapshot);
-    pnx_ns deadline = pnx__deadline(pnx__now(&snapshot->env), snapshot->write_timeout_ns);
-    int rc = pnx__latch_acquire(&snapshot->writer, &snapshot->env, deadline);
-    if (rc == -EDEADLK) {
-        count(snapshot, &snapshot->values.deadlocks);
-        return pnx__fail(err, rc, 0, "wait",
-                "%s: a write from inside edit or validate, or one that its own writer waits for",
-                snapshot->name);
-    }
-    if (rc == -ETIMEDOUT) {
-        count(snapshot, &snapshot->values.write_timeouts);
-        return pnx__fail(
-                err, rc, 0, "wait", "%s: an earlier writer did not end in time", snapshot->name);
-    }
-    if (rc)
-        return pnx__fail(err, rc, 0, "wait", "%s: out of memory", snapshot->name);
-    pnx__mutex_lock(&snapshot->lock);
-    check_locked(snapshot);
-    bool closed = snapshot->closed;
-    pnx__mutex_unlock(&snapshot->lock);
-    if (!closed)
-        return 0;
-    pnx__latch_release(&snapshot->writer);
-    return pnx__fail(err, -ESHUTDOWN, 0, "wait", "%s: closed", snapshot->name);
-}
-
-/*
- * Exchanges the value, whose reference passes to the cell, and ends the write; returns the old one, whose
- * reference passes to the caller, to be let go when no latch is held: its drop may want to write here.
- */
-static const void *publish(struct pnx_snapshot *snapshot, const void *value,
-        struct pnx_a64 *counter, uint64_t *ret_version) {
-    pnx__mutex_lock(&snapshot->lock);
-    const void *old = snapshot->value;
-    uint64_t version =
-            pnx_load(&snapshot->version, PNX_RELAXED, "snapshot.next") + 1; /* the lock */
-    snapshot->value = value;
-    pnx_store(&snapshot->version, version, PNX_RELEASE, "snapshot.publish"); /* snapshot.version */
-    pnx_fetch_add(&snapshot->changes, 1, PNX_RELAXED, "snapshot.changes"); /* the lock orders it */
-    pnx_owner_add(&snapshot->values.version, 1);
-    pnx_owner_add(counter, 1);
-    bool waited = pnx_load(&snapshot->values.waiters, PNX_RELAXED, "snapshot.waiters") != 0;
-    check_locked(snapshot);
-    pnx__mutex_unlock(&snapshot->lock);
-    pnx__latch_release(&snapshot->writer);
-    if (waited)
-        pnx__futex_wake(&snapshot->changes, UINT32_MAX);
-    if (ret_version)
-        *ret_version = version;
-    return old;
-}
-
-/* Ends a write that failed, with nothing changed. */
-static int write_abort(struct pnx_snapshot *snapshot, struct pnx_a64 *counter, int rc) {
-    count(snapshot, counter);
-    pnx__latch_release(&snapshot->writer);
-    return rc;
-}
-
-static int store_locked_out(struct pnx_snapshot *snapshot, const uint64_t *expected,
-        const void *value, struct pnx_error *err, uint64_t *ret_version) {
-    struct pnx_snapshot_values *values = &snapshot->values;
-    int rc = write_begin(snapshot, err);
-    if (rc)
-        return rc;
-    uint64_t version;
-    const void *current =
-            pnx_snapshot_load(snapshot, &version); /* stays current: we are the writer */
-    if (expected && version != *expected) {
-        rc = pnx__fail(err, PNX_E_CONFLICT, 0, "publish",
-                "%s: the version is %llu, not %llu any more", snapshot->name,
-                (unsigned long long)version, (unsigned long long)*expected);
-        rc = write_abort(snapshot, &values->conflicts, rc);
-    } else {
-        rc = run_validate(snapshot, value, current, err);
-        if (rc)
-            rc = write_abort(snapshot, &values->refusals, rc);
-        else
-            pnx_rc_unref(publish(snapshot, pnx_rc_ref(value), &values->stores, ret_version));
-    }
-    pnx_rc_unref(current);
-    return rc;
-}
-
-static int check_value(const struct pnx_snapshot *snapshot, const void *value, const char *field,
-        struct pnx_error *err) {
-    if (snapshot && value)
-        return 0;
-    return pnx__fail_field(err, -EINVAL, snapshot ? field : "snapshot", "snapshot: %s is NULL",
-            snapshot ? field : "snapshot");
-}
-
-int pnx_snapshot_store(struct pnx_snapshot *snapshot, const void *value, struct pnx_error *err,
-        uint64_t *ret_version) {
-    int rc = check_value(snapshot, value, "value", err);
-    return rc ? rc : store_locked_out(snapshot, NULL, value, err, ret_version);
-}
-
-int pnx_snapshot_store_if(struct pnx_snapshot *snapshot, uint64_t expected, const void *value,
-        struct pnx_error *err, uint64_t *ret_version) {
-    int rc = check_value(snapshot, value, "value", err);
-    return rc ? rc : store_locked_out(snapshot, &expected, value, err, ret_version);
-}
-
-/* Makes the edited and validated copy of the current value. */
-static int edit_copy(struct pnx_snapshot *snapshot, const void *current, pnx_rc_edit_fn *edit,
-        void *ctx, struct pnx_error *err, void **ret_copy) {
-    void *copy = NULL;
-    int rc = pnx_rc_clone(current, &copy);
-    if (rc)
-        return pnx__callback_fail(err, rc, NULL, "clone", snapshot->name);
-    count(snapshot, &snapshot->values.copies);
-    pnx__mutex_assert_none_held();
-    rc = pnx__callback_code(edit(ctx, copy));
-    if (rc)
-        (void)pnx__callback_fail(err, rc, NULL, "edit", snapshot->name);
-    else
-        rc = run_validate(snapshot, copy, current, err);
-    if (rc)
-        pnx_rc_unref(copy);
-    else
-        *ret_copy = copy;
-    return rc;
-}
-
-int pnx_snapshot_update(struct pnx_snapshot *snapshot, pnx_rc_edit_fn *edit, void *ctx,
-        struct pnx_error *err, uint64_t *ret_version) {
-    if (!snapshot || !edit)
-        return pnx__fail_field(err, -EINVAL, snapshot ? "edit" : "snapshot", "snapshot: %s is NULL",
-                snapshot ? "edit" : "snapshot");
-    int rc = write_begin(snapshot, err);
-    if (rc)
-        return rc;
-    struct pnx_snapshot_values *values = &snapshot->values;
-    const void *current = pnx_snapshot_load(snapshot, NULL);
-    void *copy = NULL;
-    rc = edit_copy(snapshot, current, edit, ctx, err, &copy);
-    if (rc)
-        rc = write_abort(snapshot, &values->refusals, rc);
-    else
-        pnx_rc_unref(publish(snapshot, copy, &values->updates, ret_version));
-    pnx_rc_unref(current);
-    return rc;
 }
 
 int pnx_snapshot_read_stats(
