@@ -370,14 +370,16 @@ static void drop_now(struct pnx_rc_header *header) {
  * Whoever finds no drainer becomes it; a drop inside a drop finds one, and leaves.
  */
 static struct pnx_aptr orphans; /* struct pnx_rc_header *, by link */
-static struct pnx_a32 orphans_drained;
+static struct pnx_a32
+        orphans_drained; /* 0, or the generation of the process whose thread is at it */
 
 static void drop_orphans(void) {
+    uint32_t mine = pnx__fork_generation(); /* a drainer of the parent does not exist in a child */
     /*
      * release: a pusher that finds a drainer here is seen by that drainer's last look, since rc.drain_end comes after
      * it and acquires.  Nothing the other way: what a drainer works on it got by rc.drain_take.
      */
-    while (pnx_exchange(&orphans_drained, 1, PNX_RELEASE, "rc.drain_claim") == 0) {
+    while (pnx_exchange(&orphans_drained, mine, PNX_RELEASE, "rc.drain_claim") != mine) {
         struct pnx_rc_header *header;
         /* acquire: pairs with rc.orphan_push */
         while ((header = pnx_exchange(&orphans, NULL, PNX_ACQUIRE, "rc.drain_take")) != NULL) {

@@ -15,24 +15,53 @@
  * gone already: who runs callbacks shows the node's address in a runner on its own stack, for as long as it runs.
  */
 #include "base/list.h"
+#include "os/fork.h"
 #include "os/futex.h"
 #include "os/mutex.h"
 #include "os/thread.h"
 #include "share/rc.h"
 
 #include <errno.h>
+#include <pthread.h>
 
 /* On the stack of a thread that runs callbacks; guarded by the lock. */
 struct runner {
     struct pnx_link link;
     const struct pnx_rc_drop_node *node; /* whose callback runs; an address only.  NULL: none */
-    uint32_t generation; /* of the process: a forked child inherits the list, not the threads */
+    const struct pnx_thread *thread;     /* NULL: one without a record */
 };
 
 static struct pnx_mutex lock = PNX_MUTEX_STATIC(PNX_RANK_RC);
 static struct pnx_link runners = {&runners, &runners}; /* the lock */
 static uint32_t waiters;                               /* the lock: who waits for a runner */
 static struct pnx_a32 ended; /* futex word of waiters, written under the lock */
+
+/* ---- fork: the child has the list, but of its runners only the forking thread ---- */
+
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void fork_prepare(void) {
+    pnx__fork_lock(&lock);
+}
+
+static void fork_parent(void) {
+    pnx__fork_unlock(&lock);
+}
+
+static void fork_child(void) {
+    PNX_LIST_EACH (link, after, &runners) {
+        if (!PNX_SELF || PNX_CONTAINER(link, struct runner, link)->thread != PNX_SELF)
+            pnx__list_remove(link); /* its stack may be another thread's before long */
+    }
+    waiters = 0;
+    pnx__fork_unlock(&lock);
+}
+
+static void watch_forks(void) {
+    pnx__at_fork(fork_prepare, fork_parent, fork_child);
+}
+
+/* ---- registering ---- */
 
 static struct pnx_rc_drop_node *first_locked(struct pnx_rc_header *header) {
     return pnx_load(&header->hooks, PNX_RELAXED, "rc_on_drop.first"); /* the lock orders it */
@@ -58,6 +87,7 @@ int pnx_rc_on_drop(
     if (!object || !node || !fn)
         return -EINVAL;
     PNX_RC_EXPECT_(object, NULL, "pnx_rc_on_drop");
+    pthread_once(&fork_once, watch_forks);
     struct pnx_rc_header *header = pnx__rc_header_of(object);
     int rc = 0;
     pnx__mutex_lock(&lock);
@@ -83,7 +113,7 @@ int pnx_rc_on_drop(
 static bool is_running_locked(const struct pnx_rc_drop_node *node) {
     for (struct pnx_link *link = runners.next; link != &runners; link = link->next) {
         const struct runner *runner = PNX_CONTAINER(link, struct runner, link);
-        if (runner->node == node && runner->generation == pnx__fork_generation())
+        if (runner->node == node)
             return true;
     }
     return false;
@@ -132,7 +162,7 @@ void pnx__rc_run_hooks(struct pnx_rc_header *header) {
      */
     if (!pnx_load(&header->hooks, PNX_RELAXED, "rc_on_drop.look"))
         return;
-    struct runner runner = {.generation = pnx__fork_generation()};
+    struct runner runner = {.thread = pnx__thread()};
     struct pnx_rc_drop_node *node;
     bool wake = false;
     pnx__mutex_lock(&lock);

@@ -126,6 +126,7 @@ static void one_holder_two_weak(void *state) {
     make(s, 0);
     s->weak[1] = thing_weak(s->thing);
     s->weak[2] = thing_weak(s->thing);
+    CHECK_EQ(pnx_rc_weak_count(s->thing), 2);
 }
 
 static void upgrade(void *state) {

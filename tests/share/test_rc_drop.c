@@ -100,6 +100,10 @@ static void note_arg(void *arg) {
     note(*(const char *)arg);
 }
 
+static void count(void *arg) {
+    __atomic_add_fetch((int *)arg, 1, __ATOMIC_RELAXED);
+}
+
 static void note_drop(void *ctx, void *object) {
     (void)ctx, (void)object;
     note('D');
@@ -291,9 +295,58 @@ TEST(p7_a_removal_waits_for_a_callback_that_runs_elsewhere) {
     pthread_join(goer, NULL);
 }
 
+static void *drop_hooked(void *arg) {
+    struct pnx_rc_drop_node node = {0};
+    char name = 'n';
+    struct thing *thing = make_thing(2);
+    (void)arg;
+    CHECK_EQ(pnx_rc_on_drop(thing, &node, note_arg, &name), 0);
+    thing_release(&thing);
+    return NULL;
+}
+
 static void removes_in_child(void *ctx) {
+    pthread_t thread;
+    CHECK_EQ(pnx_rc_on_drop_remove(ctx), -EALREADY);
+    /* A new thread here may get the stack on which the parent's thread runs its callback. */
+    CHECK_EQ(pthread_create(&thread, NULL, drop_hooked, NULL), 0);
+    pthread_join(thread, NULL);
+    CHECK_STR(trace, "n");
     CHECK_EQ(pnx_rc_on_drop_remove(ctx), -EALREADY);
     _exit(7);
+}
+
+static int churning;
+
+static void *churn_hooks(void *arg) {
+    (void)arg;
+    while (__atomic_load_n(&churning, __ATOMIC_RELAXED)) {
+        struct pnx_rc_drop_node node = {0};
+        int called = 0;
+        struct thing *thing = make_thing(3);
+        CHECK_EQ(pnx_rc_on_drop(thing, &node, count, &called), 0);
+        thing_release(&thing);
+        CHECK_EQ(called, 1);
+    }
+    return NULL;
+}
+
+static void churns_in_child(void *ctx) {
+    (void)ctx;
+    drop_hooked(NULL);
+    _exit(strcmp(trace, "n") == 0 ? 7 : 1);
+}
+
+TEST(p7_a_child_can_register_and_drop_whatever_its_parent_was_doing) {
+    pthread_t thread;
+    struct thing *first = make_thing(0);
+    churning = 1;
+    CHECK_EQ(pthread_create(&thread, NULL, churn_hooks, NULL), 0);
+    for (int i = 0; i < (test_slow() ? 20 : 200); i++)
+        CHECK_EQ(test_child(churns_in_child, NULL), 7);
+    __atomic_store_n(&churning, 0, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    thing_release(&first);
 }
 
 TEST(p7_a_child_does_not_wait_for_callbacks_of_its_parent) {
@@ -317,10 +370,6 @@ struct race {
     int called, removed, registered;
     pthread_barrier_t barrier;
 };
-
-static void count(void *arg) {
-    __atomic_add_fetch((int *)arg, 1, __ATOMIC_RELAXED);
-}
 
 static void register_and_remove(unsigned index, void *ctx) {
     struct race *race = ctx;
