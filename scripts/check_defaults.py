@@ -20,6 +20,7 @@ MODULES = [
     ("src/budget/budget_opts.def", "budget.h", "pnx_budget_opts", "budget.md"),
     ("src/mapping/mapping_opts.def", "mapping.h", "pnx_mapping_opts", "mapping.md"),
     ("src/share/reclaim_opts.def", "reclaim.h", "pnx_reclaim_opts", "share.md"),
+    ("src/share/rwdata_opts.def", "rwdata.h", "pnx_rwdata_opts", "share.md"),
     ("src/share/snapshot_opts.def", "snapshot.h", "pnx_snapshot_opts", "share.md"),
     ("src/share/watch_opts.def", "watch.h", "pnx_watch_opts", "share.md"),
     ("src/share/rc_tally_opts.def", "rc.h", "pnx_rc_tally_opts", "share.md"),

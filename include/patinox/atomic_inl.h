@@ -130,5 +130,14 @@ __attribute__((weak, visibility("hidden"))) struct pnx_a32 pnx__tsan_fence;
 #define pnx__fence(order, site) PNX_THREAD_FENCE(PNX_ORDER(site, order))
 #endif
 
+/*
+ * Adds to a counter that one thread at a time writes (its owner, or the holder of the lock that guards
+ * it) and anybody may read: no read-modify-write, no lost update, never torn.  Nothing is decided by such a
+ * counter, so the explorer does not look at it.
+ */
+#define pnx__owner_add(word, value) \
+    __atomic_store_n( \
+            &(word)->v, __atomic_load_n(&(word)->v, __ATOMIC_RELAXED) + (value), __ATOMIC_RELAXED)
+
 PNX_END_DECLS
 #endif /* PNX_ATOMIC_INL_H */

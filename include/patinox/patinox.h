@@ -14,6 +14,7 @@
 #include <patinox/rc.h>
 #include <patinox/reclaim.h>
 #include <patinox/registry.h>
+#include <patinox/rwdata.h>
 #include <patinox/snapshot.h>
 #include <patinox/stats.h>
 #include <patinox/watch.h>

@@ -20,15 +20,7 @@
 #define pnx_cas(word, expected, desired, order, site) pnx__cas(word, expected, desired, order, site)
 #define pnx_cas_acquire(word, expected, desired, order, site) \
     pnx__cas_acquire(word, expected, desired, order, site)
-#define pnx_fence(order, site) pnx__fence(order, site)
-
-/*
- * Adds to a counter that one thread at a time writes (its owner, or the holder of the lock that guards
- * it) and anybody may read: no read-modify-write, no lost update, never torn.  Nothing is decided by such a
- * counter, so the explorer does not look at it.
- */
-#define pnx_owner_add(word, value) \
-    __atomic_store_n( \
-            &(word)->v, __atomic_load_n(&(word)->v, __ATOMIC_RELAXED) + (value), __ATOMIC_RELAXED)
+#define pnx_fence(order, site)     pnx__fence(order, site)
+#define pnx_owner_add(word, value) pnx__owner_add(word, value)
 
 #endif

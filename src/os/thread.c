@@ -40,6 +40,8 @@ static struct pnx_aptr at_exit; /* void (*)(struct pnx_thread *) */
 
 static void drop_record(void *arg) {
     struct pnx_thread *record = arg;
+    if (record->rwdata_n)
+        record->rwdata_end(record);
     /* acquire: pairs with thread.at_exit; the function's tables are ready */
     void (*fn)(struct pnx_thread *) = (void (*)(struct pnx_thread *))(uintptr_t)pnx_load(
             &at_exit, PNX_ACQUIRE, "thread.exit_hook");

@@ -11,8 +11,9 @@
 
 #include "base/atomic.h"
 
-#define PNX_HELD_MAX    16
-#define PNX_THREAD_HEAD 640
+#define PNX_HELD_MAX        16
+#define PNX_THREAD_HEAD     640
+#define PNX_RWDATA_HELD_MAX 12
 
 /*
  * One per thread, made on first use, given to another thread after its end, never freed: what stands in the head
@@ -39,6 +40,12 @@ struct pnx_thread {
     uint32_t latches;            /* share: how many it owns; see drop_record() in thread.c */
     uint16_t watch_depth;        /* share: inside a watch's callback: a cancel must not wait */
     const void *pool_calls;      /* pool: innermost operation of a manager that runs here */
+    /* share: guards of checked rwdata that this thread holds (the address, + 1 to write); the function is called at
+     * the thread's end if there are any. */
+    uintptr_t rwdata_held[PNX_RWDATA_HELD_MAX];
+    uint32_t rwdata_n;
+    uint32_t rwdata_more; /* ... that did not fit */
+    void (*rwdata_end)(struct pnx_thread *thread);
 };
 
 /* Returns the calling thread's record; NULL only when memory for it could not be had. */
