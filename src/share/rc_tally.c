@@ -145,16 +145,34 @@ void pnx_rc_tally_release(struct pnx_rc_tally **handle) {
 
 /* ---- counting ---- */
 
-/* Keeps the row's bytes near the truth without a lock of the registry for each object. */
-static void show(struct pnx_rc_tally *tally, uint64_t bytes) {
-    uint64_t shown = pnx_load(&tally->shown, PNX_RELAXED, "rc_tally.shown"); /* a hint */
-    uint64_t apart = shown > bytes ? shown - bytes : bytes - shown;
-    uint64_t step = shown / 8 > SHOWN_STEP ? shown / 8 : SHOWN_STEP;
-    if (!tally->registry || (apart < step && bytes != 0) || apart == 0)
-        return;
-    if (pnx_cas(&tally->shown, &shown, bytes, PNX_RELAXED,
-                "rc_tally.show")) /* one of many shows it */
+/* Puts into the row what shown says; whoever comes last looks again after it, so that the row has the last word. */
+static void put(struct pnx_rc_tally *tally) {
+    uint64_t bytes;
+    do {
+        /* Relaxed, twice: the registry's lock orders the puts; one before ours has its change of shown before it. */
+        bytes = pnx_load(&tally->shown, PNX_RELAXED, "rc_tally.put");
         (void)pnx_registry_set_bytes(tally->registry, tally->id, bytes);
+    } while (pnx_load(&tally->shown, PNX_RELAXED, "rc_tally.put_again") != bytes);
+}
+
+/*
+ * Keeps the row's bytes near the truth without a lock of the registry for each object.  bytes were there a moment
+ * ago; who changes them meanwhile either sees our shown, or its change is seen when we look again: both are
+ * read-modify-writes of the bytes.  A change that comes after our look acquires what the look releases.
+ */
+static void show(struct pnx_rc_tally *tally, uint64_t bytes) {
+    while (tally->registry) {
+        uint64_t shown = pnx_load(&tally->shown, PNX_RELAXED, "rc_tally.shown"); /* see above */
+        uint64_t apart = shown > bytes ? shown - bytes : bytes - shown;
+        uint64_t step = shown / 8 > SHOWN_STEP ? shown / 8 : SHOWN_STEP;
+        if (apart == 0 || (apart < step && bytes != 0))
+            return;
+        /* Relaxed: see above. */
+        if (pnx_cas(&tally->shown, &shown, bytes, PNX_RELAXED, "rc_tally.show"))
+            put(tally);
+        /* Release: pairs with rc_tally.grow and rc_tally.shrink; our shown comes before. */
+        bytes = pnx_fetch_add(&tally->values.bytes, 0, PNX_RELEASE, "rc_tally.look");
+    }
 }
 
 int pnx__rc_tally_reserve(struct pnx_rc_tally *tally, size_t bytes) {
@@ -175,15 +193,15 @@ void pnx__rc_tally_add(struct pnx_rc_tally *tally, size_t bytes) {
     pnx_fetch_add(&tally->references, 1, PNX_RELAXED, "rc_tally.ref");
     add(&values->live, 1);
     add(&values->made, 1);
-    /* relaxed: a statistic */
-    show(tally, bytes + pnx_fetch_add(&values->bytes, bytes, PNX_RELAXED, "rc_tally.grow"));
+    /* acquire: pairs with rc_tally.look */
+    show(tally, bytes + pnx_fetch_add(&values->bytes, bytes, PNX_ACQUIRE, "rc_tally.grow"));
 }
 
 void pnx__rc_tally_remove(struct pnx_rc_tally *tally, size_t bytes) {
     struct pnx_rc_values *values = &tally->values;
     add(&values->live, (uint64_t)-1);
-    /* relaxed: a statistic */
-    show(tally, pnx_fetch_sub(&values->bytes, bytes, PNX_RELAXED, "rc_tally.shrink") - bytes);
+    /* acquire: pairs with rc_tally.look */
+    show(tally, pnx_fetch_sub(&values->bytes, bytes, PNX_ACQUIRE, "rc_tally.shrink") - bytes);
     pnx__rc_tally_unreserve(tally, bytes);
     unref_tally(tally);
 }

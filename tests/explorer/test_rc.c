@@ -5,12 +5,13 @@
 
 #include <patinox/budget.h>
 #include <patinox/rc.h>
+#include <patinox/registry.h>
 
 #include <string.h>
 
 /* What the tests share; each uses what it needs.  The cells outside of the object are never freed. */
 struct state {
-    struct thing *thing;
+    struct thing *thing, *kept[3];
     struct pnx_weak weak[3];
     struct pnx_a32 drops, copies, hooks, late;
     struct pnx_rc_drop_node node[3];
@@ -544,4 +545,80 @@ TEST(p9_a_tally_ends_with_its_last_object) {
             .thread = {use_and_unref, use_and_unref, release_tally},
             .final = dropped_once,
             .floor = 6});
+}
+
+static struct pnx_registry *registry;
+
+static void counted_with_row(void *state) {
+    struct state *s = state;
+    begin(state);
+    registry = NULL;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    CHECK_EQ(pnx_rc_tally_create(PNX_RC_TALLY_OPTS(.registry = registry, .stats = pnx_stats_off(),
+                                         .budget = pnx_budget_off()),
+                     NULL, &s->tally),
+            0);
+    tally_of_things = s->tally;
+}
+
+static void make_and_drop(void *state) {
+    struct thing *mine = NULL;
+    (void)state;
+    CHECK_EQ(pnx_rc_new_flexible(&thing_type, NULL, 10000, (void **)(void *)&mine), 0);
+    pnx_rc_unref(mine);
+}
+
+static void make_and_keep(void *state) {
+    struct state *s = state;
+    void *mine = NULL;
+    CHECK_EQ(pnx_rc_new_flexible(&thing_type, NULL, 10000, &mine), 0);
+    s->kept[x_self() - 1] = mine;
+}
+
+static int look_at_row(void *ctx, const struct pnx_resource_info *info) {
+    struct state *s = ctx;
+    struct pnx_rc_tally_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_rc_tally_read_stats(s->tally, &stats), 0);
+    CHECK(info->bytes <= stats.bytes + 4096 && stats.bytes <= info->bytes + 4096);
+    for (int i = 0; i < 3; i++)
+        thing_release(&s->kept[i]);
+    return 0;
+}
+
+static int clean_up(void *ctx, const struct pnx_resource_info *info) {
+    (void)ctx;
+    CHECK_EQ(info->bytes, 0);
+    CHECK_EQ(pnx_registry_cleanup(registry, info->id), 0); /* nothing is live */
+    return 0;
+}
+
+static void row_is_right(void *state) {
+    struct state *s = state;
+    CHECK_EQ(pnx_registry_each(registry, look_at_row, s), 0);
+    CHECK_EQ(get(&s->drops), 3);
+    CHECK_EQ(pnx_registry_each(registry, clean_up, NULL), 0);
+    pnx_rc_tally_release(&s->tally);
+    pnx_registry_release(&registry);
+}
+
+TEST(p9_the_row_shows_nothing_once_nothing_is_live) {
+    x_explore(&(struct x_test){.name = "tally-row",
+            .size = sizeof(struct state),
+            .setup = counted_with_row,
+            .thread = {make_and_drop, make_and_drop, make_and_drop},
+            .final = row_is_right,
+            .preemptions = 1,
+            .random = 3000,
+            .floor = 100});
+}
+
+TEST(p9_the_row_is_near_what_is_live) {
+    x_explore(&(struct x_test){.name = "tally-row-kept",
+            .size = sizeof(struct state),
+            .setup = counted_with_row,
+            .thread = {make_and_keep, make_and_drop, make_and_keep},
+            .final = row_is_right,
+            .preemptions = 1,
+            .random = 3000,
+            .floor = 100});
 }
