@@ -14,7 +14,7 @@ target_compile_options(pnx_flags INTERFACE
     -fno-strict-aliasing
     # Sites (PNX_SITE) as they stand in the tree, wherever it is built.
     # However the compiler is told their place: a compiler cache may make paths relative.
-    "-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=" "-fmacro-prefix-map=${source_from_build}/=")
+    "-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=" "-fmacro-prefix-map=${source_from_build}=")
 target_compile_definitions(pnx_flags INTERFACE _GNU_SOURCE)
 if(PNX_WERROR)
     target_compile_options(pnx_flags INTERFACE -Werror)

@@ -37,7 +37,7 @@
 #define PNX_NODISCARD            __attribute__((warn_unused_result))
 #define PNX_PRINTF(index, first) __attribute__((format(printf, index, first)))
 /* Runs handler(&variable) when the variable's scope is left; see patinox/guard.h for which exits count. */
-#define PNX_CLEANUP(handler)     __attribute__((cleanup(handler)))
+#define PNX_CLEANUP(handler)     __attribute__((cleanup(handler), unused))
 #else
 #define PNX_API
 #define PNX_NODISCARD
