@@ -3,6 +3,7 @@
 #include "share_patinox.h"
 
 #include <patinox/rc.h>
+#include <patinox/reclaim.h>
 #if __has_include(<patinox/rwdata.h>)
 #include <patinox/rwdata.h>
 #define HAVE_RWDATA
