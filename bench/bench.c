@@ -34,7 +34,7 @@ struct bench_args bench_parse(int argc, char **argv) {
             exit(2);
         }
     }
-    if (!args.case_name || !args.impl || args.threads < 1 || args.threads > 1024) {
+    if (!args.case_name || !args.impl || args.threads < 1 || args.threads > BENCH_MAX_THREADS) {
         fprintf(stderr, "usage: %s --case NAME --impl NAME --threads N [--quick]\n", argv[0]);
         exit(2);
     }

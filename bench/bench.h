@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define BENCH_MAX_THREADS 1024
+
 struct bench_impl {
     const char *name;
     const char *version;

@@ -4,14 +4,8 @@
 
 #include <patinox/rc.h>
 #include <patinox/reclaim.h>
-#if __has_include(<patinox/rwdata.h>)
 #include <patinox/rwdata.h>
-#define HAVE_RWDATA
-#endif
 #include <patinox/snapshot.h>
-#if __has_include(<patinox/snapshot_inl.h>)
-#define HAVE_PEEK
-#endif
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,25 +74,21 @@ static void snapshot_store(void *state, unsigned index, uint64_t n) {
     }
 }
 
-#ifdef HAVE_PEEK
 /* ---- share/snapshot-reader ---- */
-static _Thread_local struct pnx_snapshot_reader reader;
+static struct { _Alignas(128) struct pnx_snapshot_reader reader; } threads_own[BENCH_MAX_THREADS];
 
 static void reader_enter_thread(void *state, unsigned index) {
-    (void)index;
-    pnx_snapshot_reader_init(&reader, state);
+    pnx_snapshot_reader_init(&threads_own[index].reader, state);
 }
 
 static void reader_leave_thread(void *state, unsigned index) {
     (void)state;
-    (void)index;
-    pnx_snapshot_reader_release(&reader);
+    pnx_snapshot_reader_release(&threads_own[index].reader);
 }
 
 static void snapshot_reader(void *state, unsigned index, uint64_t n) {
-    struct pnx_snapshot_reader *mine = &reader;
+    struct pnx_snapshot_reader *mine = &threads_own[index].reader;
     (void)state;
-    (void)index;
     for (uint64_t i = 0; i < n; i++) {
         const struct value *value = pnx_snapshot_reader_get(mine);
         BENCH_USE(value->number);
@@ -130,9 +120,7 @@ static void snapshot_peek(void *state, unsigned index, uint64_t n) {
         pnx_reclaim_exit(domain);
     }
 }
-#endif
 
-#ifdef HAVE_RWDATA
 /* ---- share/rwdata-read, share/rwdata-write ---- */
 static void *rwdata_set_up(unsigned threads) {
     struct pnx_rwdata *rwdata = NULL;
@@ -171,7 +159,6 @@ static void rwdata_write(void *state, unsigned index, uint64_t n) {
         pnx_rwdata_write_end(&guard);
     }
 }
-#endif
 
 /* Rows without a name are for patinox and patinox-so alike. */
 static const struct bench_row rows[] = {
@@ -182,7 +169,6 @@ static const struct bench_row rows[] = {
         {"share/snapshot-store", {.set_up = snapshot_set_up,
                                          .work = snapshot_store,
                                          .tear_down = snapshot_tear_down}},
-#ifdef HAVE_PEEK
         {"share/snapshot-reader", {.set_up = snapshot_set_up,
                                           .work = snapshot_reader,
                                           .enter_thread = reader_enter_thread,
@@ -190,13 +176,10 @@ static const struct bench_row rows[] = {
         {"share/snapshot-peek",
                 {.name = "patinox-fence", .set_up = fence_set_up, .work = snapshot_peek}},
         {"share/snapshot-peek", {.set_up = snapshot_set_up, .work = snapshot_peek}},
-#endif
-#ifdef HAVE_RWDATA
         {"share/rwdata-read",
                 {.set_up = rwdata_set_up, .work = rwdata_read, .tear_down = rwdata_tear_down}},
         {"share/rwdata-write",
                 {.set_up = rwdata_set_up, .work = rwdata_write, .tear_down = rwdata_tear_down}},
-#endif
 };
 
 /* Finds the row of a case; one that names the implementation stands before one that does not. */
