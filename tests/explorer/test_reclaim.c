@@ -22,7 +22,7 @@ struct state {
     struct pnx_aptr shared; /* struct object */
     struct pnx_a32 told;
     struct pnx_a32 freed;
-    unsigned made;
+    struct pnx_a32 made;
 };
 
 static struct state *now; /* of this execution, for callbacks */
@@ -30,7 +30,7 @@ static struct state *now; /* of this execution, for callbacks */
 static struct object *make_object(struct state *state) {
     struct object *object = x_alloc(sizeof(*object));
     x_cell_write(&object->payload, 42);
-    state->made++;
+    pnx_fetch_add(&state->made, 1, PNX_RELAXED, "reclaim_suite.made");
     return object;
 }
 
@@ -64,7 +64,8 @@ static void clean_up(void *arg) {
     if (last)
         pnx_reclaim_retire(state->domain, &last->node, free_object, sizeof(*last));
     CHECK_EQ(pnx_reclaim_close(state->domain, PNX_NEVER), 0);
-    CHECK_EQ(pnx_load(&state->freed, PNX_RELAXED, "reclaim_suite.count"), state->made);
+    CHECK_EQ(pnx_load(&state->freed, PNX_RELAXED, "reclaim_suite.count"),
+            pnx_load(&state->made, PNX_RELAXED, "reclaim_suite.all"));
     pnx_reclaim_release(&state->domain);
 }
 
@@ -134,32 +135,104 @@ static void unlink_and_barrier(void *arg) {
     CHECK_EQ(pnx_load(&state->freed, PNX_RELAXED, "reclaim_suite.after"), 1);
 }
 
-/* ---- P1 ---- */
+/* Ends inside a section: reported, and counted as ended. */
+static void read_and_die(void *arg) {
+    struct state *state = arg;
+    pnx_reclaim_enter(state->domain);
+    look(state);
+}
+
+static void retire_and_tell(void *arg) {
+    struct state *state = arg;
+    replace(state, NULL);
+    pnx_store(&state->told, 1, PNX_RELEASE, "reclaim_suite.tell"); /* with reclaim_suite.told */
+}
+
+/* What another thread retired before this call lies in that thread's buffer. */
+static void barrier_once_told(void *arg) {
+    struct state *state = arg;
+    bool told = pnx_load(&state->told, PNX_ACQUIRE, "reclaim_suite.told");
+    CHECK_EQ(pnx_reclaim_barrier(state->domain, PNX_NEVER), 0);
+    uint32_t freed = pnx_load(&state->freed, PNX_RELAXED, "reclaim_suite.seen_freed");
+    CHECK(!told || freed == 1);
+}
+
+static void exchange_and_drive(void *arg) {
+    replace(arg, make_object(arg));
+    drive(arg);
+}
+
+static void free_and_retire(struct pnx_reclaim_node *node) {
+    struct object *object = PNX_CONTAINER(node, struct object, node);
+    pnx_reclaim_retire(now->domain, &object->node, free_object, sizeof(*object));
+    CHECK_EQ(pnx_reclaim_barrier(now->domain, PNX_NEVER), -EDEADLK);
+    CHECK_EQ(pnx_reclaim_synchronize(now->domain, PNX_NEVER), -EDEADLK);
+}
+
+static void retire_twice_and_drive(void *arg) {
+    struct state *state = arg;
+    struct object *old =
+            pnx_exchange(&state->shared, NULL, PNX_ACQ_REL, "reclaim_suite.twice"); /* .look */
+    if (old)
+        pnx_reclaim_retire(state->domain, &old->node, free_and_retire, sizeof(*old));
+    drive(arg);
+    drive(arg);
+}
+
+static void set_up_without_memory(void *arg) {
+    set_up_own(arg);
+    x_fail_allocation(0);
+}
+
+static void barrier(void *arg) {
+    struct state *state = arg;
+    CHECK_EQ(pnx_reclaim_barrier(state->domain, PNX_NEVER), 0);
+}
+
+/* ---- the tests, each under both barriers ---- */
+
+/* The ordinary run is a small one; ./test --long has the full bounds. */
+static void explore(const char *name, bool fences, struct x_test test) {
+    char full[96];
+    (void)snprintf(full, sizeof(full), "%s-%s", name, fences ? "fences" : "membarrier");
+    test.name = full;
+    test.size = sizeof(struct state);
+    test.final = clean_up;
+    test.fences = fences;
+    if (!test_long()) {
+        test.preemptions = test.preemptions ? test.preemptions : 2;
+        test.random = 2000;
+    }
+    x_explore(&test);
+}
 
 #define BOTH(test_name, ...) \
-    TEST_LIMIT(test_name##_with_membarrier, 120) { \
-        x_explore(&(struct x_test){.name = #test_name "-membarrier", \
-                .size = sizeof(struct state), \
-                .final = clean_up, \
-                __VA_ARGS__}); \
+    TEST_LIMIT(test_name##_with_membarrier, 600) { \
+        explore(#test_name, false, (struct x_test){__VA_ARGS__}); \
     } \
-    TEST_LIMIT(test_name##_with_fences, 120) { \
-        x_explore(&(struct x_test){.name = #test_name "-fences", \
-                .size = sizeof(struct state), \
-                .final = clean_up, \
-                .fences = true, \
-                __VA_ARGS__}); \
+    TEST_LIMIT(test_name##_with_fences, 600) { \
+        explore(#test_name, true, (struct x_test){__VA_ARGS__}); \
     }
 
 BOTH(p1_nothing_is_freed_that_a_section_reads, .setup = set_up_default,
-        .thread = {read_once, read_once, unlink_and_drive}, .floor = 1000)
+        .thread = {read_once, read_once, unlink_and_drive}, .floor = 2000)
 BOTH(p1_nor_after_the_section_began_anew, .setup = set_up_default,
-        .thread = {read_twice, unlink_and_drive}, .floor = 500)
-BOTH(p1_nor_in_a_nested_section, .setup = set_up_default,
-        .thread = {read_nested, read_once, unlink_and_drive}, .floor = 1000)
-BOTH(p4_synchronize_outlasts_the_sections, .setup = set_up_default,
-        .thread = {read_once, read_once, unlink_and_synchronize}, .floor = 1000)
-BOTH(p4_a_barrier_has_run_what_it_found, .setup = set_up_default,
-        .thread = {read_once, read_once, unlink_and_barrier}, .floor = 1000)
+        .thread = {read_twice, unlink_and_drive}, .preemptions = 3, .floor = 200)
+BOTH(p1_nor_in_a_nested_section, .setup = set_up_default, .thread = {read_nested, unlink_and_drive},
+        .preemptions = 3, .floor = 200)
 BOTH(p1_nor_in_a_domain_of_ones_own, .setup = set_up_own,
-        .thread = {read_once, read_once, unlink_and_drive}, .floor = 1000)
+        .thread = {read_once, read_once, unlink_and_drive}, .floor = 2000)
+BOTH(p1_nor_by_two_who_replace_at_once, .setup = set_up_default,
+        .thread = {read_once, exchange_and_drive, exchange_and_drive}, .floor = 2000)
+BOTH(p1_nor_by_a_callback_that_retires, .setup = set_up_default,
+        .thread = {read_once, read_once, retire_twice_and_drive}, .floor = 2000)
+BOTH(p3_nor_when_there_is_no_memory_for_sections, .setup = set_up_without_memory,
+        .thread = {read_once, read_nested, unlink_and_drive}, .floor = 500)
+BOTH(a_thread_that_ends_inside_a_section_holds_nobody_up, .setup = set_up_default,
+        .thread = {read_and_die, read_once, unlink_and_barrier}, .preemptions = 1, .floor = 100)
+BOTH(p4_synchronize_outlasts_the_sections, .setup = set_up_default,
+        .thread = {read_once, read_once, unlink_and_synchronize}, .preemptions = 1, .floor = 100)
+BOTH(p4_a_barrier_has_run_what_it_found, .setup = set_up_default,
+        .thread = {read_once, unlink_and_barrier, barrier}, .preemptions = 1, .floor = 100)
+BOTH(p4_in_other_threads_buffers_too, .setup = set_up_default,
+        .thread = {read_once, retire_and_tell, barrier_once_told}, .preemptions = 1, .floor = 100)
