@@ -49,9 +49,14 @@ struct pnx_thread;
 struct pnx_thread *pnx_x_self(void);
 #define PNX_SELF pnx_x_self()
 #else
+#if defined( \
+        PNX_TLS_DESCRIPTORS) /* a build option, and then for its users too: any number of plugins */
+#define PNX_TLS_MODEL_
+#else
 #define PNX_TLS_MODEL_ __attribute__((tls_model("initial-exec")))
+#endif
 PNX_API extern __thread struct pnx_thread *pnx_self_ PNX_TLS_MODEL_;
-#define PNX_SELF       pnx_self_
+#define PNX_SELF pnx_self_
 #endif
 
 #if defined(PNX_ATOMIC_SITES) || defined(PNX_EXPLORE)

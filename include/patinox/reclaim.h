@@ -21,9 +21,9 @@
  *
  *   P1  A retired node's function runs exactly once, and not before all sections have ended that were open in
  *       the domain when it was retired.
- *   P2  Functions run one at a time per domain, those that one thread retired in the order of retiring; only
- *       inside tick, barrier, close, release, and write operations of the library's containers; under no lock of
- *       the library, never inside pnx_reclaim_retire(), and never inside a section.
+ *   P2  Functions run only inside tick, barrier, close, release, and write operations of the library's containers;
+ *       under no lock of the library, never inside pnx_reclaim_retire(), and never inside a section.  What one thread
+ *       retired is begun in that order; several threads may be running functions at once.
  *   P3  enter, exit and retire never fail, not even without memory; retire waits at most assist_ns, and only
  *       over a limit.
  *   P4  A barrier that returns 0 has seen the end of every function whose node was retired, by any thread,
@@ -173,6 +173,15 @@ PNX_API pnx_ns pnx_reclaim_tick(struct pnx_reclaim *domain, pnx_ns now);
 
 /* Returns whether the calling thread is in a section of the domain. */
 PNX_API bool pnx_reclaim_in_section(struct pnx_reclaim *domain);
+
+/*
+ * Prepares the unloading of a plugin that has this library linked in statically: runs what is pending in the default
+ * domain and frees the threads' records.  The caller sees to it that no other thread uses the library any more, and
+ * that all objects made with it are released; afterwards nothing of it may be used until it is loaded again.  A
+ * plugin that is unloaded without this call leaks those records and no more.  -EBUSY while other domains exist;
+ * errors as pnx_reclaim_close().
+ */
+PNX_API PNX_NODISCARD int pnx_reclaim_unload(pnx_ns timeout);
 
 /* The rows of patinox/stats/reclaim.def. */
 struct pnx_reclaim_stats {

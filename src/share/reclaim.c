@@ -192,7 +192,7 @@ static int empty(struct pnx_reclaim *domain, const char **ret_cause) {
         pnx__mutex_lock(&domain->lock);
         pnx__reclaim_step(domain, PNX_BEGIN_ALWAYS, &effects);
         bool broken = domain->broken, open = domain->begun != domain->ended;
-        bool runs = domain->runner != NULL;
+        bool runs = pnx__reclaim_runs(domain);
         pnx__mutex_unlock(&domain->lock);
         *ret_cause = broken ? "membarrier" : open ? "a section is open" : "its callbacks run";
         if (broken || open || runs)
@@ -231,6 +231,19 @@ void pnx_reclaim_release(struct pnx_reclaim **handle) {
     /* Acq_rel: pairs with itself; all that other holders did comes before the end. */
     if (pnx_fetch_sub(&domain->references, 1, PNX_ACQ_REL, "reclaim.release") == 1)
         end(domain);
+}
+
+int pnx_reclaim_unload(pnx_ns timeout) {
+    struct pnx_reclaim *domain = pnx_reclaim_default();
+    if (pnx__reclaim_others())
+        return -EBUSY;
+    int rc = pnx_reclaim_close(domain, timeout);
+    if (rc)
+        return rc;
+    pnx__stats_remove(&domain->block);
+    pnx__reclaim_part(domain); /* its sections are part of the records */
+    pnx__threads_forget();
+    return 0;
 }
 
 int pnx_reclaim_read_stats(struct pnx_reclaim *handle, struct pnx_reclaim_stats *ret_stats) {

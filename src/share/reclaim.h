@@ -5,14 +5,15 @@
  * A node's way, and who moves it:
  *
  *     retired on its thread's section --begin--> in flight --end--> ready --run--> (function called)
- *        pushed without a lock          lock           lock      lock: by the one runner
+ *        pushed without a lock          lock           lock      lock: by a runner
  *
  * A grace period, moved by gp_begin() and gp_end() of reclaim_gp.c only, under the lock:
  *
  *     IDLE --begin: take all nodes, heavy barrier, note each open section--> IN FLIGHT --end: all seen ended--> IDLE
  *
  * Conservation, at every moment under the lock:
- *     collected == run + nodes being run + ready + in flight;  retired == collected + those on sections.
+ *     collected == taken + ready + in flight;  taken == run + nodes of the chunks of runners;
+ *     retired == collected + those on sections.
  */
 #ifndef PNX_SRC_SHARE_RECLAIM_H
 #define PNX_SRC_SHARE_RECLAIM_H
@@ -29,6 +30,7 @@
 #define PNX_GROUP_DEF <patinox/stats/reclaim.def>
 #include "stats/declare_group.inc"
 
+#define PNX_RECLAIM_RUNNERS     8            /* threads that run callbacks of one domain at once */
 #define PNX_RECLAIM_DUE_OBJECTS 64u          /* a thread that retired so many tries to free */
 #define PNX_RECLAIM_DUE_BYTES   (512u << 10) /* or so much */
 
@@ -37,6 +39,17 @@ struct pnx_reclaim_queue {
     struct pnx_reclaim_node *first;
     struct pnx_reclaim_node *last;
     uint64_t n;
+};
+
+/*
+ * A thread that runs callbacks, taken off ready in chunks.  Nodes are numbered in the order of taking.  Guarded by the
+ * lock: thread, n.  The thread's own: chunk (a forked child reads it too).
+ */
+struct pnx_reclaim_runner {
+    struct pnx_a64 at;  /* number of the node whose callback runs: all before it are done */
+    const void *thread; /* its record, or the domain for one without; NULL: unused */
+    uint64_t n;         /* nodes of its chunk */
+    struct pnx_reclaim_node *chunk; /* those not begun yet */
 };
 
 /*
@@ -62,29 +75,27 @@ struct pnx_reclaim {
     struct pnx_a64 guest_objects;
     struct pnx_a64 guest_bytes;
     struct pnx_a32 changed; /* futex: moves when what a sleeper waits for may have come about */
-    struct pnx_a64 run;     /* nodes whose function has returned; written by the runner */
+    struct pnx_a64
+            run; /* nodes whose function has returned, chunk by chunk; written under the lock */
     struct pnx_a64 run_bytes;
 
     struct pnx_mutex lock; /* rank RECLAIM; guards what follows */
     uint64_t begun;        /* grace periods */
     uint64_t ended;        /* begun, or one less while one is in flight */
     uint64_t collected;    /* nodes ever taken off sections */
+    uint64_t taken;        /* ... and off ready, by runners */
+    struct pnx_reclaim_runner runner[PNX_RECLAIM_RUNNERS];
     struct pnx_reclaim_section *awaited;
     bool guests_awaited;
     bool broken;
     bool untold; /* of being broken */
     int code;    /* why it is broken */
     uint32_t sleepers;
-    const void *
-            runner; /* the record of the thread that runs callbacks, or the domain for one without */
-    pnx_ns since;   /* when the grace period in flight began */
-    pnx_ns stall;   /* when it is to be reported next */
+    pnx_ns since; /* when the grace period in flight began */
+    pnx_ns stall; /* when it is to be reported next */
     struct pnx_reclaim_queue flight;
     struct pnx_reclaim_queue ready;
     struct pnx_reclaim_values values; /* the counters; gauges are written when read */
-
-    /* Only the runner's, or a forked child's. */
-    struct pnx_reclaim_node *chunk; /* taken off ready, not begun yet */
 };
 
 /* What is to be done once the lock is let go. */
@@ -117,10 +128,12 @@ void pnx__reclaim_gauges(struct pnx_reclaim *domain);
 /* Without the lock: wakes sleepers, and tells of what was noted. */
 void pnx__reclaim_effects(struct pnx_reclaim *domain, const struct pnx_reclaim_effects *effects);
 /*
- * Runs about max callbacks that are ready, unless another thread does.  Does nothing where this one is in a section or a
- * callback, but for anywhere.
+ * Runs about max callbacks that are ready.  Does nothing where this thread is in a section or a callback, but for
+ * anywhere.
  */
 void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere);
+/* Returns whether a thread runs callbacks now.  Under the lock. */
+bool pnx__reclaim_runs(const struct pnx_reclaim *domain);
 void pnx__reclaim_assist_due(struct pnx_reclaim *domain);
 
 /* ---- reclaim.c ---- */
@@ -137,6 +150,8 @@ void pnx__reclaim_threads_init(void);
 void pnx__reclaim_part(struct pnx_reclaim *domain);
 /* Gives the domain a number; -EBUSY when there are too many. */
 int pnx__reclaim_list_add(struct pnx_reclaim *domain);
+/* Returns whether there is a domain besides the default one. */
+bool pnx__reclaim_others(void);
 /* Returns whether the calling thread is in a section of any domain. */
 bool pnx__reclaim_in_any(void);
 

@@ -188,8 +188,8 @@ void pnx__reclaim_sum(
 void pnx__reclaim_gauges(struct pnx_reclaim *domain) {
     struct pnx_reclaim_values *values = &domain->values;
     uint64_t objects, bytes, threads = 0;
-    /* What has run is read first, so that no gauge goes below 0. */
-    uint64_t run = pnx_load(&domain->run, PNX_ACQUIRE, "reclaim.sum_run"); /* with reclaim.ran */
+    /* Relaxed: the lock, under which it is written. */
+    uint64_t run = pnx_load(&domain->run, PNX_RELAXED, "reclaim.sum_run");
     uint64_t run_bytes = pnx_load(&domain->run_bytes, PNX_RELAXED, "reclaim.sum_run_bytes");
     pnx__reclaim_sum(domain, &objects, &bytes);
     const struct pnx_reclaim_section *section = first_section(domain);

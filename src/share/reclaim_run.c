@@ -2,8 +2,9 @@
 /*
  * share/reclaim_run.c - retiring, running callbacks, waiting.
  *
- * Callbacks are run by one thread at a time per domain, from the queue of nodes that are ready, in order: so the
- * number of callbacks that have returned says by itself which ones, and a barrier compares two numbers.
+ * Callbacks are run by whoever frees, a few threads at once: each thread that retires so much runs four times as much, so
+ * that no backlog builds up however many there are.  Runners take nodes off ready in order, which numbers them; a
+ * barrier waits until so many have been taken, and every runner is past that number.
  * Nothing here holds the lock while it calls out or sleeps.
  */
 #include "os/clock.h"
@@ -18,6 +19,7 @@
 #define CHUNK       64u    /* callbacks run between two looks at the lock */
 #define LOOK_NS     PNX_MS /* with fences a sleeper may miss its waker: it looks that often */
 #define TICK_NS     (10 * PNX_MS)
+#define ROUND_NS    100 /* a round of a retire over the limits takes longer */
 #define LIMIT_CHECK 64u /* retires of a thread between two looks at the limits */
 
 /* ---- retiring ---- */
@@ -31,11 +33,12 @@ static void push(struct pnx_aptr *stack, struct pnx_reclaim_node *node) {
 
 static bool over_limits(const struct pnx_reclaim *domain) {
     uint64_t objects, bytes;
-    uint64_t run = pnx_load(&domain->run, PNX_ACQUIRE, "reclaim.limit_run"); /* with reclaim.ran */
+    /* Relaxed: as pnx__reclaim_sum(). */
+    uint64_t run = pnx_load(&domain->run, PNX_RELAXED, "reclaim.limit_run");
     uint64_t run_bytes = pnx_load(&domain->run_bytes, PNX_RELAXED, "reclaim.limit_run_bytes");
     pnx__reclaim_sum(domain, &objects, &bytes);
-    return objects - run > domain->opts.max_pending_objects ||
-           bytes - run_bytes > domain->opts.max_pending_bytes;
+    return (objects > run && objects - run > domain->opts.max_pending_objects) ||
+           (bytes > run_bytes && bytes - run_bytes > domain->opts.max_pending_bytes);
 }
 
 /*
@@ -48,6 +51,7 @@ static void throttle(struct pnx_reclaim *domain) {
     /* Relaxed: a statistic. */
     pnx_fetch_add(&domain->values.throttled, 1, PNX_RELAXED, "reclaim.throttled");
     pnx_ns end = pnx__deadline(pnx__now(&domain->env), domain->opts.assist_ns);
+    pnx_ns rounds = domain->opts.assist_ns / ROUND_NS; /* for a clock that stands still */
     bool waits;
     do {
         struct pnx_reclaim_effects effects = {0};
@@ -60,7 +64,7 @@ static void throttle(struct pnx_reclaim *domain) {
         pnx__reclaim_effects(domain, &effects); /* a futex only: nothing else was asked for */
         for (int i = 0; waits && i < 32; i++)
             pnx__spin_hint();
-    } while (waits && pnx__now(&domain->env) < end);
+    } while (waits && rounds-- > 0 && pnx__now(&domain->env) < end);
 }
 
 void pnx_reclaim_retire(struct pnx_reclaim *handle, struct pnx_reclaim_node *node,
@@ -120,36 +124,75 @@ static void look(struct pnx_reclaim *domain, pnx_ns now, struct pnx_reclaim_effe
             pnx_load(&domain->values.pending, PNX_RELAXED, "reclaim.told"); /* our lock */
 }
 
-static struct pnx_reclaim_node *take_chunk_locked(struct pnx_reclaim *domain) {
+/* ---- runners ---- */
+
+static struct pnx_reclaim_runner *find_runner_locked(
+        struct pnx_reclaim *domain, const void *thread) {
+    for (int i = 0; i < PNX_RECLAIM_RUNNERS; i++) {
+        if (domain->runner[i].thread == thread)
+            return &domain->runner[i];
+    }
+    return NULL;
+}
+
+bool pnx__reclaim_runs(const struct pnx_reclaim *domain) {
+    bool runs = false;
+    for (int i = 0; i < PNX_RECLAIM_RUNNERS; i++)
+        runs |= domain->runner[i].thread != NULL;
+    return runs;
+}
+
+/* Whether the callbacks of the nodes below the number have all returned. */
+static bool has_run_locked(const struct pnx_reclaim *domain, uint64_t number) {
+    bool has = domain->taken >= number;
+    for (int i = 0; has && i < PNX_RECLAIM_RUNNERS; i++) {
+        const struct pnx_reclaim_runner *runner = &domain->runner[i];
+        /* Acquire: pairs with reclaim.ran; what the callbacks did comes before a barrier's return. */
+        has = !runner->thread || pnx_load(&runner->at, PNX_ACQUIRE, "reclaim.barrier") >= number;
+    }
+    return has;
+}
+
+/* Moves nodes from ready to the runner's chunk. */
+static void take_chunk_locked(struct pnx_reclaim *domain, struct pnx_reclaim_runner *runner) {
     struct pnx_reclaim_queue *ready = &domain->ready;
-    struct pnx_reclaim_node *first = ready->first, *last = first;
+    struct pnx_reclaim_node *last = ready->first;
     uint64_t n = 1;
     for (; n < CHUNK && n < ready->n; n++)
         last = last->next;
+    runner->chunk = ready->first;
+    runner->n = n;
+    /* Relaxed: the lock. */
+    pnx_store(&runner->at, domain->taken, PNX_RELAXED, "reclaim.takes");
+    domain->taken += n;
     ready->first = last->next;
     ready->n -= n;
     if (!ready->n)
         *ready = (struct pnx_reclaim_queue){0};
     last->next = NULL;
-    return first;
 }
 
-static uint64_t run_chunk(struct pnx_reclaim *domain, struct pnx_reclaim_node *first) {
-    uint64_t n = 0;
-    domain->chunk = first;
-    for (struct pnx_reclaim_node *node; (node = domain->chunk) != NULL; n++) {
-        domain->chunk = node->next;
-        size_t bytes = node->bytes;
+/* Returns how many bytes the callbacks freed, as far as retire was told. */
+static uint64_t run_chunk(struct pnx_reclaim_runner *runner) {
+    uint64_t bytes = 0;
+    uint64_t at = pnx_load(&runner->at, PNX_RELAXED, "reclaim.at"); /* ours */
+    for (struct pnx_reclaim_node *node; (node = runner->chunk) != NULL;) {
+        runner->chunk = node->next;
+        bytes += node->bytes;
         node->fn(node);
-        /* Relaxed: this thread, or one that ran before it and let the lock go. */
-        uint64_t run = pnx_load(&domain->run, PNX_RELAXED, "reclaim.run");
-        uint64_t run_bytes = pnx_load(&domain->run_bytes, PNX_RELAXED, "reclaim.run_bytes");
-        /* Relaxed: reclaim.ran publishes it. */
-        pnx_store(&domain->run_bytes, run_bytes + bytes, PNX_RELAXED, "reclaim.ran_bytes");
-        /* Release: pairs with reclaim.barrier; what the callback did comes before a barrier's return. */
-        pnx_store(&domain->run, run + 1, PNX_RELEASE, "reclaim.ran");
+        pnx_store(&runner->at, ++at, PNX_RELEASE, "reclaim.ran"); /* pairs with reclaim.barrier */
     }
-    return n;
+    return bytes;
+}
+
+static void end_chunk_locked(
+        struct pnx_reclaim *domain, struct pnx_reclaim_runner *runner, uint64_t bytes) {
+    /* Relaxed: the lock; read elsewhere as a hint. */
+    uint64_t run = pnx_load(&domain->run, PNX_RELAXED, "reclaim.run");
+    uint64_t run_bytes = pnx_load(&domain->run_bytes, PNX_RELAXED, "reclaim.run_bytes");
+    pnx_store(&domain->run, run + runner->n, PNX_RELAXED, "reclaim.runs");
+    pnx_store(&domain->run_bytes, run_bytes + bytes, PNX_RELAXED, "reclaim.runs_bytes");
+    runner->n = 0;
 }
 
 void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere) {
@@ -158,27 +201,27 @@ void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere) {
         return;
     pnx__mutex_assert_none_held();
     pnx__mutex_lock(&domain->lock);
-    if (domain->runner || !domain->ready.n) {
+    struct pnx_reclaim_runner *runner = domain->ready.n ? find_runner_locked(domain, NULL) : NULL;
+    if (!runner) {
         pnx__mutex_unlock(&domain->lock);
         return;
     }
-    domain->runner = self ? (const void *)self : domain;
+    runner->thread = self ? (const void *)self : domain;
     if (self)
         self->reclaim_calls++;
-    uint64_t n = 0;
-    bool wake = false;
-    while (n < max && domain->ready.n) {
-        struct pnx_reclaim_node *first = take_chunk_locked(domain);
+    struct pnx_reclaim_effects effects = {0};
+    for (uint64_t n = 0; n < max && domain->ready.n; n += CHUNK) {
+        take_chunk_locked(domain, runner);
         pnx__mutex_unlock(&domain->lock);
-        n += run_chunk(domain, first);
+        uint64_t bytes = run_chunk(runner);
         pnx__mutex_lock(&domain->lock);
-        wake |= domain->sleepers != 0;
+        end_chunk_locked(domain, runner, bytes);
+        effects.wake |= domain->sleepers != 0;
     }
     if (self)
         self->reclaim_calls--;
-    domain->runner = NULL;
+    runner->thread = NULL;
     pnx__mutex_unlock(&domain->lock);
-    struct pnx_reclaim_effects effects = {.wake = wake};
     pnx__reclaim_effects(domain, &effects);
 }
 
@@ -238,11 +281,8 @@ struct wait {
 };
 
 static bool is_over(const struct pnx_reclaim *domain, const struct wait *wait) {
-    if (domain->ended < wait->need)
-        return false;
-    /* Acquire: pairs with reclaim.ran. */
-    return !wait->callbacks ||
-           pnx_load(&domain->run, PNX_ACQUIRE, "reclaim.barrier") >= wait->target;
+    return domain->ended >= wait->need &&
+           (!wait->callbacks || has_run_locked(domain, wait->target));
 }
 
 static void advance(
@@ -292,7 +332,7 @@ static int wait_round(struct pnx_reclaim *domain, struct wait *wait) {
     }
     pnx_ns now = pnx__now(&domain->env);
     look(domain, now, &effects);
-    bool runs = wait->callbacks && domain->ready.n && !domain->runner;
+    bool runs = wait->callbacks && domain->ready.n && find_runner_locked(domain, NULL);
     bool late = now >= wait->deadline;
     if (runs || effects.wake || effects.broke || effects.stalled) {
         pnx__mutex_unlock(&domain->lock);

@@ -116,11 +116,12 @@ void pnx_reclaim_enter_slow_(struct pnx_reclaim *handle) {
         return;
     }
     uint64_t word = pnx_load(&section->word, PNX_RELAXED, "reclaim.slow_word"); /* ours */
+    if ((word & PNX_RECLAIM_FULL_) && (word & PNX_RECLAIM_NEST_))
+        return; /* for ever inside, and reported */
+    /* Release, and a fence: as reclaim.enter and reclaim.light. */
+    pnx_store(&section->word, word + 1, PNX_RELEASE, "reclaim.slow_enter");
+    pnx_fence(PNX_SEQ_CST, "reclaim.slow_light");
     if (word & PNX_RECLAIM_FULL_)
-        return;                                                             /* for ever inside */
-    pnx_store(&section->word, word + 1, PNX_RELEASE, "reclaim.slow_enter"); /* as reclaim.enter */
-    pnx_fence(PNX_SEQ_CST, "reclaim.slow_light");                           /* as reclaim.light */
-    if ((word + 1) & PNX_RECLAIM_FULL_)
         report(domain, PNX_EVENT_RECLAIM_MISUSE, &domain->values.misuses, -EOVERFLOW, section);
 }
 
@@ -254,6 +255,15 @@ int pnx__reclaim_list_add(struct pnx_reclaim *domain) {
     return rc;
 }
 
+bool pnx__reclaim_others(void) {
+    bool others = false;
+    pnx__mutex_lock(&all_lock);
+    for (uint32_t i = 1; i < PNX_RECLAIM_DOMAINS_MAX; i++)
+        others |= all[i] != NULL;
+    pnx__mutex_unlock(&all_lock);
+    return others;
+}
+
 void pnx__reclaim_part(struct pnx_reclaim *domain) {
     uint32_t index = domain->head.index;
     pnx__mutex_lock(&all_lock);
@@ -265,6 +275,9 @@ void pnx__reclaim_part(struct pnx_reclaim *domain) {
         if (section->thread) /* relaxed: that thread uses it no more, see pnx_reclaim_release() */
             pnx_store(&section->thread->sections[index], NULL, PNX_RELAXED, "reclaim.parted");
     }
+    if (index == 0) /* the records' owner frees them */
+        first = NULL;
+    pnx_store(&domain->sections, NULL, PNX_RELAXED, "reclaim.emptied"); /* nobody looks any more */
     pnx__mutex_unlock(&all_lock);
     while (first) {
         struct pnx_reclaim_section *next = first->next;
@@ -291,6 +304,44 @@ static void fork_parent(void) {
     pnx__fork_unlock(&all_lock);
 }
 
+static void add_up(const struct pnx_reclaim_node *node, uint64_t *n, uint64_t *bytes) {
+    for (; node; node = node->next) {
+        ++*n;
+        *bytes += node->bytes;
+    }
+}
+
+/* Counts what is there: a node that another thread was retiring or running is lost in the child. */
+static void fork_child_sum(struct pnx_reclaim *domain, uint64_t n) {
+    uint64_t bytes = 0, objects, all_bytes;
+    add_up(domain->flight.first, &n, &bytes);
+    add_up(domain->ready.first, &n, &bytes);
+    add_up(pnx_load(&domain->guest_nodes, PNX_RELAXED, "reclaim.fork_guest"), &n, &bytes);
+    const struct pnx_reclaim_section *section =
+            pnx_load(&domain->sections, PNX_RELAXED, "reclaim.fork_list");
+    for (; section; section = section->next)
+        add_up(pnx_load(&section->retired, PNX_RELAXED, "reclaim.fork_nodes"), &n, &bytes);
+    pnx__reclaim_sum(domain, &objects, &all_bytes);
+    pnx_store(&domain->run, objects - n, PNX_RELAXED, "reclaim.fork_run");
+    pnx_store(&domain->run_bytes, all_bytes - bytes, PNX_RELAXED, "reclaim.fork_bytes");
+}
+
+/* What another thread had taken and not begun is ready again. */
+static void fork_child_runner(struct pnx_reclaim *domain, struct pnx_reclaim_runner *runner) {
+    struct pnx_reclaim_node *first = runner->thread ? runner->chunk : NULL, *last = first;
+    uint64_t n = first ? 1 : 0;
+    for (; last && last->next; n++)
+        last = last->next;
+    if (first) {
+        last->next = domain->ready.first;
+        domain->ready.first = first;
+        domain->ready.last = domain->ready.last ? domain->ready.last : last;
+        domain->ready.n += n;
+        domain->taken -= n;
+    }
+    *runner = (struct pnx_reclaim_runner){0};
+}
+
 /*
  * The child has only this thread.  Another's sections count as ended; its nodes stay; of callbacks that it was
  * running, the one begun is lost, and the rest are ready again.
@@ -309,22 +360,15 @@ static void fork_child_domain(struct pnx_reclaim *domain, const struct pnx_threa
     }
     pnx_store(&domain->guests, 0, PNX_RELAXED, "reclaim.fork_guests");
     domain->sleepers = 0;
-    if (domain->runner && domain->runner != self) {
-        struct pnx_reclaim_node *last = domain->chunk;
-        uint64_t n = last ? 1 : 0;
-        for (; last && last->next; n++)
-            last = last->next;
-        if (last) {
-            last->next = domain->ready.first;
-            domain->ready.first = domain->chunk;
-            domain->ready.last = domain->ready.last ? domain->ready.last : last;
-            domain->ready.n += n;
-        }
-        domain->chunk = NULL;
-        domain->runner = NULL;
-        pnx_store(&domain->run, domain->collected - domain->ready.n - domain->flight.n, PNX_RELAXED,
-                "reclaim.fork_run");
+    uint64_t own = 0;
+    for (int i = 0; i < PNX_RECLAIM_RUNNERS; i++) {
+        struct pnx_reclaim_runner *runner = &domain->runner[i];
+        if (runner->thread && runner->thread == self)
+            own += runner->n;
+        else
+            fork_child_runner(domain, runner);
     }
+    fork_child_sum(domain, own);
 }
 
 static void fork_child(void) {

@@ -55,7 +55,9 @@ void x_thread_exit_hooks(struct x_thread *thread) {
     thread->made_record = false;
 }
 
-/* Nothing forks. */
+/* Nothing is unloaded, and nothing forks. */
+void pnx__threads_forget(void) {}
+
 void pnx__at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
     (void)prepare;
     (void)parent;
