@@ -83,6 +83,7 @@ struct x_loc {
     uint32_t access_epoch[X_THREADS]; /* last atomic access by each thread */
     uint8_t size;
     uint8_t holder;          /* of a lock: thread + 1 */
+    uint32_t changes;        /* of its holder */
     struct x_pair *released; /* by the lock's last holder */
 };
 
@@ -143,7 +144,8 @@ struct x_thread {
         uint32_t index;
     } read[X_SPIN_READS]; /* since the last spin hint */
     uint32_t reads;
-    uint64_t hash; /* of all that it read */
+    uint32_t idle_hints; /* spin hints since it last read anything */
+    uint64_t hash;       /* of all that it read */
     int priority;
     void *stack_pointer;
     char *stack; /* its lowest byte */
@@ -168,7 +170,8 @@ struct x_engine {
     uint64_t execution;
     uint32_t preemptions, stale, timeouts, spurious; /* left */
     uint32_t steps;
-    uint32_t sleepers; /* that may wake by themselves */
+    uint32_t idle_spins; /* in a row, when nobody could run */
+    uint32_t sleepers;   /* that may wake by themselves */
     pnx_ns now;
     uint64_t random;
     uint32_t sc_number;
@@ -182,6 +185,8 @@ extern struct x_engine x;
 void x_memory_reset(void);
 void x_memory_start(void);
 struct x_loc *x_loc_of(const void *address);
+bool x_lock_is_free(const void *mutex);       /* asked by anybody */
+void x_memory_note_held(struct x_loc *mutex); /* the running thread found it held */
 uint64_t x_memory_load(
         const void *word, unsigned size, int order, const struct pnx_atomic_site *site);
 void x_memory_store(void *word, unsigned size, uint64_t value, int order);
@@ -196,6 +201,8 @@ bool x_memory_something_new(const struct x_thread *thread);
 void x_join(struct x_pair *into, const struct x_pair *from);
 void *x_memory_alloc(size_t size, size_t align);
 void x_memory_free(void *p, size_t size);
+uint64_t x_memory_identity(
+        uint64_t value); /* an address, as who allocated it and when; others as they are */
 size_t x_memory_size(const void *p); /* of the block that starts there, or 0 */
 void x_memory_check_leaks(void);
 void x_memory_lock(struct x_loc *mutex);
@@ -260,9 +267,6 @@ enum x_site_kind {
 void x_reach(const struct pnx_atomic_site *site, enum x_site_kind kind);
 bool x_weak_failure(const struct pnx_atomic_site *site);
 void x_tell_reached(void);
-
-/* os_mutex.c */
-bool x_loc_is_free(const void *mutex);
 
 /* os_thread.c */
 void x_thread_exit_hooks(struct x_thread *thread);

@@ -230,6 +230,7 @@ static void run_once(void) {
     x.spurious = test->spurious;
     x.steps = 0;
     x.sleepers = 0;
+    x.idle_spins = 0;
     x.now = PNX_SEC;
     x.pruned = false;
     x.alone = true;

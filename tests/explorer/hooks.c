@@ -19,6 +19,7 @@ static void plain_store(void *word, unsigned size, uint64_t value) {
 
 /* What an execution is, for counting different ones. */
 static void mix(const struct pnx_atomic_site *site, uint64_t value) {
+    value = x_memory_identity(value);
     x.self->hash =
             (x.self->hash ^ value ^ (uint64_t)(uintptr_t)site) * UINT64_C(0x9E3779B97F4A7C15);
     x.self->hash ^= x.self->hash >> 29;

@@ -126,6 +126,10 @@ struct x_loc *x_loc_of(const void *address) {
     return loc;
 }
 
+bool x_lock_is_free(const void *mutex) {
+    return look_up(mutex)->holder == 0;
+}
+
 static uint64_t peek(const void *word, unsigned size) {
     uint64_t value8;
     uint32_t value4;
@@ -221,6 +225,18 @@ static uint32_t floor_of(const struct x_thread *thread, const struct x_loc *loc)
     return lowest;
 }
 
+static void note_for_spinning(
+        struct x_thread *self, struct x_loc *loc, uint32_t index, uint64_t value) {
+    unsigned at = self->reads++ % X_SPIN_READS;
+    self->read[at].loc = loc;
+    self->read[at].index = index;
+    self->read[at].value = value;
+}
+
+void x_memory_note_held(struct x_loc *mutex) {
+    note_for_spinning(x.self, mutex, mutex->changes, 0);
+}
+
 /* epoch: of the access.  Of a read-modify-write that is its store's, which its message carries on. */
 static void note_read(
         struct x_thread *self, struct x_loc *loc, const struct x_store *store, uint32_t epoch) {
@@ -233,10 +249,7 @@ static void note_read(
         mark->index = store->index;
         loc->marks[me] = mark;
     }
-    unsigned at = self->reads++ % X_SPIN_READS;
-    self->read[at].loc = loc;
-    self->read[at].index = store->index;
-    self->read[at].value = store->value;
+    note_for_spinning(self, loc, store->index, store->value);
 }
 
 static void learn(struct x_thread *self, const struct x_store *store, int order) {
@@ -339,8 +352,11 @@ void x_memory_fence(struct x_thread *thread, int order) {
 bool x_memory_something_new(const struct x_thread *thread) {
     uint32_t n = thread->reads < X_SPIN_READS ? thread->reads : X_SPIN_READS;
     for (uint32_t i = 0; i < n; i++) {
-        const struct x_store *last = thread->read[i].loc->last;
-        if (last->index > thread->read[i].index && last->value != thread->read[i].value)
+        const struct x_loc *loc = thread->read[i].loc;
+        const struct x_store *last = loc->last;
+        if (!last && loc->changes != thread->read[i].index)
+            return true;
+        if (last && last->index > thread->read[i].index && last->value != thread->read[i].value)
             return true;
     }
     return false;
@@ -355,6 +371,7 @@ void x_memory_lock(struct x_loc *mutex) {
 
 void x_memory_unlock(struct x_loc *mutex) {
     mutex->holder = 0;
+    mutex->changes++;
     mutex->access_epoch[x_index(x.self)] = x_tick(x.self);
     if (!mutex->released)
         mutex->released = x_from_pool(sizeof(*mutex->released));
@@ -405,6 +422,15 @@ void x_memory_free(void *p, size_t size) {
     memset(block->base, 0xdf, block->size);
     if (x.trace)
         x_trace("free  block %u", block->number);
+}
+
+uint64_t x_memory_identity(uint64_t value) {
+    uint64_t offset = value - (uintptr_t)arena;
+    if (offset >= ARENA_BYTES || !block_of[offset / GRANULE])
+        return value;
+    const struct x_block *block = &blocks[block_of[offset / GRANULE] - 1];
+    return ((uint64_t)block->thread << 60 | (uint64_t)block->epoch << 32) + value -
+           (uintptr_t)block->base;
 }
 
 size_t x_memory_size(const void *p) {

@@ -14,10 +14,6 @@ static bool idle(void) {
     return !x.self;
 }
 
-bool x_loc_is_free(const void *mutex) {
-    return x_loc_of(mutex)->holder == 0;
-}
-
 void pnx__mutex_init(struct pnx_mutex *mutex, enum pnx_lock_rank rank) {
     memset(mutex, 0, sizeof(*mutex));
     mutex->rank = (uint16_t)rank;
@@ -64,8 +60,10 @@ bool pnx__mutex_trylock(struct pnx_mutex *mutex) {
     if (x.trace)
         x_trace("try   %s %s: %s", rank_names[mutex->rank], x_place(mutex),
                 loc->holder ? "held" : "got");
-    if (loc->holder)
+    if (loc->holder) {
+        x_memory_note_held(loc);
         return false;
+    }
     x_memory_lock(loc);
     note_locked(mutex);
     return true;

@@ -23,13 +23,15 @@ struct candidate {
 };
 
 #define MAX_CANDIDATES (3 * X_THREADS)
+#define MAX_IDLE_SPINS 64
+#define MAX_IDLE_HINTS 100000
 
 static bool enabled(const struct x_thread *thread) {
     if (thread->state != X_READY)
         return false;
     switch (thread->op.kind) {
     case X_LOCK:
-        return x_loc_is_free(thread->op.address);
+        return x_lock_is_free(thread->op.address);
     case X_JOIN: {
         const struct x_thread *other = thread->op.address;
         if (other)
@@ -41,7 +43,7 @@ static bool enabled(const struct x_thread *thread) {
         return true;
     }
     case X_SPIN:
-        return thread->reads ? x_memory_something_new(thread) : x.steps > thread->spins_since;
+        return x_memory_something_new(thread);
     default:
         return true;
     }
@@ -162,10 +164,37 @@ static void charge(const struct candidate *chosen, bool can_go_on, bool others_r
         x.timeouts--;
     if (chosen->how == SPURIOUS && x.spurious)
         x.spurious--;
-    if (can_go_on && chosen->thread != x.self && x.bounded) {
+    if (can_go_on && chosen->thread != x.self && x.bounded && x.self->op.kind != X_SPIN) {
         if (chosen->how == RUN)
             x.preemptions--;
         x.self->preempted = !x.test->thorough;
+    }
+}
+
+/*
+ * Nobody can run: if somebody spins, time passes, and he goes on as if there were news; his loop may have an end.
+ * Whoever does that over and over spins for ever.
+ */
+static struct x_thread *most_patient_spinner(void) {
+    struct x_thread *found = NULL;
+    for (unsigned i = 0; i < x.n_threads; i++) {
+        struct x_thread *thread = &x.threads[i];
+        if (thread->state == X_READY && thread->op.kind == X_SPIN &&
+                (!found || thread->spins_since < found->spins_since))
+            found = thread;
+    }
+    if (!found || ++x.idle_spins > MAX_IDLE_SPINS)
+        stuck();
+    x.now += PNX_US << (x.idle_spins < 20 ? x.idle_spins : 20);
+    return found;
+}
+
+/* The running thread waits: what lets it go on would have cost its preemption, had it been done before. */
+static void wake_enablers(const struct x_op *op) {
+    for (unsigned i = 0; i < x.n_threads; i++) {
+        struct x_thread *thread = &x.threads[i];
+        if (op->kind == X_JOIN || op->kind == X_SPIN || conflict(&thread->op, op))
+            thread->preempted = false;
     }
 }
 
@@ -174,6 +203,8 @@ static void dispatch(bool can_go_on) {
     struct x_thread *from = x.self;
     if (++x.steps > x.test->steps)
         x_fail(X_LIVELOCK, "still running after %u operations", x.test->steps);
+    if (!can_go_on)
+        wake_enablers(&from->op);
     struct candidate list[MAX_CANDIDATES];
     bool asleep;
     uint32_t n = find_candidates(list, can_go_on, &asleep);
@@ -182,7 +213,7 @@ static void dispatch(bool can_go_on) {
         x_leave();
     }
     if (n == 0)
-        stuck();
+        list[n++] = (struct candidate){most_patient_spinner(), RUN};
     bool others = asleep || list[0].how == RUN;
     if (x.mode == X_RANDOM && x_change_point(x.steps))
         from->priority = -(int)x.steps;
@@ -197,6 +228,8 @@ static void dispatch(bool can_go_on) {
         if (next->timed_out && next->deadline > x.now)
             x.now = next->deadline;
     }
+    if (next->op.kind >= X_STORE)
+        x.idle_spins = 0;
     next->preempted = false;
     next->fresh = chosen->how == RUN && is_local(&next->op);
     for (unsigned i = 0; i < x.n_threads; i++) {
@@ -229,15 +262,22 @@ void x_point(enum x_kind kind, const void *address, int order) {
 
 void x_spin(void) {
     struct x_thread *self = x.self;
+    if (self->reads == 0) {
+        /* Hints in a row: the first one waited. */
+        if (++self->idle_hints > MAX_IDLE_HINTS)
+            x_fail(X_LIVELOCK, "spins without looking at anything");
+        return;
+    }
     self->op = (struct x_op){.kind = X_SPIN};
     self->spins_since = x.steps;
-    if (self->reads == 0 || !x_memory_something_new(self)) {
-        if (x.alone)
-            stuck();
-        self->spins_since = x.steps + 1; /* dispatch() counts its own step */
-        dispatch(false);
-    }
+    if (x.alone)
+        x.now += PNX_US << (++x.idle_spins < 20 ? x.idle_spins : 20);
+    else
+        dispatch(enabled(self));
+    if (x.alone && x.idle_spins > MAX_IDLE_SPINS)
+        stuck();
     self->reads = 0;
+    self->idle_hints = 0;
 }
 
 int x_sleep(const void *word, pnx_ns deadline) {

@@ -122,6 +122,37 @@ TEST(a_livelock_is_found_and_a_spin_that_ends_is_none) {
             .floor = 5});
 }
 
+/* Loops that end by themselves: by counting, by the clock, by trying a lock. */
+static void spin_a_while(void *state) {
+    struct word *s = state;
+    for (int i = 0; i < 20 && !pnx_load(&s->y, PNX_ACQUIRE, "engine.spin_y"); i++)
+        pnx__spin_hint();
+    for (int i = 0; i < 100; i++)
+        pnx__spin_hint();
+    pnx_ns end = pnx_now() + PNX_SEC;
+    while (!pnx_load(&s->y, PNX_ACQUIRE, "engine.spin_until") && pnx_now() < end)
+        pnx__spin_hint();
+}
+static void spin_for_lock(void *state) {
+    struct locks *s = state;
+    while (!pnx__mutex_trylock(&s->a))
+        pnx__spin_hint();
+    x_cell_write(&s->data, x_cell_read(&s->data) + 1);
+    pnx__mutex_unlock(&s->a);
+}
+TEST(a_spin_that_gives_up_is_no_livelock) {
+    x_explore(&(struct x_test){.name = "spin-a-while",
+            .size = sizeof(struct word),
+            .thread = {spin_a_while, store_x},
+            .floor = 2});
+    x_explore(&(struct x_test){.name = "spin-lock",
+            .size = sizeof(struct locks),
+            .setup = locks_setup,
+            .thread = {spin_for_lock, lock_ab, spin_for_lock},
+            .final = locks_final,
+            .floor = 10});
+}
+
 static void block_setup(void *state) {
     struct word *s = state;
     s->block = x_alloc(16);
@@ -468,6 +499,115 @@ TEST(executions_that_are_left_out_are_like_others_that_are_run) {
                 shape, test.preemptions, (unsigned long long)reduced.distinct_exhaustive,
                 (unsigned long long)full.distinct_exhaustive);
         CHECK(reduced.executions <= full.executions);
+        saved += full.executions - reduced.executions;
+    }
+    CHECK(saved > 0);
+}
+
+/* The same with locks, futexes, spins and memory that comes and goes. */
+struct mixture2 {
+    struct pnx_mutex lock;
+    struct pnx_a32 word[2];
+    struct pnx_aptr block;
+    uint32_t guarded;
+};
+static void mixture2_setup(void *state) {
+    struct mixture2 *s = state;
+    pnx__mutex_init(&s->lock, PNX_RANK_NONE);
+    pnx_store(&s->block, x_alloc(8), PNX_RELAXED, "engine.mixed2_block");
+}
+static void mixed2_step(struct mixture2 *s, unsigned bits, unsigned me) {
+    struct pnx_a32 *word = &s->word[bits >> 3 & 1];
+    switch (bits & 7) {
+    case 0:
+        pnx__mutex_lock(&s->lock);
+        s->guarded = s->guarded * 3 + me;
+        (void)pnx_load(word, PNX_RELAXED, "engine.mixed2_locked");
+        pnx__mutex_unlock(&s->lock);
+        break;
+    case 1:
+        if (pnx__mutex_trylock(&s->lock)) {
+            s->guarded = s->guarded * 3 + me;
+            pnx_store(word, s->guarded, PNX_RELEASE, "engine.mixed2_tried");
+            pnx__mutex_unlock(&s->lock);
+        } else {
+            pnx_fetch_add(word, 100, PNX_RELAXED, "engine.mixed2_not");
+        }
+        break;
+    case 2:
+        if (pnx__futex_wait(word, 0, pnx_now() + PNX_SEC) == -ETIMEDOUT)
+            pnx_fetch_add(word, 1000, PNX_RELAXED, "engine.mixed2_timeout");
+        pnx_fetch_add(word, (uint32_t)(pnx_now() / PNX_SEC), PNX_RELAXED, "engine.mixed2_time");
+        break;
+    case 3:
+        pnx_fetch_add(word, 1, PNX_ACQ_REL, "engine.mixed2_add");
+        pnx__futex_wake(word, 1);
+        break;
+    case 4: {
+        uint32_t found = 0;
+        if (!pnx_cas(word, &found, me, PNX_ACQUIRE, "engine.mixed2_cas"))
+            pnx_store(word, found + 7, PNX_RELAXED, "engine.mixed2_other");
+        break;
+    }
+    case 5: {
+        void *mine = x_alloc(8);
+        x_free(pnx_exchange(&s->block, mine, PNX_ACQ_REL, "engine.mixed2_swap"));
+        break;
+    }
+    case 6:
+        for (int i = 0; i < 2 && !pnx_load(word, PNX_ACQUIRE, "engine.mixed2_spin"); i++)
+            pnx__spin_hint();
+        break;
+    default:
+        if (pnx_load(word, PNX_RELAXED, "engine.mixed2_look"))
+            pnx__barrier_heavy();
+        break;
+    }
+}
+static void mixed2(struct mixture2 *s, unsigned me) {
+    unsigned bits = shape >> (me * 8);
+    mixed2_step(s, bits, me + 1);
+    mixed2_step(s, bits >> 4, me + 1);
+}
+static void mixed2_0(void *state) {
+    mixed2(state, 0);
+}
+static void mixed2_1(void *state) {
+    mixed2(state, 1);
+}
+static void mixed2_2(void *state) {
+    mixed2(state, 2);
+}
+static void mixture2_final(void *state) {
+    struct mixture2 *s = state;
+    (void)pnx_load(&s->word[0], PNX_RELAXED, "engine.mixed2_last0");
+    (void)pnx_load(&s->word[1], PNX_RELAXED, "engine.mixed2_last1");
+    CHECK(s->guarded < 1000);
+    x_free(pnx_load(&s->block, PNX_RELAXED, "engine.mixed2_last"));
+}
+TEST(nothing_is_lost_with_locks_futexes_spins_and_memory) {
+    uint64_t seed = test_seed();
+    uint64_t saved = 0;
+    for (unsigned i = 0; i < 40; i++) {
+        shape = (unsigned)test_random(&seed);
+        struct x_test test = {.name = "mixed2",
+                .size = sizeof(struct mixture2),
+                .setup = mixture2_setup,
+                .thread = {mixed2_0, mixed2_1, mixed2_2},
+                .final = mixture2_final,
+                .preemptions = 1 + i % 2,
+                .stale = i % 4 == 3 ? 1 : X_NONE,
+                .timeouts = i % 3 ? 1 : X_NONE,
+                .fences = i % 5 == 0,
+                .random = X_NONE};
+        struct x_result reduced, full;
+        CHECK_MSG(x_run(&test, &reduced) == X_PASSED, "shape %x: %s", shape, reduced.message);
+        test.thorough = true;
+        CHECK_EQ(x_run(&test, &full), X_PASSED);
+        CHECK_MSG(reduced.distinct_exhaustive == full.distinct_exhaustive,
+                "shape %x, round %u: %llu different executions, and %llu when none is left out",
+                shape, i, (unsigned long long)reduced.distinct_exhaustive,
+                (unsigned long long)full.distinct_exhaustive);
         saved += full.executions - reduced.executions;
     }
     CHECK(saved > 0);
