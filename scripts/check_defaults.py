@@ -24,6 +24,7 @@ MODULES = [
     ("src/share/snapshot_opts.def", "snapshot.h", "pnx_snapshot_opts", "share.md"),
     ("src/share/watch_opts.def", "watch.h", "pnx_watch_opts", "share.md"),
     ("src/share/rc_tally_opts.def", "rc.h", "pnx_rc_tally_opts", "share.md"),
+    ("src/share/cmap_opts.def", "cmap.h", "pnx_cmap_opts", "share.md"),
     ("src/share/config_opts.def", "config.h", "pnx_config_opts", "share.md"),
     ("src/adapters/sqlite/options.def", "sqlite.h", "pnx_sqlite_opts", "sqlite.md"),
     ("examples/lookup/settings.def", None, None, "lookup.md"),

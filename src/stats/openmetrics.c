@@ -105,6 +105,8 @@ static void copy_block_locked(struct copy *copy, const struct pnx_stats_block *b
     char *name = copy->names + copy->used.bytes;
     struct sizes size = size_of(block);
     memcpy(name, block->name ? block->name : "", size.bytes);
+    if (block->refresh)
+        block->refresh(block);
     pnx__stats_read(block, words);
     for (size_t i = 0; i < group->n_histograms; i++)
         copy_histogram(&block->histograms[i], group->histograms[i].unit,

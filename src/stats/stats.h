@@ -87,6 +87,9 @@ struct pnx_stats_block {
     const char *name; /* the label's value, owned by the object */
     struct pnx_a64 *values;
     struct pnx_histogram *histograms;
+    void (*refresh)(const struct pnx_stats_block
+                    *block);       /* brings values up to date; NULL: they are.  Under
+                                                       the set's lock: it may take none */
     struct pnx_a32 health;         /* enum pnx_health_status */
     struct pnx_aptr health_reason; /* static text; meaningful while health is not OK */
     uint32_t number;    /* tells live blocks of one group and name apart; the set's lock */
