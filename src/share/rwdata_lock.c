@@ -115,7 +115,7 @@ static void pause(uint32_t n) {
 /* Comes in if that is possible for one who is not in the queue. */
 static bool take(const struct pnx_rwdata_request *request) {
     struct pnx_rwdata *rwdata = request->rwdata;
-    uint32_t most = rwdata->pauses ? MOST_PAUSES : 0;
+    uint32_t most = rwdata->pauses < MOST_PAUSES ? rwdata->pauses : MOST_PAUSES;
     __builtin_prefetch(&rwdata->word, 1);
     uint64_t word = look(rwdata);
     for (uint32_t n = FIRST_PAUSES; admissible(word, request->writer, false); n *= 2) {
@@ -172,7 +172,8 @@ static const struct pnx_a32 *settle_locked(struct pnx_rwdata *rwdata, bool chang
     } while (next != word && !pnx_cas(&rwdata->word, &word, next, PNX_RELAXED, "rwdata.settle"));
     if (!call)
         return NULL;
-    pnx_store(&first->state, CALLED, PNX_RELEASE, "rwdata.call"); /* as rwdata.admit */
+    /* Relaxed: it passes on nothing; he takes the lock himself. */
+    pnx_store(&first->state, CALLED, PNX_RELAXED, "rwdata.call");
     return &first->state;
 }
 
@@ -286,7 +287,10 @@ static int join(struct waiter *waiter) {
     return closed ? -ESHUTDOWN : 0;
 }
 
-/* The deadline has come.  0: he was let in all the same; -ETIMEDOUT, -ESHUTDOWN. */
+/*
+ * The deadline has come, or the close.  0: he was let in all the same; -ETIMEDOUT, -ESHUTDOWN.  Passes the mutex in each
+ * case, so that whoever touched the waiter has done so before his frame goes.
+ */
 static int give_up(struct waiter *waiter) {
     struct pnx_rwdata *rwdata = waiter->request->rwdata;
     const struct pnx_a32 *wake = NULL;
@@ -311,7 +315,7 @@ static int give_up(struct waiter *waiter) {
 
 /* Returns what the waiter's word says. */
 static enum state state_of(const struct waiter *waiter) {
-    /* acquire: pairs with rwdata.admit, rwdata.call, rwdata.refuse */
+    /* acquire: pairs with rwdata.admit */
     return (enum state)pnx_load(&waiter->state, PNX_ACQUIRE, "rwdata.state");
 }
 
@@ -328,11 +332,9 @@ static int wait(const struct pnx_rwdata_request *request, pnx_ns deadline) {
         }
         if (state == ADMITTED)
             return 0;
-        if (state == REFUSED)
-            return -ESHUTDOWN;
         if (state == CALLED && come(&waiter))
             return 0;
-        waits = woken != -ETIMEDOUT;
+        waits = woken != -ETIMEDOUT && state != REFUSED;
     }
     if (rc == 0)
         rc = give_up(&waiter);
@@ -350,8 +352,8 @@ void pnx__rwdata_close_queue(struct pnx_rwdata *rwdata) {
     pnx_fetch_or(&rwdata->word, SPECIAL, PNX_RELAXED, "rwdata.close_word"); /* orders nothing */
     while ((link = pnx__list_pop_front(&rwdata->queue))) {
         struct waiter *waiter = PNX_CONTAINER(link, struct waiter, link);
-        /* Release, as rwdata.admit: the waiter's frame may go as soon as he reads it. */
-        pnx_store(&waiter->state, REFUSED, PNX_RELEASE, "rwdata.refuse");
+        /* Relaxed: he passes the mutex before he returns. */
+        pnx_store(&waiter->state, REFUSED, PNX_RELAXED, "rwdata.refuse");
         pnx__futex_wake(&waiter->state, 1);
         pnx_owner_add(&rwdata->values.waiters, (uint64_t)-1);
     }
@@ -367,8 +369,11 @@ void pnx__rwdata_adopt(struct pnx_rwdata *rwdata) {
     uint32_t then = pnx_load(&rwdata->generation, PNX_ACQUIRE, "rwdata.generation");
     if (then == now)
         return;
-    /* Threads of the child that come here together: one of them does it, the others wait a moment for it. */
-    if (then == 0 || !pnx_cas(&rwdata->generation, &then, 0, PNX_ACQUIRE, "rwdata.adopt")) {
+    /*
+     * Threads of the child that come here together: one of them does it, the others wait a moment for it.  Relaxed: the
+     * load above has acquired the value that is replaced here, and each value is stored once.
+     */
+    if (then == 0 || !pnx_cas(&rwdata->generation, &then, 0, PNX_RELAXED, "rwdata.adopt")) {
         while (pnx_load(&rwdata->generation, PNX_ACQUIRE, "rwdata.adopting") != now)
             pnx__spin_hint();
         return;
@@ -457,9 +462,9 @@ static int check_poison(const struct pnx_rwdata_request *request, struct pnx_err
     if (request->writer) {
         pnx__rwdata_release_writer(rwdata, 0);
     } else {
-        /* release: as rwdata_inl.read_end */
+        /* Relaxed: nothing of the value was read. */
         uint64_t word = pnx_fetch_sub(
-                &rwdata->word, PNX_RWDATA_READER_, PNX_RELEASE, "rwdata.leave_poisoned");
+                &rwdata->word, PNX_RWDATA_READER_, PNX_RELAXED, "rwdata.leave_poisoned");
         word -= PNX_RWDATA_READER_;
         if (pnx__rwdata_readers(word) == 0)
             pnx__rwdata_passed(rwdata, word);
@@ -472,7 +477,7 @@ static int get(const struct pnx_rwdata_request *request, pnx_ns timeout, struct 
     struct pnx_rwdata *rwdata = request->rwdata;
     /* A reader who could come in and is here has lost a race with another reader. */
     if (!request->writer && admissible(look(rwdata), false, false))
-        pause(rwdata->pauses ? 2 * FIRST_PAUSES : 0);
+        pause(rwdata->pauses < 2 * FIRST_PAUSES ? rwdata->pauses : 2 * FIRST_PAUSES);
     if (take(request))
         return 0;
     if (request->repair && inherit(request))
@@ -481,15 +486,18 @@ static int get(const struct pnx_rwdata_request *request, pnx_ns timeout, struct 
         return gave_up(request, -EBUSY, look(rwdata), err);
     if (spin(request))
         return 0;
-    bool parent = inherited(rwdata);
-    if (parent && timeout > rwdata->timeout_ns)
-        timeout = rwdata->timeout_ns == PNX_NEVER ? 10 * PNX_SEC : rwdata->timeout_ns;
-    int rc = wait(request, pnx__deadline(pnx__now(&rwdata->env), timeout));
+    pnx_ns now = pnx__now(&rwdata->env), deadline = pnx__deadline(now, timeout);
+    pnx_ns patience = rwdata->timeout_ns == PNX_NEVER ? 10 * PNX_SEC : rwdata->timeout_ns;
+    bool patient = inherited(rwdata) && patience < timeout;
+    int rc = wait(request, patient ? pnx__deadline(now, patience) : deadline);
+    bool ghosts = rc == -ETIMEDOUT && inherited(rwdata);
+    if (rc == -ETIMEDOUT && patient && !ghosts)
+        rc = wait(request, deadline); /* those were no guards of the parent */
+    if (ghosts)
+        return refused(request, PNX_E_BROKEN, rc, err,
+                "kept by guards that may exist only in the parent process");
     if (rc == -ESHUTDOWN)
         return refused(request, rc, 0, err, "closed");
-    if (rc == -ETIMEDOUT && parent && inherited(rwdata))
-        return refused(request, PNX_E_BROKEN, -ETIMEDOUT, err,
-                "kept by guards that exist only in the parent process");
     return rc ? gave_up(request, rc, look(rwdata), err) : 0;
 }
 
