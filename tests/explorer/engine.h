@@ -131,7 +131,7 @@ struct x_thread {
     bool timed_out;
     bool made_record;
     uint32_t epoch;
-    uint32_t spins_since; /* x.steps at its spin hint */
+    uint32_t gave_up; /* how often it went on from a spin hint because nobody could run */
     struct x_op op;
     struct x_pair now;
     struct x_pair acquired; /* messages of relaxed reads: an acquire fence takes them */
@@ -146,6 +146,7 @@ struct x_thread {
     uint32_t reads;
     uint32_t idle_hints; /* spin hints since it last read anything */
     uint64_t hash;       /* of all that it read */
+    uint64_t random;     /* how many numbers x_env() gave it */
     int priority;
     void *stack_pointer;
     char *stack; /* its lowest byte */

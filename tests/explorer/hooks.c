@@ -182,10 +182,12 @@ static int64_t env_real_ns(void *ctx) {
     return x.now;
 }
 
+/* Of each thread its own, so that the same schedule, and every equivalent one, gets the same numbers. */
 static uint64_t env_random(void *ctx) {
-    static const uint64_t seed = 0x5eed;
     (void)ctx;
-    uint64_t state = seed + x.steps; /* the same in each repetition of a schedule */
+    if (!x.self)
+        return 0x5eed;
+    uint64_t state = 0x5eed + ((uint64_t)x_self() << 32) + x.self->random++;
     return test_random(&state);
 }
 

@@ -130,6 +130,8 @@ static uint32_t find_candidates(struct candidate *list, bool can_go_on, bool *re
     *ret_asleep = false;
     if (can_go_on)
         list[n++] = (struct candidate){x.self, RUN};
+    if (can_go_on && !may_switch && x.sleepers == 0)
+        return n;
     for (unsigned i = 1; i <= x.n_threads; i++) {
         struct x_thread *thread = &x.threads[(me + i) % x.n_threads];
         if ((thread == x.self && can_go_on) || !enabled(thread))
@@ -180,11 +182,12 @@ static struct x_thread *most_patient_spinner(void) {
     for (unsigned i = 0; i < x.n_threads; i++) {
         struct x_thread *thread = &x.threads[i];
         if (thread->state == X_READY && thread->op.kind == X_SPIN &&
-                (!found || thread->spins_since < found->spins_since))
-            found = thread;
+                (!found || thread->gave_up < found->gave_up))
+            found = thread; /* not who came first: that differs between equivalent executions */
     }
     if (!found || ++x.idle_spins > MAX_IDLE_SPINS)
         stuck();
+    found->gave_up++;
     x.now += PNX_US << (x.idle_spins < 20 ? x.idle_spins : 20);
     return found;
 }
@@ -269,7 +272,6 @@ void x_spin(void) {
         return;
     }
     self->op = (struct x_op){.kind = X_SPIN};
-    self->spins_since = x.steps;
     if (x.alone)
         x.now += PNX_US << (++x.idle_spins < 20 ? x.idle_spins : 20);
     else
@@ -298,12 +300,17 @@ int x_sleep(const void *word, pnx_ns deadline) {
 
 uint32_t x_wake(const void *word, uint32_t n) {
     uint32_t woken = 0;
-    for (unsigned i = 0; i < x.n_threads && woken < n; i++) {
-        struct x_thread *thread = &x.threads[i];
-        if (thread->state != X_SLEEPING || thread->sleeps_on != word)
-            continue;
-        thread->state = X_READY;
-        woken++;
+    struct x_thread *sleepers[X_THREADS];
+    uint32_t left = 0;
+    for (unsigned i = 0; i < x.n_threads; i++) {
+        if (x.threads[i].state == X_SLEEPING && x.threads[i].sleeps_on == word)
+            sleepers[left++] = &x.threads[i];
+    }
+    for (; woken < n && left > 0; woken++) {
+        /* The kernel wakes who came first, mostly; nobody promises it. */
+        uint32_t at = n - woken >= left ? 0 : x_decide(left);
+        sleepers[at]->state = X_READY;
+        sleepers[at] = sleepers[--left];
     }
     return woken;
 }
