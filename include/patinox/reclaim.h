@@ -22,13 +22,15 @@
  *   P1  A retired node's function runs exactly once, and not before all sections have ended that were open in
  *       the domain when it was retired.
  *   P2  Functions run only inside tick, barrier, close, release, and write operations of the library's containers;
- *       under no lock of the library, never inside pnx_reclaim_retire(), and never inside a section.  What one thread
- *       retired is begun in that order; several threads may be running functions at once.
+ *       under no lock of the library, never inside pnx_reclaim_retire(), inside a section (but for release, when called in one
+ *       of another domain), or inside an edit or the like of a container.  What one thread retired is begun in that
+ *       order; several threads may be running functions at once.
  *   P3  enter, exit and retire never fail, not even without memory; retire waits at most assist_ns, and only
  *       over a limit.
  *   P4  A barrier that returns 0 has seen the end of every function whose node was retired, by any thread,
  *       before it was called.  synchronize that returns 0 has outlasted every section that was open when it was called.
- *   P5  A wait that could never end is refused with -EDEADLK: from inside a section, or from a callback.
+ *   P5  A wait that could never end is refused with -EDEADLK: from inside a section, or from a callback; a barrier
+ *       also from inside an edit or the like of a container.
  *   P6  Nothing is freed early, whatever fails: when the kernel takes membarrier away after the start, the domain
  *       stops freeing for good, and says so.
  */

@@ -47,9 +47,10 @@ struct pnx_reclaim_queue {
  */
 struct pnx_reclaim_runner {
     struct pnx_a64 at;  /* number of the node whose callback runs: all before it are done */
-    const void *thread; /* its record, or the domain for one without; NULL: unused */
+    const void *thread; /* its record, or the domain for one without; NULL: none */
     uint64_t n;         /* nodes of its chunk */
-    struct pnx_reclaim_node *chunk; /* those not begun yet */
+    struct pnx_reclaim_node
+            *chunk; /* those not begun yet; the next runner's, if a callback ended its thread */
 };
 
 /*
@@ -128,10 +129,12 @@ void pnx__reclaim_gauges(struct pnx_reclaim *domain);
 /* Without the lock: wakes sleepers, and tells of what was noted. */
 void pnx__reclaim_effects(struct pnx_reclaim *domain, const struct pnx_reclaim_effects *effects);
 /*
- * Runs about max callbacks that are ready.  Does nothing where this thread is in a section or a callback, but for
- * anywhere.
+ * Runs about max callbacks that are ready.  Does nothing where this thread is in a section, or in a callback, of reclaim
+ * or one that holds a latch, but for anywhere: what is dropped may want to write where the latch is.
  */
 void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere);
+/* Returns how many callbacks could be run now.  Under the lock. */
+uint64_t pnx__reclaim_ready(const struct pnx_reclaim *domain);
 /* Returns whether a thread runs callbacks now.  Under the lock. */
 bool pnx__reclaim_runs(const struct pnx_reclaim *domain);
 void pnx__reclaim_assist_due(struct pnx_reclaim *domain);

@@ -126,13 +126,22 @@ static void look(struct pnx_reclaim *domain, pnx_ns now, struct pnx_reclaim_effe
 
 /* ---- runners ---- */
 
-static struct pnx_reclaim_runner *find_runner_locked(
-        struct pnx_reclaim *domain, const void *thread) {
+/* A place for one more runner: best one whose thread has left work there. */
+static struct pnx_reclaim_runner *find_place_locked(struct pnx_reclaim *domain) {
+    struct pnx_reclaim_runner *place = NULL;
     for (int i = 0; i < PNX_RECLAIM_RUNNERS; i++) {
-        if (domain->runner[i].thread == thread)
-            return &domain->runner[i];
+        struct pnx_reclaim_runner *runner = &domain->runner[i];
+        if (!runner->thread && (!place || runner->chunk))
+            place = runner;
     }
-    return NULL;
+    return place;
+}
+
+uint64_t pnx__reclaim_ready(const struct pnx_reclaim *domain) {
+    uint64_t n = domain->ready.n;
+    for (int i = 0; i < PNX_RECLAIM_RUNNERS; i++)
+        n += domain->runner[i].thread ? 0 : domain->runner[i].n;
+    return n;
 }
 
 bool pnx__reclaim_runs(const struct pnx_reclaim *domain) {
@@ -148,7 +157,7 @@ static bool has_run_locked(const struct pnx_reclaim *domain, uint64_t number) {
     for (int i = 0; has && i < PNX_RECLAIM_RUNNERS; i++) {
         const struct pnx_reclaim_runner *runner = &domain->runner[i];
         /* Acquire: pairs with reclaim.ran; what the callbacks did comes before a barrier's return. */
-        has = !runner->thread || pnx_load(&runner->at, PNX_ACQUIRE, "reclaim.barrier") >= number;
+        has = runner->n == 0 || pnx_load(&runner->at, PNX_ACQUIRE, "reclaim.barrier") >= number;
     }
     return has;
 }
@@ -172,36 +181,68 @@ static void take_chunk_locked(struct pnx_reclaim *domain, struct pnx_reclaim_run
     last->next = NULL;
 }
 
-/* Returns how many bytes the callbacks freed, as far as retire was told. */
-static uint64_t run_chunk(struct pnx_reclaim_runner *runner) {
-    uint64_t bytes = 0;
+/* A turn as a runner, on its stack, so that it ends also when a callback ends its thread. */
+struct turn {
+    struct pnx_reclaim *domain;
+    struct pnx_reclaim_runner *runner;
+    struct pnx_thread *self;
+    uint64_t begun; /* callbacks of the chunk */
+    uint64_t bytes; /* that they freed, as far as retire was told */
+    bool inside;    /* one of them has not returned */
+};
+
+static void run_chunk(struct turn *turn) {
+    struct pnx_reclaim_runner *runner = turn->runner;
     uint64_t at = pnx_load(&runner->at, PNX_RELAXED, "reclaim.at"); /* ours */
+    turn->inside = true;
     for (struct pnx_reclaim_node *node; (node = runner->chunk) != NULL;) {
         runner->chunk = node->next;
-        bytes += node->bytes;
+        turn->bytes += node->bytes;
+        turn->begun++;
         node->fn(node);
         pnx_store(&runner->at, ++at, PNX_RELEASE, "reclaim.ran"); /* pairs with reclaim.barrier */
     }
-    return bytes;
+    turn->inside = false;
 }
 
-static void end_chunk_locked(
-        struct pnx_reclaim *domain, struct pnx_reclaim_runner *runner, uint64_t bytes) {
+/* What was begun has run, even the one that ended its thread. */
+static void end_chunk_locked(struct turn *turn) {
+    struct pnx_reclaim *domain = turn->domain;
     /* Relaxed: the lock; read elsewhere as a hint. */
     uint64_t run = pnx_load(&domain->run, PNX_RELAXED, "reclaim.run");
     uint64_t run_bytes = pnx_load(&domain->run_bytes, PNX_RELAXED, "reclaim.run_bytes");
-    pnx_store(&domain->run, run + runner->n, PNX_RELAXED, "reclaim.runs");
-    pnx_store(&domain->run_bytes, run_bytes + bytes, PNX_RELAXED, "reclaim.runs_bytes");
-    runner->n = 0;
+    pnx_store(&domain->run, run + turn->begun, PNX_RELAXED, "reclaim.runs");
+    pnx_store(&domain->run_bytes, run_bytes + turn->bytes, PNX_RELAXED, "reclaim.runs_bytes");
+    turn->runner->n -= turn->begun;
+    turn->begun = turn->bytes = 0;
+}
+
+static void end_turn(struct turn *turn) {
+    struct pnx_reclaim *domain = turn->domain;
+    struct pnx_reclaim_effects effects = {0};
+    pnx__mutex_lock(&domain->lock);
+    if (turn->inside) {
+        uint64_t at = pnx_load(&turn->runner->at, PNX_RELAXED, "reclaim.cut_at"); /* ours */
+        /* Release: as reclaim.ran. */
+        pnx_store(&turn->runner->at, at + 1, PNX_RELEASE, "reclaim.cut");
+        end_chunk_locked(turn);
+    }
+    if (turn->self)
+        turn->self->reclaim_calls--;
+    turn->runner->thread = NULL;
+    effects.wake = domain->sleepers != 0;
+    pnx__mutex_unlock(&domain->lock);
+    pnx__reclaim_effects(domain, &effects);
 }
 
 void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere) {
     struct pnx_thread *self = pnx__thread();
-    if (!anywhere && (pnx__reclaim_in_any() || (self && self->reclaim_calls)))
+    if (!anywhere && (pnx__reclaim_in_any() || (self && (self->reclaim_calls || self->latches))))
         return;
     pnx__mutex_assert_none_held();
     pnx__mutex_lock(&domain->lock);
-    struct pnx_reclaim_runner *runner = domain->ready.n ? find_runner_locked(domain, NULL) : NULL;
+    struct pnx_reclaim_runner *runner =
+            pnx__reclaim_ready(domain) ? find_place_locked(domain) : NULL;
     if (!runner) {
         pnx__mutex_unlock(&domain->lock);
         return;
@@ -209,27 +250,23 @@ void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere) {
     runner->thread = self ? (const void *)self : domain;
     if (self)
         self->reclaim_calls++;
-    struct pnx_reclaim_effects effects = {0};
-    for (uint64_t n = 0; n < max && domain->ready.n; n += CHUNK) {
-        take_chunk_locked(domain, runner);
+    PNX_CLEANUP(end_turn) struct turn turn = {.domain = domain, .runner = runner, .self = self};
+    for (uint64_t n = 0; n < max && (runner->chunk || domain->ready.n); n += CHUNK) {
+        if (!runner->chunk)
+            take_chunk_locked(domain, runner);
         pnx__mutex_unlock(&domain->lock);
-        uint64_t bytes = run_chunk(runner);
+        run_chunk(&turn);
         pnx__mutex_lock(&domain->lock);
-        end_chunk_locked(domain, runner, bytes);
-        effects.wake |= domain->sleepers != 0;
+        end_chunk_locked(&turn);
     }
-    if (self)
-        self->reclaim_calls--;
-    runner->thread = NULL;
     pnx__mutex_unlock(&domain->lock);
-    pnx__reclaim_effects(domain, &effects);
 }
 
 void pnx__reclaim_assist_due(struct pnx_reclaim *handle) {
     struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
     struct pnx_reclaim_section *section = pnx__reclaim_join(domain);
     struct pnx_thread *self = pnx__thread();
-    if (pnx__reclaim_in_any() || (self && self->reclaim_calls))
+    if (pnx__reclaim_in_any() || (self && (self->reclaim_calls || self->latches)))
         return;
     if (section) {
         section->due_objects = 0;
@@ -257,7 +294,7 @@ pnx_ns pnx_reclaim_tick(struct pnx_reclaim *handle, pnx_ns now) {
     pnx__mutex_lock(&domain->lock);
     pnx__reclaim_step(domain, PNX_BEGIN_IF_RETIRED, &effects);
     look(domain, now, &effects);
-    uint64_t ready = domain->ready.n;
+    uint64_t ready = pnx__reclaim_ready(domain);
     pnx__mutex_unlock(&domain->lock);
     pnx__reclaim_effects(domain, &effects);
     if (ready)
@@ -332,7 +369,7 @@ static int wait_round(struct pnx_reclaim *domain, struct wait *wait) {
     }
     pnx_ns now = pnx__now(&domain->env);
     look(domain, now, &effects);
-    bool runs = wait->callbacks && domain->ready.n && find_runner_locked(domain, NULL);
+    bool runs = wait->callbacks && pnx__reclaim_ready(domain) && find_place_locked(domain);
     bool late = now >= wait->deadline;
     if (runs || effects.wake || effects.broke || effects.stalled) {
         pnx__mutex_unlock(&domain->lock);
@@ -364,7 +401,7 @@ static int wait_for(struct pnx_reclaim *handle, pnx_ns timeout, bool callbacks) 
     struct pnx_thread *self = pnx__thread();
     if (!self)
         return -ENOMEM;
-    if (self->reclaim_calls || pnx__reclaim_in_any())
+    if (self->reclaim_calls || pnx__reclaim_in_any() || (callbacks && self->latches))
         return -EDEADLK;
     pnx__mutex_assert_none_held();
     struct wait wait = {.callbacks = callbacks, .deadline = INT64_MIN};

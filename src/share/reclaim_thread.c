@@ -81,11 +81,11 @@ struct pnx_reclaim_section *pnx__reclaim_join(struct pnx_reclaim *domain) {
     word |= PNX_RECLAIM_READY_ | (domain->fenced ? PNX_RECLAIM_FENCE_ : 0);
     /* Release: like every store of a word. */
     pnx_store(&section->word, word, PNX_RELEASE, "reclaim.ready");
-    if (!section->linked) {
-        pnx__mutex_lock(&all_lock);
+    pnx__mutex_lock(&all_lock);
+    section->thread = self; /* by which a forked child knows that it is another thread's */
+    if (!section->linked)
         link_section(domain, section);
-        pnx__mutex_unlock(&all_lock);
-    }
+    pnx__mutex_unlock(&all_lock);
     pnx_store(slot, section, PNX_RELAXED, "reclaim.join_slot"); /* read by this thread */
     thread->reclaim_joined |= UINT64_C(1) << domain->head.index;
     return section;
@@ -205,6 +205,16 @@ static bool vacate(struct pnx_reclaim_section *section) {
     return (word & (PNX_RECLAIM_NEST_ | PNX_RECLAIM_FULL_)) != 0;
 }
 
+/* Takes a reference unless the last one has gone: then the domain is ending, and was not freed because of us. */
+static bool ref_if_alive(struct pnx_reclaim *domain) {
+    /* Relaxed, both: the lock of all domains keeps the memory, and nothing else is read by it. */
+    uint32_t references = pnx_load(&domain->references, PNX_RELAXED, "reclaim.alive");
+    while (references && !pnx_cas(&domain->references, &references, references + 1, PNX_RELAXED,
+                                 "reclaim.ref_alive"))
+        ;
+    return references != 0;
+}
+
 /* Takes the thread out of a domain; returns a reference to it when the thread ended inside a section. */
 static struct pnx_reclaim *leave(struct pnx_reclaim_thread *self, uint32_t index) {
     struct pnx_reclaim *died = NULL;
@@ -215,8 +225,8 @@ static struct pnx_reclaim *leave(struct pnx_reclaim_thread *self, uint32_t index
             pnx_load(&self->sections[index], PNX_RELAXED, "reclaim.leave");
     if (section) {
         pnx_store(&self->sections[index], NULL, PNX_RELAXED, "reclaim.left"); /* likewise */
-        if (vacate(section))
-            died = pnx_reclaim_ref(domain);
+        if (vacate(section) && ref_if_alive(domain))
+            died = domain;
         /* Nobody missed it: a sleeper that asks later finds the section ended, see reclaim_gp.c. */
         pnx__barrier_light();
         if (pnx_load(&section->awaited, PNX_RELAXED, "reclaim.leave_awaited")) /* light */
@@ -228,8 +238,11 @@ static struct pnx_reclaim *leave(struct pnx_reclaim_thread *self, uint32_t index
 
 static void thread_ends(struct pnx_thread *thread) {
     struct pnx_reclaim_thread *self = head_of(thread);
-    for (uint64_t left = thread->reclaim_joined; left; left &= left - 1) {
-        struct pnx_reclaim *died = leave(self, lowest(left));
+    /* A monitor that hears of it may enter sections, and so join again; at last it is its own fault. */
+    for (int rounds = 4 * PNX_RECLAIM_DOMAINS_MAX; thread->reclaim_joined && rounds; rounds--) {
+        uint32_t index = lowest(thread->reclaim_joined);
+        thread->reclaim_joined &= thread->reclaim_joined - 1;
+        struct pnx_reclaim *died = leave(self, index);
         if (!died)
             continue;
         pnx_fetch_add(&died->values.deaths, 1, PNX_RELAXED, "reclaim.deaths"); /* a statistic */
@@ -328,7 +341,7 @@ static void fork_child_sum(struct pnx_reclaim *domain, uint64_t n) {
 
 /* What another thread had taken and not begun is ready again. */
 static void fork_child_runner(struct pnx_reclaim *domain, struct pnx_reclaim_runner *runner) {
-    struct pnx_reclaim_node *first = runner->thread ? runner->chunk : NULL, *last = first;
+    struct pnx_reclaim_node *first = runner->chunk, *last = first;
     uint64_t n = first ? 1 : 0;
     for (; last && last->next; n++)
         last = last->next;

@@ -30,6 +30,7 @@
 #include "share/snapshot.h"
 
 #include "base/options.h"
+#include "os/fork.h"
 #include "os/thread.h"
 #include "share/callback.h"
 #include "share/check.h"
@@ -38,6 +39,7 @@
 #include "share/wait.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <string.h>
 
 #define SPARE_NODES 256 /* that wait in returned; what comes back beyond that is freed */
@@ -191,6 +193,46 @@ void pnx__snapshot_assist(struct pnx_snapshot *snapshot) {
         pnx__reclaim_assist(snapshot->reclaim);
 }
 
+/* ---- fork: the child finds each cell in one piece ---- */
+
+static struct pnx_mutex cells_lock = PNX_MUTEX_STATIC(PNX_RANK_SNAPSHOTS);
+static struct pnx_link cells = {&cells, &cells}; /* the lock of all cells */
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void fork_prepare(void) {
+    pnx__fork_lock(&cells_lock);
+    PNX_LIST_EACH (link, after, &cells)
+        pnx__fork_lock(&PNX_CONTAINER(link, struct pnx_snapshot, link)->lock);
+}
+
+static void fork_parent(void) {
+    PNX_LIST_EACH (link, after, &cells)
+        pnx__fork_unlock(&PNX_CONTAINER(link, struct pnx_snapshot, link)->lock);
+    pnx__fork_unlock(&cells_lock);
+}
+
+/* A writer of the parent may have published and not counted it yet, which nobody will do now. */
+static void count_for_the_gone(struct pnx_snapshot *snapshot) {
+    struct pnx_snapshot_values *values = &snapshot->values;
+    const struct pnx_snapshot_node_ *shown =
+            pnx_load(&snapshot->head.node, PNX_RELAXED, "snapshot.fork"); /* alone, as below */
+    uint64_t counted = 1 + pnx_load(&values->stores, PNX_RELAXED, "snapshot.fork_stores") +
+                       pnx_load(&values->updates, PNX_RELAXED, "snapshot.fork_updates") +
+                       pnx_load(&values->rollbacks, PNX_RELAXED, "snapshot.fork_rollbacks");
+    pnx_owner_add(&values->stores, shown->version - counted);
+    pnx_store(&values->version, shown->version, PNX_RELAXED, "snapshot.fork_version");
+}
+
+static void fork_child(void) {
+    PNX_LIST_EACH (link, after, &cells)
+        count_for_the_gone(PNX_CONTAINER(link, struct pnx_snapshot, link));
+    fork_parent();
+}
+
+static void watch_forks(void) {
+    pnx__at_fork(fork_prepare, fork_parent, fork_child);
+}
+
 /* ---- making and ending ---- */
 
 static int cleanup(void *arg, const struct pnx_cancel *cancel) {
@@ -233,6 +275,9 @@ static void free_nodes(struct pnx_snapshot_node *node) {
 /* Ends a cell that nobody can reach any more, as far as it was made. */
 static void end(struct pnx_snapshot *snapshot) {
     struct pnx_env *env = &snapshot->env;
+    pnx__mutex_lock(&cells_lock);
+    pnx__list_remove(&snapshot->link);
+    pnx__mutex_unlock(&cells_lock);
     pnx__stats_remove(&snapshot->block);
     for (uint32_t i = 0; i < snapshot->past_count; i++)
         pnx__snapshot_node_retire(snapshot->past[i]);
@@ -315,6 +360,11 @@ int pnx_snapshot_create(const void *initial, const struct pnx_snapshot_opts *use
     pnx_store(&snapshot->memory, 1, PNX_RELAXED, "snapshot.create_memory"); /* likewise */
     rc = fill(snapshot, initial, &opts, err);
     if (rc == 0) {
+        /* After that of reclaim, whose locks are taken under a cell's: the last one registered goes first. */
+        pthread_once(&fork_once, watch_forks);
+        pnx__mutex_lock(&cells_lock);
+        pnx__list_push_back(&cells, &snapshot->link);
+        pnx__mutex_unlock(&cells_lock);
         pnx__snapshot_stats_init(&snapshot->block, snapshot->name, &snapshot->values, NULL);
         pnx__stats_add(opts.stats, &snapshot->block);
         rc = add_row(snapshot, &opts, initial, err);

@@ -68,6 +68,7 @@ struct pnx_snapshot {
     struct pnx_a32 memory;     /* nodes that exist, and one for the references together */
     struct pnx_env env;
     struct pnx_stats_block block;
+    struct pnx_link link; /* all cells; guarded by the lock of all cells */
 
     /* Apart from what readers look at. */
     _Alignas(64) struct pnx_latch writer; /* held while a writer runs */

@@ -233,22 +233,72 @@ TEST(reclaim_a_monitor_told_of_a_death_may_use_sections) {
 
 /* ---- callbacks where they are not expected ---- */
 
+static struct pnx_reclaim *watched;
 static bool ran_in_section;
+static int abandoned;
 
 static void look_for_section(struct pnx_reclaim_node *node) {
     free_thing(node);
-    ran_in_section |= pnx_reclaim_in_section(NULL);
+    ran_in_section |= pnx_reclaim_in_section(watched);
 }
 
-TEST(reclaim_p2_the_end_of_a_domain_runs_nothing_inside_a_section) {
+static void hear_of_abandoned(void *ctx, const struct pnx_event *event) {
+    (void)ctx;
+    abandoned += event->type == PNX_EVENT_RECLAIM_ABANDONED;
+}
+
+TEST(reclaim_p2_the_end_of_a_domain_runs_nothing_inside_its_own_section) {
+    uint32_t id;
+    static struct thing thing;
+    struct pnx_reclaim *domain = NULL;
+    CHECK_EQ(pnx_monitor_add(NULL,
+                     &(struct pnx_monitor){
+                             .size = sizeof(struct pnx_monitor), .event = hear_of_abandoned},
+                     &id),
+            0);
+    CHECK_EQ(pnx_reclaim_create(NULL, NULL, &domain), 0);
+    watched = domain;
+    pnx_reclaim_enter(domain);
+    pnx_reclaim_retire(domain, &thing.node, look_for_section, 1);
+    pnx_reclaim_release(&domain); /* a mistake: it stays, and an event says so */
+    CHECK(!ran_in_section);
+    CHECK_EQ(abandoned, 1);
+    CHECK_EQ(thing.freed, 0);
+    pnx_reclaim_exit(watched);
+}
+
+static void barrier_inside(struct pnx_reclaim_node *node) {
+    free_thing(node);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), -EDEADLK);
+    CHECK_EQ(pnx_reclaim_synchronize(NULL, PNX_NEVER), -EDEADLK);
+}
+
+TEST(reclaim_p5_what_the_end_of_a_domain_runs_inside_anothers_section_cannot_hang) {
     struct thing thing = {.freed = 0};
     struct pnx_reclaim *domain = NULL;
     CHECK_EQ(pnx_reclaim_create(NULL, NULL, &domain), 0);
-    pnx_reclaim_retire(domain, &thing.node, look_for_section, 1);
+    pnx_reclaim_retire(domain, &thing.node, barrier_inside, 1);
     pnx_reclaim_enter(NULL);
     pnx_reclaim_release(&domain);
     pnx_reclaim_exit(NULL);
-    CHECK(!ran_in_section);
+    CHECK_EQ(thing.freed, 1);
+}
+
+static int barrier_in_edit(void *ctx, void *object) {
+    (void)ctx, (void)object;
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), -EDEADLK);
+    CHECK_EQ(pnx_reclaim_synchronize(NULL, PNX_NEVER), 0);
+    return 0;
+}
+
+TEST(reclaim_p5_a_barrier_inside_an_edit_is_refused) {
+    struct thing thing = {.freed = 0};
+    struct pnx_snapshot *cell = make_cell(NULL);
+    pnx_reclaim_retire(NULL, &thing.node, free_thing, 1);
+    CHECK_EQ(pnx_snapshot_update(cell, barrier_in_edit, NULL, NULL, NULL), 0);
+    pnx_snapshot_release(&cell);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+    CHECK_EQ(thing.freed, 1);
 }
 
 /* A value whose drop writes to the cell that it was in: allowed, see P4. */
