@@ -268,6 +268,11 @@ static pthread_key_t late_key;
 static struct pnx_reclaim *late_domain;
 static int late_calls;
 
+/* Sanitizers end their own part of a thread in one of the last rounds. */
+static int late_rounds(void) {
+    return test_slow() ? 1 : 3;
+}
+
 static void use_late(void *value) {
     pnx_reclaim_enter(late_domain);
     pnx_reclaim_enter(NULL);
@@ -275,7 +280,7 @@ static void use_late(void *value) {
     pnx_reclaim_exit(late_domain);
     struct thing *thing = malloc(sizeof(*thing));
     pnx_reclaim_retire(late_domain, &thing->node, free_thing, 1);
-    if (++late_calls < 3)
+    if (++late_calls < late_rounds())
         CHECK_EQ(pthread_setspecific(late_key, value), 0);
 }
 
@@ -295,11 +300,11 @@ TEST(destructors_of_threads_that_run_later_may_come_back) {
         late_calls = 0;
         CHECK_EQ(pthread_create(&thread, NULL, set_late, &late_key), 0);
         CHECK_EQ(pthread_join(thread, NULL), 0);
-        CHECK_EQ(late_calls, 3);
+        CHECK_EQ(late_calls, late_rounds());
     }
     CHECK(stats(late_domain).threads <= 4);
     pnx_reclaim_release(&late_domain);
-    CHECK_EQ(n_run, 9);
+    CHECK_EQ(n_run, 3 * late_rounds());
 }
 
 /* ---- no memory for a thread's record ---- */
