@@ -150,8 +150,8 @@ static inline void pnx__reclaim_enter_at(struct pnx_reclaim *domain, const char 
     struct pnx_reclaim_section *section = pnx__reclaim_section(domain);
     if (section && (pnx__load(&section->word, PNX_RELAXED, "reclaim.site_word") &
                            PNX_RECLAIM_NEST_) == 1) /* ours */
-        /* Release: pairs with reclaim.report_site. */
-        pnx__store(&section->site, (void *)(uintptr_t)site, PNX_RELEASE, "reclaim.site");
+        /* Relaxed: static text. */
+        pnx__store(&section->site, (void *)(uintptr_t)site, PNX_RELAXED, "reclaim.site");
 }
 
 PNX_END_DECLS

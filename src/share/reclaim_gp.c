@@ -225,8 +225,8 @@ void pnx__reclaim_look_for_stall(
     if (section) {
         /* Relaxed: a number that its thread wrote before it ever entered. */
         effects->stall.thread = pnx_load(&section->thread_id, PNX_RELAXED, "reclaim.stall_thread");
-        /* Acquire: pairs with reclaim.site. */
-        effects->stall.site = pnx_load(&section->site, PNX_ACQUIRE, "reclaim.report_site");
+        /* Relaxed: static text. */
+        effects->stall.site = pnx_load(&section->site, PNX_RELAXED, "reclaim.report_site");
     }
     for (; section; section = section->next_awaited)
         effects->stall.sections++;

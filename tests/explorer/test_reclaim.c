@@ -23,6 +23,7 @@ struct state {
     struct pnx_a32 told;
     struct pnx_a32 freed;
     struct pnx_a32 made;
+    struct x_cell effect; /* of a callback */
 };
 
 static struct state *now; /* of this execution, for callbacks */
@@ -69,11 +70,14 @@ static void clean_up(void *arg) {
     pnx_reclaim_release(&state->domain);
 }
 
+/* Reads the object, if there is one. */
 static void look(struct state *state) {
     const struct object *object =
             pnx_load(&state->shared, PNX_ACQUIRE, "reclaim_suite.look"); /* with .replace */
-    if (object)
-        CHECK_EQ(x_cell_read(&object->payload), 42);
+    if (!object)
+        return;
+    x_yield(); /* its reads may come long after it was found */
+    CHECK_EQ(x_cell_read(&object->payload), 42);
 }
 
 static void read_once(void *arg) {
@@ -86,6 +90,15 @@ static void read_once(void *arg) {
 static void read_twice(void *arg) {
     read_once(arg);
     read_once(arg);
+}
+
+static void read_once_then_nested(void *arg) {
+    struct state *state = arg;
+    read_once(arg);
+    pnx_reclaim_enter(state->domain);
+    pnx_reclaim_enter(state->domain);
+    pnx_reclaim_exit(state->domain);
+    pnx_reclaim_exit(state->domain);
 }
 
 static void read_nested(void *arg) {
@@ -142,19 +155,35 @@ static void read_and_die(void *arg) {
     look(state);
 }
 
-static void retire_and_tell(void *arg) {
-    struct state *state = arg;
-    replace(state, NULL);
-    pnx_store(&state->told, 1, PNX_RELEASE, "reclaim_suite.tell"); /* with reclaim_suite.told */
-}
-
 /* What another thread retired before this call lies in that thread's buffer. */
 static void barrier_once_told(void *arg) {
     struct state *state = arg;
     bool told = pnx_load(&state->told, PNX_ACQUIRE, "reclaim_suite.told");
     CHECK_EQ(pnx_reclaim_barrier(state->domain, PNX_NEVER), 0);
-    uint32_t freed = pnx_load(&state->freed, PNX_RELAXED, "reclaim_suite.seen_freed");
-    CHECK(!told || freed == 1);
+    if (told)
+        CHECK_EQ(x_cell_read(&state->effect), 1); /* the callback's, on whatever thread it ran */
+}
+
+static void free_with_effect(struct pnx_reclaim_node *node) {
+    x_cell_write(&now->effect, 1);
+    free_object(node);
+}
+
+static void retire_with_effect(void *arg) {
+    struct state *state = arg;
+    struct object *old =
+            pnx_exchange(&state->shared, NULL, PNX_ACQ_REL, "reclaim_suite.effect"); /* .look */
+    pnx_reclaim_retire(state->domain, &old->node, free_with_effect, sizeof(*old));
+    pnx_store(&state->told, 1, PNX_RELEASE, "reclaim_suite.tell"); /* with reclaim_suite.told */
+}
+
+static void drive_once(void *arg) {
+    drive(arg);
+}
+
+static void tick(void *arg) {
+    struct state *state = arg;
+    (void)pnx_reclaim_tick(state->domain, 0);
 }
 
 static void exchange_and_drive(void *arg) {
@@ -179,9 +208,41 @@ static void retire_twice_and_drive(void *arg) {
     drive(arg);
 }
 
-static void set_up_without_memory(void *arg) {
-    set_up_own(arg);
+/* There is no memory for the section, so it is counted among the guests. */
+static void read_as_guest(void *arg) {
     x_fail_allocation(0);
+    read_once(arg);
+}
+
+static void unlink_and_barrier_as_guest(void *arg) {
+    struct state *state = arg;
+    x_fail_allocation(0);
+    replace(state, NULL);
+    drive(arg);
+}
+
+static void set_up_two_references(void *arg) {
+    struct state *state = arg;
+    set_up_own(arg);
+    free_object(&(
+            (struct object *)pnx_exchange(&state->shared, NULL, PNX_ACQ_REL, "reclaim_suite.none"))
+                         ->node);
+    (void)pnx_reclaim_ref(state->domain);
+    (void)pnx_reclaim_ref(state->domain);
+}
+
+static void use_and_release(void *arg) {
+    struct pnx_reclaim *domain = ((struct state *)arg)->domain;
+    pnx_reclaim_enter(domain);
+    pnx_reclaim_exit(domain);
+    struct object *object = make_object(arg);
+    pnx_reclaim_retire(domain, &object->node, free_object, sizeof(*object));
+    pnx_reclaim_release(&domain);
+}
+
+static void nothing_is_left(void *arg) {
+    struct state *state = arg;
+    CHECK_EQ(pnx_load(&state->freed, PNX_RELAXED, "reclaim_suite.released"), 4);
 }
 
 static void barrier(void *arg) {
@@ -197,7 +258,7 @@ static void explore(const char *name, bool fences, struct x_test test) {
     (void)snprintf(full, sizeof(full), "%s-%s", name, fences ? "fences" : "membarrier");
     test.name = full;
     test.size = sizeof(struct state);
-    test.final = clean_up;
+    test.final = test.final ? test.final : clean_up;
     test.fences = fences;
     if (!test_long()) {
         test.preemptions = test.preemptions ? test.preemptions : 2;
@@ -226,8 +287,15 @@ BOTH(p1_nor_by_two_who_replace_at_once, .setup = set_up_default,
         .thread = {read_once, exchange_and_drive, exchange_and_drive}, .floor = 2000)
 BOTH(p1_nor_by_a_callback_that_retires, .setup = set_up_default,
         .thread = {read_once, read_once, retire_twice_and_drive}, .floor = 2000)
-BOTH(p3_nor_when_there_is_no_memory_for_sections, .setup = set_up_without_memory,
-        .thread = {read_once, read_nested, unlink_and_drive}, .floor = 500)
+BOTH(p1_nor_when_the_scan_meets_a_nested_exit, .setup = set_up_default,
+        .thread = {read_once_then_nested, unlink_and_drive}, .preemptions = 3, .floor = 200)
+BOTH(p3_nor_when_there_is_no_memory_for_sections, .setup = set_up_own,
+        .thread = {read_as_guest, read_once, unlink_and_drive}, .floor = 500)
+BOTH(p3_nor_what_was_retired_without_memory, .setup = set_up_own,
+        .thread = {read_once, unlink_and_barrier_as_guest, tick}, .floor = 500)
+BOTH(the_last_of_three_references_frees_all, .setup = set_up_two_references,
+        .thread = {use_and_release, use_and_release, use_and_release}, .final = nothing_is_left,
+        .preemptions = 1, .floor = 100)
 BOTH(a_thread_that_ends_inside_a_section_holds_nobody_up, .setup = set_up_default,
         .thread = {read_and_die, read_once, unlink_and_barrier}, .preemptions = 1, .floor = 100)
 BOTH(p4_synchronize_outlasts_the_sections, .setup = set_up_default,
@@ -235,4 +303,7 @@ BOTH(p4_synchronize_outlasts_the_sections, .setup = set_up_default,
 BOTH(p4_a_barrier_has_run_what_it_found, .setup = set_up_default,
         .thread = {read_once, unlink_and_barrier, barrier}, .preemptions = 1, .floor = 100)
 BOTH(p4_in_other_threads_buffers_too, .setup = set_up_default,
-        .thread = {read_once, retire_and_tell, barrier_once_told}, .preemptions = 1, .floor = 100)
+        .thread = {read_once, retire_with_effect, barrier_once_told}, .preemptions = 1,
+        .floor = 100)
+BOTH(p4_and_where_another_thread_runs_the_callback, .setup = set_up_default,
+        .thread = {drive_once, retire_with_effect, barrier_once_told}, .floor = 100)
