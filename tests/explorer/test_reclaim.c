@@ -221,6 +221,32 @@ static void unlink_and_barrier_as_guest(void *arg) {
     drive(arg);
 }
 
+static void exit_too_often(void *arg) {
+    struct state *state = arg;
+    read_once(arg);
+    pnx_reclaim_exit(state->domain);
+    read_once(arg);
+}
+
+static void set_up_limits(void *arg) {
+    struct state *state = arg;
+    set_up_default(arg);
+    CHECK_EQ(pnx_reclaim_create(
+                     PNX_RECLAIM_OPTS(.env = x_env(), .registry = pnx_registry_off(),
+                             .stats = pnx_stats_off(), .max_pending_bytes = 1, .assist_ns = 100),
+                     NULL, &state->domain),
+            0);
+}
+
+static void retire_over_the_limit(void *arg) {
+    struct state *state = arg;
+    struct object *old =
+            pnx_exchange(&state->shared, NULL, PNX_ACQ_REL, "reclaim_suite.large"); /* .look */
+    pnx_reclaim_retire(state->domain, &old->node, free_object, PNX_RECLAIM_DUE_BYTES);
+    CHECK_EQ(pnx_load(&state->freed, PNX_RELAXED, "reclaim_suite.not_yet"), 0);
+    drive(arg);
+}
+
 static void set_up_two_references(void *arg) {
     struct state *state = arg;
     set_up_own(arg);
@@ -293,6 +319,10 @@ BOTH(p3_nor_when_there_is_no_memory_for_sections, .setup = set_up_own,
         .thread = {read_as_guest, read_once, unlink_and_drive}, .floor = 500)
 BOTH(p3_nor_what_was_retired_without_memory, .setup = set_up_own,
         .thread = {read_once, unlink_and_barrier_as_guest, tick}, .floor = 500)
+BOTH(p3_nor_by_a_retire_over_the_limit, .setup = set_up_limits,
+        .thread = {read_once, read_once, retire_over_the_limit}, .preemptions = 1, .floor = 200)
+BOTH(p1_nor_after_an_exit_too_many, .setup = set_up_default,
+        .thread = {exit_too_often, read_once, unlink_and_drive}, .preemptions = 1, .floor = 200)
 BOTH(the_last_of_three_references_frees_all, .setup = set_up_two_references,
         .thread = {use_and_release, use_and_release, use_and_release}, .final = nothing_is_left,
         .preemptions = 1, .floor = 100)

@@ -504,6 +504,16 @@ TEST(a_child_runs_the_callbacks_that_its_parent_had_not_begun) {
 
 static bool stop_forking;
 
+/* No memory is allocated or freed: a sanitizer's allocator does not survive a fork under load. */
+static struct slot {
+    struct pnx_reclaim_node node;
+    int busy;
+} slots[3][4096];
+
+static void give_back(struct pnx_reclaim_node *node) {
+    __atomic_store_n(&PNX_CONTAINER(node, struct slot, node)->busy, 0, __ATOMIC_RELEASE);
+}
+
 static void note_only(struct pnx_reclaim_node *node) {
     (void)node;
 }
@@ -532,11 +542,16 @@ static void load_it(unsigned index, void *ctx) {
         __atomic_store_n(&stop_forking, true, __ATOMIC_SEQ_CST);
         return;
     }
-    while (!__atomic_load_n(&stop_forking, __ATOMIC_SEQ_CST)) {
-        struct thing *thing = malloc(sizeof(*thing));
+    for (unsigned i = 0; !__atomic_load_n(&stop_forking, __ATOMIC_SEQ_CST); i++) {
+        struct slot *slot = &slots[index][i % 4096];
         pnx_reclaim_enter(domain);
         pnx_reclaim_exit(domain);
-        pnx_reclaim_retire(domain, &thing->node, free_thing, sizeof(*thing));
+        if (__atomic_load_n(&slot->busy, __ATOMIC_ACQUIRE)) {
+            (void)pnx_reclaim_tick(domain, 0);
+            continue;
+        }
+        __atomic_store_n(&slot->busy, 1, __ATOMIC_RELAXED);
+        pnx_reclaim_retire(domain, &slot->node, give_back, 1);
         pnx__reclaim_assist(domain);
     }
 }

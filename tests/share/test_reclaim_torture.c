@@ -223,6 +223,9 @@ static const struct backend urcu = {
         "liburcu-bp", urcu_enter, urcu_exit, urcu_retire, nothing, urcu_drain, false};
 
 static void load_urcu(void) {
+#ifdef PNX_TSAN
+    test_skip("liburcu was not compiled for ThreadSanitizer");
+#endif
     void *library = dlopen("liburcu-bp.so.8", RTLD_NOW);
     if (!library)
         test_skip("liburcu-bp is not installed");
