@@ -67,7 +67,7 @@ struct x_result {
     uint64_t distinct_exhaustive; /* ... among those of the exhaustive part */
     bool exhausted;
     char message[512];
-    char schedule[2048];
+    char schedule[8192];
 };
 
 /* Explores; fails the TEST with a schedule when anything breaks, or when fewer than floor executions ran. */

@@ -173,8 +173,27 @@ static void append(struct x_thread *self, struct x_loc *loc, void *word, uint64_
         x_join(&store->message, &replaced->message);
     loc->access_epoch[store->thread] = epoch;
     loc->last = store;
-    if (word)
-        poke(word, loc->size, value);
+    poke(word, loc->size, value);
+}
+
+/*
+ * Something other than the last store is there: somebody wrote it plainly, who owned it then.  If that was seen, only
+ * who comes after it knows of it; else it was the C library, for somebody, and counts as known.
+ */
+static void take_plain_write(struct x_loc *loc, uint64_t value) {
+    const struct x_access *write = loc->granule->accesses;
+    uint8_t mask = loc->size == 8 ? 0xff : (uintptr_t)loc->address & 4 ? 0xf0 : 0x0f;
+    while (write && !(write->write && (write->mask & mask)))
+        write = write->next;
+    struct x_store *store = x_from_pool(sizeof(*store));
+    memset(store, 0, sizeof(*store));
+    store->older = loc->last;
+    store->value = value;
+    store->index = loc->last->index + 1;
+    store->initial = !write;
+    store->thread = write ? write->thread : NOBODY;
+    store->epoch = write ? write->epoch : 0;
+    loc->last = store;
 }
 
 /* The location of an atomic word, whose oldest store is what was in memory when it was first touched. */
@@ -192,10 +211,8 @@ static struct x_loc *atomic_loc(const void *word, unsigned size, const char *wha
         loc->last = first;
         loc->size = (uint8_t)size;
     }
-    if (peek(word, size) != loc->last->value) {
-        /* It was written plainly, by whoever owned it then: taken as this thread's. */
-        append(x.self, loc, NULL, peek(word, size), __ATOMIC_RELAXED, NULL);
-    }
+    if (peek(word, size) != loc->last->value)
+        take_plain_write(loc, peek(word, size));
     if (loc->size != size)
         x_fail(X_MISUSE, "%s is used as a word of %u and of %u bytes", x_place(word), loc->size,
                 size);

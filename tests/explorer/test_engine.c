@@ -243,6 +243,19 @@ static void plain_use(void *state) {
         CHECK_EQ(pnx_fetch_add(&s->ready, 1, PNX_RELAXED, "engine.plain_add"), 0);
 }
 
+/* A word that is used, given up, written plainly and published again: nobody may see what was before. */
+static void plain_again(void *state) {
+    struct plain *s = state;
+    pnx_store(&s->ready, 5, PNX_RELAXED, "engine.plain_first");
+    s->ready = (struct pnx_a32){0};
+    pnx_store(&s->other, 1, PNX_RELEASE, "engine.plain_publish");
+}
+static void plain_fresh(void *state) {
+    struct plain *s = state;
+    if (pnx_load(&s->other, PNX_ACQUIRE, "engine.plain_published"))
+        CHECK_EQ(pnx_load(&s->ready, PNX_RELAXED, "engine.plain_fresh"), 0);
+}
+
 /* Without cells: the compiler tells of each access. */
 TEST(plain_accesses_of_the_code_under_test_are_seen_to_the_byte) {
     x_explore(&(struct x_test){.name = "plain",
@@ -253,6 +266,10 @@ TEST(plain_accesses_of_the_code_under_test_are_seen_to_the_byte) {
             .size = sizeof(struct plain),
             .thread = {plain_init, plain_use},
             .floor = 2});
+    x_explore(&(struct x_test){.name = "plain-again",
+            .size = sizeof(struct plain),
+            .thread = {plain_again, plain_fresh, plain_fresh},
+            .floor = 4});
     x_refute(&(struct x_test){.name = "plain-race",
                      .size = sizeof(struct plain),
                      .thread = {plain_write, plain_read_early}},
