@@ -11,6 +11,7 @@ that the killed one allows).  Survivors must stand in the def file with a proof;
 import argparse
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -173,6 +174,8 @@ def main():
         for site in reasons:
             if args.only in site and (site in kinds or site not in sites):
                 errors.append(f"{args.def_file}: {site}: {'it is reached' if site in kinds else 'no such site'}")
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        print(f"mutate-orders: {spent.ru_utime + spent.ru_stime:.0f} s of CPU")
         print(f"mutate-orders: {len(check.killed)} mutants killed, {len(check.survived)} survive, "
               f"{sum(m in proofs for m in check.survived)} of them with a proof")
     for error in errors:
