@@ -41,7 +41,7 @@ class Test:
 
     def run(self, seconds, **env):
         """Returns None when it passes, else what went wrong, in a line."""
-        environment = dict(os.environ, SEED="1", PNX_X_SECONDS=str(seconds), **env)
+        environment = dict(os.environ, SEED="1", PNX_X_SECONDS=str(seconds), PNX_TEST_SLOW="10", **env)
         environment.pop("PNX_TEST_RESULTS", None)
         done = subprocess.run([self.program, self.name], env=environment, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
