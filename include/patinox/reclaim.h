@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * patinox/reclaim.h - freeing what other threads may still be reading.  EXPERIMENTAL.
+ * patinox/reclaim.h - freeing what other threads may still be reading.
  *
  * Readers enter a section, follow pointers without locks or counts, and exit; a section costs a few plain
  * instructions.  A writer unlinks an object, so that no new reader finds it, and retires it: its function runs
