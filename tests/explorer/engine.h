@@ -164,6 +164,7 @@ struct x_engine {
     unsigned n_threads;
     struct x_thread *self; /* NULL: no execution is running */
     bool alone;            /* set-up or final */
+    bool unshared;         /* set-up before any thread was started, or final: nobody can race */
     bool trace;
     bool pruned;
     bool bounded; /* the bounds apply, and equivalent executions are left out */

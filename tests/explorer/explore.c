@@ -207,6 +207,7 @@ static void run_test(void *arg) {
     for (unsigned i = 1; i < x.n_threads; i++)
         x_join(&x.self->now, &x.threads[i].now);
     x.alone = true;
+    x.unshared = true;
     x.fail_allocation = UINT32_MAX;
     if (test->final)
         test->final(x.state);
@@ -234,6 +235,7 @@ static void run_once(void) {
     x.now = PNX_SEC;
     x.pruned = false;
     x.alone = true;
+    x.unshared = true;
     x.fail_allocation = UINT32_MAX;
     if (x.mode == X_RANDOM) {
         for (unsigned i = 0; i < CHANGE_POINTS; i++)

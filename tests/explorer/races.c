@@ -138,6 +138,12 @@ static void plain(uintptr_t start, uint8_t mask, bool write) {
             x_granule_of((const void *)start); /* NOLINT(performance-no-int-to-ptr) */
     const char *what = write ? "plain write" : "plain read";
     x_check_block(granule, what);
+    struct x_access *only = granule->accesses;
+    if (only && !only->next && only->mask == mask && only->write == write &&
+            only->thread == x_index(x.self) && !granule->loc[0] && !granule->loc[1]) {
+        only->epoch = x.self->epoch; /* once more what was noted last */
+        return;
+    }
     check_plain(granule, mask, write, what);
     const struct x_loc *first = granule->loc[0];
     if (first && (mask & (first->size == 8 ? 0xff : 0x0f)))
@@ -150,6 +156,13 @@ static void plain(uintptr_t start, uint8_t mask, bool write) {
 void x_plain(const void *p, size_t n, bool write) {
     if (!x.self || n == 0)
         return;
+    if (x.unshared) {
+        /* It comes before, or after, all that others do: nothing to note. */
+        const struct x_block *block = x_find_block(p);
+        if (block && block->freed)
+            x_fail(X_FREED, "plain %s of %s, which is freed", write ? "write" : "read", x_place(p));
+        return;
+    }
     x_tick(x.self);
     uintptr_t start = (uintptr_t)p, end = start + n;
     for (uintptr_t at = start & ~(uintptr_t)7; at < end; at += 8) {

@@ -319,6 +319,7 @@ unsigned x_spawn(void (*run)(void *arg), void *arg) {
     if (x.n_threads == X_THREADS)
         x_fail(X_MISUSE, "more than %d threads", X_MAX_THREADS);
     unsigned number = x.n_threads++;
+    x.unshared = false;
     struct x_thread *thread = &x.threads[number];
     char *stack = thread->stack;
     memset(thread, 0, sizeof(*thread));
