@@ -2,12 +2,11 @@
 /* maps_patinox.c - the share/cmap cases for us: words to words, default options. */
 #include "share_patinox.h"
 
-_Thread_local struct map_stream map_stream;
-
-#if __has_include(<patinox/cmap.h>)
 #include <patinox/cmap.h>
 
 #include <stdio.h>
+
+_Thread_local struct map_stream map_stream;
 
 static void *map_fill(unsigned threads) {
     struct pnx_cmap *map = NULL;
@@ -96,9 +95,3 @@ const struct bench_row *map_rows(size_t *ret_n) {
     *ret_n = sizeof(rows) / sizeof(rows[0]);
     return rows;
 }
-#else
-const struct bench_row *map_rows(size_t *ret_n) {
-    *ret_n = 0;
-    return NULL;
-}
-#endif
