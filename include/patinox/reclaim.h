@@ -134,7 +134,7 @@ PNX_API struct pnx_reclaim *pnx_reclaim_ref(struct pnx_reclaim *domain);
 PNX_API PNX_NODISCARD int pnx_reclaim_close(struct pnx_reclaim *domain, pnx_ns timeout);
 
 /*
- * Lets a reference go; NULL-safe, clears, never waits.  The last one runs what is pending and frees the domain, of
+ * Lets a reference go; NULL-safe, clears, never waits; the default domain stays.  The last one runs what is pending and frees the domain, of
  * which no other thread may be in a section.  Where that is violated, or the domain is broken (P6), it stays
  * allocated with what it holds, and an event says so.
  */

@@ -228,6 +228,8 @@ void pnx_reclaim_release(struct pnx_reclaim **handle) {
     struct pnx_reclaim *domain = *handle;
     *handle = NULL;
     check(domain);
+    if (domain == &default_domain)
+        return; /* the process's */
     /* Acq_rel: pairs with itself; all that other holders did comes before the end. */
     if (pnx_fetch_sub(&domain->references, 1, PNX_ACQ_REL, "reclaim.release") == 1)
         end(domain);

@@ -30,8 +30,9 @@
 #define PNX_GROUP_DEF <patinox/stats/reclaim.def>
 #include "stats/declare_group.inc"
 
-#define PNX_RECLAIM_RUNNERS     8            /* threads that run callbacks of one domain at once */
-#define PNX_RECLAIM_DUE_OBJECTS 64u          /* a thread that retired so many tries to free */
+#define PNX_RECLAIM_RUNNERS     8   /* threads that run callbacks of one domain at once */
+#define PNX_RECLAIM_DUE_OBJECTS 64u /* a thread that retired so many tries to free */
+#define PNX_RECLAIM_DUE_SHARE   4u  /* or, with many threads, so great a part of their number */
 #define PNX_RECLAIM_DUE_BYTES   (512u << 10) /* or so much */
 
 /* First in, first out. */
@@ -75,6 +76,7 @@ struct pnx_reclaim {
     struct pnx_aptr guest_nodes; /* retired by such threads, newest first */
     struct pnx_a64 guest_objects;
     struct pnx_a64 guest_bytes;
+    struct pnx_a32 batch;   /* objects that a thread retires before it frees, with many threads */
     struct pnx_a32 changed; /* futex: moves when what a sleeper waits for may have come about */
     struct pnx_a64
             run; /* nodes whose function has returned, chunk by chunk; written under the lock */

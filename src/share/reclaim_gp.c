@@ -110,9 +110,12 @@ static void break_down(struct pnx_reclaim *domain, int code, struct pnx_reclaim_
 
 static void gp_begin(struct pnx_reclaim *domain, struct pnx_reclaim_effects *effects) {
     struct pnx_reclaim_section *section;
-    for (section = first_section(domain); section; section = section->next)
+    uint32_t sections = 0;
+    for (section = first_section(domain); section; section = section->next, sections++)
         take(domain, &section->retired);
     take(domain, &domain->guest_nodes);
+    /* Relaxed: so that what a look at all sections costs is spread over enough objects. */
+    pnx_store(&domain->batch, sections / PNX_RECLAIM_DUE_SHARE, PNX_RELAXED, "reclaim.set_batch");
     int rc = heavy(domain);
     if (rc) {
         break_down(domain, rc, effects);

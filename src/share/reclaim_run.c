@@ -268,7 +268,13 @@ void pnx__reclaim_assist_due(struct pnx_reclaim *handle) {
     struct pnx_thread *self = pnx__thread();
     if (pnx__reclaim_in_any() || (self && (self->reclaim_calls || self->latches)))
         return;
+    /* Relaxed: a matter of costs only. */
+    if (section && section->due_bytes < PNX_RECLAIM_DUE_BYTES &&
+            section->due_objects < pnx_load(&domain->batch, PNX_RELAXED, "reclaim.batch"))
+        return;
+    uint64_t due = PNX_RECLAIM_DUE_OBJECTS;
     if (section) {
+        due = section->due_objects > due ? section->due_objects : due;
         section->due_objects = 0;
         section->due_bytes = 0;
     }
@@ -282,7 +288,7 @@ void pnx__reclaim_assist_due(struct pnx_reclaim *handle) {
     pnx__mutex_unlock(&domain->lock);
     pnx__reclaim_effects(domain, &effects);
     if (runs)
-        pnx__reclaim_run(domain, 4 * PNX_RECLAIM_DUE_OBJECTS, false);
+        pnx__reclaim_run(domain, 4 * due, false); /* more than came in: no backlog builds up */
 }
 
 pnx_ns pnx_reclaim_tick(struct pnx_reclaim *handle, pnx_ns now) {
@@ -375,7 +381,7 @@ static int wait_round(struct pnx_reclaim *domain, struct wait *wait) {
         pnx__mutex_unlock(&domain->lock);
         pnx__reclaim_effects(domain, &effects);
         if (runs)
-            pnx__reclaim_run(domain, CHUNK, false);
+            pnx__reclaim_run(domain, late ? UINT64_MAX : CHUNK, false); /* all, if it is now */
         pnx__mutex_lock(&domain->lock);
         if (!late || is_over(domain, wait))
             return 1;

@@ -91,6 +91,9 @@ TEST(options_are_checked_one_by_one) {
     domain = pnx_reclaim_ref(NULL);
     CHECK(domain == pnx_reclaim_default());
     pnx_reclaim_release(&domain);
+    domain = pnx_reclaim_default();
+    pnx_reclaim_release(&domain); /* one too many: it is the process's */
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
 }
 
 static int make_and_use(struct test_env *env, void *ctx) {
@@ -262,6 +265,43 @@ TEST_LIMIT(p1_a_hundred_thousand_short_threads_use_the_same_few_records, 300) {
     CHECK(stats(NULL).threads <= 8);
     pnx_reclaim_release(&domain);
     CHECK_EQ(n_run, n);
+}
+
+static pthread_barrier_t many;
+
+static void *be_there(void *arg) {
+    pnx_reclaim_enter(arg);
+    pnx_reclaim_exit(arg);
+    pthread_barrier_wait(&many);
+    pthread_barrier_wait(&many);
+    return NULL;
+}
+
+TEST(with_many_threads_a_look_at_all_of_them_is_for_more_objects) {
+    enum { N = 400 };
+    static struct thing things[N];
+    struct pnx_reclaim *domain = make(PNX_RECLAIM_AUTO);
+    pthread_t thread[N];
+    pthread_barrier_init(&many, NULL, N + 1);
+    for (int i = 0; i < N; i++)
+        CHECK_EQ(pthread_create(&thread[i], NULL, be_there, domain), 0);
+    pthread_barrier_wait(&many);
+    CHECK_EQ(pnx_reclaim_barrier(domain, 0), 0);
+    for (unsigned i = 0; i < N / PNX_RECLAIM_DUE_SHARE; i++) {
+        pnx__reclaim_assist(domain);
+        CHECK_EQ(n_run, 0);
+        pnx_reclaim_retire(domain, &things[i].node, note, 1);
+    }
+    pnx__reclaim_assist(domain);
+    CHECK_EQ(n_run, N / PNX_RECLAIM_DUE_SHARE);
+    pthread_barrier_wait(&many);
+    for (int i = 0; i < N; i++)
+        CHECK_EQ(pthread_join(thread[i], NULL), 0);
+    for (unsigned i = 0; i < N; i++)
+        pnx_reclaim_retire(domain, &things[i].node, note, 1);
+    CHECK_EQ(pnx_reclaim_barrier(domain, 0), 0); /* at once, since nobody is in its way */
+    CHECK_EQ(n_run, N / PNX_RECLAIM_DUE_SHARE + N);
+    pnx_reclaim_release(&domain);
 }
 
 static pthread_key_t late_key;
