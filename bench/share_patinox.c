@@ -96,29 +96,38 @@ static void snapshot_reader(void *state, unsigned index, uint64_t n) {
 }
 
 /* ---- share/snapshot-peek ---- */
-static struct pnx_reclaim *peek_domain; /* NULL: the default one */
+static struct pnx_reclaim *fence_domain;
 
 static void *fence_set_up(unsigned threads) {
     struct pnx_snapshot *snapshot = NULL;
     struct pnx_error err;
     (void)threads;
     void *value = make_value();
-    if (pnx_reclaim_create(PNX_RECLAIM_OPTS(.mode = PNX_RECLAIM_FENCES), &err, &peek_domain) ||
-            pnx_snapshot_create(value, PNX_SNAPSHOT_OPTS(.reclaim = peek_domain), &err, &snapshot))
+    if (pnx_reclaim_create(PNX_RECLAIM_OPTS(.mode = PNX_RECLAIM_FENCES), &err, &fence_domain) ||
+            pnx_snapshot_create(value, PNX_SNAPSHOT_OPTS(.reclaim = fence_domain), &err, &snapshot))
         fprintf(stderr, "%s\n", err.message);
     pnx_rc_unref(value);
     return snapshot;
 }
 
+static inline void peek(struct pnx_snapshot *snapshot, struct pnx_reclaim *domain) {
+    pnx_reclaim_enter(domain);
+    const struct value *value = pnx_snapshot_peek(snapshot, NULL);
+    BENCH_USE(value->number);
+    pnx_reclaim_exit(domain);
+}
+
 static void snapshot_peek(void *state, unsigned index, uint64_t n) {
-    struct pnx_reclaim *domain = peek_domain;
     (void)index;
-    for (uint64_t i = 0; i < n; i++) {
-        pnx_reclaim_enter(domain);
-        const struct value *value = pnx_snapshot_peek(state, NULL);
-        BENCH_USE(value->number);
-        pnx_reclaim_exit(domain);
-    }
+    for (uint64_t i = 0; i < n; i++)
+        peek(state, NULL);
+}
+
+static void snapshot_peek_fence(void *state, unsigned index, uint64_t n) {
+    struct pnx_reclaim *domain = fence_domain;
+    (void)index;
+    for (uint64_t i = 0; i < n; i++)
+        peek(state, domain);
 }
 
 /* ---- share/rwdata-read, share/rwdata-write ---- */
@@ -174,7 +183,7 @@ static const struct bench_row rows[] = {
                                           .enter_thread = reader_enter_thread,
                                           .leave_thread = reader_leave_thread}},
         {"share/snapshot-peek",
-                {.name = "patinox-fence", .set_up = fence_set_up, .work = snapshot_peek}},
+                {.name = "patinox-fence", .set_up = fence_set_up, .work = snapshot_peek_fence}},
         {"share/snapshot-peek", {.set_up = snapshot_set_up, .work = snapshot_peek}},
         {"share/rwdata-read",
                 {.set_up = rwdata_set_up, .work = rwdata_read, .tear_down = rwdata_tear_down}},
