@@ -2,8 +2,6 @@
 /*
  * patinox/cmap.h - a concurrent hash map: many threads look up, put and remove at once.
  *
- * EXPERIMENTAL: may change until the release that finishes this part.
- *
  * Keys are bytes, which are copied, or values of one fixed size.  Values are words of 64 bits, or rc objects
  * (patinox/rc.h) with PNX_CMAP_RC.  Lookups take no lock and write nothing that threads share; writers lock one
  * of several shards, for a short and bounded time.
@@ -21,8 +19,8 @@
  *   P6  An object in the map is never unique for anybody else: what lookups return is a new reference, and the
  *       map's own goes only when no lookup can still be reading it.
  *   P7  remove, close and release need no memory and cannot fail for want of it; a write that fails changes nothing.
- *   P8  A write moves at most PNX_CMAP_MOVE_SLOTS slots when a shard grows; no operation waits for a whole resize,
- *       those that ask for one (reserve, shrink) aside.
+ *   P8  A write moves at most PNX_CMAP_MOVE_SLOTS slots, and its own key, when a shard grows; no operation waits
+ *       for a whole resize, those that ask for one (reserve, shrink) aside.
  *
  * A forked child may look up; its writes are -ESHUTDOWN.  Hashing is keyed by a secret of each map: XXH3 by
  * default, SipHash-1-3 where keys come from an enemy who can measure, or a function of yours.

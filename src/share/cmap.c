@@ -276,8 +276,8 @@ void pnx_cmap_close(struct pnx_cmap *map) {
     if (!map || map->generation != pnx__fork_generation())
         return;
     check(map);
-    /* Release: pairs with cmap.missed; lookups that find a shard emptied know why. */
-    if (pnx_exchange(&map->closed, 1, PNX_ACQ_REL, "cmap.close") != 0)
+    /* Relaxed: a lookup that finds a shard emptied has acquired its table, which is published after this. */
+    if (pnx_exchange(&map->closed, 1, PNX_RELAXED, "cmap.close") != 0)
         return;
     for (uint64_t i = 0; i <= map->shard_mask; i++) {
         struct pnx_cmap_shard *shard = &map->shards[i];

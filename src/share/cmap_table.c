@@ -217,6 +217,20 @@ void pnx__cmap_settle_locked(struct pnx_cmap_shard *shard, const struct pnx_cmap
     *ret_place = place;
 }
 
+bool pnx__cmap_replace_word_locked(
+        struct pnx_cmap_shard *shard, const struct pnx_cmap_key *key, uint64_t value) {
+    struct pnx_cmap_table *table = shard->table;
+    uint64_t old;
+    struct pnx_cmap_slot *slot = find_locked(shard, table, key, &old);
+    uint64_t raw = value ^ table->value_mask;
+    if (old <= PNX_CMAP_MOVED || raw <= PNX_CMAP_MOVED)
+        return false;
+    /* Release: pairs with cmap.look_value. */
+    pnx_store(&slot->value, raw, PNX_RELEASE, "cmap.value_exchange");
+    pnx_owner_add(&shard->counters.replaces, 1);
+    return true;
+}
+
 /* ---- inserting ---- */
 
 int pnx__cmap_insert_locked(struct pnx_cmap_shard *shard, const struct pnx_cmap_place *place,

@@ -159,6 +159,10 @@ static inline bool pnx__cmap_fits(
     return (key->word ^ table->key_mask) != 0 && (value ^ table->value_mask) > PNX_CMAP_MOVED;
 }
 
+/* Replaces the value of an inlined key, if it is there and the value fits; the shard is not moving. */
+bool pnx__cmap_replace_word_locked(
+        struct pnx_cmap_shard *shard, const struct pnx_cmap_key *key, uint64_t value);
+
 /* What became of an insert, beside 0: a table with other sizes or masks must be made first. */
 enum { PNX_CMAP_WANTS_TABLE = 1 };
 

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 
 PNX_CMAP_DEFINE(ports, uint64_t, uint32_t)
 
@@ -879,11 +880,12 @@ TEST(p8_a_write_moves_a_bounded_number_of_slots) {
     uint64_t moves = 0;
     for (uint64_t i = 0; i < 50000; i++) {
         const struct pnx_cmap_table *table = shard->table;
+        uint64_t n_buckets = table->n_buckets; /* the table may be gone after the put */
         uint64_t before = shard->target ? shard->moved : 0;
         put_word(map, i, i);
         bool same = table == shard->table;
-        uint64_t after = same ? (shard->target ? shard->moved : 0) : table->n_buckets;
-        if (table->n_buckets > 4 && (same || before)) { /* not the table of none */
+        uint64_t after = same ? (shard->target ? shard->moved : 0) : n_buckets;
+        if (n_buckets > 4 && (same || before)) { /* not the table of none */
             CHECK((after - before) * PNX_CMAP_BUCKET <= PNX_CMAP_MOVE_SLOTS);
             moves += after > before;
         }
@@ -915,3 +917,19 @@ TEST(p2_lookups_end_a_move_that_no_writer_goes_on_with) {
     }
     end(&map);
 }
+
+#ifdef PNX_DEBUG
+static void peek_outside(void *ctx) {
+    uint64_t value;
+    (void)freopen("/dev/null", "w", stderr);
+    CHECK_EQ(pnx_cmap_peek_word(ctx, 1, &value), 0);
+    exit(0);
+}
+
+TEST(a_peek_outside_a_section_aborts_in_debug_builds) {
+    struct pnx_cmap *map = word_map();
+    put_word(map, 1, 1);
+    CHECK_EQ(test_child(peek_outside, map), -SIGABRT);
+    end(&map);
+}
+#endif
