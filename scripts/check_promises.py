@@ -31,6 +31,8 @@ def ctest_names(build):
 
 def check_promises(root, results, ctests):
     bad = []
+    # The explorer is not there under sanitizers or coverage: what it shows is asked of the builds that have it.
+    explored = any(name.startswith("explorer.") for name in ctests)
     for table in sorted((root / "docs/promises").glob("*.tsv")):
         ids = set()
         for number, line in enumerate(table.read_text().splitlines(), 1):
@@ -49,6 +51,9 @@ def check_promises(root, results, ctests):
                 if test in ctests:
                     shown = True
                     continue  # ctest itself fails the run when it fails
+                if test.startswith("explorer.") and not explored:
+                    shown = True
+                    continue
                 found = [name for name in results if fnmatch.fnmatchcase(name, test)]
                 if not found:
                     bad.append(f"{where}: {test} did not run")
