@@ -68,9 +68,9 @@ static void snapshot_store(void *state, unsigned index, uint64_t n) {
     (void)index;
     for (uint64_t i = 0; i < n; i++) {
         void *value = make_value();
-        if (pnx_snapshot_store(state, value, NULL, NULL))
+        if (pnx_snapshot_give(
+                    state, &value, NULL, NULL)) /* as peers do: the reference goes with it */
             abort();
-        pnx_rc_unref(value);
     }
 }
 
