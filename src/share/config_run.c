@@ -96,7 +96,7 @@ pnx_ns pnx_config_tick(struct pnx_config *config, pnx_ns now) {
 }
 
 static uint32_t phase_of(const struct pnx_config *config) {
-    /* acquire: pairs with config.run and config.stop */
+    /* acquire: pairs with config.run */
     return pnx_load(&config->phase, PNX_ACQUIRE, "config.phase");
 }
 
@@ -153,14 +153,14 @@ int pnx__config_start_thread(struct pnx_config *config, struct pnx_error *err) {
 
 void pnx__config_run_thread(struct pnx_config *config) {
     uint32_t parked = PNX_CONFIG_THREAD_PARKED; /* unless a shutdown was faster */
-    /* release: pairs with config.phase */
+    /* release: pairs with config.phase; what the creator handed out is there before the first on_change */
     (void)pnx_cas(&config->phase, &parked, PNX_CONFIG_THREAD_RUNNING, PNX_RELEASE, "config.run");
     pnx__futex_wake(&config->phase, 1);
 }
 
 void pnx__config_stop_thread(struct pnx_config *config) {
-    /* release: pairs with config.phase */
-    pnx_store(&config->phase, PNX_CONFIG_THREAD_STOPPED, PNX_RELEASE, "config.stop");
+    /* relaxed: config.poke, which follows, publishes it */
+    pnx_store(&config->phase, PNX_CONFIG_THREAD_STOPPED, PNX_RELAXED, "config.stop");
     pnx__futex_wake(&config->phase, 1);
     pnx__config_wake(config);
 }
