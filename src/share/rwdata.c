@@ -292,7 +292,8 @@ void pnx_rwdata_release(struct pnx_rwdata **handle) {
     }
     pnx__rwdata_adopt(rwdata);
     uint64_t word = pnx_load(&rwdata->word, PNX_RELAXED, "rwdata.last");
-    if (word & ~PNX_RWDATA_SPECIAL_) {
+    uint32_t strays = pnx_load(&rwdata->strays, PNX_RELAXED, "rwdata.last_strays");
+    if ((word & ~PNX_RWDATA_SPECIAL_) || strays) {
         if (pnx_load(&rwdata->inherited, PNX_RELAXED, "rwdata.last_inherited") == 0)
             (void)pnx__rwdata_misused(
                     rwdata, "released while a guard was out, which keeps its memory");
@@ -372,6 +373,24 @@ int pnx_rwdata_repair(struct pnx_rwdata *rwdata, pnx_ns timeout, struct pnx_erro
 
 /* ---- ending guards ---- */
 
+/* Whether the entry of a list is of a guard that was ended by another thread; then it is settled now. */
+static bool is_stray(struct pnx_rwdata *rwdata, bool writer) {
+    if (writer && PNX_SELF) {
+        uint64_t word = pnx_load(&rwdata->word, PNX_RELAXED, "rwdata.stray_look"); /* our own */
+        if (pnx__rwdata_is_writer(word, pnx_rwdata_token_(PNX_SELF)))
+            return false;
+    }
+    uint32_t strays = pnx_load(&rwdata->strays, PNX_RELAXED, "rwdata.strays"); /* a number only */
+    while (strays && !pnx_cas(&rwdata->strays, &strays, strays - 1, PNX_RELAXED, "rwdata.stray")) {
+    }
+    return strays || writer;
+}
+
+static void stray(struct pnx_rwdata *rwdata, const char *how) {
+    pnx_fetch_add(&rwdata->strays, 1, PNX_RELAXED, "rwdata.strayed"); /* a number only */
+    (void)pnx__rwdata_misused(rwdata, how);
+}
+
 void pnx_rwdata_read_ended_(struct pnx_rwdata *rwdata, uint64_t word) {
     /* One that was never taken: the count went below zero, or a checked thread has none. */
     bool under = pnx__rwdata_readers(word) > PNX_RWDATA_MAX_READERS + PNX_RWDATA_MAX_READERS / 2;
@@ -385,7 +404,7 @@ void pnx_rwdata_read_ended_(struct pnx_rwdata *rwdata, uint64_t word) {
     if (pnx__rwdata_readers(word) == 0)
         pnx__rwdata_passed(rwdata, word);
     if (!mine)
-        (void)pnx__rwdata_misused(rwdata, "a read guard was ended twice, or on another thread");
+        stray(rwdata, "a read guard was ended twice, or on another thread");
 }
 
 void pnx__rwdata_poison(struct pnx_rwdata *rwdata, int cause) {
@@ -425,11 +444,15 @@ void pnx_rwdata_write_end_slow_(struct pnx_rwdata *rwdata, uint64_t state) {
     pnx__rwdata_release_writer(rwdata, 0);
     if (tell)
         tell_poisoned(rwdata, cause);
-    if (foreign)
+    if (foreign && rwdata->checked)
+        stray(rwdata, "a write guard was ended on another thread");
+    else if (foreign)
         (void)pnx__rwdata_misused(rwdata, "a write guard was ended on another thread");
 }
 
 static void leave_behind(struct pnx_rwdata *rwdata, bool writer) {
+    if (is_stray(rwdata, writer))
+        return; /* reported when it was ended */
     if (writer) {
         pnx__rwdata_poison(rwdata, -ECANCELED);
         pnx__rwdata_release_writer(rwdata, 0);

@@ -31,10 +31,11 @@ struct pnx_rwdata {
     struct pnx_a32 poison;     /* minus the cause; 0: whole.  Written by the writer */
     struct pnx_a32 generation; /* of the process that set up lock and queue; 0 while a child does */
     struct pnx_a32 inherited;  /* 0 or 1, in a child: guards of its parent may be in the word */
-    struct pnx_mutex lock;     /* guards queue, and "queued" and "awake" in the word */
-    struct pnx_link queue;     /* struct waiter, oldest first */
-    bool checked;              /* who holds what is written down */
-    uint32_t pauses;           /* how long to spin before sleeping; 0 where that cannot help */
+    struct pnx_a32 strays; /* entries in threads' lists whose guards were ended by other threads */
+    struct pnx_mutex lock; /* guards queue, and "queued" and "awake" in the word */
+    struct pnx_link queue; /* struct waiter, oldest first */
+    bool checked;          /* who holds what is written down */
+    uint32_t pauses;       /* how long to spin before sleeping; 0 where that cannot help */
     uint32_t flags;
     pnx_ns timeout_ns;
     const struct pnx_rc_type *type;

@@ -215,17 +215,18 @@ static bool take_first_locked(struct waiter *waiter, struct pnx_link *batch) {
     }
     uint64_t add = writer ? waiter->request->token : n * PNX_RWDATA_READER_;
     uint64_t word = look(rwdata), next;
-    bool in;
+    bool in, others = waiter->calls + 1 < CALLS;
     do {
         in = admissible(word, writer, true);
         next = word & ~AWAKE;
-        if (!in && waiter->calls < CALLS)
+        if (!in && others)
             next &= ~BYPASSED; /* others may have the lock while he sleeps */
         if (in)
             next = (next & ~BYPASSED & ~(after == &rwdata->queue ? QUEUED : 0)) + add;
         /* acquire: as rwdata.take */
     } while (!pnx_cas(&rwdata->word, &word, next, PNX_ACQUIRE, "rwdata.take_first"));
     if (!in) {
+        waiter->calls++;
         pnx_store(&waiter->state, ASLEEP, PNX_RELAXED, "rwdata.sleep"); /* read by himself */
         return false;
     }
@@ -246,7 +247,6 @@ static bool come(struct waiter *waiter) {
     bool writer = waiter->request->writer;
     uint32_t left = rwdata->pauses;
     if (!admissible(look(rwdata), writer, true)) {
-        waiter->calls++;
         uint64_t word = look(rwdata);
         /* Relaxed: a promise about who comes next, not about what they see.  No queue: it was closed. */
         while ((word & QUEUED) &&

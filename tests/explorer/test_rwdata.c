@@ -21,6 +21,9 @@ struct value {
 
 struct state {
     struct pnx_rwdata *rwdata;
+    struct pnx_a32 turn;
+    struct pnx_rwdata_read_guard reader;
+    struct pnx_rwdata_write_guard writer;
     struct pnx_a32 written; /* writes that were done, or given up */
     bool child;             /* of a fork: who waits may be told that it is for nobody */
 };
@@ -177,6 +180,7 @@ TEST(a_downgrade_leaves_no_gap_and_lets_readers_in) {
             .thread = {writes_and_reads, writes, reads},
             .final = clean_up,
             .preemptions = preemptions(),
+            .stale = test_long() ? 2 : 1,
             .floor = 1000});
 }
 
@@ -187,6 +191,7 @@ TEST(who_passes_the_first_in_the_queue_wakes_him) {
             .thread = {writes_twice, writes, tries_to_write},
             .final = clean_up,
             .preemptions = preemptions(),
+            .stale = test_long() ? 2 : 1,
             .floor = 1000});
 }
 
@@ -196,8 +201,9 @@ TEST(who_gives_up_keeps_nobody_waiting) {
             .setup = set_up,
             .thread = {reads, writes_in_time, reads},
             .final = clean_up,
-            .timeouts = 2,
+            .timeouts = test_long() ? 2 : 1,
             .preemptions = preemptions(),
+            .stale = test_long() ? 2 : 1,
             .floor = 1000});
 }
 
@@ -312,8 +318,53 @@ TEST(a_guard_left_behind_ends) {
             .setup = set_up_checked,
             .thread = {ends_with_a_read_guard, writes, reads},
             .final = clean_up,
-            .preemptions = preemptions(),
+            .preemptions = preemptions() - 1,
             .floor = 1000});
+}
+
+static void await(struct pnx_a32 *word, uint32_t value) {
+    while (pnx_load(word, PNX_ACQUIRE, "rwdata_suite.await") != value) /* with .step */
+        pnx__spin_hint();
+}
+
+static void step(struct pnx_a32 *word, uint32_t value) {
+    pnx_store(word, value, PNX_RELEASE, "rwdata_suite.step"); /* with .await */
+}
+
+static void has_guards_ended(void *arg) {
+    struct state *state = arg;
+    CHECK_EQ(pnx_rwdata_read(state->rwdata, PNX_NEVER, NULL, &state->reader), 0);
+    step(&state->turn, 1);
+    await(&state->turn, 2);
+    CHECK_EQ(pnx_rwdata_write(state->rwdata, PNX_NEVER, NULL, &state->writer), -EDEADLK);
+    struct pnx_thread *self = pnx__thread();
+    self->rwdata_end(self); /* as at a thread's end: not its guard any more */
+    CHECK_EQ(pnx_rwdata_write(state->rwdata, PNX_NEVER, NULL, &state->writer), 0);
+    step(&state->turn, 3);
+    await(&state->turn, 4);
+    self->rwdata_end(self);
+}
+
+static void ends_guards_of_another(void *arg) {
+    struct state *state = arg;
+    await(&state->turn, 1);
+    pnx_rwdata_read_end(&state->reader);
+    step(&state->turn, 2);
+    await(&state->turn, 3);
+    change(state, state->writer.value);
+    pnx_rwdata_write_end(&state->writer);
+    step(&state->turn, 4);
+}
+
+TEST(a_guard_that_another_thread_ends_ends_once) {
+    x_explore(&(struct x_test){.name = "elsewhere",
+            .size = sizeof(struct state),
+            .setup = set_up_checked,
+            .thread = {has_guards_ended, ends_guards_of_another, writes},
+            .final = clean_up,
+            .preemptions = preemptions() - 1,
+            .stale = test_long() ? 1 : X_NONE,
+            .floor = 100});
 }
 
 /* ---- references ---- */
@@ -387,7 +438,7 @@ TEST(one_thread_of_a_child_sets_up_the_queue) {
             .setup = set_up_child,
             .thread = {writes, reads, writes},
             .final = clean_up,
-            .preemptions = preemptions(),
+            .preemptions = preemptions() - 1,
             .stale = test_long() ? 2 : 1,
             .floor = 1000});
 }
