@@ -309,8 +309,10 @@ static void removes_in_child(void *ctx) {
     pthread_t thread;
     CHECK_EQ(pnx_rc_on_drop_remove(ctx), -EALREADY);
     /* A new thread here may get the stack on which the parent's thread runs its callback. */
-    CHECK_EQ(pthread_create(&thread, NULL, drop_hooked, NULL), 0);
-    pthread_join(thread, NULL);
+    if (test_slow()) /* ThreadSanitizer allows no threads in such a child */
+        drop_hooked(NULL);
+    else if (pthread_create(&thread, NULL, drop_hooked, NULL) == 0)
+        pthread_join(thread, NULL);
     CHECK_STR(trace, "n");
     CHECK_EQ(pnx_rc_on_drop_remove(ctx), -EALREADY);
     _exit(7);
@@ -340,6 +342,8 @@ static void churns_in_child(void *ctx) {
 TEST(p7_a_child_can_register_and_drop_whatever_its_parent_was_doing) {
     pthread_t thread;
     struct thing *first = make_thing(0);
+    drop_hooked(NULL); /* the first one of the process; what is done once is not what is tested */
+    memset(trace, 0, sizeof(trace));
     churning = 1;
     CHECK_EQ(pthread_create(&thread, NULL, churn_hooks, NULL), 0);
     for (int i = 0; i < (test_slow() ? 20 : 200); i++)
