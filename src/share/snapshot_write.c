@@ -218,20 +218,18 @@ int pnx_snapshot_store_if(struct pnx_snapshot *snapshot, uint64_t expected, cons
 /* Makes the edited copy of the current value. */
 static int edit_copy(struct pnx_snapshot *snapshot, pnx_rc_edit_fn *edit, void *ctx,
         struct pnx_error *err, void **ret_copy) {
-    void *copy = NULL;
+    PNX_AUTO_RC void *copy = NULL; /* goes also when edit ends its thread */
     int rc = pnx_rc_clone(pnx__snapshot_current(snapshot)->shown.value, &copy);
     if (rc)
         return pnx__callback_fail(err, rc, NULL, "clone", snapshot->name);
     pnx_owner_add(&snapshot->values.copies, 1);
     pnx__mutex_assert_none_held();
     rc = pnx__callback_code(edit(ctx, copy));
-    if (rc) {
-        (void)pnx__callback_fail(err, rc, NULL, "edit", snapshot->name);
-        pnx_rc_unref(copy);
-    } else {
-        *ret_copy = copy;
-    }
-    return rc;
+    if (rc)
+        return pnx__callback_fail(err, rc, NULL, "edit", snapshot->name);
+    *ret_copy = copy;
+    copy = NULL;
+    return 0;
 }
 
 int pnx_snapshot_update(struct pnx_snapshot *snapshot, pnx_rc_edit_fn *edit, void *ctx,
