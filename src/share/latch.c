@@ -87,9 +87,9 @@ static void forget_the_gone_locked(
 static bool closes_circle_locked(const struct pnx_latch *latch, const struct pnx_thread *self) {
     /* Ends: every wait was checked before it began, so the chain has no circle without self. */
     while (latch) {
-        /* relaxed: see at the top of the file */
+        /* acquire: pairs with latch.take; the owner's record is all there */
         const struct pnx_thread *owner =
-                pnx__latch_owner(pnx_load(&latch->owner, PNX_RELAXED, "latch.walk"));
+                pnx__latch_owner(pnx_load(&latch->owner, PNX_ACQUIRE, "latch.walk"));
         if (!owner || owner == self)
             return owner != NULL;
         latch = owner->waits_for;
@@ -102,7 +102,8 @@ static bool take_or_mark_locked(struct pnx_latch *latch, struct pnx_thread *self
     for (;;) {
         if (pnx__latch_try(latch, self) == 0)
             return true;
-        uint64_t found = pnx_load(&latch->owner, PNX_RELAXED, "latch.found"); /* the CAS decides */
+        /* acquire: pairs with latch.take; the owner's record is all there */
+        uint64_t found = pnx_load(&latch->owner, PNX_ACQUIRE, "latch.found");
         if (!pnx__latch_owner(found))
             continue;
         /* relaxed: the owner that finds the mark takes the lock before it does anything about it */

@@ -69,9 +69,10 @@ static inline struct pnx_thread *pnx__latch_owner(uint64_t word) {
  */
 static inline int pnx__latch_try(struct pnx_latch *latch, struct pnx_thread *self) {
     uint64_t found = 0;
-    /* acquire: pairs with latch.release, latch.leave; the next owner sees what the last one did */
+    /* acquire: pairs with latch.release, latch.leave; the next owner sees what the last one did.  release: pairs with
+     * latch.found, latch.walk; who meets this thread as the owner may look at its record */
     while (!pnx_cas(
-            &latch->owner, &found, pnx__latch_word(self) | found, PNX_ACQUIRE, "latch.take")) {
+            &latch->owner, &found, pnx__latch_word(self) | found, PNX_ACQ_REL, "latch.take")) {
         if (pnx__latch_owner(found))
             return pnx__latch_owner(found) == self ? -EDEADLK : -EBUSY;
     }
