@@ -28,7 +28,7 @@ __thread struct pnx_thread *pnx_self_ PNX_TLS_MODEL_;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
-static bool key_made;
+static struct pnx_a32 key_made; /* a detached thread may ask while unload() takes it back */
 static bool asymmetric;
 
 static struct pnx_a32 *fork_page; /* wiped to 0 in a child; NULL when the kernel lacks the advice */
@@ -79,7 +79,8 @@ static bool register_barrier(void) {
 }
 
 static void start_up(void) {
-    key_made = pthread_key_create(&key, drop_record) == 0;
+    bool made = pthread_key_create(&key, drop_record) == 0;
+    pnx_store(&key_made, made, PNX_RELAXED, "thread.key_made"); /* pthread_once publishes it */
     long page = sysconf(_SC_PAGESIZE);
     void *p = PNX_OS_FAULT("mmap") ? MAP_FAILED
                                    : mmap(NULL, (size_t)page, PROT_READ | PROT_WRITE,
@@ -131,12 +132,16 @@ static struct pnx_thread *make_record(void) {
     return record;
 }
 
+static bool has_key(void) {
+    return pnx_load(&key_made, PNX_RELAXED, "thread.has_key") != 0; /* see where it is written */
+}
+
 struct pnx_thread *pnx__thread(void) {
     static struct pnx_a64 last_id;
     if (pnx_self_)
         return pnx_self_;
     pthread_once(&once, start_up);
-    if (!key_made)
+    if (!has_key())
         return NULL;
     struct pnx_thread *record = claim_record();
     if (!record)
@@ -162,7 +167,7 @@ void pnx__threads_forget(void) {
     /* acquire: as thread.list */
     struct pnx_thread *record = pnx_exchange(&records, NULL, PNX_ACQUIRE, "thread.forget");
     pnx_self_ = NULL;
-    if (key_made)
+    if (has_key())
         pthread_setspecific(key, NULL);
     while (record) {
         struct pnx_thread *next = record->next;
@@ -177,9 +182,9 @@ void pnx__threads_forget(void) {
  * of a process other threads may still be using theirs.
  */
 __attribute__((destructor(101))) static void unload(void) {
-    if (key_made)
+    if (has_key())
         pthread_key_delete(key);
-    key_made = false;
+    pnx_store(&key_made, false, PNX_RELAXED, "thread.key_gone"); /* nothing goes with it */
 }
 
 struct pnx_os_thread {
