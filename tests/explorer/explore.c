@@ -338,6 +338,15 @@ static void complete(const struct x_test *test, struct x_test *ret_test) {
     else if (ret_test->random == 0)
         ret_test->random = 20000;
 #undef DEFAULT
+    /* PNX_X_BOUNDS=PREEMPTIONS.STALE searches at least so deep, and as long as it takes. */
+    uint32_t preemptions = 0, stale = 0;
+    if (getenv("PNX_X_BOUNDS") &&
+            sscanf(getenv("PNX_X_BOUNDS"), "%u.%u", &preemptions, &stale) == 2) {
+        ret_test->preemptions =
+                ret_test->preemptions > preemptions ? ret_test->preemptions : preemptions;
+        ret_test->stale = ret_test->stale > stale ? ret_test->stale : stale;
+        ret_test->limit = UINT64_MAX;
+    }
 }
 
 enum x_failure x_run(const struct x_test *given, struct x_result *ret_result) {

@@ -288,8 +288,7 @@ static void call_abort(void *state) {
     abort();
 }
 static void no_such_memory(void *state) {
-    *(char **)state = NULL;
-    **(char **)state = 1;
+    **(char **)state = 1; /* zeroed, but the compiler does not know */
 }
 static void fail_check(void *state) {
     CHECK_EQ(pnx_load(&((struct word *)state)->x, PNX_RELAXED, "engine.check"), 0);
