@@ -22,7 +22,7 @@
 
 #define MAGIC      UINT32_C(0x72776474)
 #define LINE       64  /* bytes of a cache line */
-#define PAUSES     160 /* of some 10 to 40 ns each: a few microseconds at most */
+#define PAUSES     128 /* of some 10 to 40 ns each: with the first ones a few microseconds */
 #define MAX_ALIGN  4096
 #define WRITE_HELD 1 /* in an entry of pnx_thread.rwdata_held */
 

@@ -475,9 +475,6 @@ static int check_poison(const struct pnx_rwdata_request *request, struct pnx_err
 
 static int get(const struct pnx_rwdata_request *request, pnx_ns timeout, struct pnx_error *err) {
     struct pnx_rwdata *rwdata = request->rwdata;
-    /* A reader who could come in and is here has lost a race with another reader. */
-    if (!request->writer && admissible(look(rwdata), false, false))
-        pause(rwdata->pauses < 2 * FIRST_PAUSES ? rwdata->pauses : 2 * FIRST_PAUSES);
     if (take(request))
         return 0;
     if (request->repair && inherit(request))
@@ -504,6 +501,9 @@ static int get(const struct pnx_rwdata_request *request, pnx_ns timeout, struct 
 int pnx__rwdata_acquire(
         const struct pnx_rwdata_request *request, pnx_ns timeout, struct pnx_error *err) {
     struct pnx_rwdata *rwdata = request->rwdata;
+    if (timeout !=
+            0) /* has just lost a race, as a rule: who won it may do more before we look again */
+        pause(rwdata->pauses < 4 * FIRST_PAUSES ? rwdata->pauses : 4 * FIRST_PAUSES);
     pnx__rwdata_adopt(rwdata);
     int rc = obstacle(request, timeout != 0, err);
     if (rc == 0)
