@@ -107,19 +107,23 @@ struct pnx_cmap_counters {
 #undef PNX_STAT
 };
 
+/*
+ * In the order of use: what a write to one key touches is in the first two lines, which come and go between the caches
+ * of those who write.
+ */
 struct pnx_cmap_shard {
-    struct pnx_cmap *map;          /* fixed */
-    struct pnx_a64 pending;        /* see above; who brings it to 0 lets the map go */
-    struct pnx_mutex lock;         /* rank CMAP; guards what follows */
+    struct pnx_cmap *map;  /* fixed */
+    struct pnx_mutex lock; /* rank CMAP; guards what follows, pending aside */
+    bool closed;
     struct pnx_cmap_table *table;  /* what map->tables says too */
     struct pnx_cmap_table *target; /* table->next; NULL: not moving */
-    uint64_t moved;                /* buckets of table that were moved */
-    uint64_t moving_entries;       /* entries that are in target */
+    struct pnx_link calls;
+    struct pnx_cmap_counters counters;
+    uint64_t moved;          /* buckets of table that were moved */
+    uint64_t moving_entries; /* entries that are in target */
     struct pnx_cmap_spare *spares;
     struct pnx_reclaim_node *garbage; /* to be retired at the end of the lock */
-    struct pnx_link calls;
-    bool closed;
-    struct pnx_cmap_counters counters;
+    struct pnx_a64 pending;           /* see above; who brings it to 0 lets the map go */
 } __attribute__((aligned(128)));
 
 /* Owned by its references, then by what is pending.  Fixed at creation but for what says otherwise. */
