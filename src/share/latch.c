@@ -32,9 +32,9 @@
 
 #include <errno.h>
 
-/* Both are small in the explorer: what comes after them is what it is to see. */
+/* For the explorer as small as can be: what comes after them is what it is to see. */
 #ifdef PNX_EXPLORE
-#define SPINS  1
+#define SPINS  0
 #define LOSSES 1
 #else
 #define SPINS  100 /* some 2 us: what a wake-up costs alone */
@@ -55,7 +55,7 @@ struct waiter {
 
 /* Owners are mostly gone in no time. */
 static bool spin(struct pnx_latch *latch, struct pnx_thread *self) {
-    for (unsigned i = 0; i < SPINS; i++) {
+    for (int i = 0; i < SPINS; i++) {
         pnx__spin_hint();
         uint64_t found = pnx_load(&latch->owner, PNX_RELAXED, "latch.spin"); /* a hint */
         if (!pnx__latch_owner(found) && pnx__latch_try(latch, self) == 0)
@@ -174,6 +174,7 @@ int pnx__latch_acquire(struct pnx_latch *latch, const struct pnx_env *env, pnx_n
     } else if (deadline <= begin) {
         rc = -ETIMEDOUT; /* never queued: others must not take it for one who waits */
     } else {
+        pnx_store(&waiter.wake, 0, PNX_RELAXED, "latch.sleep"); /* the lock orders it */
         pnx__list_push_back(&latch->waiters, &waiter.link);
         self->waits_for = latch;
         rc = sleep_locked(latch, &waiter, env, begin, deadline);

@@ -161,9 +161,13 @@ void pnx__snapshot_node_retire(struct pnx_snapshot_node *node) {
  */
 static void drain(struct pnx_reclaim *handle, pnx_ns timeout) {
     struct pnx_reclaim *reclaim = pnx__reclaim_resolve(handle);
-    if (!(reclaim->opts.flags & PNX_RECLAIM_NO_ASSIST) &&
-            pnx_reclaim_synchronize(reclaim, timeout) == 0)
-        pnx__reclaim_run(reclaim, UINT64_MAX, false);
+    if ((reclaim->opts.flags & PNX_RECLAIM_NO_ASSIST) ||
+            pnx_reclaim_synchronize(reclaim, timeout) != 0)
+        return;
+    struct pnx_reclaim_section *section = pnx__reclaim_section(handle);
+    if (section)
+        section->due_objects = 0; /* as an assist does */
+    pnx__reclaim_run(reclaim, UINT64_MAX, false);
 }
 
 /*
@@ -287,8 +291,8 @@ static void end(struct pnx_snapshot *snapshot) {
     if (shown)
         pnx__snapshot_node_retire(pnx__snapshot_node_of(shown));
     free_nodes(snapshot->spare);
-    /* acquire: pairs with snapshot.return; release: what is given back later must find the cell like this */
-    free_nodes(pnx_exchange(&snapshot->returned, &gone, PNX_ACQ_REL, "snapshot.end"));
+    /* acquire: pairs with snapshot.return; who finds gone there needs nothing that was done before */
+    free_nodes(pnx_exchange(&snapshot->returned, &gone, PNX_ACQUIRE, "snapshot.end"));
     pnx__mutex_destroy(&snapshot->lock);
     pnx__strfree(env, snapshot->name);
     snapshot->magic = 0;

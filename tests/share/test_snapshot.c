@@ -1,94 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* snapshot: P1..P5 of patinox/snapshot.h. */
-#include "harness/harness.h"
-
-#include <patinox/snapshot.h>
-
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-
-/* All words say the same number: a reader that finds two of them has seen a torn or an edited value. */
-#define WORDS 64
-struct value {
-    uint64_t words[WORDS];
-};
-
-static int drops;
-
-static void value_drop(void *ctx, void *object) {
-    (void)ctx;
-    memset(object, 0x5a, sizeof(struct value));
-    __atomic_add_fetch(&drops, 1, __ATOMIC_RELAXED);
-}
-
-static int clone_fails;
-
-static int value_clone(void *ctx, const void *object, void *ret_copy) {
-    (void)ctx;
-    memcpy(ret_copy, object, sizeof(struct value));
-    return clone_fails;
-}
-
-static struct pnx_rc_type value_type =
-        PNX_RC_TYPE(struct value, .clone = value_clone, .drop = value_drop);
-PNX_RC_DEFINE(value, struct value, value_type)
-
-static struct test_env te;
-
-static void use_env(void) {
-    test_env_init(&te);
-    value_type.env = &te.env;
-}
-
-static struct value *make(uint64_t number) {
-    struct value init, *value = NULL;
-    for (int i = 0; i < WORDS; i++)
-        init.words[i] = number;
-    CHECK_EQ(value_new(&init, &value), 0);
-    return value;
-}
-
-static uint64_t number_of(const struct value *value) {
-    for (int i = 1; i < WORDS; i++)
-        CHECK_EQ(value->words[i], value->words[0]);
-    return value->words[0];
-}
-
-static struct pnx_snapshot *make_snapshot_with(
-        uint64_t number, pnx_snapshot_validate_fn *validate, pnx_ns write_timeout_ns) {
-    struct pnx_snapshot *snapshot = NULL;
-    struct value *value = make(number);
-    CHECK_EQ(pnx_snapshot_create(value,
-                     PNX_SNAPSHOT_OPTS(.name = "test", .env = &te.env,
-                             .registry = pnx_registry_off(), .stats = pnx_stats_off(),
-                             .validate = validate, .write_timeout_ns = write_timeout_ns),
-                     NULL, &snapshot),
-            0);
-    value_release(&value);
-    return snapshot;
-}
-
-static struct pnx_snapshot *make_snapshot(uint64_t number) {
-    return make_snapshot_with(number, NULL, 0);
-}
-
-static void store(struct pnx_snapshot *snapshot, uint64_t number) {
-    struct value *value = make(number);
-    CHECK_EQ(pnx_snapshot_store(snapshot, value, NULL, NULL), 0);
-    value_release(&value);
-}
-
-static uint64_t load(struct pnx_snapshot *snapshot) {
-    PNX_AUTO_RC const struct value *value = pnx_snapshot_load(snapshot, NULL);
-    return number_of(value);
-}
-
-static struct pnx_snapshot_stats stats_of(struct pnx_snapshot *snapshot) {
-    struct pnx_snapshot_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_snapshot_read_stats(snapshot, &stats), 0);
-    return stats;
-}
+#include "share/snapshot_case.h"
 
 /* ---- P1, P2 ---- */
 
@@ -147,15 +59,6 @@ struct torture {
     uint64_t sum;
     uint64_t published[1]; /* of the highest version published so far */
 };
-
-static int set_next(void *ctx, void *object) {
-    struct value *value = object;
-    uint64_t next = number_of(value) + 1;
-    (void)ctx;
-    for (int i = 0; i < WORDS; i++)
-        value->words[i] = next;
-    return 0;
-}
 
 /* The value's number is its version, so that a pair that does not belong together shows. */
 static void torture_thread(unsigned index, void *ctx) {
@@ -247,24 +150,12 @@ TEST(p3_store_if_publishes_only_on_the_expected_version) {
     test_env_check_empty(&te);
 }
 
-static int edits, validations;
+static int edits;
 
 static int failing_edit(void *ctx, void *object) {
     ((struct value *)object)->words[3] = 99;
     edits++;
     return *(int *)ctx;
-}
-
-static int refuse_odd(void *ctx, const void *next, const void *current, struct pnx_error *err) {
-    (void)ctx;
-    validations++;
-    if (current)
-        CHECK(number_of(current) % 2 == 0);
-    if (number_of(next) % 2 == 0)
-        return 0;
-    snprintf(
-            err->message, sizeof(err->message), "%llu is odd", (unsigned long long)number_of(next));
-    return -ERANGE;
 }
 
 TEST(p3_a_failing_edit_changes_nothing) {

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_latch.c - latches: the word that is taken without a lock against the queue of those who wait, and circles.
+ *
+ * In the explorer nobody spins for long and a waiter is in a hurry after one loss (share/latch.c), so that both
+ * ways to hand a latch on are met.
+ */
+#include "explorer/explorer.h"
+#include "share/latch.h"
+
+#include <errno.h>
+
+struct state {
+    struct pnx_latch latch[3];
+    struct x_cell guarded[3]; /* by the latch of the same number: a race when two own it */
+    struct pnx_a32 refused;
+    struct pnx_a32 late;
+    struct pnx_a32 turns;
+};
+
+static int take(struct state *state, unsigned i, pnx_ns deadline) {
+    int rc = pnx__latch_acquire(&state->latch[i], x_env(), deadline);
+    if (rc == 0) {
+        CHECK(pnx__latch_mine(&state->latch[i]));
+        x_cell_write(&state->guarded[i], x_cell_read(&state->guarded[i]) + 1);
+    }
+    return rc;
+}
+
+static void give(struct state *state, unsigned i) {
+    x_cell_write(&state->guarded[i], x_cell_read(&state->guarded[i]) + 1);
+    pnx__latch_release(&state->latch[i]);
+    CHECK(!pnx__latch_mine(&state->latch[i]));
+}
+
+static void one_turn(struct state *state, unsigned i) {
+    CHECK_EQ(take(state, i, PNX_NEVER), 0);
+    give(state, i);
+    pnx_fetch_add(&state->turns, 1, PNX_RELAXED, "latch_suite.turn");
+}
+
+static void once(void *state) {
+    one_turn(state, 0);
+}
+
+static void twice(void *state) {
+    one_turn(state, 0);
+    one_turn(state, 0);
+}
+
+static void hasty(void *arg) {
+    struct state *state = arg;
+    int rc = take(state, 0, PNX_MS);
+    if (rc == 0)
+        give(state, 0);
+    else
+        CHECK_EQ(rc, -ETIMEDOUT);
+    pnx_fetch_add(rc ? &state->late : &state->turns, 1, PNX_RELAXED, "latch_suite.end");
+}
+
+static void only_tries(void *arg) {
+    struct state *state = arg;
+    int rc = take(state, 0, INT64_MIN);
+    CHECK(rc == 0 || rc == -ETIMEDOUT);
+    if (rc == 0)
+        give(state, 0);
+}
+
+/* Nobody has it, and nobody waits. */
+static void all_free(void *arg) {
+    struct state *state = arg;
+    for (unsigned i = 0; i < 3; i++) {
+        if (take(state, i, PNX_NEVER) == 0)
+            give(state, i);
+    }
+}
+
+static void p1_final(void *arg) {
+    struct state *state = arg;
+    uint32_t turns = pnx_load(&state->turns, PNX_RELAXED, "latch_suite.turns");
+    CHECK_EQ(x_cell_read(&state->guarded[0]), 2 * turns);
+    all_free(arg);
+}
+
+TEST_LIMIT(p1_one_owner_at_a_time, 120) {
+    x_explore(&(struct x_test){.name = "latch-owners",
+            .size = sizeof(struct state),
+            .thread = {twice, once, once},
+            .final = p1_final,
+            .preemptions = 2,
+            .floor = 1000});
+}
+
+TEST_LIMIT(p1_a_waiter_that_gives_up_takes_no_wake_up_with_it, 120) {
+    x_explore(&(struct x_test){.name = "latch-hasty",
+            .size = sizeof(struct state),
+            .thread = {once, hasty, once},
+            .final = p1_final,
+            .floor = 1000});
+}
+
+TEST_LIMIT(p1_who_only_tries_disturbs_nobody, 120) {
+    x_explore(&(struct x_test){.name = "latch-tries",
+            .size = sizeof(struct state),
+            .thread = {once, only_tries, once},
+            .final = all_free,
+            .floor = 1000});
+}
+
+/* ---- P2 ---- */
+
+/* Owns one, wants another. */
+static void nested(struct state *state, unsigned outer, unsigned inner) {
+    CHECK_EQ(take(state, outer, PNX_NEVER), 0);
+    int rc = take(state, inner, PNX_NEVER);
+    if (rc == 0)
+        give(state, inner);
+    else
+        CHECK_EQ(rc, -EDEADLK);
+    if (rc)
+        pnx_fetch_add(&state->refused, 1, PNX_RELAXED, "latch_suite.refused");
+    give(state, outer);
+}
+
+static void a_then_b(void *state) {
+    nested(state, 0, 1);
+}
+
+static void b_then_a(void *state) {
+    nested(state, 1, 0);
+}
+
+static void b_then_c(void *state) {
+    nested(state, 1, 2);
+}
+
+static void c_then_a(void *state) {
+    nested(state, 2, 0);
+}
+
+static void a_then_c(void *state) {
+    nested(state, 0, 2);
+}
+
+static void b_alone(void *state) {
+    one_turn(state, 1);
+}
+
+static void at_most_one_refused(void *arg) {
+    struct state *state = arg;
+    CHECK(pnx_load(&state->refused, PNX_RELAXED, "latch_suite.at_most") <= 1);
+    all_free(arg);
+}
+
+static void none_refused(void *arg) {
+    struct state *state = arg;
+    CHECK_EQ(pnx_load(&state->refused, PNX_RELAXED, "latch_suite.none"), 0);
+    all_free(arg);
+}
+
+TEST_LIMIT(p2_two_that_want_each_others_do_not_hang, 120) {
+    x_explore(&(struct x_test){.name = "latch-circle-2",
+            .size = sizeof(struct state),
+            .thread = {a_then_b, b_then_a},
+            .final = at_most_one_refused,
+            .floor = 100});
+}
+
+TEST_LIMIT(p2_nor_with_a_third_one_that_comes_between, 120) {
+    x_explore(&(struct x_test){.name = "latch-circle-between",
+            .size = sizeof(struct state),
+            .thread = {a_then_b, b_then_a, b_alone},
+            .final = at_most_one_refused,
+            .preemptions = 2,
+            .floor = 1000});
+}
+
+TEST_LIMIT(p2_a_circle_of_three_does_not_hang, 120) {
+    x_explore(&(struct x_test){.name = "latch-circle-3",
+            .size = sizeof(struct state),
+            .thread = {a_then_b, b_then_c, c_then_a},
+            .final = at_most_one_refused,
+            .preemptions = 3,
+            .floor = 1000});
+}
+
+TEST_LIMIT(p2_nobody_is_refused_who_closes_no_circle, 120) {
+    x_explore(&(struct x_test){.name = "latch-no-circle",
+            .size = sizeof(struct state),
+            .thread = {a_then_b, b_then_c, a_then_c},
+            .final = none_refused,
+            .preemptions = 3,
+            .floor = 1000});
+}
+
+static void twice_the_same(void *arg) {
+    struct state *state = arg;
+    CHECK_EQ(take(state, 0, PNX_NEVER), 0);
+    CHECK_EQ(pnx__latch_acquire(&state->latch[0], x_env(), PNX_NEVER), -EDEADLK);
+    give(state, 0);
+}
+
+TEST_LIMIT(p2_an_owner_that_asks_again_is_refused, 120) {
+    x_explore(&(struct x_test){.name = "latch-self",
+            .size = sizeof(struct state),
+            .thread = {twice_the_same, once, twice_the_same},
+            .final = all_free,
+            .floor = 1000});
+}
