@@ -55,7 +55,7 @@ static bool is_below(const struct pnx_budget *budget, const struct pnx_budget *t
 
 static void wake_all(struct pnx_budget_tree *tree) {
     /* The word changes under the lock, so that a waiter who read it there cannot miss the change. */
-    pnx_fetch_add(&tree->wake, 1, PNX_RELAXED, "reclaim.wake");
+    pnx_fetch_add(&tree->wake, 1, PNX_RELAXED, "budget_reclaim.wake");
     pnx__futex_wake(&tree->wake, UINT32_MAX);
 }
 
