@@ -21,9 +21,9 @@ static struct test_env te;
 
 static void note(struct pnx_reclaim_node *node) {
     struct thing *thing = PNX_CONTAINER(node, struct thing, node);
-    if (n_run < 4096)
-        order[n_run] = thing->number;
-    __atomic_fetch_add(&n_run, 1, __ATOMIC_SEQ_CST);
+    unsigned at = __atomic_fetch_add(&n_run, 1, __ATOMIC_SEQ_CST); /* several threads may run */
+    if (at < 4096)
+        order[at] = thing->number;
 }
 
 #define MAKE(...) \
