@@ -87,12 +87,13 @@ static void reader_leave_thread(void *state, unsigned index) {
 }
 
 static void snapshot_reader(void *state, unsigned index, uint64_t n) {
-    struct pnx_snapshot_reader *mine = &threads_own[index].reader;
+    struct pnx_snapshot_reader mine = threads_own[index].reader; /* moved into the loop's frame */
     (void)state;
     for (uint64_t i = 0; i < n; i++) {
-        const struct value *value = pnx_snapshot_reader_get(mine);
+        const struct value *value = pnx_snapshot_reader_get(&mine);
         BENCH_USE(value->number);
     }
+    threads_own[index].reader = mine;
 }
 
 /* ---- share/snapshot-peek ---- */

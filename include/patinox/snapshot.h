@@ -126,11 +126,11 @@ struct pnx_snapshot_reader {
 };
 
 /* Makes a reader of the cell, parked; get loads.  Cannot fail; with NULL for a cell, get returns NULL. */
-PNX_API void pnx_snapshot_reader_init(
+static inline void pnx_snapshot_reader_init(
         struct pnx_snapshot_reader *reader, struct pnx_snapshot *snapshot);
 
 /*
- * Returns the current value, borrowed until the next get, park or release of this reader.  One acquire load and a
+ * Returns the current value, borrowed until the next get, park or release of this reader.  One load and a
  * comparison when the value is still the same; else the old one is let go, which may drop it, and the new one
  * pinned.  Never blocks.
  */
@@ -143,16 +143,16 @@ static inline uint64_t pnx_snapshot_reader_version(const struct pnx_snapshot_rea
  * Lets the kept value go, and keeps the reader: before a long wait, so that an idle thread pins no old value.
  * The next get loads again.
  */
-PNX_API void pnx_snapshot_reader_park(struct pnx_snapshot_reader *reader);
+static inline void pnx_snapshot_reader_park(struct pnx_snapshot_reader *reader);
 
 /*
  * Parks the reader if its value is no longer the current one.  Returns whether it was: for a loop that sweeps
  * over its idle readers from time to time.
  */
-PNX_API bool pnx_snapshot_reader_sweep(struct pnx_snapshot_reader *reader);
+static inline bool pnx_snapshot_reader_sweep(struct pnx_snapshot_reader *reader);
 
 /* Lets the value and the cell go; get returns NULL from now on.  NULL-safe, a second time is fine. */
-PNX_API void pnx_snapshot_reader_release(struct pnx_snapshot_reader *reader);
+static inline void pnx_snapshot_reader_release(struct pnx_snapshot_reader *reader);
 
 #define PNX_AUTO_SNAPSHOT_READER PNX_CLEANUP(pnx_snapshot_reader_release) struct pnx_snapshot_reader
 

@@ -21,8 +21,15 @@ struct pnx_snapshot_head_ {
     struct pnx_aptr node;
 };
 
-PNX_API __attribute__((cold)) const void *pnx_snapshot_reader_refresh_(
-        struct pnx_snapshot_reader *reader);
+/*
+ * The half of the readers that is not inline takes and returns them by value: so a reader that is a local variable
+ * never has its address taken, and a compiler keeps its fields in registers from one get to the next.
+ */
+PNX_API struct pnx_snapshot_reader pnx_snapshot_reader_make_(struct pnx_snapshot *snapshot);
+PNX_API __attribute__((cold)) struct pnx_snapshot_reader pnx_snapshot_reader_pin_(
+        struct pnx_snapshot *snapshot);
+PNX_API void pnx_snapshot_reader_unpin_(
+        struct pnx_snapshot *snapshot, const struct pnx_snapshot_node_ *node);
 
 PNX_NODISCARD static inline const void *pnx_snapshot_peek(
         const struct pnx_snapshot *snapshot, uint64_t *ret_version) {
@@ -36,16 +43,58 @@ PNX_NODISCARD static inline const void *pnx_snapshot_peek(
     return node->value;
 }
 
+static inline void pnx_snapshot_reader_init(
+        struct pnx_snapshot_reader *reader, struct pnx_snapshot *snapshot) {
+    struct pnx_snapshot_reader made = pnx_snapshot_reader_make_(snapshot);
+    *reader = made;
+}
+
+/* Unpins last, since that may call a drop, which may use the reader. */
+static inline void pnx_snapshot_reader_park(struct pnx_snapshot_reader *reader) {
+    if (!reader || !reader->node_)
+        return;
+    const struct pnx_snapshot_node_ *node = reader->node_;
+    reader->node_ = NULL;
+    reader->value_ = NULL;
+    pnx_snapshot_reader_unpin_(reader->snapshot_, node);
+}
+
 /*
- * The pinned node cannot be used for another version meanwhile, so the same address is the same version.  acquire,
- * although an equal address shows nothing new: an unequal one is followed by a load in refresh that must not be
- * older, and who sees a version sees what its writer did before.
+ * The pinned node cannot be used for another version meanwhile, so the same address is the same version, which this
+ * reader acquired when it pinned it.  Another address is loaded again by pin, with acquire, and by the coherence of
+ * one word nothing older.  So relaxed is enough.
  */
 static inline const void *pnx_snapshot_reader_get(struct pnx_snapshot_reader *reader) {
-    const void *node = pnx__load(&reader->head_->node, PNX_ACQUIRE, "snapshot.reader_get");
-    if (__builtin_expect(node == (const void *)reader->node_, 1))
+    const struct pnx_snapshot_node_ *node = reader->node_;
+    if (__builtin_expect(pnx__load(&reader->head_->node, PNX_RELAXED, "snapshot.reader_get") ==
+                                 (const void *)node,
+                1))
         return reader->value_;
-    return pnx_snapshot_reader_refresh_(reader);
+    struct pnx_snapshot *snapshot = reader->snapshot_;
+    const struct pnx_snapshot_reader pinned = pnx_snapshot_reader_pin_(snapshot);
+    *reader = pinned;
+    if (node)
+        pnx_snapshot_reader_unpin_(snapshot, node); /* last, as in park */
+    return pinned.value_;
+}
+
+static inline bool pnx_snapshot_reader_sweep(struct pnx_snapshot_reader *reader) {
+    /* relaxed: nothing is read through it */
+    if (!reader || !reader->node_ ||
+            pnx__load(&reader->head_->node, PNX_RELAXED, "snapshot.sweep") ==
+                    (const void *)reader->node_)
+        return false;
+    pnx_snapshot_reader_park(reader);
+    return true;
+}
+
+static inline void pnx_snapshot_reader_release(struct pnx_snapshot_reader *reader) {
+    if (!reader)
+        return;
+    pnx_snapshot_reader_park(reader);
+    struct pnx_snapshot *snapshot = reader->snapshot_;
+    pnx_snapshot_reader_init(reader, NULL);
+    pnx_snapshot_release(&snapshot);
 }
 
 static inline uint64_t pnx_snapshot_reader_version(const struct pnx_snapshot_reader *reader) {

@@ -202,37 +202,66 @@ int pnx_cmap_peek(struct pnx_cmap *map, const void *key, size_t key_size, uint64
 
 /* ---- several at a time ---- */
 
-/* Looks up to BATCH words up; bits of what was found. */
+/*
+ * Looks for a word where it nearly always is: in its first bucket of the only table.  Returns its value word, or
+ * ABSENT, which here says only that it has to be looked for.
+ */
+static inline uint64_t look_near(
+        const struct pnx_cmap_table *table, const struct pnx_cmap_slot *bucket, uint64_t key) {
+    uint64_t last;
+    unsigned found = pnx__cmap_match(bucket, key ^ table->key_mask, &last);
+    if (__builtin_expect(found == 0, 0))
+        return PNX_CMAP_ABSENT;
+    /* Acquire: pairs with cmap.value_*; see 2 in cmap_table.h. */
+    uint64_t raw = pnx_load(&bucket[__builtin_ctz(found)].value, PNX_ACQUIRE, "cmap.near_value");
+    return raw > PNX_CMAP_MOVED ? raw : PNX_CMAP_ABSENT;
+}
+
+/*
+ * Looks up to BATCH words up; bits of what was found.  In passes, so that each is short: how many cache misses
+ * are under way at once depends on how few instructions stand between them.
+ */
 static uint64_t get_words(
         struct pnx_cmap *map, const uint64_t *keys, size_t n, uint64_t *ret_values) {
     const struct pnx_cmap_table *tables[BATCH];
     const struct pnx_cmap_slot *buckets[BATCH];
-    uint64_t hashes[BATCH];
     uint64_t saturated = 0;
-    uint64_t found = 0;
+    uint64_t found = UINT64_MAX >> (BATCH - n);
+    uint64_t rest = 0;
     bool moving = false;
     uint64_t moving_hash = 0;
     pnx_reclaim_enter(map->domain);
     for (size_t i = 0; i < n; i++) {
         uint64_t hash = pnx__cmap_hash_word(map, keys[i]);
         const struct pnx_cmap_table *table = pnx__cmap_first(map, hash);
-        hashes[i] = hash;
         tables[i] = table;
         buckets[i] = table->slots + pnx__cmap_bucket(table, hash) * PNX_CMAP_BUCKET;
         __builtin_prefetch(buckets[i]);
     }
     for (size_t i = 0; i < n; i++) {
-        const struct pnx_cmap_table *table;
-        uint64_t raw = pnx__cmap_look_word_from(tables[i], buckets[i], hashes[i], keys[i], &table);
-        if (__builtin_expect(table != tables[i], 0)) {
-            moving = true;
-            moving_hash = hashes[i];
-        }
+        uint64_t raw = look_near(tables[i], buckets[i], keys[i]);
         if (__builtin_expect(raw == PNX_CMAP_ABSENT, 0))
-            continue;
-        found |= UINT64_C(1) << i;
-        ret_values[i] = pnx__cmap_unmask(table, raw);
-        if (__builtin_expect(map->rc, 0) && found_object(ret_values[i]))
+            rest |= UINT64_C(1) << i;
+        else
+            ret_values[i] = pnx__cmap_unmask(tables[i], raw);
+    }
+    for (; rest; rest &= rest - 1) {
+        unsigned i = (unsigned)__builtin_ctzll(rest);
+        uint64_t hash = pnx__cmap_hash_word(map, keys[i]);
+        uint64_t value;
+        bool second;
+        if (look_word(map, hash, keys[i], &value, &second))
+            ret_values[i] = value;
+        else
+            found &= ~(UINT64_C(1) << i);
+        if (__builtin_expect(second, 0)) {
+            moving = true;
+            moving_hash = hash;
+        }
+    }
+    for (uint64_t left = map->rc ? found : 0; left; left &= left - 1) {
+        unsigned i = (unsigned)__builtin_ctzll(left);
+        if (found_object(ret_values[i]))
             saturated |= UINT64_C(1) << i;
     }
     pnx_reclaim_exit(map->domain);

@@ -458,27 +458,15 @@ uint64_t pnx_snapshot_version(const struct pnx_snapshot *snapshot) {
 /* What a reader without a cell looks at. */
 static const struct pnx_snapshot_head_ no_cell;
 
-static void reader_unpin(struct pnx_snapshot_reader *reader) {
-    if (!reader->node_)
-        return;
-    struct pnx_snapshot_node *node = pnx__snapshot_node_of(reader->node_);
-    reader->node_ = NULL;
-    reader->value_ = NULL;
-    unpin(node);
-}
-
-void pnx_snapshot_reader_init(struct pnx_snapshot_reader *reader, struct pnx_snapshot *snapshot) {
-    *reader = (struct pnx_snapshot_reader){.head_ = &no_cell};
+struct pnx_snapshot_reader pnx_snapshot_reader_make_(struct pnx_snapshot *snapshot) {
     if (!snapshot)
-        return;
-    reader->snapshot_ = pnx_snapshot_ref(snapshot);
-    reader->head_ = &snapshot->head;
+        return (struct pnx_snapshot_reader){.head_ = &no_cell};
+    return (struct pnx_snapshot_reader){
+            .head_ = &snapshot->head, .snapshot_ = pnx_snapshot_ref(snapshot)};
 }
 
-const void *pnx_snapshot_reader_refresh_(struct pnx_snapshot_reader *reader) {
-    struct pnx_snapshot *snapshot = reader->snapshot_;
+struct pnx_snapshot_reader pnx_snapshot_reader_pin_(struct pnx_snapshot *snapshot) {
     check(snapshot);
-    struct pnx_snapshot_reader old = *reader;
     pnx_reclaim_enter(snapshot->reclaim);
     /* acquire: pairs with snapshot.publish */
     const struct pnx_snapshot_node_ *shown =
@@ -486,38 +474,16 @@ const void *pnx_snapshot_reader_refresh_(struct pnx_snapshot_reader *reader) {
     /* relaxed: the section keeps the cell's pin; what the value holds came with the load */
     pnx_fetch_add(&pnx__snapshot_node_of(shown)->pins, 1, PNX_RELAXED, "snapshot.pin");
     pnx_reclaim_exit(snapshot->reclaim);
-    reader->node_ = shown;
-    reader->value_ = shown->value;
-    reader_unpin(&old); /* last, since it may call a drop, which may use the reader */
-    return reader->value_;
+    return (struct pnx_snapshot_reader){.head_ = &snapshot->head,
+            .node_ = shown,
+            .value_ = shown->value,
+            .snapshot_ = snapshot};
 }
 
-void pnx_snapshot_reader_park(struct pnx_snapshot_reader *reader) {
-    if (!reader || !reader->node_)
-        return;
-    check(reader->snapshot_);
-    reader_unpin(reader);
-}
-
-bool pnx_snapshot_reader_sweep(struct pnx_snapshot_reader *reader) {
-    if (!reader || !reader->node_)
-        return false;
-    check(reader->snapshot_);
-    /* relaxed: nothing is read through it */
-    if (pnx_load(&reader->head_->node, PNX_RELAXED, "snapshot.sweep") ==
-            (const void *)reader->node_)
-        return false;
-    reader_unpin(reader);
-    return true;
-}
-
-void pnx_snapshot_reader_release(struct pnx_snapshot_reader *reader) {
-    if (!reader)
-        return;
-    struct pnx_snapshot *snapshot = reader->snapshot_;
-    reader_unpin(reader);
-    *reader = (struct pnx_snapshot_reader){.head_ = &no_cell};
-    pnx_snapshot_release(&snapshot);
+void pnx_snapshot_reader_unpin_(
+        struct pnx_snapshot *snapshot, const struct pnx_snapshot_node_ *node) {
+    check(snapshot);
+    unpin(pnx__snapshot_node_of(node));
 }
 
 /* ---- waiting, numbers ---- */

@@ -100,7 +100,7 @@ static struct pnx_snapshot_node *remember_locked(
 }
 
 static void show(struct pnx_snapshot *snapshot, struct pnx_snapshot_node *node) {
-    /* release: pairs with snapshot.peek, snapshot.reader_get and snapshot.refresh */
+    /* release: pairs with snapshot.peek and snapshot.refresh */
     pnx_store(&snapshot->head.node, &node->shown, PNX_RELEASE, "snapshot.publish");
 }
 
