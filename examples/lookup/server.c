@@ -12,6 +12,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -271,6 +272,18 @@ static void fit_descriptors(struct server *server) {
             server->max_connections, (unsigned long long)limit.rlim_cur);
 }
 
+/*
+ * The limit that libmicrohttpd is told: one that cannot be reached, for a connection takes a descriptor and each
+ * thread has its share of the limit.  Ours is kept by accept_all().  In version 0.9.75 a thread that meets its limit
+ * keeps a lock for good, and serves nobody any more.
+ */
+static unsigned unreachable_limit(unsigned threads) {
+    struct rlimit descriptors;
+    if (getrlimit(RLIMIT_NOFILE, &descriptors) != 0 || descriptors.rlim_cur >= UINT_MAX / threads)
+        return UINT_MAX / threads * threads;
+    return ((unsigned)descriptors.rlim_cur + 1) * threads;
+}
+
 static int start_daemon(struct server *server, struct pnx_error *err) {
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     unsigned threads = cpus < 2 ? 2 : cpus > 8 ? 8 : (unsigned)cpus;
@@ -279,7 +292,7 @@ static int start_daemon(struct server *server, struct pnx_error *err) {
                                               MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG,
             0, NULL, NULL, routes_request, server, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL,
             MHD_OPTION_THREAD_POOL_SIZE, threads, MHD_OPTION_CONNECTION_LIMIT,
-            server->max_connections + 64u, MHD_OPTION_CONNECTION_TIMEOUT,
+            unreachable_limit(threads), MHD_OPTION_CONNECTION_TIMEOUT,
             (unsigned)(server->client_timeout / PNX_SEC), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
             (size_t)CONNECTION_BYTES, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server,
             MHD_OPTION_NOTIFY_COMPLETED, routes_completed, server, MHD_OPTION_URI_LOG_CALLBACK,
