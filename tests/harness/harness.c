@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -236,6 +237,7 @@ static bool run_forked(const struct test_case *test, char *reason, size_t reason
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
         setpgid(0, 0);
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* when the program is killed, nothing of it runs on */
         close(fds[0]);
         reason_fd = fds[1];
         test->run();
