@@ -78,8 +78,9 @@ PNX_API PNX_NODISCARD int pnx_watch_wait(
         struct pnx_watch *watch, pnx_ns timeout, const void **ret_value, uint64_t *ret_version);
 
 /*
- * Returns a descriptor that is readable while there are news, for poll and its kin; pnx_watch_read() takes them.
- * It stays the watch's: neither read it nor close it.  Negative errors: -EMFILE, -ENFILE, -ENOMEM, -ECANCELED.
+ * Returns a descriptor that is readable while there are news, and for good once there is an end to tell of (the cell's
+ * close, a cancel): for poll and its kin; pnx_watch_read() takes them.  It stays the watch's: neither read it nor close it.
+ * Negative errors: -EMFILE, -ENFILE, -ENOMEM, -ECANCELED, -EINVAL for NULL.
  */
 PNX_API PNX_NODISCARD int pnx_watch_fd(struct pnx_watch *watch);
 

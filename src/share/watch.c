@@ -16,7 +16,9 @@
  * the other one runs (P1, P2).  Nothing waits for a runner but a cancel.
  *
  * The descriptor is cleared before the news are taken, never after: so it may be readable without news, but there
- * are no news while it is not (os/notify.h: an event descriptor).
+ * are no news while it is not (os/notify.h: an event descriptor).  Who has cleared it still says under the lock that it is
+ * set (signalled), until he says otherwise: what comes in between leaves it to him, so then he looks whether there is
+ * something left to tell.
  *
  * A watch is freed with its last pin; the handle is one.  In a forked child the pins of the parent's other threads
  * stay, and a watch that had some is not freed there.
@@ -229,6 +231,15 @@ static bool signal_locked(struct pnx_watch *watch, bool news) {
     return true;
 }
 
+static bool has_news_locked(const struct pnx_watch *watch) {
+    return pnx_snapshot_version(watch->snapshot) > watch->seen;
+}
+
+/* Of an end the descriptor tells for good. */
+static bool has_ended_locked(const struct pnx_watch *watch) {
+    return watch->cancelled || is_closed(watch->snapshot);
+}
+
 /* A pin on the stack, so that it goes also when a callback leaves by pthread_exit(). */
 struct hold {
     struct pnx_watch *watch; /* NULL: none */
@@ -243,8 +254,8 @@ static void end_hold(struct hold *hold) {
 static void notify_locked(struct pnx_watch *watch) {
     struct pnx_snapshot *snapshot = watch->snapshot;
     struct pnx_thread *self = pnx__thread();
-    bool news = pnx_snapshot_version(snapshot) > watch->seen;
-    bool signals = signal_locked(watch, news || watch->cancelled || is_closed(snapshot));
+    bool news = has_news_locked(watch);
+    bool signals = signal_locked(watch, news || has_ended_locked(watch));
     /* Without a record there is no publication either, so nothing is missed. */
     bool runs = news && watch->changed && !(watch->flags & PNX_WATCH_TICK) && !watch->cancelled &&
                 self && become_runner_locked(watch, self);
@@ -474,11 +485,12 @@ static int take(struct pnx_watch *watch, const void **ret_value, uint64_t *ret_v
     if (rc == 0)
         watch->seen = version;
     watch->signalled = false;
-    bool signals = rc != -EAGAIN && signal_locked(watch, rc != 0 || closed);
+    bool signals = watch->fd >= 0 &&
+                   signal_locked(watch, has_ended_locked(watch) || has_news_locked(watch));
     int fd = watch->fd;
     pnx__mutex_unlock(&snapshot->lock);
     if (signals)
-        pnx__eventfd_set(fd); /* there is an end to be told of, or told of again */
+        pnx__eventfd_set(fd);
     if (rc || !ret_value)
         pnx_rc_unref(value);
     else
@@ -540,10 +552,14 @@ int pnx_watch_tick(struct pnx_watch *watch) {
     bool closed = is_closed(snapshot);
     lock(snapshot);
     watch->signalled = false;
+    bool signals = signal_locked(watch, has_ended_locked(watch)); /* news are told now */
+    int fd = watch->fd;
     bool cancelled = watch->cancelled;
     bool runs = !cancelled && become_runner_locked(watch, self);
     watch->pins += runs;
     pnx__mutex_unlock(&snapshot->lock);
+    if (signals)
+        pnx__eventfd_set(fd);
     if (cancelled)
         return -ECANCELED;
     if (!runs)

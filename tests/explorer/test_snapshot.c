@@ -12,6 +12,8 @@
 #include <patinox/watch.h>
 
 #include <errno.h>
+#include <poll.h>
+#include <unistd.h>
 
 struct value {
     struct x_cell number;
@@ -541,6 +543,124 @@ TEST_LIMIT(watch_p4_a_cancel_wakes_who_waits, 600) {
             .preemptions = preemptions() - 1,
             .random = test_long() ? 20000 : 2000,
             .floor = 1000});
+}
+
+/*
+ * The descriptor is readable while there is something to tell.  It is the kernel's and no place of the explorer's: what an
+ * execution that was given up left open is closed by the next one.
+ */
+static int descriptor = -1;
+
+static void set_up_polled_with(void *arg, pnx_watch_fn *fn, uint32_t flags) {
+    struct state *state = arg;
+    set_up(arg);
+    now = arg;
+    if (descriptor >= 0)
+        (void)close(descriptor);
+    CHECK_EQ(pnx_watch_open(state->cell, PNX_WATCH_OPTS(.changed = fn, .flags = flags), NULL,
+                     &state->watch),
+            0);
+    descriptor = pnx_watch_fd(state->watch);
+    CHECK(descriptor >= 0);
+    store_next(state, 0); /* it is set, so that what comes now finds it so */
+}
+
+static void set_up_polled(void *arg) {
+    set_up_polled_with(arg, NULL, 0);
+}
+
+static void set_up_ticked(void *arg) {
+    set_up_polled_with(arg, changed, PNX_WATCH_TICK);
+}
+
+static bool is_readable(void) {
+    struct pollfd polled = {.fd = descriptor, .events = POLLIN};
+    return poll(&polled, 1, 0) == 1;
+}
+
+static void read_once(void *arg) {
+    struct state *state = arg;
+    int rc = pnx_watch_read(state->watch, NULL, NULL);
+    CHECK(rc == 0 || rc == -EAGAIN || rc == -ESHUTDOWN || rc == -ECANCELED);
+}
+
+static void tick_once(void *arg) {
+    struct state *state = arg;
+    int rc = pnx_watch_tick(state->watch);
+    CHECK(rc == 0 || rc == 1 || rc == -ESHUTDOWN || rc == -ECANCELED);
+}
+
+static void store_one_more(void *arg) {
+    struct state *state = arg;
+    int rc = pnx_snapshot_give(state->cell, &state->value[1], NULL, NULL);
+    CHECK(rc == 0 || rc == -ESHUTDOWN);
+}
+
+static void close_only(void *arg) {
+    struct state *state = arg;
+    pnx_snapshot_close(state->cell);
+}
+
+/* What a read, or a tick, says now: the descriptor had to say that there is something. */
+static void told_by_the_descriptor(void *arg, int (*look)(struct pnx_watch *watch)) {
+    struct state *state = arg;
+    bool readable = is_readable();
+    int rc = look(state->watch);
+    CHECK(readable || rc == -EAGAIN);
+    if (rc < 0 && rc != -EAGAIN)
+        CHECK(is_readable()); /* of the end for good */
+    clean_up(arg);
+    descriptor = -1;
+}
+
+static int look_by_read(struct pnx_watch *watch) {
+    return pnx_watch_read(watch, NULL, NULL);
+}
+
+static int look_by_tick(struct pnx_watch *watch) {
+    int rc = pnx_watch_tick(watch);
+    return rc == 0 ? -EAGAIN : rc;
+}
+
+static void told_by_read(void *arg) {
+    told_by_the_descriptor(arg, look_by_read);
+}
+
+static void told_by_tick(void *arg) {
+    told_by_the_descriptor(arg, look_by_tick);
+}
+
+TEST_LIMIT(watch_p1_the_descriptor_misses_no_version, 600) {
+    x_explore(&(struct x_test){.name = "watch-fd",
+            .size = sizeof(struct state),
+            .setup = set_up_polled,
+            .thread = {read_once, store_one_more, load_once},
+            .final = told_by_read,
+            .preemptions = preemptions(),
+            .random = test_long() ? 20000 : 2000,
+            .floor = 500});
+}
+
+TEST_LIMIT(watch_p1_the_descriptor_misses_no_end, 600) {
+    x_explore(&(struct x_test){.name = "watch-fd-end",
+            .size = sizeof(struct state),
+            .setup = set_up_polled,
+            .thread = {read_once, close_only, load_once},
+            .final = told_by_read,
+            .preemptions = preemptions(),
+            .random = test_long() ? 20000 : 2000,
+            .floor = 500});
+}
+
+TEST_LIMIT(watch_p1_the_descriptor_of_one_that_ticks_misses_nothing, 600) {
+    x_explore(&(struct x_test){.name = "watch-fd-tick",
+            .size = sizeof(struct state),
+            .setup = set_up_ticked,
+            .thread = {tick_once, store_one_more, close_only},
+            .final = told_by_tick,
+            .preemptions = preemptions(),
+            .random = test_long() ? 20000 : 2000,
+            .floor = 500});
 }
 
 /* A watch that is opened beside a writer: the version is known at the opening, or told. */

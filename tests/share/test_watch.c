@@ -308,9 +308,12 @@ TEST(p2_with_tick_a_callback_runs_only_there) {
     publish(4);
     pnx_snapshot_close(cell);
     CHECK_EQ(pnx_watch_tick(watch), 1); /* the last one is told before the end is */
+    CHECK(readable(fd));                /* there is the end to be told of, for good */
     CHECK_EQ(pnx_watch_tick(watch), -ESHUTDOWN);
+    CHECK(readable(fd));
     CHECK_EQ(pnx_watch_cancel(watch), 0);
     CHECK_EQ(pnx_watch_tick(watch), -ECANCELED);
+    CHECK(readable(fd));
     pnx_watch_release(&watch);
     tear_down();
 }
