@@ -47,10 +47,16 @@ static void drop_record(void *arg) {
             &at_exit, PNX_ACQUIRE, "thread.exit_hook");
     if (fn)
         fn(record);
+    if (record->latches)
+        record->latches_end(record); /* last: what runs before may still be their owner */
     pnx_self_ = NULL;
     /* One that ends inside an edit or a compute owns a latch, which knows it by its record for ever. */
     pnx_store(&record->owned, record->latches ? 2 : 0, PNX_RELEASE,
             "thread.give_back"); /* pairs with thread.claim */
+}
+
+void pnx__thread_abandon(struct pnx_thread *thread) {
+    pnx_store(&thread->owned, 2, PNX_RELEASE, "thread.abandon"); /* pairs with thread.is_here */
 }
 
 void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread)) {
@@ -159,7 +165,7 @@ struct pnx_thread *pnx__thread(void) {
 }
 
 bool pnx__thread_is_here(const struct pnx_thread *thread) {
-    /* acquire: pairs with thread.give_back; what a thread that has ended did is visible */
+    /* acquire: pairs with thread.abandon, thread.give_back; what a thread that has ended did is visible */
     return pnx_load(&thread->owned, PNX_ACQUIRE, "thread.is_here") == 1;
 }
 

@@ -37,9 +37,11 @@ struct pnx_thread {
     void *rc_last;
     uint64_t reclaim_joined;     /* share: a bit for each domain that it has joined */
     struct pnx_latch *waits_for; /* share: guarded by the lock of all latches */
-    uint32_t latches;            /* share: how many it owns; see drop_record() in thread.c */
-    uint16_t watch_depth;        /* share: inside a watch's callback: a cancel must not wait */
-    const void *pool_calls;      /* pool: innermost operation of a manager that runs here */
+    /* share: how many latches it owns; the function is called at the thread's end if there are any. */
+    uint32_t latches;
+    void (*latches_end)(struct pnx_thread *thread);
+    uint16_t watch_depth;   /* share: inside a watch's callback: a cancel must not wait */
+    const void *pool_calls; /* pool: innermost operation of a manager that runs here */
     /* share: guards of checked rwdata that this thread holds (the address, + 1 to write); the function is called at
      * the thread's end if there are any. */
     uintptr_t rwdata_held[PNX_RWDATA_HELD_MAX];
@@ -53,6 +55,9 @@ struct pnx_thread *pnx__thread(void);
 
 /* Returns whether the thread of a record is one of this process, and has not ended. */
 bool pnx__thread_is_here(const struct pnx_thread *thread);
+
+/* The calling thread, which ends, is not here any more, and nobody else ever gets its record. */
+void pnx__thread_abandon(struct pnx_thread *thread);
 
 /* Has fn called at the end of each thread that has a record, before another can get it.  There is one such fn. */
 void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread));

@@ -18,7 +18,8 @@
  * latch free takes it, so no wake-up is lost with it.
  *
  * A thread that ends while it owns a latch leaves its record behind (os/thread.c), so that no other is taken for
- * the owner; who asks for the latch finds it free then, as in a forked child (P3).
+ * the owner; who asks for the latch finds it free then, as in a forked child (P3).  Those who wait for it already are
+ * served at the end of the thread, which says under the lock that it is gone: who queues later has seen that.
  *
  * Guarantees P1..P4 stand in share/latch.h.
  */
@@ -42,10 +43,12 @@
 #endif
 
 static struct pnx_mutex lock = PNX_MUTEX_STATIC(PNX_RANK_LATCH);
+static struct pnx_link sleepers = {&sleepers, &sleepers}; /* struct waiter; the lock */
 
 /* On its thread's stack.  Guarded by the lock; wake is also looked at by the futex. */
 struct waiter {
-    struct pnx_link link;
+    struct pnx_link link;   /* in the latch's queue */
+    struct pnx_link asleep; /* in the list of all */
     struct pnx_thread *thread;
     struct pnx_a32 wake; /* 1: there is something to see */
     uint32_t losses;     /* how often it was woken for nothing */
@@ -79,8 +82,8 @@ static void forget_the_gone_locked(
     if (!owner || owner == self || pnx__thread_is_here(owner))
         return;
     *found = 0;
-    /* relaxed: fork(), or the look at the record, ordered all before */
-    pnx_store(&latch->owner, 0, PNX_RELAXED, "latch.forget");
+    /* release: pairs with latch.take; what the one that is gone did, which the look at its record has acquired */
+    pnx_store(&latch->owner, 0, PNX_RELEASE, "latch.forget");
 }
 
 /* Whether self is, over any number of latches, who the latch's owner waits for. */
@@ -126,6 +129,7 @@ static int sleep_locked(struct pnx_latch *latch, struct waiter *waiter, const st
         pnx__mutex_lock(&lock);
         if (waiter->granted) {
             self->latches++;
+            self->latches_end = pnx__latches_end;
             return 0;
         }
         bool taken = pnx__latch_try(latch, self) == 0; /* else it is still marked, as we are here */
@@ -148,8 +152,13 @@ static void after_fork(void) {
     pnx__fork_unlock(&lock);
 }
 
+static void after_fork_in_child(void) {
+    pnx__list_init(&sleepers); /* on stacks of threads that are not here */
+    pnx__fork_unlock(&lock);
+}
+
 static void register_fork(void) {
-    pnx__at_fork(before_fork, after_fork, after_fork);
+    pnx__at_fork(before_fork, after_fork, after_fork_in_child);
 }
 
 int pnx__latch_acquire(struct pnx_latch *latch, const struct pnx_env *env, pnx_ns deadline) {
@@ -176,8 +185,10 @@ int pnx__latch_acquire(struct pnx_latch *latch, const struct pnx_env *env, pnx_n
     } else {
         pnx_store(&waiter.wake, 0, PNX_RELAXED, "latch.sleep"); /* the lock orders it */
         pnx__list_push_back(&latch->waiters, &waiter.link);
+        pnx__list_push_back(&sleepers, &waiter.asleep);
         self->waits_for = latch;
         rc = sleep_locked(latch, &waiter, env, begin, deadline);
+        pnx__list_remove(&waiter.asleep);
     }
     pnx__mutex_unlock(&lock);
     return rc;
@@ -210,6 +221,21 @@ void pnx__latch_release_marked(struct pnx_latch *latch) {
     pnx__mutex_unlock(&lock);
     if (wake)
         pnx__futex_wake(wake, 1); /* the waiter may be gone by now; only its address is used */
+}
+
+void pnx__latches_end(struct pnx_thread *owner) {
+    pnx__mutex_lock(&lock);
+    pnx__thread_abandon(owner);
+    PNX_LIST_EACH (link, after, &sleepers) {
+        struct pnx_latch *latch = PNX_CONTAINER(link, struct waiter, asleep)->thread->waits_for;
+        /* Relaxed: who waits has marked it, so that it changes under the lock only. */
+        if (!latch || pnx__latch_owner(pnx_load(&latch->owner, PNX_RELAXED, "latch.left")) != owner)
+            continue; /* or it was just served, with the others who wait for that one */
+        const struct pnx_a32 *wake = leave_locked(latch, owner);
+        if (wake)
+            pnx__futex_wake(wake, 1);
+    }
+    pnx__mutex_unlock(&lock);
 }
 
 bool pnx__latch_mine(const struct pnx_latch *latch) {

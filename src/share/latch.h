@@ -14,7 +14,8 @@
  *       (Handing over to a sleeper costs the time to wake it, 30 us and more, during which nobody works.)
  *   P2  A thread that owns it, or that is waited for by its owner, over whatever other latches, gets -EDEADLK; no
  *       other thread does.
- *   P3  A latch whose owner's thread has ended, or in a forked child exists only in the parent, is free.
+ *   P3  A latch whose owner's thread has ended, or in a forked child exists only in the parent, is free; who waits for
+ *       it then, gets it.
  *   P4  Taking a free latch and giving back one that nobody waits for is one read-modify-write each, and touches
  *       nothing but the latch.
  */
@@ -55,6 +56,9 @@ bool pnx__latch_mine(const struct pnx_latch *latch);
 
 void pnx__latch_release_marked(struct pnx_latch *latch);
 
+/* At the end of a thread that owns latches: gives them to those who wait. */
+void pnx__latches_end(struct pnx_thread *owner);
+
 static inline uint64_t pnx__latch_word(const struct pnx_thread *owner) {
     return (uint64_t)(uintptr_t)owner;
 }
@@ -77,6 +81,7 @@ static inline int pnx__latch_try(struct pnx_latch *latch, struct pnx_thread *sel
             return pnx__latch_owner(found) == self ? -EDEADLK : -EBUSY;
     }
     self->latches++;
+    self->latches_end = pnx__latches_end;
     return 0;
 }
 

@@ -32,9 +32,16 @@ struct pnx_thread *pnx__thread(void) {
     return &x.self->record;
 }
 
+/*
+ * A record is used by one thread only: 2, as in os/thread.c, says that it has ended; nothing says that it has begun.
+ * Relaxed, which is less than the real ones promise: under the lock of all latches it is enough.
+ */
 bool pnx__thread_is_here(const struct pnx_thread *thread) {
-    (void)thread;
-    return true;
+    return pnx_load(&thread->owned, PNX_RELAXED, "thread.is_here") != 2;
+}
+
+void pnx__thread_abandon(struct pnx_thread *thread) {
+    pnx_store(&thread->owned, 2, PNX_RELAXED, "thread.abandon");
 }
 
 static void (*at_exit)(struct pnx_thread *thread);
@@ -52,6 +59,8 @@ void x_thread_exit_hooks(struct x_thread *thread) {
         x_fail(X_MISUSE, "the thread ends while holding a lock");
     if (at_exit && thread->made_record)
         at_exit(&thread->record);
+    if (thread->record.latches)
+        thread->record.latches_end(&thread->record);
     thread->made_record = false;
 }
 

@@ -107,6 +107,46 @@ TEST_LIMIT(p1_who_only_tries_disturbs_nobody, 120) {
             .floor = 1000});
 }
 
+/* ---- P3 ---- */
+
+static void ends_as_owner(void *arg) {
+    CHECK_EQ(take(arg, 0, PNX_NEVER), 0);
+    x_cell_write(&((struct state *)arg)->guarded[0], 100);
+}
+
+static void after_the_end(void *arg) {
+    struct state *state = arg;
+    CHECK_EQ(take(state, 0, PNX_NEVER), 0);
+    give(state, 0);
+    CHECK(x_cell_read(&state->guarded[0]) >= 102);
+}
+
+TEST_LIMIT(p3_who_ends_as_the_owner_keeps_nobody_waiting, 120) {
+    x_explore(&(struct x_test){.name = "latch-ended",
+            .size = sizeof(struct state),
+            .thread = {ends_as_owner, once, once},
+            .final = after_the_end,
+            .floor = 1000});
+}
+
+static void ends_as_owner_beside(void *arg) {
+    CHECK_EQ(take(arg, 1, PNX_NEVER), 0);
+    CHECK_EQ(take(arg, 0, PNX_NEVER), 0);
+}
+
+static void other_once(void *state) {
+    one_turn(state, 1);
+}
+
+TEST_LIMIT(p3_nor_those_who_wait_for_another_of_its_latches, 120) {
+    x_explore(&(struct x_test){.name = "latch-ended-two",
+            .size = sizeof(struct state),
+            .thread = {ends_as_owner_beside, once, other_once},
+            .final = all_free,
+            .preemptions = 2,
+            .floor = 500});
+}
+
 /* ---- P2 ---- */
 
 /* Owns one, wants another. */

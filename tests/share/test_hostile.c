@@ -9,6 +9,9 @@
 #include <patinox/stats.h>
 
 #include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 /* ---- forks ---- */
@@ -198,6 +201,72 @@ TEST(snapshot_an_edit_that_ends_its_thread_leaves_the_cell_usable) {
     uint64_t version = 0;
     CHECK_EQ(pnx_snapshot_update(cell, add_one, NULL, NULL, &version), 0);
     CHECK_EQ(version, 2);
+    pnx_snapshot_release(&cell);
+}
+
+static struct pnx_snapshot_stats stats_of(const struct pnx_snapshot *cell) {
+    struct pnx_snapshot_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_snapshot_read_stats(cell, &stats), 0);
+    return stats;
+}
+
+static int edit_ends_thread_when_told(void *ctx, void *object) {
+    (void)ctx, (void)object;
+    pthread_barrier_wait(&inside);
+    pthread_barrier_wait(&go);
+    pthread_exit(NULL);
+}
+
+static void *write_what_ends_it_when_told(void *arg) {
+    CHECK_EQ(pnx_snapshot_update(arg, edit_ends_thread_when_told, NULL, NULL, NULL), 1);
+    return NULL;
+}
+
+static void *write_once(void *arg) {
+    CHECK_EQ(pnx_snapshot_update(arg, add_one, NULL, NULL, NULL), 0);
+    return NULL;
+}
+
+/* Whether the thread sleeps in the kernel: in the latch's queue. */
+static bool sleeps(pid_t thread) {
+    char path[64], line[256] = "";
+    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)thread);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return false;
+    bool got = fgets(line, sizeof(line), file) != NULL;
+    fclose(file);
+    const char *state = got ? strrchr(line, ')') : NULL;
+    return state && state[2] == 'S';
+}
+
+static pid_t waiting[2];
+
+static void *write_behind(void *arg) {
+    static int n;
+    int mine = __atomic_fetch_add(&n, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&waiting[mine], gettid(), __ATOMIC_RELEASE);
+    return write_once(arg);
+}
+
+TEST(snapshot_an_edit_that_ends_its_thread_wakes_those_who_wait) {
+    pthread_t first, behind[2];
+    struct pnx_snapshot *cell = make_cell(PNX_SNAPSHOT_OPTS(.write_timeout_ns = PNX_NEVER));
+    pthread_barrier_init(&inside, NULL, 2);
+    pthread_barrier_init(&go, NULL, 2);
+    CHECK_EQ(pthread_create(&first, NULL, write_what_ends_it_when_told, cell), 0);
+    pthread_barrier_wait(&inside);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(pthread_create(&behind[i], NULL, write_behind, cell), 0);
+        pid_t thread;
+        while (!(thread = __atomic_load_n(&waiting[i], __ATOMIC_ACQUIRE)) || !sleeps(thread))
+            sched_yield();
+    }
+    pthread_barrier_wait(&go);
+    for (int i = 0; i < 2; i++)
+        pthread_join(behind[i], NULL);
+    pthread_join(first, NULL);
+    CHECK_EQ(stats_of(cell).version, 3);
     pnx_snapshot_release(&cell);
 }
 
