@@ -26,7 +26,8 @@
  * rwdata alive: who takes guards holds a reference to the rwdata (pnx_rwdata_ref()) until his guards have ended.
  *
  * In a forked child, the guards of threads that exist only in the parent never end.  Who waits for one in the child
- * gets PNX_E_BROKEN at his deadline, or after timeout_ns if that comes first; see pnx_rwdata_repair().
+ * gets PNX_E_BROKEN at his deadline, or after timeout_ns (10 s where that is PNX_NEVER) if that comes first; see
+ * pnx_rwdata_repair().
  */
 #ifndef PNX_RWDATA_H
 #define PNX_RWDATA_H
@@ -142,7 +143,7 @@ static inline PNX_NODISCARD int pnx_rwdata_try_write(
 
 /*
  * Makes the write guard a read guard, without a gap (P5), and lets waiting readers in that are next.  Empties *guard.
- * Does not block.  -EINVAL for an empty guard or an armed one; then nothing has changed.
+ * Does not block.  -EINVAL for a guard that is empty, armed or not in force any more; then nothing has changed.
  */
 PNX_API PNX_NODISCARD int pnx_rwdata_downgrade(
         struct pnx_rwdata_write_guard *guard, struct pnx_rwdata_read_guard *ret_guard);
@@ -171,8 +172,8 @@ PNX_API void pnx_rwdata_disarm(struct pnx_rwdata_write_guard *guard);
 
 /*
  * Poisons the value at once, with the reason (a negative error); the guard goes on.  Those who wait and those who
- * come get PNX_E_BROKEN, with the reason as cause; the monitors hear of it when the guard ends.  -EINVAL for an empty
- * guard or a cause that is no error.
+ * come get PNX_E_BROKEN, with the reason as cause; the monitors hear of it when the guard ends.  -EINVAL for a guard that
+ * is empty or not in force any more, or a cause that is no error.
  */
 PNX_API int pnx_rwdata_poison(struct pnx_rwdata_write_guard *guard, int cause);
 
@@ -188,7 +189,7 @@ PNX_API int pnx_rwdata_poisoned(const struct pnx_rwdata *rwdata);
 PNX_API PNX_NODISCARD int pnx_rwdata_repair(struct pnx_rwdata *rwdata, pnx_ns timeout,
         struct pnx_error *err, struct pnx_rwdata_write_guard *ret_guard);
 
-/* Declares the value whole again.  0 also if it was not poisoned; -EINVAL for an empty guard. */
+/* Declares the value whole again.  0 also if it was not poisoned; -EINVAL for a guard that is empty or not in force. */
 PNX_API int pnx_rwdata_clear(struct pnx_rwdata_write_guard *guard);
 
 /* The rows of patinox/stats/rwdata.def. */

@@ -54,6 +54,7 @@ static bool valid(const struct pnx_rwdata *rwdata) {
 /* ---- misuse ---- */
 
 int pnx__rwdata_misused(struct pnx_rwdata *rwdata, const char *how) {
+    pnx__rwdata_adopt(rwdata);
     pnx__mutex_lock(&rwdata->lock);
     pnx_owner_add(&rwdata->values.misuses, 1);
     pnx__mutex_unlock(&rwdata->lock);
@@ -428,9 +429,14 @@ static void tell_poisoned(struct pnx_rwdata *rwdata, int cause) {
 /* The guard's bits beyond the word of a lone writer. */
 #define FLAGS (PNX_RWDATA_ARMED_ | PNX_RWDATA_TELL_)
 
+/* Whether the state is that of the guard that the lock knows, and not of a copy of one that has ended. */
+static bool is_in_force(const struct pnx_rwdata *rwdata, uint64_t state) {
+    uint64_t word = pnx_load(&rwdata->word, PNX_RELAXED, "rwdata.in_force"); /* our own, if so */
+    return pnx__rwdata_is_writer(word, state & ~FLAGS);
+}
+
 void pnx_rwdata_write_end_slow_(struct pnx_rwdata *rwdata, uint64_t state) {
-    uint64_t word = pnx_load(&rwdata->word, PNX_RELAXED, "rwdata.end_look"); /* our own, if so */
-    if (!pnx__rwdata_is_writer(word, state & ~FLAGS)) {
+    if (!is_in_force(rwdata, state)) {
         (void)pnx__rwdata_misused(rwdata, "a write guard was ended that is not in force");
         return;
     }
@@ -475,8 +481,7 @@ int pnx_rwdata_downgrade(
         return -EINVAL;
     struct pnx_rwdata *rwdata = guard->rwdata_;
     uint64_t state = guard->state_;
-    uint64_t word = pnx_load(&rwdata->word, PNX_RELAXED, "rwdata.downgrade_look"); /* our own */
-    if (!pnx__rwdata_is_writer(word, state & ~FLAGS))
+    if (!is_in_force(rwdata, state))
         return pnx__rwdata_misused(rwdata, "a write guard was downgraded that is not in force");
     int cause = -(int)pnx_load(&rwdata->poison, PNX_RELAXED, "rwdata.downgrade_cause");
     pnx_owner_add(&rwdata->values.downgrades, 1);
@@ -543,6 +548,9 @@ void pnx_rwdata_disarm(struct pnx_rwdata_write_guard *guard) {
 int pnx_rwdata_poison(struct pnx_rwdata_write_guard *guard, int cause) {
     if (!guard || !guard->rwdata_ || cause >= 0)
         return -EINVAL;
+    if (!is_in_force(guard->rwdata_, guard->state_))
+        return pnx__rwdata_misused(
+                guard->rwdata_, "a value was poisoned by a write guard that is not in force");
     pnx__rwdata_poison(guard->rwdata_, cause);
     guard->state_ |= PNX_RWDATA_TELL_;
     return 0;
@@ -559,8 +567,12 @@ int pnx_rwdata_clear(struct pnx_rwdata_write_guard *guard) {
     if (!guard || !guard->rwdata_)
         return -EINVAL;
     struct pnx_rwdata *rwdata = guard->rwdata_;
+    if (!is_in_force(rwdata, guard->state_))
+        return pnx__rwdata_misused(
+                rwdata, "a value was cleared by a write guard that is not in force");
     pnx_store(&rwdata->poison, 0, PNX_RELAXED, "rwdata.clear"); /* the lock orders it */
-    pnx__mutex_lock(&rwdata->lock);                             /* against a close */
+    pnx__rwdata_adopt(rwdata);
+    pnx__mutex_lock(&rwdata->lock); /* against a close */
     if (!rwdata->checked && !pnx_load(&rwdata->closed, PNX_RELAXED, "rwdata.clear_closed"))
         pnx_fetch_and(&rwdata->word, ~PNX_RWDATA_SPECIAL_, PNX_RELAXED, "rwdata.clear_word");
     pnx__mutex_unlock(&rwdata->lock);

@@ -3,6 +3,7 @@
 #include "rwdata_case.h"
 
 #include <string.h>
+#include <unistd.h>
 
 /* ---- misuse ---- */
 
@@ -59,6 +60,10 @@ TEST(misuse_a_guard_that_ends_twice_is_reported_and_changes_nothing) {
         CHECK_STR(heard.cause, "a write guard was ended that is not in force");
         CHECK_EQ(pnx_rwdata_downgrade(&other, &reader), -EINVAL);
         CHECK_EQ(heard.misused, 3);
+        CHECK_EQ(pnx_rwdata_poison(&other, -EIO), -EINVAL);
+        CHECK_EQ(pnx_rwdata_clear(&other), -EINVAL);
+        CHECK_EQ(heard.misused, 5);
+        CHECK_EQ(pnx_rwdata_poisoned(rwdata), 0);
         CHECK_EQ(pnx__rwdata_check(rwdata) & ~PNX_RWDATA_SPECIAL_, 0);
         CHECK_EQ(ask(rwdata, true, 0, NULL), 0);
         end(&rwdata);
@@ -269,6 +274,47 @@ TEST(fork_a_child_forked_by_the_writer_ends_its_guard) {
     forked->timeout_ns = 100 * PNX_SEC;
     struct pnx_rwdata_write_guard writer = write_guard(forked);
     CHECK_EQ(test_child(child_of_a_writer, &writer), 0);
+    pnx_rwdata_write_end(&writer);
+    end(&forked);
+}
+
+/* A thread of the parent that was just queueing, or counting, when the process forked: it holds the mutex. */
+static void *holds_mutex(void *arg) {
+    (void)arg;
+    pnx__mutex_lock(&forked->lock);
+    pthread_barrier_wait(&held);
+    pthread_barrier_wait(&may_end);
+    pnx__mutex_unlock(&forked->lock);
+    return NULL;
+}
+
+static void child_clears(void *ctx) {
+    struct pnx_rwdata_write_guard *writer = ctx;
+    CHECK_EQ(pnx_rwdata_clear(writer), 0);
+    _exit(7);
+}
+
+static void child_ends_twice(void *ctx) {
+    struct pnx_rwdata_write_guard *writer = ctx, copy = *writer;
+    pnx_rwdata_write_end(writer);
+    pnx_rwdata_write_end(&copy);
+    CHECK_EQ(stats_of(forked).misuses, 1);
+    _exit(7);
+}
+
+TEST(fork_a_child_waits_for_no_mutex_of_its_parent) {
+    void (*const children[])(void *) = {child_clears, child_ends_twice};
+    pthread_t thread;
+    forked = make_with(PNX_RWDATA_NO_CHECK);
+    pthread_barrier_init(&held, NULL, 2);
+    pthread_barrier_init(&may_end, NULL, 2);
+    struct pnx_rwdata_write_guard writer = write_guard(forked);
+    CHECK_EQ(pthread_create(&thread, NULL, holds_mutex, NULL), 0);
+    pthread_barrier_wait(&held);
+    for (size_t i = 0; i < sizeof(children) / sizeof(children[0]); i++)
+        CHECK_EQ(test_child(children[i], &writer), 7);
+    pthread_barrier_wait(&may_end);
+    pthread_join(thread, NULL);
     pnx_rwdata_write_end(&writer);
     end(&forked);
 }
