@@ -14,7 +14,8 @@
  *   P3  A wait ends at its deadline; who gave up keeps nobody else waiting.  A timeout of 0 never waits.
  *   P4  A thread that holds the write guard and asks again, in whatever form, gets -EDEADLK.  With
  *       PNX_RWDATA_CHECK, which debug builds always have, so does a thread with a read guard that asks to write,
- *       or to read again with a wait (a writer between the two would block both).
+ *       or to read again with a wait (a writer between the two would block both).  So does who would have to wait
+ *       inside a section of reclaim, for whose end the one who has the lock may be waiting.
  *   P5  A downgrade leaves no gap: no writer comes between the write guard and the read guard that it becomes.
  *   P6  A value whose change was not finished is poisoned: guards are refused with PNX_E_BROKEN, until somebody
  *       repairs and clears it.

@@ -17,8 +17,9 @@
  *   P3  Writers are one after the other, so that no update is lost; edit and validate run exactly once each.
  *       A write that fails changes nothing.
  *   P4  edit, validate, clone and drop run under no mutex.  A write to the same cell from inside edit or
- *       validate is -EDEADLK, and so is one that closes a circle over several cells and threads; loading is
- *       always allowed.
+ *       validate is -EDEADLK, and so is one that closes a circle over several cells and threads, and one that
+ *       would have to wait inside a section of any domain, for whose end the writer before it may be waiting; loading
+ *       is always allowed.
  *   P5  A waiter misses no final state: pnx_snapshot_wait() returns once the version is newer than its
  *       argument, or at its deadline.  Writers never wait for waiters.
  *   P6  A replaced value is let go when no section can still have borrowed it, no handle keeps it and the
@@ -216,8 +217,9 @@ PNX_API PNX_NODISCARD int pnx_snapshot_rollback(struct pnx_snapshot *snapshot, u
 /* ---- waiting, numbers ---- */
 
 /*
- * Waits until the version is newer than seen; then load.  0 at once if it is already.  -ETIMEDOUT,
- * -ESHUTDOWN once closed (unless a newer version is there), -EINVAL for a negative timeout.
+ * Waits until the version is newer than seen; then load.  0 at once if it is already.  PNX_TIMEOUT_DEFAULT is
+ * PNX_NEVER here.  -ETIMEDOUT, -ESHUTDOWN once closed (unless a newer version is there), -EDEADLK when it would have to
+ * wait inside a section, -EINVAL for NULL or another negative timeout.
  */
 PNX_API PNX_NODISCARD int pnx_snapshot_wait(
         struct pnx_snapshot *snapshot, uint64_t seen, pnx_ns timeout);

@@ -14,8 +14,8 @@
  *   P3  The callback runs under no lock and no latch of the library, and never twice at the same time.  In it
  *       everything is allowed: writing to the cell too, which is told when it has returned.
  *   P4  Once pnx_watch_cancel() has returned 0, the callback does not run and will not run again.  Cancel waits for
- *       one that is running; called from inside any callback of this library it does not wait and returns
- *       -EINPROGRESS.
+ *       one that is running; called from inside any callback of this library, or a section of reclaim, it does not
+ *       wait and returns -EINPROGRESS.
  *   P5  In a forked child a watch tells of the child's own writes, waits for no callback of the parent, and
  *       touches no descriptor of the parent.
  */
@@ -71,8 +71,9 @@ PNX_API PNX_NODISCARD int pnx_watch_open(struct pnx_snapshot *snapshot,
 
 /*
  * Waits for news and takes them: *ret_value is the latest value with a reference for the caller, *ret_version its
- * version; both may be NULL.  0 at once if there are some.  -ETIMEDOUT, -ESHUTDOWN once the cell is closed and its
- * last version was taken, -ECANCELED, -EINVAL for a negative timeout.
+ * version; both may be NULL.  0 at once if there are some.  PNX_TIMEOUT_DEFAULT is PNX_NEVER here.  -ETIMEDOUT,
+ * -ESHUTDOWN once the cell is closed and its last version was taken, -ECANCELED, -EDEADLK when it would have to wait inside a
+ * section, -EINVAL for NULL or another negative timeout.
  */
 PNX_API PNX_NODISCARD int pnx_watch_wait(
         struct pnx_watch *watch, pnx_ns timeout, const void **ret_value, uint64_t *ret_version);

@@ -20,6 +20,7 @@
 #include "os/mutex.h"
 #include "os/thread.h"
 #include "share/rc.h"
+#include "share/reclaim.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -130,8 +131,8 @@ int pnx_rc_on_drop_remove(struct pnx_rc_drop_node *node) {
         return 0;
     }
     while (is_running_locked(node)) {
-        /* A thread without a record cannot be told from the one that runs it. */
-        if (!self || self->rc_dropping) {
+        /* A thread without a record cannot be told from the one that runs it; a callback may wait for a section's end. */
+        if (!self || self->rc_dropping || pnx__reclaim_in_any()) {
             pnx__mutex_unlock(&lock);
             return -EINPROGRESS;
         }

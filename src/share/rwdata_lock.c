@@ -61,6 +61,7 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "share/check.h"
+#include "share/reclaim.h"
 #include "share/wait.h"
 
 #include <errno.h>
@@ -419,12 +420,22 @@ static int refused(const struct pnx_rwdata_request *request, int code, int cause
     return pnx__fail(err, code, cause, request->phase, "%s: %s", request->rwdata->name, why);
 }
 
-static int deadlock(const struct pnx_rwdata_request *request, struct pnx_error *err) {
+static int deadlock(
+        const struct pnx_rwdata_request *request, struct pnx_error *err, const char *why) {
     struct pnx_rwdata *rwdata = request->rwdata;
     pnx__mutex_lock(&rwdata->lock);
     pnx_owner_add(&rwdata->values.deadlocks, 1);
     pnx__mutex_unlock(&rwdata->lock);
-    return refused(request, -EDEADLK, 0, err, "this thread has a guard of it already");
+    return refused(request, -EDEADLK, 0, err, why);
+}
+
+static int deadlock_by_guard(const struct pnx_rwdata_request *request, struct pnx_error *err) {
+    return deadlock(request, err, "this thread has a guard of it already");
+}
+
+/* Whoever has the lock may be waiting for the section's end. */
+static int deadlock_by_section(const struct pnx_rwdata_request *request, struct pnx_error *err) {
+    return deadlock(request, err, "inside a section, where it must not wait");
 }
 
 static int gave_up(
@@ -444,9 +455,11 @@ static int obstacle(const struct pnx_rwdata_request *request, bool waits, struct
     if (pnx_load(&rwdata->closed, PNX_RELAXED, "rwdata.closed"))
         return refused(request, -ESHUTDOWN, 0, err, "closed");
     if (pnx__rwdata_is_writer(word, request->token))
-        return deadlock(request, err);
+        return deadlock_by_guard(request, err);
     if (rwdata->checked && pnx__rwdata_holds(rwdata, false) && (request->writer || waits))
-        return deadlock(request, err);
+        return deadlock_by_guard(request, err);
+    if (rwdata->checked && waits && pnx__reclaim_in_any())
+        return deadlock_by_section(request, err);
     if (!request->writer && (word & PNX_RWDATA_FULL_))
         return refused(request, -EOVERFLOW, 0, err, "too many read guards");
     return 0;
@@ -481,6 +494,8 @@ static int get(const struct pnx_rwdata_request *request, pnx_ns timeout, struct 
         return 0;
     if (timeout == 0)
         return gave_up(request, -EBUSY, look(rwdata), err);
+    if (pnx__reclaim_in_any())
+        return deadlock_by_section(request, err);
     if (spin(request))
         return 0;
     pnx_ns now = pnx__now(&rwdata->env), deadline = pnx__deadline(now, timeout);

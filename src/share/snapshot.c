@@ -489,6 +489,8 @@ void pnx_snapshot_reader_unpin_(
 /* ---- waiting, numbers ---- */
 
 int pnx__snapshot_sleep(struct pnx_snapshot *snapshot, uint32_t changes, pnx_ns deadline) {
+    if (pnx__reclaim_in_any())
+        return -EDEADLK; /* the writer may be waiting for the section's end */
     /* relaxed: see at the top of the file */
     if (!(changes & PNX_SNAPSHOT_SLEEPERS) &&
             !pnx_cas(&snapshot->changes, &changes, changes | PNX_SNAPSHOT_SLEEPERS, PNX_RELAXED,
@@ -516,8 +518,10 @@ int pnx_snapshot_wait(struct pnx_snapshot *snapshot, uint64_t seen, pnx_ns timeo
             return 0;
         if (changes & PNX_SNAPSHOT_CLOSED)
             return -ESHUTDOWN;
-        if (timeout == 0 || slept)
+        if (timeout == 0)
             return -ETIMEDOUT;
+        if (slept)
+            return slept;
         slept = pnx__snapshot_sleep(snapshot, changes, deadline);
     }
 }

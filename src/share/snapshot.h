@@ -117,7 +117,7 @@ void pnx__snapshot_assist(struct pnx_snapshot *snapshot);
 /* Wakes those that sleep: changes as it was before a change. */
 void pnx__snapshot_wake(struct pnx_snapshot *snapshot, uint32_t changes);
 
-/* Sleeps until changes differs from what was loaded; 0 to look again, -ETIMEDOUT. */
+/* Sleeps until changes differs from what was loaded; 0 to look again, -ETIMEDOUT, -EDEADLK inside a section. */
 int pnx__snapshot_sleep(struct pnx_snapshot *snapshot, uint32_t changes, pnx_ns deadline);
 
 /* watch.c: tells the watches about the current version, or the close.  As assist; the cell may end meanwhile. */

@@ -14,6 +14,7 @@
 #include "share/callback.h"
 #include "share/check.h"
 #include "share/rc.h"
+#include "share/reclaim.h"
 #include "share/snapshot.h"
 
 #include <string.h>
@@ -37,34 +38,41 @@ static void check_writer(const struct pnx_snapshot *snapshot) {
 #endif
 }
 
-static int refuse(struct pnx_snapshot *snapshot, int rc, struct pnx_error *err) {
+static int refuse(struct pnx_snapshot *snapshot, int rc, struct pnx_error *err, const char *why) {
     struct pnx_snapshot_values *values = &snapshot->values;
-    switch (rc) {
-    case -EDEADLK:
+    if (rc == -EDEADLK) {
         count(&values->deadlocks);
         pnx__event(&snapshot->block, PNX_EVENT_SNAPSHOT_DEADLOCK, snapshot->name, rc, NULL, 0, 0);
-        return pnx__fail(err, rc, 0, "wait",
-                "%s: a write from inside edit or validate, or one that its own writer waits for",
-                snapshot->name);
-    case -ETIMEDOUT:
+    } else if (rc == -ETIMEDOUT) {
         count(&values->write_timeouts);
-        return pnx__fail(
-                err, rc, 0, "wait", "%s: an earlier writer did not end in time", snapshot->name);
-    default:
-        return pnx__fail(err, rc, 0, "wait", "%s: out of memory", snapshot->name);
     }
+    return pnx__fail(err, rc, 0, "wait", "%s: %s", snapshot->name, why);
+}
+
+/* Waits for the writers before it. */
+static int wait_for_turn(struct pnx_snapshot *snapshot, struct pnx_error *err) {
+    if (pnx__reclaim_in_any()) /* a writer before it may be waiting for the section's end */
+        return refuse(snapshot, -EDEADLK, err,
+                "a write inside a section, while another writer is at work");
+    pnx_ns deadline = pnx__deadline(pnx__now(&snapshot->env), snapshot->write_timeout_ns);
+    int rc = pnx__latch_acquire(&snapshot->writer, &snapshot->env, deadline);
+    return rc == -ETIMEDOUT ? refuse(snapshot, rc, err, "an earlier writer did not end in time")
+           : rc             ? refuse(snapshot, rc, err, "one that its own writer waits for")
+                            : 0;
 }
 
 /* Becomes the cell's writer. */
 static int write_begin(struct pnx_snapshot *snapshot, struct pnx_error *err) {
     struct pnx_thread *self = pnx__thread();
-    int rc = self ? pnx__latch_try(&snapshot->writer, self) : -ENOMEM;
-    if (rc == -EBUSY) {
-        pnx_ns deadline = pnx__deadline(pnx__now(&snapshot->env), snapshot->write_timeout_ns);
-        rc = pnx__latch_acquire(&snapshot->writer, &snapshot->env, deadline);
-    }
+    if (!self)
+        return refuse(snapshot, -ENOMEM, err, "out of memory");
+    int rc = pnx__latch_try(&snapshot->writer, self);
+    if (rc == -EDEADLK)
+        return refuse(snapshot, rc, err, "a write from inside edit or validate");
     if (rc)
-        return refuse(snapshot, rc, err);
+        rc = wait_for_turn(snapshot, err);
+    if (rc)
+        return rc;
     check_writer(snapshot);
     /* acquire: pairs with snapshot.close */
     uint32_t changes = pnx_load(&snapshot->changes, PNX_ACQUIRE, "snapshot.write");

@@ -33,6 +33,7 @@
 #include "os/notify.h"
 #include "os/thread.h"
 #include "share/check.h"
+#include "share/reclaim.h"
 #include "share/snapshot.h"
 #include "share/wait.h"
 
@@ -301,11 +302,12 @@ void pnx__watches_notify(struct pnx_snapshot *snapshot) {
 
 /* ---- making and ending ---- */
 
-/* Whether the calling thread is inside a callback of the library, which somebody may be waiting for. */
-static bool inside_callback(void) {
+/* Whether the calling thread is inside a callback of the library, or a section, which somebody may be waiting for. */
+static bool must_not_wait(void) {
     const struct pnx_thread *self = PNX_SELF;
-    return self && (self->watch_depth || self->latches || self->monitor_depth ||
-                           self->rc_dropping || self->reclaim_depth || self->reclaim_calls);
+    return self &&
+           (pnx__reclaim_in_any() || self->watch_depth || self->latches || self->monitor_depth ||
+                   self->rc_dropping || self->reclaim_depth || self->reclaim_calls);
 }
 
 /* Wakes those who wait for news; they will find what has changed. */
@@ -321,7 +323,7 @@ static int await_runner_locked(struct pnx_watch *watch, pnx_ns deadline) {
     struct pnx_snapshot *snapshot = watch->snapshot;
     int rc = 0;
     while (watch->runner && rc == 0) {
-        if (inside_callback())
+        if (must_not_wait())
             return -EINPROGRESS;
         uint32_t ended = pnx_load(&watch->ended, PNX_RELAXED, "watch.await"); /* the lock */
         pnx__mutex_unlock(&snapshot->lock);
@@ -534,8 +536,10 @@ int pnx_watch_wait(
         int rc = pnx_watch_read(watch, ret_value, ret_version);
         if (rc != -EAGAIN)
             return rc;
-        if (timeout == 0 || slept)
+        if (timeout == 0)
             return -ETIMEDOUT;
+        if (slept)
+            return slept;
         slept = pnx__snapshot_sleep(snapshot, changes, deadline);
     }
 }
