@@ -260,8 +260,8 @@ PNX_API PNX_NODISCARD int pnx_rc_on_drop(
 /*
  * Takes a registration back.  The caller need not hold the object.  0 when fn will not be called.  -EALREADY when
  * it was called, and has returned: this waits for one that is running, so hold no lock that fn wants.
- * -EINPROGRESS when it is running and this thread is inside a drop function, such a callback itself, or a section of
- * reclaim: then it does not wait.  -EALREADY also for a zeroed node, -EINVAL for NULL.
+ * -EINPROGRESS when it is running and others may be waiting for this thread, as with pnx_watch_cancel(): it does not wait
+ * inside a drop function, such a callback itself, an edit and so on, or a section of reclaim.  -EALREADY also for a zeroed node, -EINVAL for NULL.
  */
 PNX_API int pnx_rc_on_drop_remove(struct pnx_rc_drop_node *node);
 

@@ -14,8 +14,11 @@
  *   P3  The callback runs under no lock and no latch of the library, and never twice at the same time.  In it
  *       everything is allowed: writing to the cell too, which is told when it has returned.
  *   P4  Once pnx_watch_cancel() has returned 0, the callback does not run and will not run again.  Cancel waits for
- *       one that is running; called from inside any callback of this library, or a section of reclaim, it does not
- *       wait and returns -EINPROGRESS.
+ *       one that is running.  Where others may be waiting for its caller it does not wait and returns -EINPROGRESS:
+ *       inside an edit, validate, compute, maker or loader, a function of rwdata's with-forms, a callback of a watch, a
+ *       monitor, a config, a drop or a reclaim domain, an operation of a pool, a budget's reclaimer, or a section of
+ *       reclaim.  A cleanup of a registry does wait, so that it can free what the callback uses: the callback must not wait
+ *       for that cleanup.
  *   P5  In a forked child a watch tells of the child's own writes, waits for no callback of the parent, and
  *       touches no descriptor of the parent.
  */

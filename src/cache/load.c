@@ -410,7 +410,9 @@ static int finish(struct pnx_cache_load *load, int code, pnx_ns took) {
 static int call_loader(struct pnx_cache_load *load, pnx_cache_load_fn *loader, void *ctx) {
     PNX_CACHE_CALLING(returned);
     pnx__mutex_assert_none_held();
+    struct pnx_thread *self = pnx__call_begin();
     int rc = loader(ctx, load->key, load->key_size, load->deadline, load);
+    pnx__call_end(&self);
     returned = true;
     pnx__mutex_assert_none_held();
     if (pnx__cache_enter(load->cache) != 0)

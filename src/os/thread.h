@@ -41,6 +41,7 @@ struct pnx_thread {
     uint32_t latches;
     void (*latches_end)(struct pnx_thread *thread);
     uint16_t watch_depth;   /* share: inside a watch's callback: a cancel must not wait */
+    uint16_t calls;         /* inside another function of the user's that somebody may wait for */
     const void *pool_calls; /* pool: innermost operation of a manager that runs here */
     /* share: guards of checked rwdata that this thread holds (the address, + 1 to write); the function is called at
      * the thread's end if there are any. */
@@ -52,6 +53,22 @@ struct pnx_thread {
 
 /* Returns the calling thread's record; NULL only when memory for it could not be had. */
 struct pnx_thread *pnx__thread(void);
+
+/*
+ * Stand around a function of the user's that other threads may be waiting for, so that it does not wait for theirs; the
+ * second one also when it is left by an exception or the end of its thread:
+ *     PNX_CLEANUP(pnx__call_end) struct pnx_thread *self = pnx__call_begin();
+ */
+static inline struct pnx_thread *pnx__call_begin(void) {
+    struct pnx_thread *self = pnx__thread();
+    if (self)
+        self->calls++;
+    return self;
+}
+static inline void pnx__call_end(struct pnx_thread **self) {
+    if (*self)
+        (*self)->calls--;
+}
 
 /* Returns whether the thread of a record is one of this process, and has not ended. */
 bool pnx__thread_is_here(const struct pnx_thread *thread);

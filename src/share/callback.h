@@ -1,11 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* share/callback.h - what a user's function returned, as an error of ours. */
+/* share/callback.h - what a user's function returned, as an error of ours; and whether one is running. */
 #ifndef PNX_SRC_SHARE_CALLBACK_H
 #define PNX_SRC_SHARE_CALLBACK_H
 
 #include "base/error.h"
+#include "os/thread.h"
+#include "share/reclaim.h"
 
 #include <string.h>
+
+/*
+ * Whether the calling thread is inside a function of the user's for which other threads may be waiting, or inside a section:
+ * then it must not wait for another such function.  Cleanups of a registry do not count: they end things for good, and
+ * have to wait for that.
+ */
+static inline bool pnx__inside_callback(void) {
+    const struct pnx_thread *self = PNX_SELF;
+    if (!self)
+        return false;
+    return self->watch_depth || self->latches || self->monitor_depth || self->rc_dropping ||
+           self->reclaim_depth || self->reclaim_calls || self->pool_calls || self->calls ||
+           pnx__reclaim_in_any();
+}
 
 /* 0 or negative, whatever a callback returns: a positive value is its mistake. */
 static inline int pnx__callback_code(int returned) {

@@ -19,8 +19,8 @@
 #include "os/futex.h"
 #include "os/mutex.h"
 #include "os/thread.h"
+#include "share/callback.h"
 #include "share/rc.h"
-#include "share/reclaim.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -131,8 +131,8 @@ int pnx_rc_on_drop_remove(struct pnx_rc_drop_node *node) {
         return 0;
     }
     while (is_running_locked(node)) {
-        /* A thread without a record cannot be told from the one that runs it; a callback may wait for a section's end. */
-        if (!self || self->rc_dropping || pnx__reclaim_in_any()) {
+        /* A thread without a record cannot be told from the one that runs it. */
+        if (!self || pnx__inside_callback()) {
             pnx__mutex_unlock(&lock);
             return -EINPROGRESS;
         }

@@ -498,6 +498,16 @@ int pnx_rwdata_downgrade(
 
 /* ---- with ---- */
 
+static int call_read(pnx_rwdata_read_fn *fn, void *ctx, const void *value) {
+    PNX_CLEANUP(pnx__call_end) struct pnx_thread *self = pnx__call_begin();
+    return fn(ctx, value);
+}
+
+static int call_write(pnx_rwdata_write_fn *fn, void *ctx, void *value) {
+    PNX_CLEANUP(pnx__call_end) struct pnx_thread *self = pnx__call_begin();
+    return fn(ctx, value);
+}
+
 int pnx_rwdata_with_read(struct pnx_rwdata *rwdata, pnx_ns timeout, pnx_rwdata_read_fn *fn,
         void *ctx, struct pnx_error *err) {
     if (!fn)
@@ -506,7 +516,7 @@ int pnx_rwdata_with_read(struct pnx_rwdata *rwdata, pnx_ns timeout, pnx_rwdata_r
     int rc = pnx_rwdata_read(rwdata, timeout, err, &guard);
     if (rc)
         return rc;
-    rc = pnx__callback_code(fn(ctx, guard.value));
+    rc = pnx__callback_code(call_read(fn, ctx, guard.value));
     return rc ? pnx__callback_fail(err, rc, NULL, "read", rwdata->name) : 0;
 }
 
@@ -521,7 +531,7 @@ int pnx_rwdata_with_write(struct pnx_rwdata *rwdata, pnx_ns timeout, pnx_rwdata_
     bool poisons = rwdata->flags & PNX_RWDATA_POISON_ON_ERROR;
     if (poisons)
         pnx_rwdata_arm(&guard); /* for a function that does not return, too */
-    rc = pnx__callback_code(fn(ctx, guard.value));
+    rc = pnx__callback_code(call_write(fn, ctx, guard.value));
     if (poisons)
         pnx_rwdata_disarm(&guard);
     if (rc && poisons)

@@ -70,6 +70,7 @@ int pnx__snapshot_validate(struct pnx_snapshot *snapshot, const void *next, cons
     if (!snapshot->validate)
         return 0;
     struct pnx_error said = {0};
+    PNX_CLEANUP(pnx__call_end) struct pnx_thread *self = pnx__call_begin();
     pnx__mutex_assert_none_held();
     int rc = pnx__callback_code(snapshot->validate(snapshot->ctx, next, current, &said));
     return rc ? pnx__callback_fail(err, rc, &said, "validate", snapshot->name) : 0;

@@ -32,8 +32,8 @@
 #include "os/futex.h"
 #include "os/notify.h"
 #include "os/thread.h"
+#include "share/callback.h"
 #include "share/check.h"
-#include "share/reclaim.h"
 #include "share/snapshot.h"
 #include "share/wait.h"
 
@@ -302,14 +302,6 @@ void pnx__watches_notify(struct pnx_snapshot *snapshot) {
 
 /* ---- making and ending ---- */
 
-/* Whether the calling thread is inside a callback of the library, or a section, which somebody may be waiting for. */
-static bool must_not_wait(void) {
-    const struct pnx_thread *self = PNX_SELF;
-    return self &&
-           (pnx__reclaim_in_any() || self->watch_depth || self->latches || self->monitor_depth ||
-                   self->rc_dropping || self->reclaim_depth || self->reclaim_calls);
-}
-
 /* Wakes those who wait for news; they will find what has changed. */
 static void wake_waiters(struct pnx_snapshot *snapshot) {
     /* release: as snapshot.changes; pairs with snapshot.wait and watch.wait */
@@ -323,7 +315,7 @@ static int await_runner_locked(struct pnx_watch *watch, pnx_ns deadline) {
     struct pnx_snapshot *snapshot = watch->snapshot;
     int rc = 0;
     while (watch->runner && rc == 0) {
-        if (must_not_wait())
+        if (pnx__inside_callback())
             return -EINPROGRESS;
         uint32_t ended = pnx_load(&watch->ended, PNX_RELAXED, "watch.await"); /* the lock */
         pnx__mutex_unlock(&snapshot->lock);

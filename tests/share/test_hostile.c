@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What may go wrong around reclaim, snapshot and rwdata: forks under load, threads that end anywhere, callbacks that do more. */
+/* What may go wrong around reclaim and snapshot: forks under load, threads that end anywhere, callbacks that do more. */
 #include "harness/harness.h"
 #include "share/reclaim.h"
 
 #include <patinox/rc.h>
 #include <patinox/reclaim.h>
-#include <patinox/rwdata.h>
 #include <patinox/snapshot.h>
 #include <patinox/stats.h>
-#include <patinox/watch.h>
 
 #include <pthread.h>
 #include <sched.h>
@@ -301,150 +299,6 @@ TEST(reclaim_a_monitor_told_of_a_death_may_use_sections) {
         CHECK_EQ(pnx_reclaim_barrier(NULL, 2 * PNX_SEC), 0);
         CHECK_EQ(thing.freed, 1);
     }
-}
-
-/* ---- waits inside a section, for somebody who waits for its end ---- */
-
-static int edit_waits_for_sections(void *ctx, void *object) {
-    pthread_barrier_wait(&inside);
-    CHECK_EQ(pnx_reclaim_synchronize(NULL, PNX_NEVER), 0);
-    return add_one(ctx, object);
-}
-
-static void *write_waiting_for_sections(void *arg) {
-    CHECK_EQ(pnx_snapshot_update(arg, edit_waits_for_sections, NULL, NULL, NULL), 0);
-    return NULL;
-}
-
-TEST(section_a_write_that_would_wait_in_one_is_refused) {
-    pthread_t thread;
-    struct pnx_error err;
-    struct pnx_snapshot *cell = make_cell(PNX_SNAPSHOT_OPTS(.write_timeout_ns = PNX_NEVER));
-    pthread_barrier_init(&inside, NULL, 2);
-    pnx_reclaim_enter(NULL);
-    CHECK_EQ(pnx_snapshot_update(cell, add_one, NULL, NULL, NULL), 0); /* waits for nobody */
-    CHECK_EQ(pthread_create(&thread, NULL, write_waiting_for_sections, cell), 0);
-    pthread_barrier_wait(&inside);
-    CHECK_EQ(pnx_snapshot_update(cell, add_one, NULL, &err, NULL), -EDEADLK);
-    CHECK_STR(err.message, "snapshot: a write inside a section, while another writer is at work");
-    CHECK_EQ(pnx_snapshot_wait(cell, 2, PNX_NEVER), -EDEADLK);
-    CHECK_EQ(pnx_snapshot_wait(cell, 2, 0), -ETIMEDOUT);
-    CHECK_EQ(pnx_snapshot_wait(cell, 1, PNX_NEVER), 0); /* is there */
-    pnx_reclaim_exit(NULL);
-    pthread_join(thread, NULL);
-    CHECK_EQ(stats_of(cell).version, 3);
-    CHECK_EQ(stats_of(cell).deadlocks, 1);
-    pnx_snapshot_release(&cell);
-}
-
-static void changed_waits_for_sections(void *ctx, const void *value, uint64_t version) {
-    (void)ctx, (void)value, (void)version;
-    pthread_barrier_wait(&inside);
-    CHECK_EQ(pnx_reclaim_synchronize(NULL, PNX_NEVER), 0);
-}
-
-TEST(section_a_watch_neither_waits_nor_is_waited_for_in_one) {
-    pthread_t thread;
-    struct pnx_watch *watch = NULL, *other = NULL;
-    struct pnx_snapshot *cell = make_cell(NULL);
-    pthread_barrier_init(&inside, NULL, 2);
-    CHECK_EQ(pnx_watch_open(
-                     cell, PNX_WATCH_OPTS(.changed = changed_waits_for_sections), NULL, &watch),
-            0);
-    CHECK_EQ(pnx_watch_open(cell, NULL, NULL, &other), 0);
-    pnx_reclaim_enter(NULL);
-    CHECK_EQ(pnx_watch_wait(other, PNX_NEVER, NULL, NULL), -EDEADLK);
-    CHECK_EQ(pnx_watch_wait(other, 0, NULL, NULL), -ETIMEDOUT);
-    CHECK_EQ(pthread_create(&thread, NULL, write_once, cell), 0);
-    pthread_barrier_wait(&inside);
-    CHECK_EQ(pnx_watch_wait(other, PNX_NEVER, NULL, NULL), 0);
-    CHECK_EQ(pnx_watch_cancel(watch), -EINPROGRESS);
-    pnx_reclaim_exit(NULL);
-    pthread_join(thread, NULL);
-    CHECK_EQ(pnx_watch_cancel(watch), 0);
-    pnx_watch_release(&watch);
-    pnx_watch_release(&other);
-    pnx_snapshot_release(&cell);
-}
-
-static struct pnx_rwdata *data;
-
-static int changes_waiting_for_sections(void *ctx, void *value) {
-    (void)ctx, (void)value;
-    pthread_barrier_wait(&inside);
-    CHECK_EQ(pnx_reclaim_synchronize(NULL, PNX_NEVER), 0);
-    return 0;
-}
-
-static void *change_waiting_for_sections(void *arg) {
-    (void)arg;
-    CHECK_EQ(pnx_rwdata_with_write(data, 0, changes_waiting_for_sections, NULL, NULL), 0);
-    return NULL;
-}
-
-TEST(section_who_would_wait_for_a_guard_in_one_is_refused) {
-    pthread_t thread;
-    struct pnx_error err;
-    struct pnx_rwdata_read_guard reader = {0};
-    struct pnx_rwdata_write_guard writer = {0};
-    CHECK_EQ(pnx_rwdata_create(
-                     &value_type, NULL, PNX_RWDATA_OPTS(.flags = PNX_RWDATA_NO_CHECK), NULL, &data),
-            0);
-    pthread_barrier_init(&inside, NULL, 2);
-    pnx_reclaim_enter(NULL);
-    CHECK_EQ(pnx_rwdata_read(data, PNX_NEVER, NULL, &reader), 0); /* waits for nobody */
-    pnx_rwdata_read_end(&reader);
-    CHECK_EQ(pthread_create(&thread, NULL, change_waiting_for_sections, NULL), 0);
-    pthread_barrier_wait(&inside);
-    CHECK_EQ(pnx_rwdata_read(data, PNX_NEVER, &err, &reader), -EDEADLK);
-    CHECK_STR(err.message, "rwdata: inside a section, where it must not wait");
-    CHECK_EQ(pnx_rwdata_write(data, PNX_NEVER, NULL, &writer), -EDEADLK);
-    CHECK_EQ(pnx_rwdata_try_read(data, &reader), -EBUSY);
-    pnx_reclaim_exit(NULL);
-    pthread_join(thread, NULL);
-    pnx_rwdata_release(&data);
-}
-
-TEST(section_where_guards_are_checked_a_wait_in_one_is_refused_before_it_has_to_wait) {
-    struct pnx_rwdata_read_guard reader = {0};
-    CHECK_EQ(pnx_rwdata_create(
-                     &value_type, NULL, PNX_RWDATA_OPTS(.flags = PNX_RWDATA_CHECK), NULL, &data),
-            0);
-    pnx_reclaim_enter(NULL);
-    CHECK_EQ(pnx_rwdata_read(data, PNX_NEVER, NULL, &reader), -EDEADLK);
-    CHECK_EQ(pnx_rwdata_try_read(data, &reader), 0);
-    pnx_rwdata_read_end(&reader);
-    pnx_reclaim_exit(NULL);
-    CHECK_EQ(pnx_rwdata_read(data, PNX_NEVER, NULL, &reader), 0);
-    pnx_rwdata_read_end(&reader);
-    pnx_rwdata_release(&data);
-}
-
-static void hook_waits_for_sections(void *arg) {
-    (void)arg;
-    pthread_barrier_wait(&inside);
-    CHECK_EQ(pnx_reclaim_synchronize(NULL, PNX_NEVER), 0);
-}
-
-static void *let_go(void *object) {
-    pnx_rc_unref(object);
-    return NULL;
-}
-
-TEST(section_a_removal_does_not_wait_in_one) {
-    pthread_t thread;
-    void *object = NULL;
-    struct pnx_rc_drop_node node = {0};
-    pthread_barrier_init(&inside, NULL, 2);
-    CHECK_EQ(pnx_rc_new(&value_type, NULL, &object), 0);
-    CHECK_EQ(pnx_rc_on_drop(object, &node, hook_waits_for_sections, NULL), 0);
-    pnx_reclaim_enter(NULL);
-    CHECK_EQ(pthread_create(&thread, NULL, let_go, object), 0);
-    pthread_barrier_wait(&inside);
-    CHECK_EQ(pnx_rc_on_drop_remove(&node), -EINPROGRESS);
-    pnx_reclaim_exit(NULL);
-    CHECK_EQ(pnx_rc_on_drop_remove(&node), -EALREADY);
-    pthread_join(thread, NULL);
 }
 
 /* ---- callbacks where they are not expected ---- */
