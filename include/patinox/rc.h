@@ -131,14 +131,14 @@ static inline void pnx_rc_unref(const void *object);
 PNX_API void pnx_rc_cleanup_(
         void *variable); /* the handler behind it; takes the variable's address */
 
-/* Returns whether the caller's reference is the only one, strong or weak (P2). */
+/* Returns whether the caller's reference is the only one, strong or weak (P2).  NULL gives false. */
 static inline bool pnx_rc_unique(const void *object);
 
-/* Return how many references, or weak ones, there were a moment ago.  For people and tests: never decide by it. */
+/* Return how many references, or weak ones, there were a moment ago.  For people and tests: never decide by it.  0 for NULL. */
 PNX_API uint32_t pnx_rc_count(const void *object);
 PNX_API uint32_t pnx_rc_weak_count(const void *object);
 
-/* Returns the object's type, and its bytes with the flexible part. */
+/* Return the object's type, and its bytes with the flexible part; NULL and 0 for NULL. */
 PNX_API const struct pnx_rc_type *pnx_rc_type_of(const void *object);
 PNX_API size_t pnx_rc_size(const void *object);
 

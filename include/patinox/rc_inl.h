@@ -77,7 +77,8 @@ static inline void pnx_rc_unref(const void *object) {
 static inline bool pnx_rc_unique(const void *object) {
     PNX_RC_EXPECT_(object, NULL, "pnx_rc_unique");
     /* acquire: pairs with rc.unref, rc.weak_unref; everything that former holders did is visible (P2) */
-    return pnx__load(pnx_rc_counts_(object), PNX_ACQUIRE, "rc.unique") == (PNX_RC_ONE_ | 1);
+    return object &&
+           pnx__load(pnx_rc_counts_(object), PNX_ACQUIRE, "rc.unique") == (PNX_RC_ONE_ | 1);
 }
 
 PNX_END_DECLS

@@ -99,20 +99,21 @@ PNX_API void pnx_snapshot_close(struct pnx_snapshot *snapshot);
 /* ---- reading ---- */
 
 /*
- * Returns the current value with a reference for the caller (pnx_rc_unref() it), never NULL; *ret_version, when
- * given, is its version.  Never blocks; any thread, inside edit and validate too.
+ * Returns the current value with a reference for the caller (pnx_rc_unref() it); *ret_version, when
+ * given, is its version.  NULL gives NULL.  Never blocks; any thread, inside edit and validate too.
  */
 PNX_API PNX_NODISCARD const void *pnx_snapshot_load(
         struct pnx_snapshot *snapshot, uint64_t *ret_version);
 
 /*
  * Returns the current value, borrowed: only between pnx_reclaim_enter() and pnx_reclaim_exit() on the cell's
- * domain, and valid until that exit.  pnx_rc_ref() keeps it longer.  Never blocks; an inline load or two.
+ * domain, and valid until that exit.  pnx_rc_ref() keeps it longer.  Never blocks; an inline load or two.  With PNX_DEBUG,
+ * a peek outside of such a section aborts, and says so.
  */
 PNX_NODISCARD static inline const void *pnx_snapshot_peek(
         const struct pnx_snapshot *snapshot, uint64_t *ret_version);
 
-/* Returns the current version.  A load that follows gives this one or a newer one.  Never blocks. */
+/* Returns the current version.  A load that follows gives this one or a newer one.  NULL gives 0.  Never blocks. */
 PNX_API uint64_t pnx_snapshot_version(const struct pnx_snapshot *snapshot);
 
 /*

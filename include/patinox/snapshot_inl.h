@@ -22,6 +22,17 @@ struct pnx_snapshot_head_ {
 };
 
 /*
+ * A debug build of the library aborts here, with a message, when snapshot is no cell, or the calling thread in no section
+ * of its domain.  Programs built with PNX_DEBUG call it; in other builds of the library it does nothing.
+ */
+PNX_API void pnx_snapshot_expect_peek_(const struct pnx_snapshot *snapshot);
+#if defined(PNX_DEBUG) && !defined(PNX_EXPLORE)
+#define PNX_SNAPSHOT_EXPECT_PEEK_(snapshot) pnx_snapshot_expect_peek_(snapshot)
+#else
+#define PNX_SNAPSHOT_EXPECT_PEEK_(snapshot) ((void)0)
+#endif
+
+/*
  * The half of the readers that is not inline takes and returns them by value: so a reader that is a local variable
  * never has its address taken, and a compiler keeps its fields in registers from one get to the next.
  */
@@ -35,6 +46,7 @@ PNX_NODISCARD static inline const void *pnx_snapshot_peek(
         const struct pnx_snapshot *snapshot, uint64_t *ret_version) {
     const struct pnx_snapshot_head_ *head =
             (const struct pnx_snapshot_head_ *)(const void *)snapshot;
+    PNX_SNAPSHOT_EXPECT_PEEK_(snapshot);
     /* acquire: pairs with snapshot.publish; the node and the value are as their writer left them */
     const struct pnx_snapshot_node_ *node =
             (const struct pnx_snapshot_node_ *)pnx__load(&head->node, PNX_ACQUIRE, "snapshot.peek");

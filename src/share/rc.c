@@ -470,22 +470,26 @@ void pnx_rc_ref_slow_(const void *object, uint64_t before) {
 }
 
 uint32_t pnx_rc_count(const void *object) {
+    if (!object)
+        return 0;
     struct pnx_rc_header *header = header_of(object, "pnx_rc_count");
     return strong_of(pnx_load(&header->counts, PNX_RELAXED, "rc.count")); /* for people */
 }
 
 uint32_t pnx_rc_weak_count(const void *object) {
+    if (!object)
+        return 0;
     struct pnx_rc_header *header = header_of(object, "pnx_rc_weak_count");
     uint64_t counts = pnx_load(&header->counts, PNX_RELAXED, "rc.weak_count"); /* for people */
     return weak_of(counts) - (strong_of(counts) ? 1 : 0);
 }
 
 const struct pnx_rc_type *pnx_rc_type_of(const void *object) {
-    return type_of(header_of(object, "pnx_rc_type_of"));
+    return object ? type_of(header_of(object, "pnx_rc_type_of")) : NULL;
 }
 
 size_t pnx_rc_size(const void *object) {
-    return bytes_of(header_of(object, "pnx_rc_size"));
+    return object ? bytes_of(header_of(object, "pnx_rc_size")) : 0;
 }
 
 uint64_t pnx_rc_saturated(void) {

@@ -33,7 +33,6 @@
 #include "os/fork.h"
 #include "os/thread.h"
 #include "share/callback.h"
-#include "share/check.h"
 #include "share/rc.h"
 #include "share/reclaim.h"
 #include "share/wait.h"
@@ -41,6 +40,10 @@
 #include <assert.h>
 #include <pthread.h>
 #include <string.h>
+#ifdef PNX_DEBUG
+#include <stdio.h>
+#include <stdlib.h>
+#endif
 
 #define SPARE_NODES 256 /* that wait in returned; what comes back beyond that is freed */
 #define WRITES_APART \
@@ -59,10 +62,35 @@ static_assert(sizeof(struct pnx_snapshot_opts) == 2 * sizeof(size_t) + 8 * sizeo
         "no padding");
 static_assert(offsetof(struct pnx_snapshot, head) == 0, "peek and readers look there");
 
-static void check(const struct pnx_snapshot *snapshot) {
+#ifdef PNX_DEBUG
+static _Noreturn void complain(const char *where, const void *snapshot, const char *what) {
+    fprintf(stderr, "patinox: %s: %p %s\n", where, snapshot, what);
+    abort();
+}
+
+void pnx__snapshot_expect_in(const struct pnx_snapshot *snapshot, const char *where) {
+    /* Relaxed: the caller has one of the references. */
+    if (snapshot && (snapshot->magic != PNX_SNAPSHOT_MAGIC ||
+                            pnx_load(&snapshot->references, PNX_RELAXED, "snapshot.debug") == 0))
+        complain(where, snapshot, "is no snapshot, or not any more");
+}
+#endif
+
+void pnx_snapshot_expect_peek_(const struct pnx_snapshot *snapshot) {
+#ifdef PNX_DEBUG
+    static const char where[] = "pnx_snapshot_peek";
+    if (!snapshot)
+        complain(where, snapshot, "is no snapshot");
+    pnx__snapshot_expect_in(snapshot, where);
+    /* A thread for whose section there was no memory is in one that is not its own. */
+    if (pnx__reclaim_section(snapshot->reclaim) && !pnx_reclaim_in_section(snapshot->reclaim)) {
+        fprintf(stderr, "patinox: %s: outside a section of the domain of \"%s\"\n", where,
+                snapshot->name);
+        abort();
+    }
+#else
     (void)snapshot;
-    PNX_DEBUG_CHECK(snapshot->magic == PNX_SNAPSHOT_MAGIC);
-    PNX_DEBUG_CHECK(pnx_load(&snapshot->references, PNX_RELAXED, "snapshot.debug") != 0);
+#endif
 }
 
 int pnx__snapshot_validate(struct pnx_snapshot *snapshot, const void *next, const void *current,
@@ -386,7 +414,7 @@ int pnx_snapshot_create(const void *initial, const struct pnx_snapshot_opts *use
 struct pnx_snapshot *pnx_snapshot_ref(struct pnx_snapshot *snapshot) {
     if (!snapshot)
         return NULL;
-    check(snapshot);
+    pnx__snapshot_expect(snapshot);
     pnx_fetch_add(&snapshot->references, 1, PNX_RELAXED, "snapshot.ref"); /* the caller holds one */
     return snapshot;
 }
@@ -396,7 +424,7 @@ void pnx_snapshot_release(struct pnx_snapshot **handle) {
         return;
     struct pnx_snapshot *snapshot = *handle;
     *handle = NULL;
-    check(snapshot);
+    pnx__snapshot_expect(snapshot);
     /* acq_rel: pairs with itself; all that other holders did comes before the end */
     if (pnx_fetch_sub(&snapshot->references, 1, PNX_ACQ_REL, "snapshot.release") != 1)
         return;
@@ -420,7 +448,7 @@ void pnx__snapshot_wake(struct pnx_snapshot *snapshot, uint32_t changes) {
 void pnx_snapshot_close(struct pnx_snapshot *snapshot) {
     if (!snapshot)
         return;
-    check(snapshot);
+    pnx__snapshot_expect(snapshot);
     /* release: pairs with snapshot.wait and snapshot.write; who finds it closed sees what came before */
     uint32_t changes =
             pnx_fetch_or(&snapshot->changes, PNX_SNAPSHOT_CLOSED, PNX_RELEASE, "snapshot.close");
@@ -434,7 +462,9 @@ void pnx_snapshot_close(struct pnx_snapshot *snapshot) {
 /* ---- reading ---- */
 
 const void *pnx_snapshot_load(struct pnx_snapshot *snapshot, uint64_t *ret_version) {
-    check(snapshot);
+    if (!snapshot)
+        return NULL;
+    pnx__snapshot_expect(snapshot);
     pnx_reclaim_enter(snapshot->reclaim);
     uint64_t version;
     const void *value = pnx_snapshot_peek(snapshot, &version);
@@ -448,7 +478,9 @@ const void *pnx_snapshot_load(struct pnx_snapshot *snapshot, uint64_t *ret_versi
 }
 
 uint64_t pnx_snapshot_version(const struct pnx_snapshot *snapshot) {
-    check(snapshot);
+    if (!snapshot)
+        return 0;
+    pnx__snapshot_expect(snapshot);
     uint64_t version;
     pnx_reclaim_enter(snapshot->reclaim);
     (void)!pnx_snapshot_peek(snapshot, &version);
@@ -467,7 +499,7 @@ struct pnx_snapshot_reader pnx_snapshot_reader_make_(struct pnx_snapshot *snapsh
 }
 
 struct pnx_snapshot_reader pnx_snapshot_reader_pin_(struct pnx_snapshot *snapshot) {
-    check(snapshot);
+    pnx__snapshot_expect(snapshot);
     pnx_reclaim_enter(snapshot->reclaim);
     /* acquire: pairs with snapshot.publish */
     const struct pnx_snapshot_node_ *shown =
@@ -483,7 +515,7 @@ struct pnx_snapshot_reader pnx_snapshot_reader_pin_(struct pnx_snapshot *snapsho
 
 void pnx_snapshot_reader_unpin_(
         struct pnx_snapshot *snapshot, const struct pnx_snapshot_node_ *node) {
-    check(snapshot);
+    pnx__snapshot_expect(snapshot);
     unpin(pnx__snapshot_node_of(node));
 }
 
@@ -507,7 +539,9 @@ int pnx__snapshot_sleep(struct pnx_snapshot *snapshot, uint32_t changes, pnx_ns 
 }
 
 int pnx_snapshot_wait(struct pnx_snapshot *snapshot, uint64_t seen, pnx_ns timeout) {
-    check(snapshot);
+    if (!snapshot)
+        return -EINVAL;
+    pnx__snapshot_expect(snapshot);
     int slept = pnx__timeout(timeout, PNX_NEVER, NULL, &timeout);
     if (slept)
         return slept;
@@ -533,7 +567,7 @@ int pnx_snapshot_read_stats(
     if (!snapshot || !ret_stats || ret_stats->size < sizeof(size_t))
         return -EINVAL;
     size_t size = ret_stats->size < sizeof(stats) ? ret_stats->size : sizeof(stats);
-    check(snapshot);
+    pnx__snapshot_expect(snapshot);
     static_assert(sizeof(stats) == sizeof(size_t) + sizeof(snapshot->values), "one row, one word");
     pnx__stats_read(&snapshot->block, &stats.version);
     stats.size = size;

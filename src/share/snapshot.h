@@ -98,6 +98,14 @@ static inline struct pnx_snapshot_node *pnx__snapshot_current(const struct pnx_s
     return pnx__snapshot_node_of(pnx_load(&snapshot->head.node, PNX_RELAXED, "snapshot.current"));
 }
 
+/* Debug builds abort, and name the calling function, when it was given what is no cell.  NULL is fine. */
+#ifdef PNX_DEBUG
+#define pnx__snapshot_expect(snapshot) pnx__snapshot_expect_in(snapshot, __func__)
+void pnx__snapshot_expect_in(const struct pnx_snapshot *snapshot, const char *where);
+#else
+#define pnx__snapshot_expect(snapshot) ((void)(snapshot))
+#endif
+
 /* Runs validate, if there is one.  err may be NULL. */
 int pnx__snapshot_validate(struct pnx_snapshot *snapshot, const void *next, const void *current,
         struct pnx_error *err);

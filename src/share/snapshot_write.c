@@ -149,10 +149,16 @@ static void publish(struct pnx_snapshot *snapshot, struct pnx_snapshot_node *nod
         pnx__watches_notify(snapshot); /* last: a callback may let go of the cell */
 }
 
+static void return_node(struct pnx_snapshot_node **node) {
+    if (*node)
+        pnx__snapshot_node_return(*node);
+}
+
 /* Makes a node for a value that is about to be published, and asks validate about it. */
 static int prepare(struct pnx_snapshot *snapshot, const void *value, struct pnx_error *err,
         struct pnx_snapshot_node **ret_node) {
-    struct pnx_snapshot_node *node = pnx__snapshot_node_new(snapshot);
+    /* Goes also when validate ends its thread. */
+    PNX_CLEANUP(return_node) struct pnx_snapshot_node *node = pnx__snapshot_node_new(snapshot);
     if (!node)
         return pnx__fail(err, -ENOMEM, 0, "publish", "%s: out of memory", snapshot->name);
     node->restores = 0;
@@ -160,10 +166,10 @@ static int prepare(struct pnx_snapshot *snapshot, const void *value, struct pnx_
             pnx__snapshot_current(snapshot)->shown.value; /* stays: we are the writer */
     int rc = pnx__snapshot_validate(snapshot, value, current, err);
     if (rc)
-        pnx__snapshot_node_return(node);
-    else
-        *ret_node = node;
-    return rc;
+        return rc;
+    *ret_node = node;
+    node = NULL;
+    return 0;
 }
 
 /* Publishes value, of which it takes a reference, or with gives the caller's over. */
@@ -200,6 +206,7 @@ static int check_value(const struct pnx_snapshot *snapshot, const void *value, c
 
 int pnx_snapshot_store(struct pnx_snapshot *snapshot, const void *value, struct pnx_error *err,
         uint64_t *ret_version) {
+    pnx__snapshot_expect(snapshot);
     int rc = check_value(snapshot, value, "value", err);
     return rc ? rc : store(snapshot, NULL, value, false, err, ret_version);
 }
@@ -207,6 +214,7 @@ int pnx_snapshot_store(struct pnx_snapshot *snapshot, const void *value, struct 
 int pnx_snapshot_give(
         struct pnx_snapshot *snapshot, void **value, struct pnx_error *err, uint64_t *ret_version) {
     void *given = value ? *value : NULL;
+    pnx__snapshot_expect(snapshot);
     int rc = check_value(snapshot, given, "value", err);
     if (rc)
         return rc;
@@ -219,6 +227,7 @@ int pnx_snapshot_give(
 
 int pnx_snapshot_store_if(struct pnx_snapshot *snapshot, uint64_t expected, const void *value,
         struct pnx_error *err, uint64_t *ret_version) {
+    pnx__snapshot_expect(snapshot);
     int rc = check_value(snapshot, value, "value", err);
     return rc ? rc : store(snapshot, &expected, value, false, err, ret_version);
 }
@@ -245,21 +254,21 @@ int pnx_snapshot_update(struct pnx_snapshot *snapshot, pnx_rc_edit_fn *edit, voi
     if (!snapshot || !edit)
         return pnx__fail_field(err, -EINVAL, snapshot ? "edit" : "snapshot", "snapshot: %s is NULL",
                 snapshot ? "edit" : "snapshot");
+    pnx__snapshot_expect(snapshot);
     int rc = write_begin(snapshot, err);
     if (rc)
         return rc;
     struct pnx_snapshot_values *values = &snapshot->values;
     struct pnx_snapshot_node *node = NULL;
-    void *copy = NULL;
+    PNX_AUTO_RC void *copy = NULL; /* goes when no latch is held: its drop may want to write here */
     rc = edit_copy(snapshot, edit, ctx, err, &copy);
     if (rc == 0)
         rc = prepare(snapshot, copy, err, &node);
-    if (rc) {
-        rc = write_abort(snapshot, &values->refusals, rc);
-        pnx_rc_unref(copy); /* when no latch is held: its drop may want to write here */
-        return rc;
-    }
-    publish(snapshot, node, copy, &values->updates, ret_version);
+    if (rc)
+        return write_abort(snapshot, &values->refusals, rc);
+    const void *edited = copy;
+    copy = NULL;
+    publish(snapshot, node, edited, &values->updates, ret_version);
     return 0;
 }
 
@@ -285,6 +294,7 @@ int pnx_snapshot_history(struct pnx_snapshot *snapshot, struct pnx_snapshot_past
         size_t max, size_t *ret_count) {
     if (!snapshot || !ret_count || (max && !ret_past))
         return -EINVAL;
+    pnx__snapshot_expect(snapshot);
     pnx__mutex_lock(&snapshot->lock);
     for (uint32_t i = 0; i < snapshot->past_count && i < max; i++) {
         const struct pnx_snapshot_node *node = past_at(snapshot, i);
@@ -300,6 +310,7 @@ int pnx_snapshot_load_past(
         struct pnx_snapshot *snapshot, uint64_t version, const void **ret_value) {
     if (!snapshot || !ret_value)
         return -EINVAL;
+    pnx__snapshot_expect(snapshot);
     uint64_t current;
     const void *value = pnx_snapshot_load(snapshot, &current);
     if (current == version) {
@@ -339,6 +350,7 @@ int pnx_snapshot_rollback(struct pnx_snapshot *snapshot, uint64_t version, struc
         uint64_t *ret_version) {
     if (!snapshot)
         return pnx__fail_field(err, -EINVAL, "snapshot", "snapshot: snapshot is NULL");
+    pnx__snapshot_expect(snapshot);
     int rc = write_begin(snapshot, err);
     if (rc)
         return rc;

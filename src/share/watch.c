@@ -33,11 +33,14 @@
 #include "os/notify.h"
 #include "os/thread.h"
 #include "share/callback.h"
-#include "share/check.h"
 #include "share/snapshot.h"
 #include "share/wait.h"
 
 #include <assert.h>
+#ifdef PNX_DEBUG
+#include <stdio.h>
+#include <stdlib.h>
+#endif
 
 #define MAGIC UINT32_C(0x77617463)
 
@@ -75,10 +78,17 @@ static const struct pnx_opt_table options = {"watch", sizeof(struct pnx_watch_op
 static_assert(
         sizeof(struct pnx_watch_opts) == sizeof(size_t) + 4 * sizeof(void *) + 16, "no padding");
 
-static void check(const struct pnx_watch *watch) {
-    (void)watch;
-    PNX_DEBUG_CHECK(watch->magic == MAGIC);
+#ifdef PNX_DEBUG
+#define expect(watch) expect_in(watch, __func__)
+static void expect_in(const struct pnx_watch *watch, const char *where) {
+    if (watch->magic == MAGIC)
+        return;
+    fprintf(stderr, "patinox: %s: %p is no watch, or not any more\n", where, (const void *)watch);
+    abort();
 }
+#else
+#define expect(watch) ((void)(watch))
+#endif
 
 /* Takes the cell's lock and, in a forked child, forgets the runners that exist only in the parent. */
 static void lock(struct pnx_snapshot *snapshot) {
@@ -409,6 +419,7 @@ int pnx_watch_open(struct pnx_snapshot *snapshot, const struct pnx_watch_opts *u
     if (!snapshot || !ret_watch)
         return pnx__fail_field(err, -EINVAL, snapshot ? "ret_watch" : "snapshot",
                 "watch: %s is NULL", snapshot ? "ret_watch" : "snapshot");
+    pnx__snapshot_expect(snapshot);
     if (!opts.changed && (opts.flags & PNX_WATCH_TICK))
         return pnx__fail_field(err, -EINVAL, "changed", "watch: PNX_WATCH_TICK without changed");
     if (!pnx__thread())
@@ -448,7 +459,7 @@ int pnx_watch_open(struct pnx_snapshot *snapshot, const struct pnx_watch_opts *u
 int pnx_watch_cancel(struct pnx_watch *watch) {
     if (!watch)
         return 0;
-    check(watch);
+    expect(watch);
     return cancel_until(watch, PNX_NEVER);
 }
 
@@ -457,7 +468,7 @@ void pnx_watch_release(struct pnx_watch **handle) {
         return;
     struct pnx_watch *watch = *handle;
     *handle = NULL;
-    check(watch);
+    expect(watch);
     (void)cancel_until(watch, PNX_NEVER);
     unpin(watch);
 }
@@ -507,7 +518,7 @@ static void clear_fd(struct pnx_watch *watch) {
 int pnx_watch_read(struct pnx_watch *watch, const void **ret_value, uint64_t *ret_version) {
     if (!watch)
         return -EINVAL;
-    check(watch);
+    expect(watch);
     clear_fd(watch);
     return take(watch, ret_value, ret_version);
 }
@@ -516,7 +527,7 @@ int pnx_watch_wait(
         struct pnx_watch *watch, pnx_ns timeout, const void **ret_value, uint64_t *ret_version) {
     if (!watch)
         return -EINVAL;
-    check(watch);
+    expect(watch);
     struct pnx_snapshot *snapshot = watch->snapshot;
     int slept = pnx__timeout(timeout, PNX_NEVER, NULL, &timeout);
     if (slept)
@@ -539,7 +550,7 @@ int pnx_watch_wait(
 int pnx_watch_tick(struct pnx_watch *watch) {
     if (!watch || !watch->changed)
         return -EINVAL;
-    check(watch);
+    expect(watch);
     struct pnx_thread *self = pnx__thread();
     if (!self)
         return -ENOMEM;
@@ -586,7 +597,7 @@ static int adopt_fd(struct pnx_watch *watch, int fd, int *ret_fd) {
 int pnx_watch_fd(struct pnx_watch *watch) {
     if (!watch)
         return -EINVAL;
-    check(watch);
+    expect(watch);
     struct pnx_snapshot *snapshot = watch->snapshot;
     lock(snapshot);
     bool cancelled = watch->cancelled;

@@ -182,6 +182,31 @@ int test_child(void (*fn)(void *ctx), void *ctx) {
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+const char *test_abort(void (*fn)(void *ctx), void *ctx) {
+    static char said[512];
+    int ends[2], status = 0;
+    CHECK_EQ(pipe(ends), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        dup2(ends[1], 2);
+        fn(ctx);
+        _exit(0);
+    }
+    close(ends[1]);
+    memset(said, 0, sizeof(said));
+    size_t n = 0;
+    for (ssize_t got; (got = read(ends[0], said + n, sizeof(said) - 1 - n)) > 0;)
+        n += (size_t)got;
+    close(ends[0]);
+    while (waitpid(pid, &status, 0) < 0)
+        CHECK(errno == EINTR);
+    CHECK_MSG(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT, "did not abort, but said: %s",
+            said);
+    return said;
+}
+
 static void record(const struct test_case *test, const char *result, const char *reason) {
     const char *path = getenv("PNX_TEST_RESULTS");
     if (!path)

@@ -101,6 +101,9 @@ void test_threads(unsigned n, void (*fn)(unsigned index, void *ctx), void *ctx);
 /* Runs fn in a child process.  Returns its exit status, or -signal. */
 int test_child(void (*fn)(void *ctx), void *ctx);
 
+/* Runs fn in a child process, which must abort, and returns (in a static buffer) what it says on standard error. */
+const char *test_abort(void (*fn)(void *ctx), void *ctx);
+
 /*
  * An environment that counts, fails on request, and can carry a virtual clock.  The env points into
  * the struct, which must outlive the objects made with it.

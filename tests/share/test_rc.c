@@ -99,6 +99,11 @@ TEST(p1_null_is_fine_everywhere) {
     CHECK_EQ(pnx_rc_clone(NULL, &handle), -EINVAL);
     CHECK_EQ(pnx_rc_update(&handle, NULL, NULL), -EINVAL);
     CHECK_EQ(pnx_rc_try_update(NULL, NULL, NULL), -EINVAL);
+    CHECK(!pnx_rc_unique(NULL));
+    CHECK_EQ(pnx_rc_count(NULL), 0);
+    CHECK_EQ(pnx_rc_weak_count(NULL), 0);
+    CHECK(pnx_rc_type_of(NULL) == NULL);
+    CHECK_EQ(pnx_rc_size(NULL), 0);
 }
 
 TEST(p1_the_cleanup_attribute_lets_go) {

@@ -504,6 +504,12 @@ TEST(each_bad_argument_is_refused_by_name) {
     CHECK_EQ(pnx_snapshot_store_if(snapshot, 1, NULL, &err, NULL), -EINVAL);
     CHECK_EQ(pnx_snapshot_update(snapshot, NULL, NULL, &err, NULL), -EINVAL);
     CHECK_STR(err.field, "edit");
+    uint64_t version = 77;
+    CHECK(pnx_snapshot_load(NULL, &version) == NULL);
+    CHECK_EQ(version, 77);
+    CHECK_EQ(pnx_snapshot_version(NULL), 0);
+    CHECK_EQ(pnx_snapshot_wait(NULL, 0, 0), -EINVAL);
+    CHECK_EQ(pnx_snapshot_read_stats(NULL, NULL), -EINVAL);
     CHECK_EQ(pnx_snapshot_read_stats(snapshot, NULL), -EINVAL);
     CHECK_EQ(pnx_snapshot_read_stats(snapshot, &(struct pnx_snapshot_stats){.size = 4}), -EINVAL);
     CHECK_EQ(pnx_snapshot_version(snapshot), 1);

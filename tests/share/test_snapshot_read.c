@@ -2,6 +2,8 @@
 /* snapshot: the ways to read of patinox/snapshot.h (P1), when old values go (P6), the history (P7), events. */
 #include "share/snapshot_case.h"
 
+#include <patinox/watch.h>
+
 /* ---- P6: peek, readers, and when old values go ---- */
 
 TEST(p1_all_ways_to_read_give_the_same) {
@@ -404,5 +406,98 @@ TEST(p4_a_thread_that_ends_inside_edit_does_not_stay_the_writer) {
     pthread_join(thread, NULL);
     store(snapshot, 2);
     CHECK_EQ(load(snapshot), 2);
-    pnx_snapshot_release(&snapshot); /* the copy that it was editing is lost */
+    pnx_snapshot_release(&snapshot);
+    test_env_check_empty(&te);
+}
+
+static bool validate_ends_thread;
+
+static int exit_in_validate(
+        void *ctx, const void *next, const void *current, struct pnx_error *err) {
+    (void)ctx, (void)next, (void)current, (void)err;
+    if (validate_ends_thread)
+        pthread_exit(NULL);
+    return 0;
+}
+
+static struct value *offered;
+
+static void *exit_in_store(void *arg) {
+    (void)pnx_snapshot_store(arg, offered, NULL, NULL);
+    return NULL;
+}
+
+static void *exit_in_update(void *arg) {
+    (void)!pnx_snapshot_update(arg, set_next, NULL, NULL, NULL);
+    return NULL;
+}
+
+TEST(p4_a_thread_that_ends_inside_validate_leaves_nothing_behind) {
+    void *(*const threads[])(void *) = {exit_in_store, exit_in_update};
+    use_env();
+    struct pnx_snapshot *snapshot = make_snapshot_with(1, exit_in_validate, 50 * PNX_MS);
+    offered = make(3);
+    validate_ends_thread = true;
+    for (int i = 0; i < 2; i++) {
+        pthread_t thread;
+        CHECK_EQ(pthread_create(&thread, NULL, threads[i], snapshot), 0);
+        pthread_join(thread, NULL);
+    }
+    validate_ends_thread = false;
+    CHECK_EQ(pnx_rc_count(offered), 1);
+    value_release(&offered);
+    store(snapshot, 2);
+    CHECK_EQ(pnx_snapshot_version(snapshot), 2);
+    pnx_snapshot_release(&snapshot);
+    test_env_check_empty(&te);
+}
+
+/* ---- debug builds ---- */
+
+#ifdef PNX_DEBUG
+static void load_anything(void *ctx) {
+    pnx_rc_unref(pnx_snapshot_load(ctx, NULL));
+}
+static void store_anywhere(void *ctx) {
+    (void)pnx_snapshot_store(ctx, ctx, NULL, NULL);
+}
+static void wait_anywhere(void *ctx) {
+    (void)!pnx_snapshot_wait(ctx, 0, 0);
+}
+static void watch_anything(void *ctx) {
+    struct pnx_watch *watch = NULL;
+    (void)!pnx_watch_open(ctx, NULL, NULL, &watch);
+}
+static void peek(void *ctx) {
+    (void)!pnx_snapshot_peek(ctx, NULL);
+}
+#endif
+
+TEST(debug_builds_name_what_is_no_cell_and_a_peek_outside_a_section) {
+#ifdef PNX_DEBUG
+    static const struct {
+        void (*fn)(void *);
+        const char *says;
+    } cases[] = {
+            {load_anything, "patinox: pnx_snapshot_load: "},
+            {store_anywhere, "patinox: pnx_snapshot_store: "},
+            {wait_anywhere, "patinox: pnx_snapshot_wait: "},
+            {watch_anything, "patinox: pnx_watch_open: "},
+            {peek, "patinox: pnx_snapshot_peek: "},
+    };
+    static struct { void *words[200]; } none;
+    use_env();
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const char *said = test_abort(cases[i].fn, &none);
+        CHECK_CONTAINS(said, cases[i].says);
+        CHECK_CONTAINS(said, "is no snapshot, or not any more\n");
+    }
+    CHECK_CONTAINS(test_abort(peek, NULL), "patinox: pnx_snapshot_peek: (nil) is no snapshot");
+    struct pnx_snapshot *snapshot = make_snapshot(1);
+    CHECK_CONTAINS(test_abort(peek, snapshot),
+            "patinox: pnx_snapshot_peek: outside a section of the domain of \"test\"\n");
+    pnx_snapshot_release(&snapshot);
+#else
+    test_skip("only debug builds look");
+#endif
 }

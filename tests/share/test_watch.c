@@ -693,6 +693,23 @@ TEST(each_bad_argument_is_refused_by_name) {
     tear_down();
 }
 
+#ifdef PNX_DEBUG
+static void read_anything(void *ctx) {
+    (void)!pnx_watch_read(ctx, NULL, NULL);
+}
+#endif
+
+TEST(debug_builds_name_what_is_no_watch) {
+#ifdef PNX_DEBUG
+    static struct { void *words[200]; } none;
+    const char *said = test_abort(read_anything, &none);
+    CHECK_CONTAINS(said, "patinox: pnx_watch_read: ");
+    CHECK_CONTAINS(said, "is no watch, or not any more\n");
+#else
+    test_skip("only debug builds look");
+#endif
+}
+
 static int note_row(void *ctx, const struct pnx_resource_info *info) {
     struct pnx_resource_info *found = ctx;
     if (strcmp(info->type, "watch") == 0)
