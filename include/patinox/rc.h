@@ -80,14 +80,15 @@ enum pnx_rc_flags {
 
 /*
  * Creates an object with one reference, the caller's.  Its bytes are those of init, or zero when that is NULL.
- * Does not block, any thread.  -EINVAL for a bad descriptor, -ENOMEM.
+ * Does not block, any thread.  -EINVAL for a bad descriptor or a NULL ret_object, -E2BIG for a descriptor that sets a field
+ * unknown to this library, -EOVERFLOW when the size is not representable, -ENOMEM (also when the tally's budget refuses).
  */
 PNX_API PNX_NODISCARD int pnx_rc_new(
         const struct pnx_rc_type *type, const void *init, void **ret_object);
 
 /*
- * Creates an object with extra bytes behind the struct, for a flexible array member; they are zero.
- * -EINVAL for a bad descriptor, -EOVERFLOW when the size is not representable, -ENOMEM.
+ * Creates an object with extra bytes behind the struct, for a flexible array member; they are zero.  Errors as
+ * pnx_rc_new().
  */
 PNX_API PNX_NODISCARD int pnx_rc_new_flexible(
         const struct pnx_rc_type *type, const void *init, size_t extra, void **ret_object);
@@ -107,7 +108,7 @@ typedef int pnx_rc_make_fn(void *ctx, void *object, const struct pnx_weak *self)
 
 /*
  * Creates an object that knows itself, or whose parts know it: as pnx_rc_new_flexible(), but make is called in
- * between with a weak reference.  Errors as there, or make's own; -EINVAL also when make is NULL.
+ * between with a weak reference.  Errors as there, or make's own; -EINVAL also when make is NULL or returns no error code.
  */
 PNX_API PNX_NODISCARD int pnx_rc_new_cyclic(const struct pnx_rc_type *type, const void *init,
         size_t extra, pnx_rc_make_fn *make, void *ctx, void **ret_object);
@@ -142,7 +143,10 @@ PNX_API uint32_t pnx_rc_weak_count(const void *object);
 PNX_API const struct pnx_rc_type *pnx_rc_type_of(const void *object);
 PNX_API size_t pnx_rc_size(const void *object);
 
-/* Creates a copy with one reference, by clone.  -ENOTSUP when the type cannot, -ENOMEM, or clone's error. */
+/*
+ * Creates a copy with one reference, by clone.  -ENOTSUP when the type cannot, -ENOMEM, or clone's error; -EINVAL for NULL, or
+ * when clone returns no error code.
+ */
 PNX_API PNX_NODISCARD int pnx_rc_clone(const void *object, void **ret_copy);
 
 /*
@@ -165,7 +169,7 @@ PNX_API PNX_NODISCARD int pnx_rc_update(void **handle, pnx_rc_edit_fn *edit, voi
 
 /*
  * Edits the object in place if the caller holds the only reference, weak ones included.  PNX_E_SHARED if not:
- * then edit was not called.  Else returns what edit returned; a failing edit leaves what it has done.
+ * then edit was not called.  Else returns what edit returned; a failing edit leaves what it has done.  -EINVAL for NULL.
  */
 PNX_API PNX_NODISCARD int pnx_rc_try_update(void *object, pnx_rc_edit_fn *edit, void *ctx);
 

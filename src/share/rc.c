@@ -176,7 +176,7 @@ static bool is_stuck(uint64_t counts, bool strong_too) {
            (!strong_too || strong_of(counts) - STUCK_MIN < STUCK_MAX - STUCK_MIN);
 }
 
-/* Brings the weak half, or both, to where they stay.  Returns whether this call is the one that did it. */
+/* Brings the weak half, or both, to where they stay.  Returns whether this call is the one that made the object leak. */
 static bool saturate(struct pnx_rc_header *header, bool strong_too) {
     uint64_t counts =
             pnx_load(&header->counts, PNX_RELAXED, "rc.saturate_look"); /* rc.saturate decides */
@@ -187,6 +187,8 @@ static bool saturate(struct pnx_rc_header *header, bool strong_too) {
         stuck = SAT_WEAK | (strong_too ? SAT_STRONG : counts & STRONG_MASK);
         /* relaxed: a leaked object publishes nothing by this */
     } while (!pnx_cas(&header->counts, &counts, stuck, PNX_RELAXED, "rc.saturate"));
+    if (is_stuck(counts, false))
+        return false; /* its weak half was there before */
     pnx_fetch_add(&saturated_objects, 1, PNX_RELAXED, "rc.saturated"); /* a statistic */
     return true;
 }
@@ -220,10 +222,14 @@ static bool out_of_range(
 
 /* ---- making ---- */
 
-static int check_type(const struct pnx_rc_type *type) {
+int pnx__rc_check_type(const struct pnx_rc_type *type) {
     if (!type || ((uintptr_t)type & HAS_TAIL) || type->size < sizeof(*type) || !type->name ||
             type->reserved || (type->flags & ~(uint32_t)PNX_RC_MOVABLE))
         return -EINVAL;
+    for (size_t i = sizeof(*type); i < type->size; i++) {
+        if (((const unsigned char *)type)[i] != 0)
+            return -E2BIG; /* of a later version, which does something with it */
+    }
     size_t align = type->object_align;
     if (align > ALIGN_MAX || (align & (align - 1)) != 0)
         return -EINVAL;
@@ -288,7 +294,7 @@ int pnx_rc_new(const struct pnx_rc_type *type, const void *init, void **ret_obje
 static int make_with(const struct pnx_rc_type *type, const void *init, size_t extra,
         uint64_t counts, struct pnx_rc_header **ret_header) {
     size_t bytes;
-    int rc = check_type(type);
+    int rc = pnx__rc_check_type(type);
     if (rc)
         return rc;
     if (__builtin_add_overflow(type->object_size, extra, &bytes))

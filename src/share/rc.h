@@ -34,6 +34,9 @@ static inline struct pnx_rc_header *pnx__rc_header_of(const void *object) {
     return (struct pnx_rc_header *)(uintptr_t)object - 1;
 }
 
+/* 0, -EINVAL, or -E2BIG for one that sets what this library does not know. */
+int pnx__rc_check_type(const struct pnx_rc_type *type);
+
 /* Calls what was registered by pnx_rc_on_drop(), last first; the object has no references any more. */
 void pnx__rc_run_hooks(struct pnx_rc_header *header);
 

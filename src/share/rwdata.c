@@ -16,6 +16,7 @@
 #include "base/options.h"
 #include "share/callback.h"
 #include "share/check.h"
+#include "share/rc.h"
 
 #include <assert.h>
 #include <string.h>
@@ -23,8 +24,7 @@
 #define MAGIC      UINT32_C(0x72776474)
 #define LINE       64  /* bytes of a cache line */
 #define PAUSES     128 /* of some 10 to 40 ns each: with the first ones a few microseconds */
-#define MAX_ALIGN  4096
-#define WRITE_HELD 1 /* in an entry of pnx_thread.rwdata_held */
+#define WRITE_HELD 1   /* in an entry of pnx_thread.rwdata_held */
 
 static const struct pnx_opt option_rows[] = {
 #define PNX_OPTION(...) PNX_OPT_ROW(struct pnx_rwdata_opts, __VA_ARGS__)
@@ -124,11 +124,8 @@ static int check_type(
     if (!type || !ret_rwdata)
         return pnx__fail_field(err, -EINVAL, type ? "ret_rwdata" : "type", "rwdata: %s is NULL",
                 type ? "ret_rwdata" : "type");
-    size_t align = type->object_align;
-    if (type->size < sizeof(*type) || type->object_size == 0 || (align & (align - 1)) ||
-            align > MAX_ALIGN || type->reserved)
-        return pnx__fail_field(err, -EINVAL, "type", "rwdata: the type's description is not valid");
-    return 0;
+    int rc = type->object_size ? pnx__rc_check_type(type) : -EINVAL;
+    return rc ? pnx__fail_field(err, rc, "type", "rwdata: the type's description is not valid") : 0;
 }
 
 /* Where the value lies, from the start of the allocation; *ret_bytes is the whole.  False: not representable. */

@@ -144,9 +144,13 @@ static void publish(struct pnx_snapshot *snapshot, struct pnx_snapshot_node *nod
     pnx__snapshot_wake(snapshot, changes);
     if (old)
         pnx__snapshot_node_retire(old);
+    /* A drop may let go of the cell, and a callback too: it is used no more after the last of them. */
+    bool watched = changes & PNX_SNAPSHOT_WATCHED;
+    PNX_CLEANUP(pnx_snapshot_release)
+    struct pnx_snapshot *cell = watched ? pnx_snapshot_ref(snapshot) : NULL;
     pnx__snapshot_assist(snapshot);
-    if (changes & PNX_SNAPSHOT_WATCHED)
-        pnx__watches_notify(snapshot); /* last: a callback may let go of the cell */
+    if (watched)
+        pnx__watches_notify(cell);
 }
 
 static void return_node(struct pnx_snapshot_node **node) {

@@ -272,6 +272,22 @@ TEST(p1_too_many_weak_references_leak_only_the_memory) {
 #endif
 }
 
+TEST(p1_an_object_that_leaks_by_both_counts_is_told_of_once) {
+#ifdef PNX_DEBUG
+    listen();
+    struct thing *a = make(1, NULL);
+    pnx__rc_set_counts(a, UINT32_C(0x80000000), UINT32_C(0x80000000));
+    struct pnx_weak weak = thing_weak(a);
+    check_leaked_once(a);
+    pnx_rc_ref(a);
+    check_leaked_once(a);
+    CHECK(thing_upgrade(&weak) == a);
+    CHECK(pnx_rc_count(a) >= UINT32_C(0xc0000000));
+#else
+    test_skip("counts are set only in debug builds");
+#endif
+}
+
 TEST(p1_a_weak_release_too_many_leaks) {
     int drops = 0;
     listen();
@@ -857,8 +873,17 @@ TEST(each_bad_descriptor_is_refused) {
     test_env_init(&te);
     te.env.size = 8;
     CHECK_EQ(pnx_rc_new(&type, NULL, &object), -EINVAL);
+    struct {
+        struct pnx_rc_type type;
+        uint64_t newer;
+    } longer = {.type = thing_type, .newer = 1};
+    longer.type.size = sizeof(longer);
+    CHECK_EQ(pnx_rc_new(&longer.type, NULL, &object), -E2BIG); /* of a later library */
     type = thing_type;
     CHECK_EQ(pnx_rc_new_flexible(&type, NULL, SIZE_MAX, &object), -EOVERFLOW);
+    type.object_size = SIZE_MAX - 8;
+    CHECK_EQ(pnx_rc_new(&type, NULL, &object), -EOVERFLOW);
+    type = thing_type;
     CHECK_EQ(pnx_rc_new_flexible(&type, NULL, SIZE_MAX - 80, &object), -EOVERFLOW);
     CHECK_EQ(pnx_rc_new_flexible(&type, NULL, (size_t)PTRDIFF_MAX, &object), -EOVERFLOW);
     CHECK(object == (void *)(uintptr_t)0x77);
@@ -912,6 +937,17 @@ TEST(objects_are_aligned_as_their_type_asks) {
         pnx_weak_release(&weak);
         test_env_check_empty(&te);
     }
+}
+
+TEST(a_longer_descriptor_is_refused_only_for_its_tail) {
+    struct {
+        struct pnx_rc_type type;
+        uint64_t newer;
+    } longer = {.type = PNX_RC_TYPE(struct thing), .newer = 0};
+    longer.type.size = sizeof(longer);
+    void *object = NULL;
+    CHECK_EQ(pnx_rc_new(&longer.type, NULL, &object), 0);
+    pnx_rc_unref(object);
 }
 
 TEST(an_empty_struct_size_is_allowed) {

@@ -49,6 +49,16 @@ TEST(bad_arguments_are_refused_by_name) {
     type.object_size = SIZE_MAX - 100;
     CHECK_EQ(pnx_rwdata_create(&type, NULL, NULL, &err, &rwdata), -ENOMEM);
     type = pair_type;
+    type.flags = 64;
+    CHECK_EQ(pnx_rwdata_create(&type, NULL, NULL, &err, &rwdata), -EINVAL);
+    CHECK_STR(err.field, "type");
+    struct {
+        struct pnx_rc_type type;
+        uint64_t newer;
+    } longer = {.type = pair_type, .newer = 1};
+    longer.type.size = sizeof(longer);
+    CHECK_EQ(pnx_rwdata_create(&longer.type, NULL, NULL, &err, &rwdata), -E2BIG);
+    type = pair_type;
     type.object_align = 24;
     CHECK_EQ(pnx_rwdata_create(&type, NULL, NULL, &err, &rwdata), -EINVAL);
     type.object_align = 8192;

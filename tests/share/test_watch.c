@@ -408,6 +408,27 @@ TEST(p3_a_callback_may_release_its_watch_and_the_cell) {
     test_env_check_empty(&te);
 }
 
+static struct pnx_watch *let_go;
+
+static void drop_releases_all(void *ctx, void *object) {
+    (void)ctx;
+    if (((struct value *)object)->number != 1)
+        return;
+    pnx_watch_release(&let_go);
+    pnx_snapshot_release(&cell);
+}
+
+TEST(p3_the_drop_of_a_replaced_value_may_release_the_watch_and_the_cell) {
+    struct heard heard = {0};
+    value_type.drop = drop_releases_all;
+    set_up();
+    let_go = open_watch(PNX_WATCH_OPTS(.changed = changed, .ctx = &heard));
+    publish(2); /* comes alone: the old value goes before it returns */
+    CHECK(cell == NULL);
+    CHECK_EQ(heard.calls, 0);
+    test_env_check_empty(&te);
+}
+
 /* Each callback cancels the other one's watch, on two threads at once: nobody waits for ever. */
 static struct heard crossed[2];
 static pthread_barrier_t both_run, both_asked;
