@@ -263,9 +263,11 @@ PNX_API PNX_NODISCARD int pnx_rc_on_drop(
 
 /*
  * Takes a registration back.  The caller need not hold the object.  0 when fn will not be called.  -EALREADY when
- * it was called, and has returned: this waits for one that is running, so hold no lock that fn wants.
+ * it was called, and has returned: this waits for one that is running, so hold no lock that fn wants, also when it has
+ * registered the node again in the meantime (one that does so only while this waits, leaves it registered).
  * -EINPROGRESS when it is running and others may be waiting for this thread, as with pnx_watch_cancel(): it does not wait
- * inside a drop function, such a callback itself, an edit and so on, or a section of reclaim.  -EALREADY also for a zeroed node, -EINVAL for NULL.
+ * inside a drop function, such a callback itself, an edit and so on, or a section of reclaim; it will not be called again.
+ * -EALREADY also for a zeroed node, -EINVAL for NULL.
  */
 PNX_API int pnx_rc_on_drop_remove(struct pnx_rc_drop_node *node);
 

@@ -12,7 +12,9 @@
  *                                                        the caller's again, from before its callback runs
  *
  * Guarantee P7 stands in patinox/rc.h.  How a remove knows that a callback is running, though the node may be
- * gone already: who runs callbacks shows the node's address in a runner on its own stack, for as long as it runs.
+ * gone already: who runs callbacks shows the node's address in a runner on its own stack, for as long as it runs.  A node
+ * at that address that is registered may be another one, in memory that was used again, so then the function and its
+ * argument are compared, too.
  */
 #include "base/list.h"
 #include "os/fork.h"
@@ -29,7 +31,9 @@
 struct runner {
     struct pnx_link link;
     const struct pnx_rc_drop_node *node; /* whose callback runs; an address only.  NULL: none */
-    const struct pnx_thread *thread;     /* NULL: one without a record */
+    pnx_rc_on_drop_fn *fn;               /* the callback */
+    void *arg;
+    const struct pnx_thread *thread; /* NULL: one without a record */
 };
 
 static struct pnx_mutex lock = PNX_MUTEX_STATIC(PNX_RANK_RC);
@@ -111,10 +115,12 @@ int pnx_rc_on_drop(
     return rc;
 }
 
-static bool is_running_locked(const struct pnx_rc_drop_node *node) {
+/* fn: only this one with this arg; NULL: any, since the node may say something else by now. */
+static bool is_running_locked(
+        const struct pnx_rc_drop_node *node, pnx_rc_on_drop_fn *fn, const void *arg) {
     for (struct pnx_link *link = runners.next; link != &runners; link = link->next) {
         const struct runner *runner = PNX_CONTAINER(link, struct runner, link);
-        if (runner->node == node)
+        if (runner->node == node && (!fn || (runner->fn == fn && runner->arg == arg)))
             return true;
     }
     return false;
@@ -125,12 +131,12 @@ int pnx_rc_on_drop_remove(struct pnx_rc_drop_node *node) {
         return -EINVAL;
     const struct pnx_thread *self = pnx__thread();
     pnx__mutex_lock(&lock);
-    if (node->header_) {
+    /* The callback may have registered its own node again: it is taken back, and the call that runs is waited for. */
+    pnx_rc_on_drop_fn *removed = node->header_ ? node->fn_ : NULL;
+    const void *arg = removed ? node->arg_ : NULL;
+    if (removed)
         unlink_locked(node);
-        pnx__mutex_unlock(&lock);
-        return 0;
-    }
-    while (is_running_locked(node)) {
+    while (is_running_locked(node, removed, arg)) { /* from here on the node may be gone */
         /* A thread without a record cannot be told from the one that runs it. */
         if (!self || pnx__inside_callback()) {
             pnx__mutex_unlock(&lock);
@@ -144,7 +150,7 @@ int pnx_rc_on_drop_remove(struct pnx_rc_drop_node *node) {
         waiters--;
     }
     pnx__mutex_unlock(&lock);
-    return -EALREADY;
+    return removed ? 0 : -EALREADY;
 }
 
 /* Says that the callback has returned; returns whether somebody waits to hear it. */
@@ -171,13 +177,13 @@ void pnx__rc_run_hooks(struct pnx_rc_header *header) {
     while ((node = first_locked(header)) != NULL) {
         unlink_locked(node);
         runner.node = node;
-        pnx_rc_on_drop_fn *fn = node->fn_;
-        void *arg = node->arg_;
+        runner.fn = node->fn_;
+        runner.arg = node->arg_;
         pnx__mutex_unlock(&lock);
         if (wake)
             pnx__futex_wake(&ended, UINT32_MAX);
         pnx__mutex_assert_none_held();
-        fn(arg); /* from here on the node may be gone */
+        runner.fn(runner.arg); /* from here on the node may be gone */
         pnx__mutex_lock(&lock);
         wake = end_one_locked(&runner);
     }

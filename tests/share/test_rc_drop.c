@@ -294,6 +294,32 @@ TEST(p7_a_removal_waits_for_a_callback_that_runs_elsewhere) {
     pthread_join(goer, NULL);
 }
 
+static struct thing *next_to_watch;
+static struct pnx_rc_drop_node again_node;
+
+static void watch_the_next(void *arg) {
+    CHECK_EQ(thing_on_drop(next_to_watch, &again_node, watch_the_next, arg), 0);
+    slow_callback(arg);
+}
+
+TEST(p7_a_removal_waits_for_a_callback_that_has_registered_itself_again) {
+    pthread_t thread, goer;
+    pthread_barrier_init(&slow.inside, NULL, 2);
+    pthread_barrier_init(&slow.go, NULL, 2);
+    struct thing *thing = make_thing(1);
+    next_to_watch = make_thing(2);
+    CHECK_EQ(thing_on_drop(thing, &again_node, watch_the_next, NULL), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, release_thing, thing), 0);
+    pthread_barrier_wait(&slow.inside);
+    CHECK_EQ(pthread_create(&goer, NULL, let_go, NULL), 0);
+    CHECK_EQ(pnx_rc_on_drop_remove(&again_node), 0); /* will not be called again */
+    CHECK_EQ(slow.finished, 1);                      /* nor is it still running */
+    pthread_join(thread, NULL);
+    pthread_join(goer, NULL);
+    thing_release(&next_to_watch);
+    CHECK_EQ(slow.finished, 1);
+}
+
 static void *drop_hooked(void *arg) {
     struct pnx_rc_drop_node node = {0};
     char name = 'n';
