@@ -360,15 +360,24 @@ static void weak_unref(struct pnx_rc_header *header) {
         report(header);
 }
 
+static void tell(struct pnx_rc_header **header) {
+    pnx__rc_run_hooks(*header);
+}
+
+static void let_memory_go(struct pnx_rc_header **header) {
+    weak_unref(*header);
+}
+
 static void drop_now(struct pnx_rc_header *header) {
     const struct pnx_rc_type *type = type_of(header);
+    /* Last first; also when drop, or a callback, ends its thread. */
+    PNX_CLEANUP(let_memory_go) struct pnx_rc_header *memory = header;
+    PNX_CLEANUP(tell) struct pnx_rc_header *dropped = header;
     header->link = NULL;
     if (type->drop) {
         pnx__mutex_assert_none_held();
         type->drop(type->ctx, pnx__rc_object_of(header));
     }
-    pnx__rc_run_hooks(header);
-    weak_unref(header);
 }
 
 /*
@@ -411,6 +420,27 @@ static void drop_without_record(struct pnx_rc_header *header) {
     drop_orphans();
 }
 
+static void work_off(struct pnx_thread *self);
+
+static void go_on(struct pnx_thread **self) {
+    if (*self)
+        work_off(*self);
+}
+
+/* Drops what waits on the thread's record, until nothing does. */
+static void work_off(struct pnx_thread *self) {
+    PNX_CLEANUP(go_on) struct pnx_thread *ends = self; /* a drop that ends its thread ends here */
+    struct pnx_rc_header *header;
+    while ((header = self->rc_first) != NULL) {
+        self->rc_first = header->link;
+        if (!self->rc_first)
+            self->rc_last = NULL;
+        drop_now(header);
+    }
+    self->rc_dropping = 0;
+    ends = NULL;
+}
+
 static void drop(struct pnx_rc_header *header) {
     struct pnx_thread *self = pnx__thread();
     if (!self) {
@@ -418,25 +448,15 @@ static void drop(struct pnx_rc_header *header) {
         return;
     }
     header->link = NULL;
-    if (self->rc_dropping) {
-        if (self->rc_last)
-            ((struct pnx_rc_header *)self->rc_last)->link = header;
-        else
-            self->rc_first = header;
-        self->rc_last = header;
+    if (self->rc_last)
+        ((struct pnx_rc_header *)self->rc_last)->link = header;
+    else
+        self->rc_first = header;
+    self->rc_last = header;
+    if (self->rc_dropping)
         return;
-    }
     self->rc_dropping = 1;
-    while (header) {
-        drop_now(header);
-        header = self->rc_first;
-        if (header) {
-            self->rc_first = header->link;
-            if (!self->rc_first)
-                self->rc_last = NULL;
-        }
-    }
-    self->rc_dropping = 0;
+    work_off(self);
 }
 
 static void unref_slow(

@@ -34,6 +34,7 @@ struct runner {
     pnx_rc_on_drop_fn *fn;               /* the callback */
     void *arg;
     const struct pnx_thread *thread; /* NULL: one without a record */
+    struct pnx_rc_header *header;    /* whose callbacks are left; NULL: none */
 };
 
 static struct pnx_mutex lock = PNX_MUTEX_STATIC(PNX_RANK_RC);
@@ -162,6 +163,19 @@ static bool end_one_locked(struct runner *runner) {
     return true;
 }
 
+/* A callback has ended its thread: it is not running any more, and those after it are still to run. */
+static void end_early(struct runner *runner) {
+    if (!runner->header)
+        return;
+    pnx__mutex_lock(&lock);
+    bool wake = end_one_locked(runner);
+    pnx__list_remove(&runner->link);
+    pnx__mutex_unlock(&lock);
+    if (wake)
+        pnx__futex_wake(&ended, UINT32_MAX);
+    pnx__rc_run_hooks(runner->header);
+}
+
 void pnx__rc_run_hooks(struct pnx_rc_header *header) {
     /*
      * relaxed: whoever registered held a reference and let it go before this, see rc.last; should the last node be
@@ -169,7 +183,7 @@ void pnx__rc_run_hooks(struct pnx_rc_header *header) {
      */
     if (!pnx_load(&header->hooks, PNX_RELAXED, "rc_on_drop.look"))
         return;
-    struct runner runner = {.thread = pnx__thread()};
+    PNX_CLEANUP(end_early) struct runner runner = {.thread = pnx__thread(), .header = header};
     struct pnx_rc_drop_node *node;
     bool wake = false;
     pnx__mutex_lock(&lock);
@@ -188,6 +202,7 @@ void pnx__rc_run_hooks(struct pnx_rc_header *header) {
         wake = end_one_locked(&runner);
     }
     pnx__list_remove(&runner.link);
+    runner.header = NULL;
     pnx__mutex_unlock(&lock);
     if (wake)
         pnx__futex_wake(&ended, UINT32_MAX);

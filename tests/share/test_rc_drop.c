@@ -392,6 +392,73 @@ TEST(p7_a_child_does_not_wait_for_callbacks_of_its_parent) {
     pthread_join(thread, NULL);
 }
 
+/* ---- functions that end their thread ---- */
+
+static bool ends_in_drop;
+
+static void drop_ends_thread(void *ctx, void *object) {
+    struct thing *thing = object;
+    thing_drop(ctx, object);
+    if (thing->number == 1 && ends_in_drop)
+        pthread_exit(NULL);
+}
+
+static void hook_ends_thread(void *arg) {
+    note_arg(arg);
+    pthread_exit(NULL);
+}
+
+struct parent {
+    struct thing *children[3];
+};
+
+static void parent_drop(void *ctx, void *object) {
+    struct parent *parent = object;
+    (void)ctx;
+    for (int i = 0; i < 3; i++)
+        thing_release(&parent->children[i]);
+}
+
+static void *release_parent(void *arg) {
+    pnx_rc_unref(arg);
+    note('!'); /* not reached */
+    return NULL;
+}
+
+/* A parent with three children, of which the second one, or its callback, ends the thread that drops them. */
+static void check_ended(bool in_drop) {
+    struct pnx_rc_type parent_type = PNX_RC_TYPE(struct parent, .drop = parent_drop);
+    struct pnx_rc_drop_node nodes[4] = {{0}};
+    char names[] = "abcd";
+    void *parent = NULL;
+    pthread_t thread;
+    ends_in_drop = in_drop;
+    thing_type.drop = drop_ends_thread;
+    struct thing *children[3] = {make_thing(0), make_thing(1), make_thing(2)};
+    parent_type.env = &te.env;
+    CHECK_EQ(pnx_rc_new(&parent_type, children, &parent), 0);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(thing_on_drop(children[i], &nodes[i], note_arg, &names[i]), 0);
+    CHECK_EQ(
+            thing_on_drop(children[1], &nodes[3], in_drop ? note_arg : hook_ends_thread, &names[3]),
+            0);
+    CHECK_EQ(pthread_create(&thread, NULL, release_parent, parent), 0);
+    pthread_join(thread, NULL);
+    CHECK_STR(trace, "adbc"); /* all that was to be done */
+    CHECK_EQ(drops, 3);
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(pnx_rc_on_drop_remove(&nodes[i]), -EALREADY); /* none is taken for running */
+    test_env_check_empty(&te);
+}
+
+TEST(p7_a_callback_that_ends_its_thread_leaves_nothing_undone) {
+    check_ended(false);
+}
+
+TEST(p1_a_drop_that_ends_its_thread_leaves_nothing_undone) {
+    check_ended(true);
+}
+
 /* Threads register, remove and let go of one object; each registration is called or removed, never both. */
 struct race {
     struct thing *shared;
