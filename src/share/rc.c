@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * share/rc.c - reference-counted objects: counts, uniqueness, weak references, copy on write.
+ * share/rc.c - reference-counted objects: making them, counts, dropping, weak references.
  *
- * Memory of an object:  [ padding | struct tail | struct pnx_rc_header | the struct that the user sees | flexible part ]
+ * Memory of an object:  [ padding | struct pnx_rc_tail | struct pnx_rc_header | the struct that the user sees | flexible part ]
  * Both counts live in one 64-bit word: strong in the high half, weak in the low half; all strong references
  * together hold one weak one.  Every access is to the whole word.
  *
@@ -20,6 +20,7 @@
  *       go too often is seen by a weak half of 1 while there are strong ones, which hold that one.
  *   P2  Exact, because a weak reference is made only from a reference or from another weak one: who sees
  *       {1,1} and holds the strong one knows that nobody else holds anything to make one from.
+ *   P4, P5  See rc_cow.c.
  *   P6  A drop inside a drop is queued on the thread's record; the outermost one works the queue off.
  *   P7  See rc_on_drop.c.
  *   P8  An object under construction has no reference to upgrade to: {0,w} until its maker has returned.
@@ -48,9 +49,7 @@
 #include <stdlib.h>
 #endif
 
-#define ONE_STRONG    PNX_RC_ONE_
 #define ONE_WEAK      UINT64_C(1)
-#define UNIQUE        (ONE_STRONG | ONE_WEAK)
 #define LIMIT         UINT32_C(0x80000000) /* a half from here on is out of range */
 #define STUCK_MIN     UINT32_C(0xA0000000) /* between these it is there to stay */
 #define STUCK_MAX     UINT32_C(0xE0000000)
@@ -67,13 +66,6 @@ static_assert(sizeof(struct pnx_rc_header) - offsetof(struct pnx_rc_header, coun
         "where the inline functions look for it");
 static_assert(LIMIT == PNX_RC_LIMIT_, "one limit");
 
-/* Stands before the header, where pnx_rc_header.type says PNX__RC_HAS_TAIL. */
-struct tail {
-    size_t bytes;               /* of the object, flexible part included */
-    struct pnx_rc_tally *tally; /* counts as one of its references; may be NULL */
-};
-#define HAS_TAIL ((uintptr_t)1) /* types are aligned, so this bit is free */
-
 #ifdef PNX_DEBUG
 #define MAGIC_LIVE  UINT64_C(0x72632d6c69766521) /* from new until the memory is freed */
 #define MAGIC_FREED UINT64_C(0x72632d6672656564)
@@ -87,28 +79,6 @@ static uint32_t strong_of(uint64_t counts) {
 
 static uint32_t weak_of(uint64_t counts) {
     return (uint32_t)counts;
-}
-
-static const struct pnx_rc_type *type_of(const struct pnx_rc_header *header) {
-    return (const struct pnx_rc_type *)(header->type & ~HAS_TAIL);
-}
-
-static size_t bytes_of(const struct pnx_rc_header *header) {
-    if (header->type & HAS_TAIL)
-        return ((const struct tail *)(const void *)header - 1)->bytes;
-    return type_of(header)->object_size;
-}
-
-static struct pnx_rc_tally *tally_of(const struct pnx_rc_header *header) {
-    if (header->type & HAS_TAIL)
-        return ((const struct tail *)(const void *)header - 1)->tally;
-    return NULL;
-}
-
-static void count(const struct pnx_rc_header *header, enum pnx__rc_count what) {
-    struct pnx_rc_tally *tally = tally_of(header);
-    if (tally)
-        pnx__rc_tally_count(tally, what);
 }
 
 /* ---- debug builds: what an object is ---- */
@@ -132,15 +102,15 @@ void pnx_rc_expect_(const void *object, const struct pnx_rc_type *type, const ch
         complain(where, object, "is a freed object", "");
     if (header->magic != MAGIC_LIVE)
         complain(where, object, "is not an object of rc", "");
-    if (type && !same_type(type, type_of(header))) {
+    if (type && !same_type(type, pnx__rc_type_of(header))) {
         char text[160];
-        snprintf(text, sizeof(text), "%s, not a %s", type_of(header)->name, type->name);
+        snprintf(text, sizeof(text), "%s, not a %s", pnx__rc_type_of(header)->name, type->name);
         complain(where, object, "is a ", text);
     }
 }
 
 void pnx_rc_count_clone_(const void *object) {
-    count(pnx__rc_header_of(object), PNX__RC_CLONE);
+    pnx__rc_count_for(pnx__rc_header_of(object), PNX__RC_CLONE);
 }
 #else
 void pnx_rc_count_clone_(const void *object) {
@@ -152,12 +122,6 @@ void pnx_rc_expect_(const void *object, const struct pnx_rc_type *type, const ch
 }
 #endif
 
-static struct pnx_rc_header *header_of(const void *object, const char *where) {
-    (void)where;
-    PNX_RC_EXPECT_(object, NULL, where);
-    return pnx__rc_header_of(object);
-}
-
 static const struct pnx_env *env_of(const struct pnx_rc_type *type) {
     return type->env && type->env->alloc ? type->env : pnx__env_system();
 }
@@ -165,7 +129,7 @@ static const struct pnx_env *env_of(const struct pnx_rc_type *type) {
 /* Bytes from the start of the memory to the object. */
 static size_t offset_of(const struct pnx_rc_type *type, bool has_tail) {
     size_t align = type->object_align > ALIGN_NATURAL ? type->object_align : ALIGN_NATURAL;
-    size_t before = sizeof(struct pnx_rc_header) + (has_tail ? sizeof(struct tail) : 0);
+    size_t before = sizeof(struct pnx_rc_header) + (has_tail ? sizeof(struct pnx_rc_tail) : 0);
     return (before + align - 1) & ~(align - 1);
 }
 
@@ -194,8 +158,8 @@ static bool saturate(struct pnx_rc_header *header, bool strong_too) {
 }
 
 static void report(const struct pnx_rc_header *header) {
-    const struct pnx_rc_type *type = type_of(header);
-    count(header, PNX__RC_LEAK);
+    const struct pnx_rc_type *type = pnx__rc_type_of(header);
+    pnx__rc_count_for(header, PNX__RC_LEAK);
     pnx__log(env_of(type), PNX_LOG_ERROR,
             "rc: a reference count of a %s left its range; the object is leaked", type->name);
     struct pnx_stats_block block = {.set = pnx_stats_default()};
@@ -223,7 +187,7 @@ static bool out_of_range(
 /* ---- making ---- */
 
 int pnx__rc_check_type(const struct pnx_rc_type *type) {
-    if (!type || ((uintptr_t)type & HAS_TAIL) || type->size < sizeof(*type) || !type->name ||
+    if (!type || ((uintptr_t)type & PNX_RC_HAS_TAIL) || type->size < sizeof(*type) || !type->name ||
             type->reserved || (type->flags & ~(uint32_t)PNX_RC_MOVABLE))
         return -EINVAL;
     for (size_t i = sizeof(*type); i < type->size; i++) {
@@ -240,7 +204,7 @@ int pnx__rc_check_type(const struct pnx_rc_type *type) {
 }
 
 /* Allocates an object with these counts, zeroed but for its header. */
-static int make(const struct pnx_rc_type *type, size_t bytes, uint64_t counts,
+int pnx__rc_make(const struct pnx_rc_type *type, size_t bytes, uint64_t counts,
         struct pnx_rc_header **ret_header) {
     struct pnx_rc_tally *tally = type->tally ? *type->tally : NULL;
     bool has_tail = tally || bytes != type->object_size;
@@ -266,18 +230,18 @@ static int make(const struct pnx_rc_type *type, size_t bytes, uint64_t counts,
     /* relaxed: nobody else knows the object yet */
     pnx_store(&header->hooks, (void *)NULL, PNX_RELAXED, "rc.make_hooks");
     pnx_store(&header->counts, counts, PNX_RELAXED, "rc.make");
-    header->type = (uintptr_t)type | (has_tail ? HAS_TAIL : 0);
+    header->type = (uintptr_t)type | (has_tail ? PNX_RC_HAS_TAIL : 0);
     if (has_tail)
-        ((struct tail *)(void *)header)[-1] = (struct tail){bytes, tally};
+        ((struct pnx_rc_tail *)(void *)header)[-1] = (struct pnx_rc_tail){bytes, tally};
     *ret_header = header;
     return 0;
 }
 
-static void free_memory(struct pnx_rc_header *header) {
-    const struct pnx_rc_type *type = type_of(header);
-    size_t offset = offset_of(type, (header->type & HAS_TAIL) != 0);
-    size_t total = offset + bytes_of(header);
-    struct pnx_rc_tally *tally = tally_of(header);
+void pnx__rc_free(struct pnx_rc_header *header) {
+    const struct pnx_rc_type *type = pnx__rc_type_of(header);
+    size_t offset = offset_of(type, (header->type & PNX_RC_HAS_TAIL) != 0);
+    size_t total = offset + pnx__rc_bytes_of(header);
+    struct pnx_rc_tally *tally = pnx__rc_tally_of(header);
 #ifdef PNX_DEBUG
     header->magic = MAGIC_FREED;
 #endif
@@ -299,7 +263,7 @@ static int make_with(const struct pnx_rc_type *type, const void *init, size_t ex
         return rc;
     if (__builtin_add_overflow(type->object_size, extra, &bytes))
         return -EOVERFLOW;
-    rc = make(type, bytes, counts, ret_header);
+    rc = pnx__rc_make(type, bytes, counts, ret_header);
     if (rc == 0 && init)
         memcpy(pnx__rc_object_of(*ret_header), init, type->object_size);
     return rc;
@@ -308,13 +272,11 @@ static int make_with(const struct pnx_rc_type *type, const void *init, size_t ex
 int pnx_rc_new_flexible(
         const struct pnx_rc_type *type, const void *init, size_t extra, void **ret_object) {
     struct pnx_rc_header *header = NULL;
-    int rc = ret_object ? make_with(type, init, extra, UNIQUE, &header) : -EINVAL;
+    int rc = ret_object ? make_with(type, init, extra, PNX_RC_UNIQUE, &header) : -EINVAL;
     if (rc == 0)
         *ret_object = pnx__rc_object_of(header);
     return rc;
 }
-
-static void weak_unref(struct pnx_rc_header *header);
 
 int pnx_rc_new_cyclic(const struct pnx_rc_type *type, const void *init, size_t extra,
         pnx_rc_make_fn *fn, void *ctx, void **ret_object) {
@@ -327,11 +289,11 @@ int pnx_rc_new_cyclic(const struct pnx_rc_type *type, const void *init, size_t e
     pnx__mutex_assert_none_held();
     rc = fn(ctx, object, &self);
     if (rc) {
-        weak_unref(header); /* nobody ever had a reference: there is nothing to drop */
+        pnx__rc_weak_unref(header); /* nobody ever had a reference: there is nothing to drop */
         return rc < 0 ? rc : -EINVAL;
     }
     /* release: who upgrades what fn gave away sees the finished object; pairs with rc.upgrade */
-    pnx_fetch_add(&header->counts, ONE_STRONG, PNX_RELEASE, "rc.finished");
+    pnx_fetch_add(&header->counts, PNX_RC_ONE_, PNX_RELEASE, "rc.finished");
     *ret_object = object;
     return 0;
 }
@@ -339,7 +301,7 @@ int pnx_rc_new_cyclic(const struct pnx_rc_type *type, const void *init, size_t e
 /* ---- letting go ---- */
 
 /* Gives up one weak reference; the last one frees the memory. */
-static void weak_unref(struct pnx_rc_header *header) {
+void pnx__rc_weak_unref(struct pnx_rc_header *header) {
     /* release: what this holder did comes before the freeing; pairs with rc.weak_last */
     uint64_t before = pnx_fetch_sub(&header->counts, ONE_WEAK, PNX_RELEASE, "rc.weak_unref");
     uint32_t weak = weak_of(before);
@@ -351,7 +313,7 @@ static void weak_unref(struct pnx_rc_header *header) {
     if (weak == 1) {
         /* acquire: pairs with rc.weak_unref and rc.unref of the others, through the chain of RMWs */
         (void)pnx_load(&header->counts, PNX_ACQUIRE, "rc.weak_last");
-        free_memory(header);
+        pnx__rc_free(header);
         return;
     }
     if (weak != 0 && weak < LIMIT)
@@ -365,11 +327,11 @@ static void tell(struct pnx_rc_header **header) {
 }
 
 static void let_memory_go(struct pnx_rc_header **header) {
-    weak_unref(*header);
+    pnx__rc_weak_unref(*header);
 }
 
 static void drop_now(struct pnx_rc_header *header) {
-    const struct pnx_rc_type *type = type_of(header);
+    const struct pnx_rc_type *type = pnx__rc_type_of(header);
     /* Last first; also when drop, or a callback, ends its thread. */
     PNX_CLEANUP(let_memory_go) struct pnx_rc_header *memory = header;
     PNX_CLEANUP(tell) struct pnx_rc_header *dropped = header;
@@ -468,7 +430,7 @@ static void unref_slow(
         drop_by(header);
         return;
     }
-    if (out_of_range(header, strong, (uint64_t)0 - ONE_STRONG, true))
+    if (out_of_range(header, strong, (uint64_t)0 - PNX_RC_ONE_, true))
         report(header);
 }
 
@@ -487,7 +449,7 @@ void pnx_rc_cleanup_(void *variable) {
 /* ---- sharing ---- */
 
 bool pnx__rc_saturates(const void *object, uint64_t before) {
-    return out_of_range(pnx__rc_header_of(object), strong_of(before), ONE_STRONG, true);
+    return out_of_range(pnx__rc_header_of(object), strong_of(before), PNX_RC_ONE_, true);
 }
 
 void pnx_rc_ref_slow_(const void *object, uint64_t before) {
@@ -498,149 +460,28 @@ void pnx_rc_ref_slow_(const void *object, uint64_t before) {
 uint32_t pnx_rc_count(const void *object) {
     if (!object)
         return 0;
-    struct pnx_rc_header *header = header_of(object, "pnx_rc_count");
+    struct pnx_rc_header *header = pnx__rc_header_in(object, "pnx_rc_count");
     return strong_of(pnx_load(&header->counts, PNX_RELAXED, "rc.count")); /* for people */
 }
 
 uint32_t pnx_rc_weak_count(const void *object) {
     if (!object)
         return 0;
-    struct pnx_rc_header *header = header_of(object, "pnx_rc_weak_count");
+    struct pnx_rc_header *header = pnx__rc_header_in(object, "pnx_rc_weak_count");
     uint64_t counts = pnx_load(&header->counts, PNX_RELAXED, "rc.weak_count"); /* for people */
     return weak_of(counts) - (strong_of(counts) ? 1 : 0);
 }
 
 const struct pnx_rc_type *pnx_rc_type_of(const void *object) {
-    return object ? type_of(header_of(object, "pnx_rc_type_of")) : NULL;
+    return object ? pnx__rc_type_of(pnx__rc_header_in(object, "pnx_rc_type_of")) : NULL;
 }
 
 size_t pnx_rc_size(const void *object) {
-    return object ? bytes_of(header_of(object, "pnx_rc_size")) : 0;
+    return object ? pnx__rc_bytes_of(pnx__rc_header_in(object, "pnx_rc_size")) : 0;
 }
 
 uint64_t pnx_rc_saturated(void) {
     return pnx_load(&saturated_objects, PNX_RELAXED, "rc.saturated_read");
-}
-
-/* ---- copy on write ---- */
-
-static bool is_plain(const struct pnx_rc_type *type) {
-    return !type->clone && !type->drop;
-}
-
-int pnx_rc_clone(const void *object, void **ret_copy) {
-    if (!object || !ret_copy)
-        return -EINVAL;
-    struct pnx_rc_header *header = header_of(object, "pnx_rc_clone");
-    const struct pnx_rc_type *type = type_of(header);
-    if (!type->clone && !is_plain(type))
-        return -ENOTSUP;
-    struct pnx_rc_header *made = NULL;
-    int rc = make(type, bytes_of(header), UNIQUE, &made);
-    if (rc)
-        return rc;
-    void *copy = pnx__rc_object_of(made);
-    if (is_plain(type)) {
-        memcpy(copy, object, bytes_of(header));
-    } else {
-        pnx__mutex_assert_none_held();
-        rc = type->clone(type->ctx, object, copy);
-        if (rc) {
-            free_memory(made); /* nobody else has seen it; it owns nothing to drop */
-            return rc < 0 ? rc : -EINVAL;
-        }
-    }
-    count(made, PNX__RC_COPY);
-    *ret_copy = copy;
-    return 0;
-}
-
-/*
- * Moves an object to which only weak references are left besides *handle.  Taking strong from 1 to 0 first shuts
- * upgrade out, so that the bytes can be taken; the memory is had before that, so that nothing can fail after it.
- * PNX_E_SHARED when somebody upgraded before.
- */
-static int move_away(void **handle, struct pnx_rc_header *header, uint64_t counts) {
-    struct pnx_rc_header *moved = NULL;
-    int rc = make(type_of(header), bytes_of(header), UNIQUE, &moved);
-    if (rc)
-        return rc;
-    /* acquire: pairs with rc.unref of former holders; the release that frees the bytes stands in weak_unref */
-    while (!pnx_cas(&header->counts, &counts, counts - ONE_STRONG, PNX_ACQUIRE, "rc.move")) {
-        if (strong_of(counts) != 1) {
-            free_memory(moved);
-            return PNX_E_SHARED;
-        }
-    }
-    memcpy(pnx__rc_object_of(moved), pnx__rc_object_of(header), bytes_of(header));
-    pnx__rc_move_hooks(header, moved);
-    count(moved, PNX__RC_MOVE);
-    weak_unref(header);
-    *handle = pnx__rc_object_of(moved);
-    return 0;
-}
-
-int pnx_rc_make_mut(void **handle) {
-    if (!handle || !*handle)
-        return -EINVAL;
-    struct pnx_rc_header *header = header_of(*handle, "pnx_rc_make_mut");
-    const struct pnx_rc_type *type = type_of(header);
-    /* acquire: pairs with rc.unref, rc.weak_unref, as rc.unique */
-    uint64_t counts = pnx_load(&header->counts, PNX_ACQUIRE, "rc.make_mut");
-    if (counts == UNIQUE) {
-        count(header, PNX__RC_EXCLUSIVE);
-        return 0;
-    }
-    if (strong_of(counts) == 1 && (is_plain(type) || (type->flags & PNX_RC_MOVABLE))) {
-        int rc = move_away(handle, header, counts);
-        if (rc != PNX_E_SHARED)
-            return rc;
-    }
-    /*
-     * Copy, then let go as any holder would.  Should the others have let go meanwhile, the copy was not needed
-     * but is right; should a weak reference be upgraded meanwhile, its holder keeps the old object.
-     */
-    void *copy = NULL;
-    int rc = pnx_rc_clone(*handle, &copy);
-    if (rc)
-        return rc;
-    const void *old = *handle;
-    *handle = copy;
-    pnx_rc_unref(old);
-    return 0;
-}
-
-static int call_edit(pnx_rc_edit_fn *edit, void *ctx, void *object) {
-    pnx__mutex_assert_none_held();
-    int rc = edit(ctx, object);
-    return rc > 0 ? -EINVAL : rc;
-}
-
-int pnx_rc_update(void **handle, pnx_rc_edit_fn *edit, void *ctx) {
-    if (!handle || !*handle || !edit)
-        return -EINVAL;
-    void *copy = NULL;
-    int rc = pnx_rc_clone(*handle, &copy);
-    if (rc)
-        return rc;
-    rc = call_edit(edit, ctx, copy);
-    if (rc) {
-        pnx_rc_unref(copy);
-        return rc;
-    }
-    const void *old = *handle;
-    *handle = copy;
-    pnx_rc_unref(old);
-    return 0;
-}
-
-int pnx_rc_try_update(void *object, pnx_rc_edit_fn *edit, void *ctx) {
-    if (!object || !edit)
-        return -EINVAL;
-    if (!pnx_rc_unique(object))
-        return PNX_E_SHARED;
-    count(pnx__rc_header_of(object), PNX__RC_EXCLUSIVE);
-    return call_edit(edit, ctx, object);
 }
 
 /* ---- weak references ---- */
@@ -649,7 +490,7 @@ struct pnx_weak pnx_weak_make(const void *object) {
     struct pnx_weak weak = {(void *)(uintptr_t)object};
     if (!object)
         return weak;
-    struct pnx_rc_header *header = header_of(object, "pnx_weak_make");
+    struct pnx_rc_header *header = pnx__rc_header_in(object, "pnx_weak_make");
     /* relaxed: as rc.ref */
     uint64_t before = pnx_fetch_add(&header->counts, ONE_WEAK, PNX_RELAXED, "rc.weak_ref");
     uint32_t count = weak_of(before);
@@ -667,12 +508,12 @@ struct pnx_weak pnx_weak_ref(const struct pnx_weak *weak) {
 void *pnx_weak_upgrade(const struct pnx_weak *weak) {
     if (!weak || !weak->object_)
         return NULL;
-    struct pnx_rc_header *header = header_of(weak->object_, "pnx_weak_upgrade");
+    struct pnx_rc_header *header = pnx__rc_header_in(weak->object_, "pnx_weak_upgrade");
     uint64_t counts =
             pnx_load(&header->counts, PNX_RELAXED, "rc.upgrade_look"); /* rc.upgrade decides */
     while (strong_of(counts) != 0 && strong_of(counts) < LIMIT) {
         /* acquire: pairs with rc.unref; what holders did before they let go is visible to the new one */
-        if (pnx_cas(&header->counts, &counts, counts + ONE_STRONG, PNX_ACQUIRE, "rc.upgrade"))
+        if (pnx_cas(&header->counts, &counts, counts + PNX_RC_ONE_, PNX_ACQUIRE, "rc.upgrade"))
             return weak->object_;
     }
     if (strong_of(counts) == 0)
@@ -686,9 +527,9 @@ void *pnx_weak_upgrade(const struct pnx_weak *weak) {
 void pnx_weak_release(struct pnx_weak *weak) {
     if (!weak || !weak->object_)
         return;
-    struct pnx_rc_header *header = header_of(weak->object_, "pnx_weak_release");
+    struct pnx_rc_header *header = pnx__rc_header_in(weak->object_, "pnx_weak_release");
     weak->object_ = NULL;
-    weak_unref(header);
+    pnx__rc_weak_unref(header);
 }
 
 #ifdef PNX_DEBUG
@@ -701,7 +542,7 @@ void pnx__rc_unref_without_record(const void *object) {
     struct pnx_rc_header *header = pnx__rc_header_of(object);
     /* release: as rc.unref */
     uint64_t before =
-            pnx_fetch_sub(&header->counts, ONE_STRONG, PNX_RELEASE, "rc.unref_without_record");
+            pnx_fetch_sub(&header->counts, PNX_RC_ONE_, PNX_RELEASE, "rc.unref_without_record");
     if (strong_of(before) <= 1 || strong_of(before) >= LIMIT)
         unref_slow(header, before, drop_without_record);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * share/watch.c - hearing that a snapshot has changed.
+ * share/watch.c - hearing that a snapshot has changed: the life of a watch, and telling it.
  *
  * Sits on the snapshot, whose lock guards the list of its watches and their state.  A writer that has published,
  * and holds nothing any more, walks the list: under the lock it only decides what is to be done for a watch, and
@@ -15,25 +15,18 @@
  * under the lock, under which the runner also decides to leave: so either it looks once more, or it has left and
  * the other one runs (P1, P2).  Nothing waits for a runner but a cancel.
  *
- * The descriptor is cleared before the news are taken, never after: so it may be readable without news, but there
- * are no news while it is not (os/notify.h: an event descriptor).  Who has cleared it still says under the lock that it is
- * set (signalled), until he says otherwise: what comes in between leaves it to him, so then he looks whether there is
- * something left to tell.
- *
  * A watch is freed with its last pin; the handle is one.  In a forked child the pins of the parent's other threads
  * stay, and a watch that had some is not freed there.
  *
  * Guarantees P1..P5 stand in patinox/watch.h.
  */
-#include <patinox/watch.h>
+#include "share/watch.h"
 
 #include "base/options.h"
 #include "os/file.h"
 #include "os/futex.h"
 #include "os/notify.h"
-#include "os/thread.h"
 #include "share/callback.h"
-#include "share/snapshot.h"
 #include "share/wait.h"
 
 #include <assert.h>
@@ -41,32 +34,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #endif
-
-#define MAGIC UINT32_C(0x77617463)
-
-/* Owned by its pins.  Fixed at creation, but for what the cell's lock guards. */
-struct pnx_watch {
-    uint32_t magic;
-    uint32_t flags;
-    struct pnx_snapshot *snapshot; /* a reference of ours */
-    struct pnx_registry *registry; /* a reference of ours; NULL when off */
-    pnx_resource_id id;
-    char *name;
-    pnx_watch_fn *changed;
-    void *ctx;
-    struct pnx_a32 ended; /* futex word: one more each time a runner leaves */
-
-    /* Guarded by the cell's lock. */
-    struct pnx_link link;
-    uint32_t pins;
-    uint32_t fd_generation; /* of the process whose descriptor it is */
-    int fd;                 /* -1: nobody asked for it */
-    bool signalled;         /* the descriptor was set and not cleared since */
-    bool cancelled;
-    bool again;                /* there may be news for the runner */
-    uint64_t seen;             /* the latest version that was told */
-    struct pnx_thread *runner; /* who is in changed, or about to be */
-};
 
 static const struct pnx_opt option_rows[] = {
 #define PNX_OPTION(...) PNX_OPT_ROW(struct pnx_watch_opts, __VA_ARGS__)
@@ -79,19 +46,15 @@ static_assert(
         sizeof(struct pnx_watch_opts) == sizeof(size_t) + 4 * sizeof(void *) + 16, "no padding");
 
 #ifdef PNX_DEBUG
-#define expect(watch) expect_in(watch, __func__)
-static void expect_in(const struct pnx_watch *watch, const char *where) {
-    if (watch->magic == MAGIC)
+void pnx__watch_expect_in(const struct pnx_watch *watch, const char *where) {
+    if (watch->magic == PNX_WATCH_MAGIC)
         return;
     fprintf(stderr, "patinox: %s: %p is no watch, or not any more\n", where, (const void *)watch);
     abort();
 }
-#else
-#define expect(watch) ((void)(watch))
 #endif
 
-/* Takes the cell's lock and, in a forked child, forgets the runners that exist only in the parent. */
-static void lock(struct pnx_snapshot *snapshot) {
+void pnx__watch_lock(struct pnx_snapshot *snapshot) {
     uint32_t generation = pnx__fork_generation();
     pnx__mutex_lock(&snapshot->lock);
     if (snapshot->generation == generation)
@@ -102,11 +65,6 @@ static void lock(struct pnx_snapshot *snapshot) {
         if (watch->runner && !pnx__thread_is_here(watch->runner))
             watch->runner = NULL;
     }
-}
-
-/* relaxed: under the lock, or a hint */
-static bool is_closed(const struct pnx_snapshot *snapshot) {
-    return (pnx_load(&snapshot->changes, PNX_RELAXED, "watch.closed") & PNX_SNAPSHOT_CLOSED) != 0;
 }
 
 /* ---- pins ---- */
@@ -140,9 +98,9 @@ static bool unpin_locked(struct pnx_watch *watch) {
     return true;
 }
 
-static void unpin(struct pnx_watch *watch) {
+void pnx__watch_unpin(struct pnx_watch *watch) {
     struct pnx_snapshot *snapshot = watch->snapshot;
-    lock(snapshot);
+    pnx__watch_lock(snapshot);
     bool last = unpin_locked(watch);
     pnx__mutex_unlock(&snapshot->lock);
     if (last)
@@ -172,7 +130,7 @@ static void end_turn(struct turn *turn) {
     if (!watch)
         return;
     stop_telling(turn);
-    lock(watch->snapshot);
+    pnx__watch_lock(watch->snapshot);
     watch->runner = NULL;
     pnx__mutex_unlock(&watch->snapshot->lock);
     pnx_fetch_add(&watch->ended, 1, PNX_RELAXED, "watch.ended"); /* the lock orders it */
@@ -184,7 +142,7 @@ static bool tell(struct turn *turn) {
     struct pnx_watch *watch = turn->watch;
     uint64_t version;
     const void *value = pnx_snapshot_load(watch->snapshot, &version);
-    lock(watch->snapshot);
+    pnx__watch_lock(watch->snapshot);
     bool news = !watch->cancelled && version > watch->seen;
     bool again = news || (watch->again && !watch->cancelled);
     if (news) {
@@ -209,8 +167,7 @@ static bool tell(struct turn *turn) {
     return true;
 }
 
-/* Calls changed until there are no news.  The caller has made itself the runner, and has a pin.  Returns how often. */
-static uint32_t run(struct pnx_watch *watch) {
+uint32_t pnx__watch_run(struct pnx_watch *watch) {
     PNX_CLEANUP(end_turn) struct turn turn = {.watch = watch};
     while (tell(&turn))
         ;
@@ -220,8 +177,7 @@ static uint32_t run(struct pnx_watch *watch) {
     return turn.told;
 }
 
-/* Makes the caller the runner, unless there is one: that one is left word. */
-static bool become_runner_locked(struct pnx_watch *watch, struct pnx_thread *self) {
+bool pnx__watch_become_runner_locked(struct pnx_watch *watch, struct pnx_thread *self) {
     if (watch->runner) {
         watch->again = true;
         return false;
@@ -233,8 +189,7 @@ static bool become_runner_locked(struct pnx_watch *watch, struct pnx_thread *sel
 
 /* ---- telling ---- */
 
-/* Whether the descriptor is to be set: by the caller, without the lock. */
-static bool signal_locked(struct pnx_watch *watch, bool news) {
+bool pnx__watch_signal_locked(struct pnx_watch *watch, bool news) {
     if (watch->fd < 0 || watch->signalled || !news ||
             watch->fd_generation != watch->snapshot->generation)
         return false;
@@ -242,34 +197,14 @@ static bool signal_locked(struct pnx_watch *watch, bool news) {
     return true;
 }
 
-static bool has_news_locked(const struct pnx_watch *watch) {
-    return pnx_snapshot_version(watch->snapshot) > watch->seen;
-}
-
-/* Of an end the descriptor tells for good. */
-static bool has_ended_locked(const struct pnx_watch *watch) {
-    return watch->cancelled || is_closed(watch->snapshot);
-}
-
-/* A pin on the stack, so that it goes also when a callback leaves by pthread_exit(). */
-struct hold {
-    struct pnx_watch *watch; /* NULL: none */
-};
-
-static void end_hold(struct hold *hold) {
-    if (hold->watch)
-        unpin(hold->watch);
-}
-
-/* Tells one watch what there is to tell.  Begins and ends under the lock; the watch is pinned. */
-static void notify_locked(struct pnx_watch *watch) {
+void pnx__watch_notify_locked(struct pnx_watch *watch) {
     struct pnx_snapshot *snapshot = watch->snapshot;
     struct pnx_thread *self = pnx__thread();
-    bool news = has_news_locked(watch);
-    bool signals = signal_locked(watch, news || has_ended_locked(watch));
+    bool news = pnx__watch_has_news_locked(watch);
+    bool signals = pnx__watch_signal_locked(watch, news || pnx__watch_has_ended_locked(watch));
     /* Without a record there is no publication either, so nothing is missed. */
     bool runs = news && watch->changed && !(watch->flags & PNX_WATCH_TICK) && !watch->cancelled &&
-                self && become_runner_locked(watch, self);
+                self && pnx__watch_become_runner_locked(watch, self);
     if (!signals && !runs)
         return;
     if (signals)
@@ -279,26 +214,23 @@ static void notify_locked(struct pnx_watch *watch) {
     if (signals)
         pnx__eventfd_set(fd);
     if (runs)
-        (void)run(watch);
-    lock(snapshot);
-}
-
-static void release_cell(struct pnx_snapshot **snapshot) {
-    pnx_snapshot_release(snapshot);
+        (void)pnx__watch_run(watch);
+    pnx__watch_lock(snapshot);
 }
 
 void pnx__watches_notify(struct pnx_snapshot *snapshot) {
     pnx__mutex_assert_none_held();
     /* A callback may let go of the cell, and of any watch. */
-    PNX_CLEANUP(release_cell) struct pnx_snapshot *cell = pnx_snapshot_ref(snapshot);
+    PNX_CLEANUP(pnx_snapshot_release) struct pnx_snapshot *cell = pnx_snapshot_ref(snapshot);
     struct pnx_link dead;
     pnx__list_init(&dead);
-    lock(cell);
+    pnx__watch_lock(cell);
     struct pnx_link *at = cell->watches.next;
     while (at != &cell->watches) {
-        PNX_CLEANUP(end_hold) struct hold hold = {PNX_CONTAINER(at, struct pnx_watch, link)};
+        PNX_CLEANUP(pnx__watch_end_hold)
+        struct pnx_watch_hold hold = {PNX_CONTAINER(at, struct pnx_watch, link)};
         hold.watch->pins++;
-        notify_locked(hold.watch);
+        pnx__watch_notify_locked(hold.watch);
         at = at->next; /* only now: it was in its place all the time, while others came and went */
         if (unpin_locked(hold.watch))
             pnx__list_push_back(&dead, &hold.watch->link);
@@ -330,7 +262,7 @@ static int await_runner_locked(struct pnx_watch *watch, pnx_ns deadline) {
         uint32_t ended = pnx_load(&watch->ended, PNX_RELAXED, "watch.await"); /* the lock */
         pnx__mutex_unlock(&snapshot->lock);
         rc = pnx__wait(&watch->ended, ended, &snapshot->env, deadline);
-        lock(snapshot);
+        pnx__watch_lock(snapshot);
     }
     return watch->runner ? rc : 0;
 }
@@ -338,17 +270,17 @@ static int await_runner_locked(struct pnx_watch *watch, pnx_ns deadline) {
 static int cancel_until(struct pnx_watch *watch, pnx_ns deadline) {
     struct pnx_snapshot *snapshot = watch->snapshot;
     pnx__mutex_assert_none_held(); /* it may wait for a callback, which may want any lock */
-    lock(snapshot);
+    pnx__watch_lock(snapshot);
     bool first = !watch->cancelled;
     watch->cancelled = true;
-    bool signals = signal_locked(watch, true);
+    bool signals = pnx__watch_signal_locked(watch, true);
     int fd = watch->fd;
     if (first) {
         pnx__mutex_unlock(&snapshot->lock);
         if (signals)
             pnx__eventfd_set(fd);
         wake_waiters(snapshot);
-        lock(snapshot);
+        pnx__watch_lock(snapshot);
     }
     int rc = await_runner_locked(watch, deadline);
     pnx__mutex_unlock(&snapshot->lock);
@@ -387,8 +319,8 @@ static int add_row(
 /* Puts the watch on the cell's list.  From here on it hears of publications. */
 static int join(struct pnx_watch *watch, const struct pnx_watch_opts *opts, struct pnx_error *err) {
     struct pnx_snapshot *snapshot = watch->snapshot;
-    lock(snapshot);
-    int rc = is_closed(snapshot)                              ? -ESHUTDOWN
+    pnx__watch_lock(snapshot);
+    int rc = pnx__watch_is_closed(snapshot)                   ? -ESHUTDOWN
              : snapshot->watch_count == snapshot->max_watches ? -EBUSY
                                                               : 0;
     if (rc == 0) {
@@ -432,7 +364,7 @@ int pnx_watch_open(struct pnx_snapshot *snapshot, const struct pnx_watch_opts *u
         pnx__strfree(env, name);
         return pnx__fail(err, -ENOMEM, 0, "open", "watch: out of memory");
     }
-    watch->magic = MAGIC;
+    watch->magic = PNX_WATCH_MAGIC;
     watch->flags = opts.flags;
     watch->changed = opts.changed;
     watch->ctx = opts.ctx;
@@ -448,10 +380,10 @@ int pnx_watch_open(struct pnx_snapshot *snapshot, const struct pnx_watch_opts *u
         return rc;
     }
     *ret_watch = watch;
-    lock(snapshot);
-    PNX_CLEANUP(end_hold) struct hold hold = {watch};
+    pnx__watch_lock(snapshot);
+    PNX_CLEANUP(pnx__watch_end_hold) struct pnx_watch_hold hold = {watch};
     watch->pins++;
-    notify_locked(watch);
+    pnx__watch_notify_locked(watch);
     pnx__mutex_unlock(&snapshot->lock);
     return 0;
 }
@@ -459,7 +391,7 @@ int pnx_watch_open(struct pnx_snapshot *snapshot, const struct pnx_watch_opts *u
 int pnx_watch_cancel(struct pnx_watch *watch) {
     if (!watch)
         return 0;
-    expect(watch);
+    pnx__watch_expect(watch);
     return cancel_until(watch, PNX_NEVER);
 }
 
@@ -468,149 +400,7 @@ void pnx_watch_release(struct pnx_watch **handle) {
         return;
     struct pnx_watch *watch = *handle;
     *handle = NULL;
-    expect(watch);
+    pnx__watch_expect(watch);
     (void)cancel_until(watch, PNX_NEVER);
-    unpin(watch);
-}
-
-/* ---- taking ---- */
-
-/* Takes the news, if there are any; -EAGAIN if not. */
-static int take(struct pnx_watch *watch, const void **ret_value, uint64_t *ret_version) {
-    struct pnx_snapshot *snapshot = watch->snapshot;
-    bool closed =
-            is_closed(snapshot); /* before the value: what comes after it need not be waited for */
-    uint64_t version;
-    const void *value = pnx_snapshot_load(snapshot, &version);
-    lock(snapshot);
-    int rc = watch->cancelled        ? -ECANCELED
-             : version > watch->seen ? 0
-             : closed                ? -ESHUTDOWN
-                                     : -EAGAIN;
-    if (rc == 0)
-        watch->seen = version;
-    watch->signalled = false;
-    bool signals = watch->fd >= 0 &&
-                   signal_locked(watch, has_ended_locked(watch) || has_news_locked(watch));
-    int fd = watch->fd;
-    pnx__mutex_unlock(&snapshot->lock);
-    if (signals)
-        pnx__eventfd_set(fd);
-    if (rc || !ret_value)
-        pnx_rc_unref(value);
-    else
-        *ret_value = value;
-    if (rc == 0 && ret_version)
-        *ret_version = version;
-    return rc;
-}
-
-/* Before the news are taken: see at the top of the file. */
-static void clear_fd(struct pnx_watch *watch) {
-    struct pnx_snapshot *snapshot = watch->snapshot;
-    lock(snapshot);
-    int fd = watch->fd_generation == snapshot->generation ? watch->fd : -1;
-    pnx__mutex_unlock(&snapshot->lock);
-    if (fd >= 0)
-        pnx__eventfd_clear(fd);
-}
-
-int pnx_watch_read(struct pnx_watch *watch, const void **ret_value, uint64_t *ret_version) {
-    if (!watch)
-        return -EINVAL;
-    expect(watch);
-    clear_fd(watch);
-    return take(watch, ret_value, ret_version);
-}
-
-int pnx_watch_wait(
-        struct pnx_watch *watch, pnx_ns timeout, const void **ret_value, uint64_t *ret_version) {
-    if (!watch)
-        return -EINVAL;
-    expect(watch);
-    struct pnx_snapshot *snapshot = watch->snapshot;
-    int slept = pnx__timeout(timeout, PNX_NEVER, NULL, &timeout);
-    if (slept)
-        return slept;
-    pnx_ns deadline = timeout ? pnx__deadline(pnx__now(&snapshot->env), timeout) : 0;
-    for (;;) {
-        /* acquire: pairs with snapshot.changes, snapshot.close and watch.wake_waiters; what it tells is there */
-        uint32_t changes = pnx_load(&snapshot->changes, PNX_ACQUIRE, "watch.wait");
-        int rc = pnx_watch_read(watch, ret_value, ret_version);
-        if (rc != -EAGAIN)
-            return rc;
-        if (timeout == 0)
-            return -ETIMEDOUT;
-        if (slept)
-            return slept;
-        slept = pnx__snapshot_sleep(snapshot, changes, deadline);
-    }
-}
-
-int pnx_watch_tick(struct pnx_watch *watch) {
-    if (!watch || !watch->changed)
-        return -EINVAL;
-    expect(watch);
-    struct pnx_thread *self = pnx__thread();
-    if (!self)
-        return -ENOMEM;
-    struct pnx_snapshot *snapshot = watch->snapshot;
-    clear_fd(watch);
-    bool closed = is_closed(snapshot);
-    lock(snapshot);
-    watch->signalled = false;
-    bool signals = signal_locked(watch, has_ended_locked(watch)); /* news are told now */
-    int fd = watch->fd;
-    bool cancelled = watch->cancelled;
-    bool runs = !cancelled && become_runner_locked(watch, self);
-    watch->pins += runs;
-    pnx__mutex_unlock(&snapshot->lock);
-    if (signals)
-        pnx__eventfd_set(fd);
-    if (cancelled)
-        return -ECANCELED;
-    if (!runs)
-        return 0;
-    PNX_CLEANUP(end_hold) struct hold hold = {watch};
-    uint32_t told = run(watch);
-    return told ? 1 : closed ? -ESHUTDOWN : 0;
-}
-
-/* Makes the descriptor the watch's, unless another thread was first.  Returns the one to be closed, if any. */
-static int adopt_fd(struct pnx_watch *watch, int fd, int *ret_fd) {
-    struct pnx_snapshot *snapshot = watch->snapshot;
-    lock(snapshot);
-    int other = watch->fd;
-    if (other >= 0 && watch->fd_generation == snapshot->generation) {
-        other = fd;
-    } else {
-        watch->fd = fd;
-        watch->fd_generation = snapshot->generation;
-        watch->signalled = false;
-    }
-    *ret_fd = watch->fd;
-    notify_locked(watch); /* the caller's handle keeps it */
-    pnx__mutex_unlock(&snapshot->lock);
-    return other;
-}
-
-int pnx_watch_fd(struct pnx_watch *watch) {
-    if (!watch)
-        return -EINVAL;
-    expect(watch);
-    struct pnx_snapshot *snapshot = watch->snapshot;
-    lock(snapshot);
-    bool cancelled = watch->cancelled;
-    int fd = watch->fd_generation == snapshot->generation ? watch->fd : -1;
-    pnx__mutex_unlock(&snapshot->lock);
-    if (fd >= 0)
-        return fd;
-    if (cancelled)
-        return -ECANCELED;
-    fd = pnx__eventfd_open();
-    if (fd < 0)
-        return fd;
-    int other = adopt_fd(watch, fd, &fd);
-    (void)pnx__os_close(&other);
-    return fd;
+    pnx__watch_unpin(watch);
 }
