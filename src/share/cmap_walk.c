@@ -241,13 +241,19 @@ int pnx_cmap_clear(struct pnx_cmap *map) {
 
 /* ---- sizes ---- */
 
-/* Moves the shard to a table of so many buckets, unless it is closed or somebody else has changed it meanwhile. */
+/*
+ * Moves the shard to a table of so many buckets, unless somebody has meanwhile given it another, put more into it than
+ * the new one has room for, or closed it: then the caller looks again.
+ */
 static int resize(struct pnx_cmap_shard *shard, uint64_t from_buckets, uint64_t buckets) {
     struct pnx_cmap_table *table = pnx__cmap_table_new(shard, buckets);
     if (!table)
         return -ENOMEM;
     pnx__mutex_lock(&shard->lock);
-    bool same = !shard->closed && !shard->target && shard->table->n_buckets == from_buckets;
+    uint64_t entries =
+            pnx_load(&shard->counters.entries, PNX_RELAXED, "cmap.resize"); /* the lock */
+    bool same = !shard->closed && !shard->target && shard->table->n_buckets == from_buckets &&
+                entries <= table->limit;
     if (same) {
         pnx__cmap_inherit_locked(shard, table);
         pnx__cmap_install_locked(shard, table);
@@ -282,6 +288,20 @@ static uint64_t square_root(uint64_t n) {
     return root;
 }
 
+/* Sees that a shard has so many buckets. */
+static int grow_shard(struct pnx_cmap_shard *shard, uint64_t wanted) {
+    for (;;) {
+        uint64_t buckets, entries;
+        if (!at_rest(shard, &buckets, &entries))
+            return -ESHUTDOWN;
+        if (buckets >= wanted)
+            return 0;
+        int rc = resize(shard, buckets ? buckets : 1, wanted);
+        if (rc)
+            return rc;
+    }
+}
+
 int pnx_cmap_reserve(struct pnx_cmap *map, uint64_t n) {
     int rc = pnx__cmap_enter(map);
     if (rc == 0 && n > PNX_CMAP_ENTRIES_MAX)
@@ -291,13 +311,8 @@ int pnx_cmap_reserve(struct pnx_cmap *map, uint64_t n) {
     uint64_t mean = n / (map->shard_mask + 1) + 1;
     /* Shards differ: five standard deviations are not exceeded in a lifetime. */
     uint64_t wanted = pnx__cmap_buckets_for(map, mean + 5 * square_root(mean) + 1);
-    for (uint64_t i = 0; rc == 0 && i <= map->shard_mask; i++) {
-        uint64_t buckets, entries;
-        if (!at_rest(&map->shards[i], &buckets, &entries))
-            rc = -ESHUTDOWN;
-        else if (buckets < wanted)
-            rc = resize(&map->shards[i], buckets ? buckets : 1, wanted);
-    }
+    for (uint64_t i = 0; rc == 0 && i <= map->shard_mask; i++)
+        rc = grow_shard(&map->shards[i], wanted);
     pnx__reclaim_assist(map->domain);
     return rc;
 }

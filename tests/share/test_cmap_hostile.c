@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_cmap_hostile.c - what may go wrong around a map: writers that come at the worst moment, functions that end
+ * their thread or fork, circles over other things than maps, handles that are none.
+ */
+#include "harness/harness.h"
+#include "share/cmap.h"
+#include "share/reclaim.h"
+
+#include <patinox/snapshot.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void put_word(struct pnx_cmap *map, uint64_t key, uint64_t value) {
+    CHECK_EQ(pnx_cmap_put(map, &key, sizeof(key), value), 0);
+}
+
+static void end(struct pnx_cmap **map) {
+    struct pnx_error err = {0};
+    CHECK_MSG(pnx_cmap_check(*map, &err) == 0, "%s", err.message);
+    pnx_cmap_release(map);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+}
+
+/* ---- a writer between the decision to resize and the resize ---- */
+
+/* An environment that lets a writer in when memory for a table is asked for: no lock is held then. */
+struct intruder {
+    struct test_env te; /* first: its address is the env's ctx */
+    void *(*alloc)(void *ctx, size_t size, size_t align);
+    struct pnx_cmap *map;
+    uint64_t from, to; /* keys that it puts, once */
+};
+
+static void *intrude(void *ctx, size_t size, size_t align) {
+    struct intruder *intruder = ctx;
+    uint64_t to = intruder->to;
+    intruder->to = 0;
+    for (uint64_t key = intruder->from; key < to; key++)
+        put_word(intruder->map, key, key);
+    return intruder->alloc(ctx, size, align);
+}
+
+static struct pnx_cmap *intruded_map(struct intruder *intruder) {
+    memset(intruder, 0, sizeof(*intruder));
+    test_env_init(&intruder->te);
+    intruder->alloc = intruder->te.env.alloc;
+    intruder->te.env.alloc = intrude;
+    CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.env = &intruder->te.env, .key_size = 8, .shards = 1),
+                     NULL, &intruder->map),
+            0);
+    return intruder->map;
+}
+
+static void check_words(struct pnx_cmap *map, uint64_t n) {
+    struct pnx_error err = {0};
+    CHECK_MSG(pnx_cmap_check(map, &err) == 0, "%s", err.message);
+    CHECK_EQ(pnx_cmap_len(map), n);
+    for (uint64_t key = 0; key < n; key++) {
+        uint64_t value = 0;
+        CHECK_EQ(pnx_cmap_get_word(map, key, &value), 0);
+        CHECK_EQ(value, key);
+    }
+}
+
+TEST_LIMIT(p7_what_comes_while_a_shard_is_about_to_shrink_finds_room, 20) {
+    static struct intruder intruder;
+    struct pnx_cmap *map = intruded_map(&intruder);
+    for (uint64_t key = 0; key < 4000; key++)
+        put_word(map, key, key);
+    for (uint64_t key = 10; key < 4000; key++)
+        CHECK_EQ(pnx_cmap_remove(map, &key, 8, NULL), 0);
+    intruder.from = 10;
+    intruder.to = 3000; /* many more than the table will have slots that shrink is having made */
+    CHECK_EQ(pnx_cmap_shrink(map), 0);
+    check_words(map, 3000);
+    end(&map);
+    test_env_check_empty(&intruder.te);
+}
+
+TEST(reserve_makes_room_though_a_writer_resizes_first) {
+    static struct intruder intruder;
+    struct pnx_cmap_stats stats = {.size = sizeof(stats)};
+    struct pnx_cmap *map = intruded_map(&intruder);
+    put_word(map, 0, 0);
+    intruder.from = 1;
+    intruder.to = 1000;
+    CHECK_EQ(pnx_cmap_reserve(map, 100000), 0);
+    CHECK_EQ(pnx_cmap_read_stats(map, &stats), 0);
+    uint64_t resizes = stats.resizes;
+    for (uint64_t key = 1000; key < 100000; key++)
+        put_word(map, key, key);
+    CHECK_EQ(pnx_cmap_read_stats(map, &stats), 0);
+    CHECK_EQ(stats.resizes, resizes);
+    check_words(map, 100000);
+    end(&map);
+    test_env_check_empty(&intruder.te);
+}
