@@ -3,7 +3,8 @@
  * share/cmap_read.c - lookups: no lock, no shared write, one section.
  *
  * Why they are right stands in share/cmap_table.h.  A lookup that meets a shard between two tables helps to move it,
- * if no writer is at it: else a map that is only read after it grew would be looked up twice for ever.
+ * if no writer is at it: else a map that is only read after it grew would be looked up twice for ever.  The table that
+ * is left waits for the next writer or tick: a lookup runs nobody's functions.
  */
 #include "share/cmap_table.h"
 
@@ -27,15 +28,15 @@ static __attribute__((noinline)) int missed(const struct pnx_cmap *map) {
     return pnx_load(&map->closed, PNX_RELAXED, "cmap.missed") ? -ESHUTDOWN : -ENOENT;
 }
 
-/* Helps a shard that is between two tables; in no section. */
+/* Helps a shard that is between two tables. */
 static __attribute__((noinline, cold)) void help(struct pnx_cmap *map, uint64_t hash) {
     struct pnx_cmap_shard *shard = pnx__cmap_shard_of(map, hash);
-    if (map->generation != pnx__fork_generation() || pnx_reclaim_in_section(map->domain) ||
-            !pnx__mutex_trylock(&shard->lock))
+    if (map->generation != pnx__fork_generation() || !pnx__mutex_trylock(&shard->lock))
         return;
     pnx__cmap_move_locked(shard, map->move_buckets);
+    pnx_reclaim_enter(map->domain); /* in a section a retire never waits */
     pnx__cmap_unlock(shard);
-    pnx__reclaim_assist(map->domain);
+    pnx_reclaim_exit(map->domain);
 }
 
 /* Looks an inlined key up, in a section.  *ret_moving: the shard has a second table. */
@@ -317,10 +318,22 @@ static void prefetch_entries(const struct pnx_cmap_item *items, size_t n,
     }
 }
 
+/* Looks one of several keys up, in a section.  *ret_moving: its shard has a second table. */
+static inline bool look_item(const struct pnx_cmap *map, const struct pnx_cmap_key *key,
+        uint64_t *ret_value, bool *ret_moving) {
+    if (map->inlined)
+        return look_word(map, key->hash, key->word, ret_value, ret_moving);
+    /* Relaxed: only whether there is something to help with. */
+    *ret_moving = pnx_load(&pnx__cmap_first(map, key->hash)->next, PNX_RELAXED,
+                          "cmap.batch_moved") != NULL;
+    return look_entry(map, key, ret_value);
+}
+
 static int get_items(struct pnx_cmap *map, struct pnx_cmap_item *items, size_t n) {
     struct pnx_cmap_key keys[BATCH];
     const struct pnx_cmap_slot *buckets[BATCH];
     uint64_t saturated = 0;
+    const struct pnx_cmap_key *in_motion = NULL;
     int total = 0;
     pnx_reclaim_enter(map->domain);
     prepare(map, items, n, keys, buckets);
@@ -328,15 +341,12 @@ static int get_items(struct pnx_cmap *map, struct pnx_cmap_item *items, size_t n
         prefetch_entries(items, n, keys, buckets);
     for (size_t i = 0; i < n; i++) {
         uint64_t value = 0;
-        bool found;
+        bool moving;
         if (items[i].code)
             continue;
-        if (map->inlined) {
-            bool moving;
-            found = look_word(map, keys[i].hash, keys[i].word, &value, &moving);
-        } else {
-            found = look_entry(map, &keys[i], &value);
-        }
+        bool found = look_item(map, &keys[i], &value, &moving);
+        if (moving)
+            in_motion = &keys[i];
         items[i].code = found ? 0 : missed(map);
         if (!found)
             continue;
@@ -346,6 +356,8 @@ static int get_items(struct pnx_cmap *map, struct pnx_cmap_item *items, size_t n
         total++;
     }
     pnx_reclaim_exit(map->domain);
+    if (in_motion)
+        help(map, in_motion->hash);
     for (; saturated; saturated &= saturated - 1)
         pnx__rc_report(pnx_cmap_object(items[__builtin_ctzll(saturated)].value));
     return total;

@@ -100,3 +100,105 @@ TEST(reserve_makes_room_though_a_writer_resizes_first) {
     end(&map);
     test_env_check_empty(&intruder.te);
 }
+
+/* ---- lookups run nobody's functions, and wait for nobody ---- */
+
+static int ran;
+
+static void note_run(struct pnx_reclaim_node *node) {
+    (void)node;
+    ran++;
+}
+
+/* A map whose only shard is between two tables. */
+static struct pnx_cmap *moving_map(struct pnx_reclaim *domain, uint64_t *ret_n) {
+    struct pnx_cmap *map = NULL;
+    CHECK_EQ(pnx_cmap_create(
+                     PNX_CMAP_OPTS(.key_size = 8, .shards = 1, .domain = domain), NULL, &map),
+            0);
+    uint64_t n = 0;
+    while (n < 60000 || !map->shards[0].target) {
+        put_word(map, n, n);
+        n++;
+    }
+    *ret_n = n;
+    return map;
+}
+
+static void look_until_moved(struct pnx_cmap *map, uint64_t n) {
+    for (unsigned rounds = 0; map->shards[0].target; rounds++) {
+        CHECK(rounds < 10);
+        for (uint64_t key = 0; key < n; key++) {
+            uint64_t value;
+            CHECK_EQ(pnx_cmap_get_word(map, key, &value), 0);
+        }
+    }
+}
+
+TEST(p2_a_lookup_that_ends_a_move_runs_no_function_of_anybody) {
+    enum { N = 200 };
+    static struct pnx_reclaim_node nodes[N];
+    uint64_t n;
+    struct pnx_cmap *map = moving_map(NULL, &n);
+    for (int i = 0; i < N; i++)
+        pnx_reclaim_retire(NULL, &nodes[i], note_run, 1);
+    look_until_moved(map, n);
+    CHECK_EQ(ran, 0); /* it could want a lock that is held around the lookup */
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+    CHECK_EQ(ran, N);
+    end(&map);
+}
+
+static pthread_barrier_t inside, go;
+
+static void *stay_in_section(void *domain) {
+    pnx_reclaim_enter(domain);
+    pthread_barrier_wait(&inside);
+    pthread_barrier_wait(&go);
+    pnx_reclaim_exit(domain);
+    return NULL;
+}
+
+TEST(p2_a_lookup_that_ends_a_move_waits_for_no_reader) {
+    enum { N = 127 };
+    static struct pnx_reclaim_node nodes[N];
+    struct pnx_reclaim_stats stats = {.size = sizeof(stats)};
+    struct pnx_reclaim *domain = NULL;
+    pthread_t thread;
+    uint64_t n;
+    pthread_barrier_init(&inside, NULL, 2);
+    pthread_barrier_init(&go, NULL, 2);
+    CHECK_EQ(pnx_reclaim_create(
+                     PNX_RECLAIM_OPTS(.max_pending_objects = 1, .assist_ns = 1), NULL, &domain),
+            0);
+    struct pnx_cmap *map = moving_map(domain, &n);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, stay_in_section, domain), 0);
+    pthread_barrier_wait(&inside);
+    for (int i = 0; i < N; i++) /* the next one that is retired looks at the limits, again */
+        pnx_reclaim_retire(domain, &nodes[i], note_run, 1);
+    CHECK_EQ(pnx_reclaim_read_stats(domain, &stats), 0);
+    uint64_t throttled = stats.throttled;
+    CHECK(throttled > 0);
+    look_until_moved(map, n);
+    CHECK_EQ(pnx_reclaim_read_stats(domain, &stats), 0);
+    CHECK_EQ(stats.throttled, throttled);
+    pthread_barrier_wait(&go);
+    pthread_join(thread, NULL);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
+    pnx_cmap_release(&map);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
+    pnx_reclaim_release(&domain);
+}
+
+TEST(p2_batches_end_a_move_too) {
+    uint64_t n;
+    struct pnx_cmap *map = moving_map(NULL, &n);
+    for (uint64_t rounds = 0; map->shards[0].target; rounds++) {
+        struct pnx_cmap_item item = {.key = &rounds, .key_size = 8};
+        CHECK(rounds < n);
+        CHECK_EQ(pnx_cmap_get_batch(map, &item, 1), 1);
+        CHECK_EQ(item.value, rounds);
+    }
+    end(&map);
+}
