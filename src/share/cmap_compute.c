@@ -111,7 +111,7 @@ static int enter_call(struct pnx_cmap_shard *shard, const struct pnx_cmap_key *k
 
 /* ---- what both begin and end with ---- */
 
-/* A function's call, from the wait to the store. */
+/* A function's call, from the wait to the store.  On the stack of who waited. */
 struct run {
     struct pnx_cmap *map;
     struct pnx_cmap_shard *shard;
@@ -184,24 +184,65 @@ static void drop_current(const struct run *run) {
         pnx_rc_unref(pnx_cmap_object(run->current));
 }
 
+/*
+ * A function that forks returns twice.  In the child nothing but the latch may be touched: the shard's lock may be held by
+ * a thread that the child has not.
+ */
+static bool forked(const struct run *run) {
+    return run->map->generation != pnx__fork_generation();
+}
+
+/* Ends a run without a write. */
+static void leave(struct run *run) {
+    if (forked(run))
+        pnx__latch_release(&run->call->latch);
+    else
+        pnx__cmap_call_leave(run->shard, run->call);
+    drop_current(run);
+}
+
+/* Ends a run whose function has not returned: it ended its thread, or threw. */
+static void abandon(struct run *const *running) {
+    if (*running)
+        leave(*running);
+}
+
+static int fail_forked(struct pnx_error *err) {
+    return pnx__fail(err, -ESHUTDOWN, 0, "wait", "cmap: a forked child");
+}
+
 /* ---- compute ---- */
+
+/* Asks the function.  An action, or a negative error. */
+static int decide(struct run *run, pnx_cmap_compute_fn *fn, void *ctx, uint64_t *ret_value) {
+    PNX_CLEANUP(abandon) struct run *running = run;
+    const uint64_t current = run->current;
+    pnx__mutex_assert_none_held();
+    int action = fn(ctx, run->found ? &current : NULL, ret_value);
+    running = NULL;
+    if (action > PNX_CMAP_DROP || (action == PNX_CMAP_STORE && run->map->rc && *ret_value == 0))
+        action = -EINVAL;
+    return action;
+}
 
 int pnx_cmap_compute(struct pnx_cmap *map, const void *key, size_t key_size,
         pnx_cmap_compute_fn *fn, void *ctx, struct pnx_error *err) {
     int rc = pnx__cmap_enter(map);
     if (rc || !fn)
-        return pnx__fail(err, rc ? rc : -EINVAL, 0, "compute",
-                rc == -ESHUTDOWN ? "cmap: a forked child" : "cmap: map or fn is NULL");
+        return rc == -ESHUTDOWN ? fail_forked(err)
+                                : pnx__fail(err, -EINVAL, 0, "compute", "cmap: map or fn is NULL");
     struct run run;
     rc = begin(map, key, key_size, err, &run);
     if (rc)
         return rc;
-    pnx__mutex_assert_none_held();
     uint64_t value = 0;
-    const uint64_t current = run.current;
-    int action = fn(ctx, run.found ? &current : NULL, &value);
-    if (action > PNX_CMAP_DROP || (action == PNX_CMAP_STORE && map->rc && value == 0))
-        action = -EINVAL;
+    int action = decide(&run, fn, ctx, &value);
+    if (forked(&run)) {
+        if (action == PNX_CMAP_STORE && map->rc)
+            pnx_rc_unref(pnx_cmap_object(value));
+        leave(&run);
+        return fail_forked(err);
+    }
     count(&run, action < 0 ? action : 0);
     struct pnx_cmap_op op = {.kind = action == PNX_CMAP_DROP ? PNX_CMAP_OP_REMOVE : PNX_CMAP_OP_PUT,
             .value = value,
@@ -216,12 +257,22 @@ int pnx_cmap_compute(struct pnx_cmap *map, const void *key, size_t key_size,
 
 /* ---- get or insert ---- */
 
+/* Has the value made: 0, or a negative error. */
+static int call_maker(struct run *run, pnx_cmap_make_fn *make, void *ctx, uint64_t *ret_value) {
+    PNX_CLEANUP(abandon) struct run *running = run;
+    pnx__mutex_assert_none_held();
+    int rc = pnx__callback_code(make(ctx, ret_value));
+    running = NULL;
+    return rc == 0 && run->map->rc && *ret_value == 0 ? -EINVAL : rc;
+}
+
 int pnx_cmap_get_or_insert_with(struct pnx_cmap *map, const void *key, size_t key_size,
         pnx_cmap_make_fn *make, void *ctx, struct pnx_error *err, uint64_t *ret_value) {
     int rc = pnx__cmap_enter(map);
     if (rc || !make || !ret_value)
-        return pnx__fail(err, rc ? rc : -EINVAL, 0, "make",
-                rc == -ESHUTDOWN ? "cmap: a forked child" : "cmap: map, make or ret_value is NULL");
+        return rc == -ESHUTDOWN
+                       ? fail_forked(err)
+                       : pnx__fail(err, -EINVAL, 0, "make", "cmap: map, make or ret_value is NULL");
     rc = pnx_cmap_get(map, key, key_size, ret_value);
     if (rc != -ENOENT)
         return rc ? fail(map, err, rc) : 0;
@@ -233,11 +284,14 @@ int pnx_cmap_get_or_insert_with(struct pnx_cmap *map, const void *key, size_t ke
         *ret_value = run.current;
         return finish(&run, NULL, err);
     }
-    pnx__mutex_assert_none_held();
     uint64_t value = 0;
-    rc = pnx__callback_code(make(ctx, &value));
-    if (rc == 0 && map->rc && value == 0)
-        rc = -EINVAL;
+    rc = call_maker(&run, make, ctx, &value);
+    if (forked(&run)) {
+        if (rc == 0 && map->rc)
+            pnx_rc_unref(pnx_cmap_object(value));
+        leave(&run);
+        return fail_forked(err);
+    }
     count(&run, rc);
     if (rc) {
         (void)finish(&run, NULL, err);

@@ -202,3 +202,102 @@ TEST(p2_batches_end_a_move_too) {
     }
     end(&map);
 }
+
+/* ---- functions that do not return ---- */
+
+struct object {
+    int number;
+};
+static int dropped;
+static void drop_object(void *ctx, void *object) {
+    (void)ctx, (void)object;
+    __atomic_add_fetch(&dropped, 1, __ATOMIC_RELAXED);
+}
+static const struct pnx_rc_type object_type = PNX_RC_TYPE(struct object, .drop = drop_object);
+
+static uint64_t new_object(int number) {
+    void *object = NULL;
+    CHECK_EQ(pnx_rc_new(&object_type, &(struct object){number}, &object), 0);
+    return pnx_cmap_value(object);
+}
+
+static int end_thread(void *ctx, const uint64_t *current, uint64_t *ret_value) {
+    (void)ctx, (void)current, (void)ret_value;
+    pthread_exit(NULL);
+}
+static int end_thread_making(void *ctx, uint64_t *ret_value) {
+    (void)ctx, (void)ret_value;
+    pthread_exit(NULL);
+}
+
+static void *compute_and_end(void *map) {
+    (void)!pnx_cmap_compute(map, "a", 1, end_thread, NULL, NULL);
+    CHECK(false);
+    return NULL;
+}
+static void *make_and_end(void *map) {
+    uint64_t value;
+    (void)!pnx_cmap_get_or_insert_with(map, "b", 1, end_thread_making, NULL, NULL, &value);
+    CHECK(false);
+    return NULL;
+}
+
+TEST(p3_a_function_that_ends_its_thread_leaves_the_key_usable) {
+    static struct test_env te;
+    pthread_t thread;
+    struct pnx_cmap *map = NULL;
+    test_env_init(&te);
+    CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.env = &te.env, .flags = PNX_CMAP_RC, .shards = 1,
+                                     .wait_timeout_ns = PNX_NEVER),
+                     NULL, &map),
+            0);
+    uint64_t object = new_object(1);
+    CHECK_EQ(pnx_cmap_put(map, "a", 1, object), 0);
+    pnx_rc_unref(pnx_cmap_object(object));
+    CHECK_EQ(pthread_create(&thread, NULL, compute_and_end, map), 0);
+    pthread_join(thread, NULL);
+    CHECK_EQ(pthread_create(&thread, NULL, make_and_end, map), 0);
+    pthread_join(thread, NULL);
+    CHECK(pnx__list_empty(&map->shards[0].calls));
+    CHECK_EQ(pnx_rc_count(pnx_cmap_object(object)), 1); /* the map's: the function's has gone */
+    object = new_object(2);
+    CHECK_EQ(pnx_cmap_put(map, "a", 1, object), 0);
+    CHECK_EQ(pnx_cmap_put(map, "b", 1, object), 0);
+    pnx_rc_unref(pnx_cmap_object(object));
+    CHECK_EQ(pnx_cmap_clear(map), 0);
+    end(&map);
+    CHECK_EQ(dropped, 2);
+    test_env_check_empty(&te);
+}
+
+/* ---- functions that fork ---- */
+
+static int fork_inside(void *ctx, const uint64_t *current, uint64_t *ret_value) {
+    (void)current;
+    *(pid_t *)ctx = fork();
+    *ret_value = new_object(2);
+    return PNX_CMAP_STORE;
+}
+
+/* The child's other threads are gone with what they were doing: it must not so much as look at a shard's lock. */
+TEST(p3_a_function_that_forks_writes_in_the_parent_only) {
+    pid_t child = -1;
+    int status;
+    struct pnx_cmap *map = NULL;
+    CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.flags = PNX_CMAP_RC, .shards = 1), NULL, &map), 0);
+    uint64_t value = new_object(1);
+    CHECK_EQ(pnx_cmap_put(map, "a", 1, value), 0);
+    pnx_rc_unref(pnx_cmap_object(value));
+    int rc = pnx_cmap_compute(map, "a", 1, fork_inside, &child, NULL);
+    int found = pnx_cmap_get(map, "a", 1, &value);
+    int number = found == 0 ? ((struct object *)pnx_cmap_object(value))->number : 0;
+    if (child == 0)
+        _exit(rc == -ESHUTDOWN && number == 1 && pnx__thread()->latches == 0 ? 7 : 1);
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(rc, 0);
+    CHECK_EQ(number, 2);
+    pnx_rc_unref(pnx_cmap_object(value));
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 7);
+    end(&map);
+}
