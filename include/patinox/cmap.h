@@ -298,7 +298,8 @@ PNX_API int pnx_cmap_check(struct pnx_cmap *map, struct pnx_error *err);
         memset(&own_, 0, sizeof(own_)); \
         if (opts) \
             memcpy(&own_, opts, opts->size < sizeof(own_) ? opts->size : sizeof(own_)); \
-        own_.size = sizeof(own_); \
+        if (!opts || opts->size >= sizeof(own_.size)) /* else create says what is wrong with it */ \
+            own_.size = sizeof(own_); \
         own_.key_size = (uint32_t)sizeof(K); \
         own_.flags |= (more_flags); \
         return pnx_cmap_create(&own_, err, ret_map); \

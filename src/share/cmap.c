@@ -273,9 +273,11 @@ void pnx_cmap_release(struct pnx_cmap **handle) {
 }
 
 void pnx_cmap_close(struct pnx_cmap *map) {
-    if (!map || map->generation != pnx__fork_generation())
+    if (!map)
         return;
     check(map);
+    if (map->generation != pnx__fork_generation())
+        return;
     /* Relaxed: a lookup that finds a shard emptied has acquired its table, which is published after this. */
     if (pnx_exchange(&map->closed, 1, PNX_RELAXED, "cmap.close") != 0)
         return;

@@ -50,6 +50,7 @@ static bool replace_plain(struct pnx_cmap *map, const void *bytes, uint64_t valu
 }
 
 int pnx_cmap_put(struct pnx_cmap *map, const void *key, size_t key_size, uint64_t value) {
+    PNX_DEBUG_CHECK(!map || map->magic == PNX_CMAP_MAGIC); /* else: a map that was released */
     if (map && map->plain && key && key_size == map->key_size &&
             map->generation == pnx__fork_generation() && replace_plain(map, key, value))
         return 0;

@@ -95,6 +95,7 @@ static __attribute__((noinline, cold)) int wake_and_get(
  */
 int pnx_cmap_get_word(struct pnx_cmap *map, uint64_t key, uint64_t *ret_value) {
     const uint64_t state = PNX_RECLAIM_STATE_ | PNX_RECLAIM_NEST_;
+    PNX_DEBUG_CHECK(!map || map->magic == PNX_CMAP_MAGIC); /* else: a map that was released */
     if (__builtin_expect(!map || !map->plain || !ret_value, 0))
         return get_word(map, key, ret_value);
     uint64_t hash = pnx__cmap_mix(key, map->secret[0]);

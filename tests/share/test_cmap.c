@@ -67,6 +67,8 @@ TEST(bad_options_are_refused_by_name) {
     CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.max_entries = 5, .reserve = 6), &err, &map), -EINVAL);
     CHECK_STR(err.field, "reserve");
     CHECK_EQ(pnx_cmap_create(NULL, NULL, NULL), -EINVAL);
+    CHECK_EQ(ports_create(&(struct pnx_cmap_opts){.shards = 4}, &err, &map), -EINVAL);
+    CHECK_STR(err.field, "size");
     CHECK(map == NULL);
 }
 

@@ -301,3 +301,157 @@ TEST(p3_a_function_that_forks_writes_in_the_parent_only) {
     CHECK_EQ(WEXITSTATUS(status), 7);
     end(&map);
 }
+
+/* ---- re-entry ---- */
+
+struct reentry {
+    struct pnx_cmap *map;
+    int calls;
+};
+
+static int visit_nothing(void *ctx, const void *key, size_t key_size, uint64_t value) {
+    (void)key, (void)key_size, (void)value;
+    ++*(int *)ctx;
+    return 0;
+}
+static bool keep_nothing(void *ctx, const void *key, size_t key_size, uint64_t value) {
+    (void)ctx, (void)key, (void)key_size, (void)value;
+    return false;
+}
+
+/* Whatever concerns other keys is done; what would write to ours is refused; nothing hangs. */
+static int use_the_map(void *ctx, const uint64_t *current, uint64_t *ret_value) {
+    struct reentry *reentry = ctx;
+    struct pnx_cmap *map = reentry->map;
+    uint64_t removed = 0, other = 77;
+    CHECK(current && *current == 1);
+    reentry->calls++;
+    CHECK_EQ(pnx_cmap_len(map), 100);
+    CHECK_EQ(pnx_cmap_check(map, NULL), 0);
+    CHECK_EQ(pnx_cmap_reserve(map, 5000), 0);
+    CHECK_EQ(pnx_cmap_shrink(map), 0);
+    int met = 0;
+    CHECK_EQ(pnx_cmap_foreach(map, visit_nothing, &met), 0);
+    CHECK_EQ(met, 100);
+    CHECK_EQ(pnx_cmap_put(map, &other, 8, 1), 0);
+    int rc = pnx_cmap_retain(map, keep_nothing, NULL, &removed);
+    CHECK(rc == -EDEADLK && removed < 100); /* at our key */
+    CHECK_EQ(pnx_cmap_clear(map), -EDEADLK);
+    *ret_value = 2;
+    return PNX_CMAP_STORE;
+}
+
+TEST(p4_a_function_may_do_with_the_map_what_does_not_concern_its_key) {
+    struct pnx_cmap *map = NULL;
+    CHECK_EQ(
+            pnx_cmap_create(PNX_CMAP_OPTS(.key_size = 8, .shards = 1, .wait_timeout_ns = PNX_NEVER),
+                    NULL, &map),
+            0);
+    for (uint64_t key = 0; key < 100; key++)
+        put_word(map, key, 1);
+    struct reentry reentry = {.map = map};
+    uint64_t key = 5, value = 0;
+    CHECK_EQ(pnx_cmap_compute(map, &key, 8, use_the_map, &reentry, NULL), 0);
+    CHECK_EQ(reentry.calls, 1);
+    CHECK_EQ(pnx_cmap_get_word(map, 5, &value), 0);
+    CHECK_EQ(value, 2);
+    end(&map);
+}
+
+static int release_inside(void *ctx, const uint64_t *current, uint64_t *ret_value) {
+    struct pnx_cmap **handle = ctx;
+    (void)current;
+    pnx_cmap_release(handle); /* not the last one: the caller of compute has one */
+    *ret_value = 9;
+    return PNX_CMAP_STORE;
+}
+
+TEST(p4_a_function_may_release_a_reference_to_its_map) {
+    struct pnx_cmap *map = NULL;
+    CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.key_size = 8), NULL, &map), 0);
+    struct pnx_cmap *other = pnx_cmap_ref(map);
+    uint64_t key = 1, value = 0;
+    CHECK_EQ(pnx_cmap_compute(map, &key, 8, release_inside, &other, NULL), 0);
+    CHECK_EQ(pnx_cmap_get_word(map, 1, &value), 0);
+    CHECK_EQ(value, 9);
+    end(&map);
+}
+
+/* ---- what is no map, or was one ---- */
+
+#ifdef PNX_DEBUG
+/* What is freed is kept until the end, so that a handle that was released can be looked at. */
+static struct {
+    void *p;
+    size_t size;
+} kept[100];
+static unsigned n_kept;
+static void (*really_free)(void *ctx, void *p, size_t size);
+
+static void free_later(void *ctx, void *p, size_t size) {
+    (void)ctx;
+    CHECK(n_kept < 100);
+    kept[n_kept].p = p;
+    kept[n_kept++].size = size;
+}
+
+static void free_kept(struct test_env *te) {
+    for (unsigned i = 0; i < n_kept; i++)
+        really_free(te, kept[i].p, kept[i].size);
+    test_env_check_empty(te);
+}
+
+static int report;
+
+static void use_after_release(void *ctx) {
+    uint64_t key = 1, value, found;
+    dup2(report, 2);
+    switch (*(int *)((void **)ctx)[1]) {
+    case 0:
+        (void)!pnx_cmap_get_word(((void **)ctx)[0], 1, &value);
+        break;
+    case 1:
+        (void)!pnx_cmap_put(((void **)ctx)[0], &key, 8, 1);
+        break;
+    case 2:
+        (void)!pnx_cmap_get_words(((void **)ctx)[0], &key, 1, &value, &found);
+        break;
+    default:
+        pnx_cmap_close(((void **)ctx)[0]);
+        break;
+    }
+    _exit(0);
+}
+
+static void check_reported(void *map, const char *what) {
+    for (int use = 0; use < 4; use++) {
+        char text[400] = "";
+        void *ctx[2] = {map, &use};
+        int fds[2];
+        CHECK(pipe(fds) == 0);
+        report = fds[1];
+        CHECK_MSG(test_child(use_after_release, ctx) == -SIGABRT, "%s, use %d", what, use);
+        CHECK(read(fds[0], text, sizeof(text) - 1) > 0);
+        CHECK_CONTAINS(text, "PNX_CMAP_MAGIC");
+        close(fds[0]);
+        close(fds[1]);
+    }
+}
+
+TEST(a_map_that_was_released_or_is_none_is_named_in_debug_builds) {
+    static struct test_env te;
+    struct pnx_cmap *map = NULL;
+    test_env_init(&te);
+    really_free = te.env.free;
+    te.env.free = free_later;
+    CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.env = &te.env, .key_size = 8), NULL, &map), 0);
+    put_word(map, 1, 1);
+    void *stale = map;
+    pnx_cmap_release(&map);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+    check_reported(stale, "released");
+    static uint64_t no_map[100] = {[0 ... 99] = 0x0101010101010101};
+    check_reported(no_map, "no map");
+    free_kept(&te);
+}
+#endif
