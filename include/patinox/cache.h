@@ -22,8 +22,9 @@
  *       one that throws, or ends its thread, aborts the process.
  *   P6  At most one loader runs for a key; all who ask meanwhile share its result or its error.  A result that
  *       was overtaken by a put, a remove or a clear of the key is handed to those who waited, never stored.
- *   P7  A load that waits for itself, directly or through other keys, caches and threads, is -EDEADLK.  Waits for
- *       other things, a snapshot's writer say, are not seen: there the timeout ends the circle.
+ *   P7  A load that waits for itself, directly or through other keys, caches and threads, functions on keys of maps,
+ *       writers of snapshots and reloads of configs, is -EDEADLK.  Waits for other things, locks of yours say, are
+ *       not seen: there the timeout ends the circle.
  *   P8  A hit allocates nothing and takes one lock, for a bounded time.
  *   P9  A put that fails with -EFBIG or -ENOMEM leaves no older value behind: what it meant to replace is gone.
  *

@@ -11,8 +11,8 @@
  *   P2  Lookups never wait.  A key that is in the map all the while is found, whatever resizes meanwhile.
  *   P3  compute runs its function exactly once, get_or_insert_with one maker per key at a time: meanwhile no other
  *       write changes that key.  A wait that could never end (inside such a function, or in a circle over keys, maps,
- *       and snapshots) is -EDEADLK; others end after wait_timeout_ns.  When a function fails, or ends its thread, nothing
- *       has changed and the next who waits takes its turn.
+ *       snapshots and loads of caches) is -EDEADLK; others end after wait_timeout_ns.  When a function fails, or ends
+ *       its thread, nothing has changed and the next who waits takes its turn.
  *   P4  Functions of yours run under no lock of the library, and may use the map.
  *   P5  foreach meets a key that is there all the while exactly once; one that comes or goes meanwhile at most once
  *       for each time that it came.

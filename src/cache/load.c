@@ -10,12 +10,13 @@
  *     waiter:  (none) --enlist--> WAITING --finish, close--> ANSWERED --word set--> (its thread goes on)
  *                                    +--deadline--> (none)
  *
- * The edges of the wait-for graph, "thread w waits for the leader of load l", are those of all caches of the
- * process, since loaders of one cache may load from another.  Locks: the graph's, then a cache's.
+ * That a thread waits for the leader of a load is made known where all waits of the process are (share/latch.h): since
+ * loaders may load from other caches, and write to maps and cells whose functions load.  Locks: a cache's, then that of
+ * all latches.
  *
  *   P1  At most one load of a key runs; it is in the cache's table from miss to finish.
- *   P2  No edge is added that closes a circle: the caller gets -EDEADLK.
- *   P3  An edge is removed, under the graph's lock, before the thread that it points at can wait again.
+ *   P2  No wait begins that closes a circle: the caller gets -EDEADLK.
+ *   P3  A wait is over, as far as others know, before the thread that it was for can wait again.
  *   P4  An answered waiter that is to have a value owns a pin on it from the moment of the answer.
  *   P5  The loader runs with no lock held.
  */
@@ -24,18 +25,15 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "os/futex.h"
+#include "share/latch.h"
 #include "share/wait.h"
-
-#define GRAPH_BUCKETS 64
 
 enum waiter_state { WAITING, ANSWERED };
 
-/* On the stack of a waiting thread.  Guarded by the graph's and the cache's lock together, word aside. */
+/* On the stack of a waiting thread.  Guarded by the cache's lock, word aside. */
 struct waiter {
-    struct pnx_link link;  /* in its load's waiters, then in the leader's list of answers */
-    struct pnx_link graph; /* in the graph, by thread */
-    struct pnx_cache_load *load;
-    uint64_t thread;
+    struct pnx_link link; /* in its load's waiters, then in the leader's list of answers */
+    struct pnx_thread *thread;
     pnx_ns deadline;
     enum waiter_state state;
     bool late; /* came after the load was overtaken: must not have its value */
@@ -53,60 +51,16 @@ struct pnx_cache_load {
     const void *key;
     size_t key_size;
     uint64_t hash;
-    uint64_t leader; /* thread */
+    struct pnx_thread *leader;
     pnx_ns deadline;
 
-    struct pnx_link link;    /* in the cache's table */
-    struct pnx_link waiters; /* the graph's lock too */
+    struct pnx_link link; /* in the cache's table */
+    struct pnx_link waiters;
     bool overtaken;
 
     struct pnx_cache_entry *result;
     pnx_ns ttl; /* 0: not set */
 };
-
-/* Process-wide: the edges, by waiting thread.  Guarded by graph_lock. */
-static struct pnx_mutex graph_lock = PNX_MUTEX_STATIC(PNX_RANK_CACHE_LOAD);
-static struct pnx_link graph[GRAPH_BUCKETS]; /* zeroed until first used */
-static uint32_t graph_generation;            /* the fork generation whose threads are in it */
-
-/* A fork leaves edges behind, on the stacks of threads that do not exist in the child. */
-static void lock_graph(void) {
-    uint32_t generation = pnx__fork_generation();
-    pnx__mutex_lock(&graph_lock);
-    if (graph_generation == generation)
-        return;
-    graph_generation = generation;
-    memset(graph, 0, sizeof(graph));
-}
-
-static struct pnx_link *graph_bucket(uint64_t thread) {
-    struct pnx_link *bucket = &graph[pnx__mix64(thread) % GRAPH_BUCKETS];
-    if (!bucket->next)
-        pnx__list_init(bucket);
-    return bucket;
-}
-
-static const struct waiter *waiter_of_thread(uint64_t thread) {
-    struct pnx_link *bucket = graph_bucket(thread);
-    PNX_LIST_EACH (link, next, bucket) {
-        const struct waiter *waiter = PNX_CONTAINER(link, struct waiter, graph);
-        if (waiter->thread == thread)
-            return waiter;
-    }
-    return NULL;
-}
-
-/* Would a thread that waits for the load wait for itself?  Ends, since the graph has no circle yet. */
-static bool closes_circle(uint64_t self, const struct pnx_cache_load *load) {
-    for (;;) {
-        if (load->leader == self)
-            return true;
-        const struct waiter *waiter = waiter_of_thread(load->leader);
-        if (!waiter)
-            return false;
-        load = waiter->load;
-    }
-}
 
 /* ---- the table of loads ---- */
 
@@ -164,21 +118,11 @@ const char *pnx__cache_loads_check(const struct pnx_cache *cache) {
 
 /* ---- answering ---- */
 
-static void lock_both(struct pnx_cache *cache) {
-    lock_graph();
-    pnx__mutex_lock(&cache->lock);
-}
-
-static void unlock_both(struct pnx_cache *cache) {
-    pnx__mutex_unlock(&cache->lock);
-    pnx__mutex_unlock(&graph_lock);
-}
-
-/* The one way out of WAITING but for the deadline: moves the waiter to answers, its edge leaves the graph. */
+/* The one way out of WAITING but for the deadline: moves the waiter to answers. */
 static void answer_locked(
         struct waiter *waiter, int code, struct pnx_cache_entry *entry, struct pnx_link *answers) {
     pnx__list_remove(&waiter->link);
-    pnx__list_remove(&waiter->graph);
+    pnx__latch_awaited(waiter->thread);
     waiter->state = ANSWERED;
     waiter->code = code;
     waiter->entry = entry;
@@ -212,7 +156,7 @@ static int answer_for(const struct pnx_cache_load *load, const struct waiter *wa
 void pnx__cache_cancel_waiters(struct pnx_cache *cache) {
     struct pnx_link answers;
     pnx__list_init(&answers);
-    lock_both(cache);
+    pnx__mutex_lock(&cache->lock);
     for (size_t i = 0; i < PNX_CACHE_LOAD_BUCKETS; i++) {
         PNX_LIST_EACH (link, next, &cache->loads[i]) {
             struct pnx_cache_load *load = PNX_CONTAINER(link, struct pnx_cache_load, link);
@@ -221,7 +165,7 @@ void pnx__cache_cancel_waiters(struct pnx_cache *cache) {
             }
         }
     }
-    unlock_both(cache);
+    pnx__mutex_unlock(&cache->lock);
     wake(&answers);
 }
 
@@ -234,37 +178,34 @@ void pnx__cache_cancel_waiters(struct pnx_cache *cache) {
 static int enlist(struct pnx_cache *cache, struct waiter *waiter, const struct pnx_cache_load *own,
         bool may_wait) {
     int rc = 0;
-    lock_both(cache);
+    pnx__mutex_lock(&cache->lock);
     struct pnx_cache_load *load = find_load_locked(cache, own->hash, own->key, own->key_size);
     if (cache->closed) {
         rc = -ESHUTDOWN;
     } else if (!load) {
         rc = RETRY;
-    } else if (closes_circle(waiter->thread, load)) {
-        rc = -EDEADLK;
+    } else if ((rc = pnx__latch_await(load->leader, may_wait)) != 0) {
         pnx_owner_add(&cache->values.load_deadlocks, 1);
     } else if (!may_wait) {
         rc = -ETIMEDOUT;
     } else {
-        waiter->load = load;
         waiter->late = load->overtaken;
         pnx__list_push_back(&load->waiters, &waiter->link);
-        pnx__list_push_back(graph_bucket(waiter->thread), &waiter->graph);
         pnx_owner_add(&cache->values.load_waits, 1);
     }
-    unlock_both(cache);
+    pnx__mutex_unlock(&cache->lock);
     return rc;
 }
 
 /* Gives up; false when the answer came first. */
 static bool delist(struct pnx_cache *cache, struct waiter *waiter) {
-    lock_both(cache);
+    pnx__mutex_lock(&cache->lock);
     bool waiting = waiter->state == WAITING;
     if (waiting) {
         pnx__list_remove(&waiter->link);
-        pnx__list_remove(&waiter->graph);
+        pnx__latch_awaited(waiter->thread);
     }
-    unlock_both(cache);
+    pnx__mutex_unlock(&cache->lock);
     return waiting;
 }
 
@@ -386,7 +327,7 @@ static int finish(struct pnx_cache_load *load, int code, pnx_ns took) {
     struct pnx_cache *cache = load->cache;
     struct pnx_link answers;
     pnx__list_init(&answers);
-    lock_both(cache);
+    pnx__mutex_lock(&cache->lock);
     pnx__list_remove(&load->link);
     cache->n_loads--;
     pnx_store(&cache->values.loading, cache->n_loads, PNX_RELAXED, "cache_load.end"); /* a number */
@@ -398,7 +339,7 @@ static int finish(struct pnx_cache_load *load, int code, pnx_ns took) {
     }
     if (cache->closed)
         code = -ESHUTDOWN;
-    unlock_both(cache);
+    pnx__mutex_unlock(&cache->lock);
     wake(&answers);
     return code;
 }
@@ -551,7 +492,7 @@ int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key, size_t key_s
     rc = pnx__timeout(timeout, cache->load_timeout, err, &wait_ns);
     if (rc)
         return rc;
-    const struct pnx_thread *self = pnx__thread();
+    struct pnx_thread *self = pnx__thread();
     if (!self)
         return fail_wait(cache, -ENOMEM, err, false);
     struct pnx_cache_load load = {
@@ -559,7 +500,7 @@ int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key, size_t key_s
             .key = key,
             .key_size = key_size,
             .hash = pnx__hash(cache->seed, key, key_size),
-            .leader = self->id,
+            .leader = self,
             .deadline = pnx__deadline(pnx__now(&cache->env), wait_ns),
     };
     pnx__list_init(&load.waiters);

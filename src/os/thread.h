@@ -36,7 +36,8 @@ struct pnx_thread {
     void *rc_first;              /* share: rc objects that wait for it to return, oldest first */
     void *rc_last;
     uint64_t reclaim_joined;     /* share: a bit for each domain that it has joined */
-    struct pnx_latch *waits_for; /* share: guarded by the lock of all latches */
+    struct pnx_latch *waits_for; /* share: guarded by the lock of all latches, as is the next */
+    struct pnx_thread *awaits; /* share: whose doing this thread waits for, where that is no latch */
     /* share: how many latches it owns; the function is called at the thread's end if there are any. */
     uint32_t latches;
     void (*latches_end)(struct pnx_thread *thread);

@@ -12,6 +12,7 @@
  *     thread that runs, which ends it.  For the same reason no thread on it can end, and its record is there.
  *   - A circle closes when its last thread begins to wait, never when one takes a latch: who takes one waits for
  *     nothing.  That last thread looks, and what the others did before they waited happened before, by the lock.
+ *   - Waits for no latch are edges from thread to thread, which begin and end under the lock, too.
  *
  * A sleeper is woken with the latch free, and may find it taken by one who came later; after PNX_LATCH_PATIENCE, or
  * a number of such losses, the latch is handed to it instead (P1).  A waiter whose time is over and that finds the
@@ -86,18 +87,17 @@ static void forget_the_gone_locked(
     pnx_store(&latch->owner, 0, PNX_RELEASE, "latch.forget");
 }
 
-/* Whether self is, over any number of latches, who the latch's owner waits for. */
-static bool closes_circle_locked(const struct pnx_latch *latch, const struct pnx_thread *self) {
+static struct pnx_thread *owner_locked(const struct pnx_latch *latch) {
+    /* acquire: pairs with latch.take; the owner's record is all there */
+    return pnx__latch_owner(pnx_load(&latch->owner, PNX_ACQUIRE, "latch.walk"));
+}
+
+/* Whether self is the thread, or, over any number of waits, who that one waits for. */
+static bool leads_to_locked(const struct pnx_thread *thread, const struct pnx_thread *self) {
     /* Ends: every wait was checked before it began, so the chain has no circle without self. */
-    while (latch) {
-        /* acquire: pairs with latch.take; the owner's record is all there */
-        const struct pnx_thread *owner =
-                pnx__latch_owner(pnx_load(&latch->owner, PNX_ACQUIRE, "latch.walk"));
-        if (!owner || owner == self)
-            return owner != NULL;
-        latch = owner->waits_for;
-    }
-    return false;
+    while (thread && thread != self)
+        thread = thread->waits_for ? owner_locked(thread->waits_for) : thread->awaits;
+    return thread != NULL;
 }
 
 /* Takes the latch, or marks it so that its owner must take the lock to release it.  Returns whether taken. */
@@ -161,8 +161,9 @@ static void register_fork(void) {
     pnx__at_fork(before_fork, after_fork, after_fork_in_child);
 }
 
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
 int pnx__latch_acquire(struct pnx_latch *latch, const struct pnx_env *env, pnx_ns deadline) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct pnx_thread *self = pnx__thread();
     if (!self)
         return -ENOMEM; /* an owner without a name could not be told from itself */
@@ -178,7 +179,7 @@ int pnx__latch_acquire(struct pnx_latch *latch, const struct pnx_env *env, pnx_n
     pnx__mutex_lock(&lock);
     if (take_or_mark_locked(latch, self)) {
         rc = 0;
-    } else if (closes_circle_locked(latch, self)) {
+    } else if (leads_to_locked(owner_locked(latch), self)) {
         rc = -EDEADLK;
     } else if (deadline <= begin) {
         rc = -ETIMEDOUT; /* never queued: others must not take it for one who waits */
@@ -192,6 +193,23 @@ int pnx__latch_acquire(struct pnx_latch *latch, const struct pnx_env *env, pnx_n
     }
     pnx__mutex_unlock(&lock);
     return rc;
+}
+
+int pnx__latch_await(struct pnx_thread *other, bool waits) {
+    struct pnx_thread *self = PNX_SELF; /* who waits for another has a record */
+    pthread_once(&once, register_fork);
+    pnx__mutex_lock(&lock);
+    int rc = leads_to_locked(other, self) ? -EDEADLK : 0;
+    if (rc == 0 && waits)
+        self->awaits = other;
+    pnx__mutex_unlock(&lock);
+    return rc;
+}
+
+void pnx__latch_awaited(struct pnx_thread *thread) {
+    pnx__mutex_lock(&lock);
+    thread->awaits = NULL;
+    pnx__mutex_unlock(&lock);
 }
 
 /* Releases a latch that was marked, and returns the word of the waiter that is to be woken, if any. */

@@ -12,8 +12,8 @@
  *   P1  One owner at a time.  Those who sleep are served in the order in which they came; one who comes later, and
  *       finds the latch free, may go before them until the first of them has waited for PNX_LATCH_PATIENCE.
  *       (Handing over to a sleeper costs the time to wake it, 30 us and more, during which nobody works.)
- *   P2  A thread that owns it, or that is waited for by its owner, over whatever other latches, gets -EDEADLK; no
- *       other thread does.
+ *   P2  A thread that owns it, or that is waited for by its owner, over whatever other latches and other waits that
+ *       were made known (pnx__latch_await()), gets -EDEADLK; no other thread does.
  *   P3  A latch whose owner's thread has ended, or in a forked child exists only in the parent, is free; who waits for
  *       it then, gets it.
  *   P4  Taking a free latch and giving back one that nobody waits for is one read-modify-write each, and touches
@@ -53,6 +53,16 @@ int pnx__latch_acquire(struct pnx_latch *latch, const struct pnx_env *env, pnx_n
 
 /* Returns whether the calling thread owns it. */
 bool pnx__latch_mine(const struct pnx_latch *latch);
+
+/*
+ * Makes a wait known that is for no latch: the calling thread waits for what only another one, which cannot end
+ * meanwhile, brings about; until pnx__latch_awaited().  -EDEADLK when that one waits for this one, over whatever there is
+ * between (P2): then there is no wait, nor is there when waits is false: that only asks.  Locks of smaller rank may be held.
+ */
+int pnx__latch_await(struct pnx_thread *other, bool waits);
+
+/* Ends such a wait of a thread: by itself, or by the one that it waited for, before that one waits again. */
+void pnx__latch_awaited(struct pnx_thread *thread);
 
 void pnx__latch_release_marked(struct pnx_latch *latch);
 

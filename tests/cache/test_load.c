@@ -3,6 +3,8 @@
 #include "base/atomic.h"
 #include "cache/common.h"
 
+#include <patinox/cmap.h>
+
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -656,6 +658,65 @@ TEST(p7_a_circle_over_keys_and_threads_is_edeadlk) {
 TEST(p7_a_circle_over_two_caches_is_edeadlk) {
     check_circle(2, true);
     check_circle(6, true);
+}
+
+/* A function on a key of a map that loads, and a loader that writes to that key: neither has a time limit. */
+struct mixed {
+    struct pnx_cache *cache;
+    struct pnx_cmap *map;
+    pthread_barrier_t both_inside;
+    int load_code;  /* what the load from inside the map's function returned */
+    int write_code; /* what the write from inside the loader returned */
+};
+
+static int write_in_loader(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    struct mixed *mixed = ctx;
+    (void)deadline;
+    pthread_barrier_wait(&mixed->both_inside);
+    mixed->write_code = pnx_cmap_put(mixed->map, key, key_size, 2);
+    return pnx_cache_load_set(load, "ok", 3);
+}
+
+static int load_in_function(void *ctx, const uint64_t *current, uint64_t *ret_value) {
+    struct mixed *mixed = ctx;
+    struct pnx_cache_ref ref = {0};
+    (void)current;
+    pthread_barrier_wait(&mixed->both_inside);
+    mixed->load_code = pnx_cache_get_or_load(
+            mixed->cache, "key", 3, write_in_loader, mixed, PNX_NEVER, NULL, &ref);
+    pnx_cache_ref_release(&ref);
+    *ret_value = 1;
+    return PNX_CMAP_STORE;
+}
+
+static void mixed_thread(unsigned index, void *ctx) {
+    struct mixed *mixed = ctx;
+    struct pnx_cache_ref ref = {0};
+    if (index == 0) {
+        CHECK_EQ(pnx_cmap_compute(mixed->map, "key", 3, load_in_function, mixed, NULL), 0);
+        return;
+    }
+    CHECK_EQ(pnx_cache_get_or_load(
+                     mixed->cache, "key", 3, write_in_loader, mixed, PNX_NEVER, NULL, &ref),
+            0);
+    pnx_cache_ref_release(&ref);
+}
+
+TEST_LIMIT(p7_a_circle_over_a_cache_and_a_map_is_edeadlk, 20) {
+    struct fixture f;
+    for (int i = 0; i < (test_slow() ? 20 : 200); i++) {
+        fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 100));
+        struct mixed mixed = {.cache = f.cache};
+        CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.wait_timeout_ns = PNX_NEVER), NULL, &mixed.map), 0);
+        pthread_barrier_init(&mixed.both_inside, NULL, 2);
+        test_threads(2, mixed_thread, &mixed);
+        CHECK_EQ((mixed.load_code == -EDEADLK) + (mixed.write_code == -EDEADLK), 1);
+        CHECK_EQ((mixed.load_code == 0) + (mixed.write_code == 0), 1);
+        pthread_barrier_destroy(&mixed.both_inside);
+        pnx_cmap_release(&mixed.map);
+        fixture_close(&f);
+    }
 }
 
 /* A thread that leads two loads, one inside the other: whoever waits for the outer one closes a circle too. */

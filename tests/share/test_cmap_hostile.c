@@ -377,6 +377,118 @@ TEST(p4_a_function_may_release_a_reference_to_its_map) {
     end(&map);
 }
 
+/* ---- circles ---- */
+
+struct number {
+    int value;
+};
+static const struct pnx_rc_type number_type = PNX_RC_TYPE(struct number);
+
+struct circle {
+    struct pnx_cmap *maps[3];
+    struct pnx_snapshot *cell;
+    pthread_barrier_t all_inside;
+    unsigned length;
+    int inner[3];
+};
+struct side {
+    struct circle *circle;
+    unsigned index;
+};
+
+static int make_crosswise(void *ctx, uint64_t *ret_value) {
+    struct side *side = ctx;
+    struct circle *circle = side->circle;
+    struct pnx_cmap *next = circle->maps[(side->index + 1) % circle->length];
+    struct side again = *side;
+    uint64_t key = 1, value = 0;
+    pthread_barrier_wait(&circle->all_inside);
+    circle->inner[side->index] =
+            pnx_cmap_get_or_insert_with(next, &key, 8, make_crosswise, &again, NULL, &value);
+    *ret_value = side->index;
+    return 0;
+}
+
+static void make_thread(unsigned index, void *ctx) {
+    struct side side = {ctx, index};
+    uint64_t key = 1, value = 77;
+    CHECK_EQ(pnx_cmap_get_or_insert_with(
+                     side.circle->maps[index], &key, 8, make_crosswise, &side, NULL, &value),
+            0);
+    CHECK_EQ(value, index);
+}
+
+/* Loaders of two or three maps, each asking for what the next one is loading. */
+TEST_LIMIT(p3_a_circle_over_makers_of_several_maps_is_edeadlk_for_one, 30) {
+    for (unsigned length = 2; length <= 3; length++) {
+        struct circle circle = {.length = length};
+        for (unsigned i = 0; i < length; i++)
+            CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.key_size = 8, .wait_timeout_ns = PNX_NEVER),
+                             NULL, &circle.maps[i]),
+                    0);
+        pthread_barrier_init(&circle.all_inside, NULL, length);
+        test_threads(length, make_thread, &circle);
+        unsigned refused = 0, fine = 0;
+        for (unsigned i = 0; i < length; i++) {
+            refused += circle.inner[i] == -EDEADLK;
+            fine += circle.inner[i] == 0;
+        }
+        CHECK_EQ(refused, 1);
+        CHECK_EQ(fine, length - 1);
+        pthread_barrier_destroy(&circle.all_inside);
+        for (unsigned i = 0; i < length; i++)
+            end(&circle.maps[i]);
+    }
+}
+
+static int edit_and_put(void *ctx, void *object) {
+    struct circle *circle = ctx;
+    uint64_t key = 1;
+    (void)object;
+    pthread_barrier_wait(&circle->all_inside);
+    circle->inner[0] = pnx_cmap_put(circle->maps[0], &key, 8, 5);
+    return 0;
+}
+static int edit_nothing(void *ctx, void *object) {
+    (void)ctx, (void)object;
+    return 0;
+}
+static int compute_and_edit(void *ctx, const uint64_t *current, uint64_t *ret_value) {
+    struct circle *circle = ctx;
+    (void)current, (void)ret_value;
+    pthread_barrier_wait(&circle->all_inside);
+    circle->inner[1] = pnx_snapshot_update(circle->cell, edit_nothing, NULL, NULL, NULL);
+    return PNX_CMAP_KEEP;
+}
+static void edit_or_compute(unsigned index, void *ctx) {
+    struct circle *circle = ctx;
+    uint64_t key = 1;
+    if (index == 0)
+        CHECK_EQ(pnx_snapshot_update(circle->cell, edit_and_put, circle, NULL, NULL), 0);
+    else
+        CHECK_EQ(pnx_cmap_compute(circle->maps[0], &key, 8, compute_and_edit, circle, NULL), 0);
+}
+
+TEST_LIMIT(p3_a_circle_over_a_map_and_a_snapshot_is_edeadlk_for_one, 30) {
+    struct circle circle = {.length = 2};
+    void *first = NULL;
+    CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.key_size = 8, .wait_timeout_ns = PNX_NEVER), NULL,
+                     &circle.maps[0]),
+            0);
+    CHECK_EQ(pnx_rc_new(&number_type, NULL, &first), 0);
+    CHECK_EQ(pnx_snapshot_create(
+                     first, PNX_SNAPSHOT_OPTS(.write_timeout_ns = PNX_NEVER), NULL, &circle.cell),
+            0);
+    pnx_rc_unref(first);
+    pthread_barrier_init(&circle.all_inside, NULL, 2);
+    test_threads(2, edit_or_compute, &circle);
+    CHECK_EQ((circle.inner[0] == -EDEADLK) + (circle.inner[1] == -EDEADLK), 1);
+    CHECK_EQ((circle.inner[0] == 0) + (circle.inner[1] == 0), 1);
+    pthread_barrier_destroy(&circle.all_inside);
+    pnx_snapshot_release(&circle.cell);
+    end(&circle.maps[0]);
+}
+
 /* ---- what is no map, or was one ---- */
 
 #ifdef PNX_DEBUG
