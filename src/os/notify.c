@@ -23,6 +23,7 @@
 #define MASK_ENTRY \
     (IN_CREATE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CLOSE_WRITE | IN_MODIFY | IN_ATTRIB)
 #define MASK_ITSELF (IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB)
+#define MASK_FILE   (IN_CLOSE_WRITE | IN_MODIFY | IN_ATTRIB)
 #define POLL_MAX    4
 
 int pnx__notify_open(void) {
@@ -33,16 +34,17 @@ int pnx__notify_open(void) {
     return fd >= 0 ? fd : -errno;
 }
 
-int pnx__notify_add(int fd, const char *directory, uint32_t mask) {
+int pnx__notify_add(int fd, const char *path, uint32_t mask) {
     int injected = PNX_OS_FAULT("inotify_add_watch");
     if (injected)
         return injected;
-    uint32_t bits = IN_ONLYDIR | IN_DONT_FOLLOW | IN_MASK_ADD;
+    uint32_t bits = IN_DONT_FOLLOW | IN_MASK_ADD;
+    bits |= mask & PNX_NOTIFY_FILE ? MASK_FILE : IN_ONLYDIR;
     if (mask & PNX_NOTIFY_ENTRY)
         bits |= MASK_ENTRY;
     if (mask & PNX_NOTIFY_ITSELF)
         bits |= MASK_ITSELF;
-    int watch = inotify_add_watch(fd, directory, bits);
+    int watch = inotify_add_watch(fd, path, bits);
     return watch >= 0 ? watch : -errno;
 }
 

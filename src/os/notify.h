@@ -17,6 +17,8 @@ enum pnx_notify_mask {
             2, /* the directory is renamed, deleted, unmounted, or its permissions change */
     PNX_NOTIFY_GONE = 4, /* in an event: the watch has ended, its number means nothing any more */
     PNX_NOTIFY_LOST = 8, /* in an event: the queue overflowed, anything may have happened */
+    PNX_NOTIFY_FILE =
+            16, /* to add only: a file, not a directory; what happens to it is told as ITSELF */
 };
 
 struct pnx_notify_event {
@@ -29,10 +31,11 @@ struct pnx_notify_event {
 int pnx__notify_open(void);
 
 /*
- * Watches a directory, in addition to what is watched of it already ("inotify_add_watch").  Returns the watch's
- * number, the same one for the same directory.  -ENOSPC (too many watches), -ENOENT, -ENOTDIR, -EACCES, ...
+ * Watches a directory, or with PNX_NOTIFY_FILE what else stands there, in addition to what is watched of it already
+ * ("inotify_add_watch").  Returns the watch's number, the same one for the same directory or file.  -ENOSPC (too many
+ * watches), -ENOENT, -ENOTDIR, -EACCES, ...
  */
-int pnx__notify_add(int fd, const char *directory, uint32_t mask);
+int pnx__notify_add(int fd, const char *path, uint32_t mask);
 
 /* Ends a watch ("inotify_rm_watch"). */
 int pnx__notify_remove(int fd, int watch);

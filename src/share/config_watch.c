@@ -45,23 +45,29 @@ static void note_error(struct pnx_watch_walk *walk, int rc) {
         walk->error = rc;
 }
 
-/* Wants to hear of name in the directory where the walk is; "" for the directory itself. */
-static void want(struct pnx_watcher *watcher, struct pnx_watch_walk *walk, const char *name) {
+/* Adds a watch for what is at a path, or of name in it. */
+static void add_step(struct pnx_watcher *watcher, struct pnx_watch_walk *walk, const char *path,
+        const char *name, uint32_t mask) {
     size_t n = strlen(name) + 1;
     if (walk->n == PNX_WATCH_STEPS_MAX || n > sizeof(walk->names) - walk->names_used) {
         note_error(walk, -ENAMETOOLONG);
         return;
     }
-    uint32_t mask = *name ? PNX_NOTIFY_ENTRY : PNX_NOTIFY_ITSELF;
-    const char *directory = watcher->resolved[0] ? watcher->resolved : "/";
-    int watch = pnx__notify_add(watcher->fd, directory, mask);
-    if (watch < 0)
+    int watch = pnx__notify_add(watcher->fd, path, mask);
+    /* A file that may not be read need not be heard of: its directory tells when it may. */
+    if (watch < 0 && !(watch == -EACCES && mask == PNX_NOTIFY_FILE))
         note_error(walk, watch);
     struct pnx_watch_step *step = &walk->steps[walk->n++];
     step->watch = watch < 0 ? -1 : watch;
     step->name = walk->names_used;
     memcpy(walk->names + walk->names_used, name, n);
     walk->names_used += (uint32_t)n;
+}
+
+/* Wants to hear of name in the directory where the walk is; "" for the directory itself. */
+static void want(struct pnx_watcher *watcher, struct pnx_watch_walk *walk, const char *name) {
+    const char *directory = watcher->resolved[0] ? watcher->resolved : "/";
+    add_step(watcher, walk, directory, name, *name ? PNX_NOTIFY_ENTRY : PNX_NOTIFY_ITSELF);
 }
 
 static void digest(struct pnx_watch_walk *walk, uint64_t a, uint64_t b) {
@@ -129,6 +135,8 @@ static int go(
     bool passes = rc == 0 && info.kind == PNX_FILE_DIRECTORY && !at_end(watcher);
     if (!passes && add)
         want(watcher, walk, name);
+    if (add && rc == 0 && info.kind == PNX_FILE_REGULAR && at_end(watcher))
+        add_step(watcher, walk, watcher->scratch, "", PNX_NOTIFY_FILE);
     if (rc == 0 && info.kind == PNX_FILE_LINK) {
         rc = ++walk->links > LINKS_MAX ? -ELOOP : follow(watcher, watcher->scratch);
         if (rc == 0)

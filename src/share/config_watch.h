@@ -5,11 +5,12 @@
  * A path is walked as the kernel would, name by name.  What must be heard of is
  *   - the name of the file itself in its directory, and each symbolic link's name in its: PNX_NOTIFY_ENTRY;
  *   - where the walk ends because a name is missing: that name in the last directory that is there;
- *   - each directory on the way, for being renamed or deleted itself: PNX_NOTIFY_ITSELF.
+ *   - each directory on the way, for being renamed or deleted itself: PNX_NOTIFY_ITSELF;
+ *   - the file itself, which may be written by another name, or be mounted over that name from elsewhere: PNX_NOTIFY_FILE.
  * Other names in the same directories are let pass, so that a busy directory costs a wake-up and no more.
  *
  *   P1  After a refresh that said complete, whatever changes the file that the path leads to, or its content,
- *       makes pnx__watcher_read() say so; mounts over a directory on the way excepted.
+ *       makes pnx__watcher_read() say so; mounts on the way, and writes through memory that others map, excepted.
  *   P2  A refresh keeps the watches that are still needed and ends the others.
  */
 #ifndef PNX_SRC_SHARE_CONFIG_WATCH_H
@@ -24,8 +25,8 @@
 
 /* A thing to be heard of. */
 struct pnx_watch_step {
-    int watch;     /* its directory's number; -1 when it could not be had */
-    uint32_t name; /* where the name starts in names; "" for the directory itself */
+    int watch;     /* its directory's number, or the file's; -1 when it could not be had */
+    uint32_t name; /* where the name starts in names; "" for the directory or file itself */
 };
 
 /* One walk along the path. */

@@ -3,6 +3,9 @@
 #include "config_case.h"
 #include "os/fault.h"
 
+#include <sched.h>
+#include <sys/mount.h>
+
 /* A change is heard by the next tick, loaded once after it has settled, and the value is the new one. */
 static void check_change(struct pnx_config *config, long value) {
     int before = changes;
@@ -58,6 +61,47 @@ TEST(p2_an_edit_in_place_is_loaded) {
     check_change(config, 20);
     close(fd);
     case_end(&config);
+}
+
+/* Who watches the directory alone hears nothing of what is written by another name. */
+TEST(p2_an_edit_by_another_name_of_the_file_is_loaded) {
+    case_begin();
+    const char *path = test_path("c"), *beside = test_path("beside"), *away = test_path("d/c");
+    put(path, "1");
+    CHECK(mkdir(test_path("d"), 0700) == 0);
+    CHECK(link(path, beside) == 0 && link(path, away) == 0);
+    struct pnx_config *config = case_create(path, 0);
+    CHECK_EQ(case_tick(config), PNX_NEVER);
+    put(beside, "2");
+    check_change(config, 2);
+    put(away, "3");
+    check_change(config, 3);
+    put_by_rename(path, "4");
+    check_change(config, 4);
+    put(away, "5"); /* another file now */
+    CHECK_EQ(case_tick(config), PNX_NEVER);
+    case_end(&config);
+}
+
+/* As "docker -v file:file" mounts it: the one who edits knows the file by a path that is not in sight here. */
+TEST(p2_an_edit_of_a_file_that_is_mounted_there_is_loaded) {
+    case_begin();
+    const char *path = test_path("c"), *outside = test_path("outside");
+    put(path, "0");
+    put(outside, "1");
+    if (unshare(CLONE_NEWNS) != 0)
+        test_skip("cannot have a name space of mounts: %s", strerror(errno));
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+        test_skip("cannot make mounts private: %s", strerror(errno));
+    if (mount(outside, path, NULL, MS_BIND, NULL) != 0)
+        test_skip("cannot mount: %s", strerror(errno));
+    struct pnx_config *config = case_create(path, 0);
+    CHECK_EQ(case_value(config), 1);
+    CHECK_EQ(case_tick(config), PNX_NEVER);
+    put(outside, "2");
+    check_change(config, 2);
+    case_end(&config);
+    CHECK(umount(path) == 0);
 }
 
 TEST(p2_a_file_renamed_over_it_is_loaded) {
