@@ -216,6 +216,7 @@ int pnx_config_create(
     config->magic = PNX_CONFIG_MAGIC;
     config->env = env;
     config->watcher.fd = config->wake_fd = config->loop_fd = -1;
+    config->retry_at = PNX_NEVER;
     pnx__mutex_init(&config->lock, PNX_RANK_CONFIG);
     pnx_store(&config->references, 1, PNX_RELAXED, "config.create"); /* nobody else knows it yet */
     rc = fill(config, &opts, err);

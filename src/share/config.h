@@ -141,6 +141,7 @@ struct pnx_config {
     pnx_ns dirty_at;
     pnx_ns due_at;
     pnx_ns poll_at;
+    pnx_ns retry_at; /* what failed may succeed then; PNX_NEVER: nothing did */
 
     struct pnx_mutex lock; /* guards what follows */
     struct pnx_config_status status;

@@ -56,11 +56,7 @@ static void try_later(struct pnx_config *config, pnx_ns now, int code) {
         return;
     config->seen.print.set = false;
     config->seen.tag[0] = '\0';
-    if (config->dirty)
-        return;
-    config->dirty = true;
-    config->dirty_at = now;
-    config->due_at = pnx__deadline(now, config->opts.poll_ns);
+    config->retry_at = pnx__deadline(now, config->opts.poll_ns);
 }
 
 /* The same text again, or the same reason without a text, is no news. */

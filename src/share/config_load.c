@@ -159,6 +159,7 @@ int pnx__config_load_owned(
     struct pnx_text text = {0};
     pnx__config_count(config, &config->counts.reloads);
     config->dirty = false;
+    config->retry_at = PNX_NEVER;
     pnx__config_refresh_watch(config, now); /* first: what changes from here on is heard of */
     int rc = get_text(config, !quiet, &why, &text);
     if (rc == PNX_CONFIG_UNCHANGED) {

@@ -10,6 +10,8 @@
  *                  |            puts due off, up to the cap                   |
  *                  +------------- changed while it was read: DIRTY again <----+
  *
+ * What was refused for a reason that may pass is loaded again after poll_ns, unless a change comes first.
+ *
  * A source is not looked at but asked: each poll fetches, and what it gives is whole, so it is loaded at once.
  *
  * Guarantees P2 and P4 of patinox/config.h are kept here.
@@ -117,9 +119,9 @@ static pnx_ns look(struct pnx_config *config, pnx_ns now) {
     hear(config, now);
     if (config->polls && now >= config->poll_at)
         poll(config, now);
-    if (config->dirty && now >= config->due_at)
+    if (config->dirty ? now >= config->due_at : now >= config->retry_at)
         (void)pnx__config_load_owned(config, now, true, NULL);
-    pnx_ns next = config->dirty ? config->due_at : PNX_NEVER;
+    pnx_ns next = config->dirty ? config->due_at : config->retry_at;
     return config->polls && config->poll_at < next ? config->poll_at : next;
 }
 

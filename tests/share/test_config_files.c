@@ -684,6 +684,35 @@ TEST(p1_what_is_not_the_files_fault_is_tried_again) {
     case_end(&config);
 }
 
+/* While it waits to try again, a change is one like any other: loaded when it has settled, not when half of it is there. */
+TEST(p2_a_change_after_a_failure_settles_first) {
+    if (!test_os_faults())
+        test_skip("needs injected faults");
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config *config = case_create(path, 0);
+    put(path, "2");
+    case_tick(config);
+    test_os_fault("open", 1, true, EMFILE);
+    test_env_advance(&te, DEBOUNCE);
+    CHECK_EQ(case_tick(config), te.now + POLL);
+    CHECK(test_os_fault_clear() > 0);
+    test_env_advance(&te, POLL - PNX_MS); /* longer than changes may put a loading off */
+    int before = parses;
+    put(path, "bad begin");
+    CHECK_EQ(case_tick(config), te.now + DEBOUNCE);
+    CHECK_EQ(parses, before);
+    put(path, "3");
+    CHECK_EQ(case_tick(config), te.now + DEBOUNCE);
+    test_env_advance(&te, DEBOUNCE);
+    CHECK_EQ(case_tick(config), PNX_NEVER);
+    CHECK_EQ(case_value(config), 3);
+    CHECK_EQ(parses, before + 1);
+    CHECK_EQ(events_refused, 1);
+    case_end(&config);
+}
+
 /* Each system call of a reload fails, once and for ever: no change of the value, no crash, and it recovers. */
 TEST(p1_each_system_call_of_a_reload_may_fail) {
     static const char *const calls[] = {"open", "fstat", "read", "stat", "lstat", "readlink",
