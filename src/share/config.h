@@ -258,6 +258,15 @@ void pnx__config_count(struct pnx_config *config, struct pnx_a64 *counter);
 /* Brings the health to what the status says. */
 void pnx__config_health(struct pnx_config *config);
 
+/* Whether info is of the file, and of its state, that was looked at last. */
+static inline bool pnx__config_same_file(
+        const struct pnx_config_seen *seen, const struct pnx_file_info *info) {
+    const struct pnx_file_info *old = &seen->info;
+    return seen->code == 0 && info->device == old->device && info->inode == old->inode &&
+           info->size == old->size && info->mtime_ns == old->mtime_ns &&
+           info->ctime_ns == old->ctime_ns;
+}
+
 static inline bool pnx__config_same_print(
         const struct pnx_config_print *a, const struct pnx_config_print *b) {
     return a->set && b->set && a->bytes == b->bytes && a->text == b->text && a->vars == b->vars;

@@ -26,6 +26,9 @@ static int read_file(struct pnx_config *config, struct pnx_error *err, struct pn
     int rc = pnx__config_read(
             &config->env, config->path, config->prefix, config->opts.max_bytes, err, ret_text);
     if (rc == 0) {
+        if (!pnx__config_same_file(&config->seen, &ret_text->info))
+            config->look_again =
+                    true; /* a second edit within one tick of the file system's clock */
         config->seen.code = 0;
         config->seen.info = ret_text->info;
         return 0;

@@ -62,14 +62,8 @@ void pnx__config_refresh_watch(struct pnx_config *config, pnx_ns now) {
 /* Whether the file is another one, or another state of it, than was read last; by its times and size. */
 static bool looks_different(struct pnx_config *config) {
     struct pnx_file_info info = {0};
-    const struct pnx_config_seen *seen = &config->seen;
     int rc = pnx__os_stat(config->path, &info);
-    if (rc != seen->code)
-        return true;
-    const struct pnx_file_info *old = &seen->info;
-    return rc == 0 &&
-           (info.device != old->device || info.inode != old->inode || info.size != old->size ||
-                   info.mtime_ns != old->mtime_ns || info.ctime_ns != old->ctime_ns);
+    return rc ? rc != config->seen.code : !pnx__config_same_file(&config->seen, &info);
 }
 
 static void poll(struct pnx_config *config, pnx_ns now) {
@@ -82,13 +76,10 @@ static void poll(struct pnx_config *config, pnx_ns now) {
         (void)pnx__config_load_owned(config, now, true, NULL);
         return;
     }
-    if (looks_different(config)) {
-        config->look_again = true;
+    bool again = config->look_again;
+    config->look_again = false;
+    if (looks_different(config) || again)
         pnx__config_note_change(config, now);
-    } else if (config->look_again) {
-        config->look_again = false; /* a second edit within one tick of the file system's clock */
-        pnx__config_note_change(config, now);
-    }
 }
 
 /* ---- ticking ---- */

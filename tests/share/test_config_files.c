@@ -551,6 +551,30 @@ static void poll_scenarios(struct pnx_config *config, const char *path) {
     CHECK_EQ(case_status(config).error.code, 0);
 }
 
+/* Two edits within one tick of the file system's clock look like one: each state that was read gets a second look. */
+TEST(p4_what_was_read_is_looked_at_once_more) {
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config *config = case_create(path, PNX_CONFIG_POLL);
+    for (int i = 0; i < 3; i++) {
+        test_env_advance(&te, POLL);
+        case_settle(config);
+    }
+    CHECK_EQ(case_stats(config).reloads, 1);
+    CHECK_EQ(case_stats(config).unchanged, 1);
+    put_by_rename(path, "2");
+    CHECK_EQ(pnx_config_reload(config, NULL), 0); /* by hand */
+    for (int i = 0; i < 3; i++) {
+        test_env_advance(&te, POLL);
+        case_settle(config);
+    }
+    CHECK_EQ(case_stats(config).reloads, 3);
+    CHECK_EQ(case_stats(config).unchanged, 2);
+    CHECK_EQ(parses, 2);
+    case_end(&config);
+}
+
 TEST(p4_polling_may_be_asked_for) {
     case_begin();
     const char *path = test_path("c");
@@ -601,6 +625,7 @@ TEST(p4_watching_resumes_when_there_is_room_again) {
     case_tick(config);
     CHECK_EQ(case_status(config).watch, PNX_CONFIG_WATCH_INOTIFY);
     CHECK_EQ(case_status(config).watch_error, 0);
+    case_settle(config); /* the second look at what was read */
     CHECK_EQ(case_tick(config), PNX_NEVER);
     put(path, "2");
     check_change(config, 2);
