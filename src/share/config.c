@@ -10,6 +10,7 @@
  */
 #include "share/config.h"
 
+#include "os/fork.h"
 #include "os/notify.h"
 #include "share/check.h"
 
@@ -26,8 +27,46 @@ void pnx__config_take(struct pnx_config *config) {
     pnx_fetch_add(&config->references, 1, PNX_RELAXED, "config.take"); /* the caller holds one */
 }
 
+/* ---- fork: the child finds each config's state in one piece, and its lock free ---- */
+
+static struct pnx_mutex configs_lock = PNX_MUTEX_STATIC(PNX_RANK_CONFIGS);
+static struct pnx_link configs = {&configs, &configs};
+
+static void fork_prepare(void) {
+    pnx__fork_lock(&configs_lock);
+    PNX_LIST_EACH (link, after, &configs)
+        pnx__fork_lock(&PNX_CONTAINER(link, struct pnx_config, link)->lock);
+}
+
+static void after_fork(void) {
+    PNX_LIST_EACH (link, after, &configs)
+        pnx__fork_unlock(&PNX_CONTAINER(link, struct pnx_config, link)->lock);
+    pnx__fork_unlock(&configs_lock);
+}
+
+static void register_fork(void) {
+    pnx__at_fork(fork_prepare, after_fork, after_fork);
+}
+
+static void join_list(struct pnx_config *config) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, register_fork);
+    pnx__mutex_lock(&configs_lock);
+    pnx__list_push_back(&configs, &config->link);
+    pnx__mutex_unlock(&configs_lock);
+}
+
+static void leave_list(struct pnx_config *config) {
+    pnx__mutex_lock(&configs_lock);
+    pnx__list_remove(&config->link);
+    pnx__mutex_unlock(&configs_lock);
+}
+
+/* ---- holders ---- */
+
 static void free_config(struct pnx_config *config) {
     struct pnx_env env = config->env;
+    leave_list(config);
     pnx__stats_remove(&config->block);
     pnx_snapshot_release(&config->values);
     pnx__config_record_free(config, config->rollout.candidate);
@@ -218,6 +257,7 @@ int pnx_config_create(
     config->watcher.fd = config->wake_fd = config->loop_fd = -1;
     config->retry_at = PNX_NEVER;
     pnx__mutex_init(&config->lock, PNX_RANK_CONFIG);
+    join_list(config);
     pnx_store(&config->references, 1, PNX_RELAXED, "config.create"); /* nobody else knows it yet */
     rc = fill(config, &opts, err);
     if (rc) {

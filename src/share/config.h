@@ -18,6 +18,7 @@
 #define PNX_SRC_SHARE_CONFIG_H
 
 #include "base/env.h"
+#include "base/list.h"
 #include "os/mutex.h"
 #include "os/thread.h"
 #include "share/config_env.h"
@@ -142,6 +143,8 @@ struct pnx_config {
     pnx_ns due_at;
     pnx_ns poll_at;
     pnx_ns retry_at; /* what failed may succeed then; PNX_NEVER: nothing did */
+
+    struct pnx_link link; /* in the list of all configs, guarded by its lock */
 
     struct pnx_mutex lock; /* guards what follows */
     struct pnx_config_status status;

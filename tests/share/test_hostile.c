@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What may go wrong around reclaim and snapshot: forks under load, threads that end anywhere, callbacks that do more. */
+/* What may go wrong around reclaim, snapshot and config: forks under load, threads that end anywhere, callbacks that do more. */
 #include "harness/harness.h"
 #include "share/reclaim.h"
 
+#include <patinox/config.h>
 #include <patinox/rc.h>
 #include <patinox/reclaim.h>
 #include <patinox/snapshot.h>
@@ -155,6 +156,62 @@ TEST_LIMIT(snapshot_a_child_writes_whatever_its_parents_threads_were_writing, 30
     __atomic_store_n(&running, 0, __ATOMIC_RELAXED);
     pthread_join(thread, NULL);
     pnx_snapshot_release(&cell);
+}
+
+static int parse_value(
+        void *ctx, const char *text, size_t n, struct pnx_error *err, void **ret_value) {
+    (void)ctx, (void)n, (void)err;
+    return pnx_rc_new(&value_type, &(struct value){.number = text[0]}, ret_value);
+}
+
+static void *ask_config(void *arg) {
+    struct pnx_config_status status = {.size = sizeof(status)};
+    struct pnx_config_entry entries[4];
+    while (__atomic_load_n(&running, __ATOMIC_RELAXED)) {
+        CHECK_EQ(pnx_config_read_status(arg, &status), 0);
+        CHECK_EQ(pnx_config_history(arg, entries, 4, NULL), 0);
+    }
+    return NULL;
+}
+
+static void *reload_config(void *arg) {
+    while (__atomic_load_n(&running, __ATOMIC_RELAXED))
+        CHECK_EQ(pnx_config_reload(arg, NULL), 0);
+    return NULL;
+}
+
+static void uses_config_in_child(void *arg) {
+    struct pnx_config *config = arg;
+    struct pnx_config_status status = {.size = sizeof(status)};
+    struct pnx_config_entry entries[4];
+    size_t n = 0;
+    CHECK_EQ(pnx_config_history(config, entries, 4, &n), 0);
+    CHECK_EQ(pnx_config_read_status(config, &status), 0);
+    CHECK_EQ(entries[0].version, status.version); /* what was forked is whole */
+    for (size_t i = 1; i < n && i < 4; i++)
+        CHECK_EQ(entries[i].version, entries[0].version - i);
+    CHECK_EQ(pnx_config_reload(config, NULL), 0);
+    pnx_rc_unref(pnx_config_load_for(config, 1, NULL, NULL));
+    pnx_config_release(&config);
+    _exit(7);
+}
+
+TEST_LIMIT(config_a_child_uses_it_whatever_its_parents_threads_were_doing, 60) {
+    pthread_t threads[2];
+    const char *path = test_path("c");
+    struct pnx_config *config = NULL;
+    test_write_file(path, "1", 1);
+    CHECK_EQ(pnx_config_create(PNX_CONFIG_OPTS(.path = path, .parse = parse_value), NULL, &config),
+            0);
+    __atomic_store_n(&running, 1, __ATOMIC_RELAXED);
+    CHECK_EQ(pthread_create(&threads[0], NULL, ask_config, config), 0);
+    CHECK_EQ(pthread_create(&threads[1], NULL, reload_config, config), 0);
+    for (int i = 0; i < (test_slow() ? 20 : 200); i++)
+        CHECK_EQ(test_child(uses_config_in_child, config), 7);
+    __atomic_store_n(&running, 0, __ATOMIC_RELAXED);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    pnx_config_release(&config);
 }
 
 /* ---- threads that end ---- */
