@@ -206,8 +206,9 @@ static inline struct pnx_config_opts pnx_config_opts_init(void) {
  * with the precise reason in err, whose phase is "options", "open", "read", "source", "parse", "schema", "migrate",
  * "build", "override" or "validate": -EINVAL, -E2BIG, -ENOENT, -EACCES, -EISDIR, -EFBIG (over max_bytes), -EIO,
  * -ENOMEM; -ENOTSUP for a schema that is too new or too old; -EOVERFLOW for more than PNX_CONFIG_OVERRIDES_MAX
- * variables; the error of the function of yours that refused; -EAGAIN when no thread can be started; -ESHUTDOWN
- * or -EBUSY from the registry.  No inotify is not a failure (P4).  Blocks on the disk, or on source.
+ * variables; the error of the function of yours that refused; -EAGAIN when no thread can be started, or the file
+ * never stands still while it is read; -ESHUTDOWN or -EBUSY from the registry.  No inotify is not a failure (P4).
+ * Blocks on the disk, or on source.
  */
 PNX_API PNX_NODISCARD int pnx_config_create(
         const struct pnx_config_opts *opts, struct pnx_error *err, struct pnx_config **ret_config);
@@ -261,7 +262,7 @@ PNX_API void pnx_config_notify(struct pnx_config *config);
 /*
  * Returns a descriptor that becomes readable when pnx_config_tick() should be called; it stays the config's.
  * -ENOTSUP when there is none (polling, not watching, or its own thread does it): then only the time that tick
- * returns counts.
+ * returns counts.  -EINVAL.
  */
 PNX_API int pnx_config_fd(const struct pnx_config *config);
 

@@ -19,7 +19,8 @@
 
 void pnx__config_check(const struct pnx_config *config) {
     (void)config;
-    PNX_DEBUG_CHECK(config->magic == PNX_CONFIG_MAGIC);
+    PNX_DEBUG_CHECK(
+            config && config->magic == PNX_CONFIG_MAGIC); /* else: no config, or not any more */
     PNX_DEBUG_CHECK(pnx_load(&config->references, PNX_RELAXED, "config.debug") != 0);
 }
 

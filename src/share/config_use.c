@@ -40,6 +40,8 @@ uint64_t pnx_config_version(const struct pnx_config *config) {
 }
 
 int pnx_config_wait(struct pnx_config *config, uint64_t seen, pnx_ns timeout) {
+    if (!config)
+        return -EINVAL;
     pnx__config_check(config);
     return pnx_snapshot_wait(config->values, seen, timeout);
 }
@@ -129,6 +131,8 @@ void pnx_config_notify(struct pnx_config *config) {
 }
 
 int pnx_config_fd(const struct pnx_config *config) {
+    if (!config)
+        return -EINVAL;
     pnx__config_check(config);
     if (config->opts.flags & PNX_CONFIG_THREAD)
         return -ENOTSUP;

@@ -9,8 +9,10 @@
 #include <patinox/snapshot.h>
 #include <patinox/stats.h>
 
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -213,6 +215,112 @@ TEST_LIMIT(config_a_child_uses_it_whatever_its_parents_threads_were_doing, 60) {
         pthread_join(threads[i], NULL);
     pnx_config_release(&config);
 }
+
+/* ---- what is no config ---- */
+
+TEST(config_bad_arguments_are_refused) {
+    struct pnx_config *none = NULL;
+    const char *path = test_path("c");
+    struct pnx_config *config = NULL;
+    struct pnx_error err;
+    size_t n;
+    CHECK_EQ(pnx_config_wait(NULL, 0, 0), -EINVAL);
+    CHECK_EQ(pnx_config_fd(NULL), -EINVAL);
+    CHECK_EQ(pnx_config_reload(NULL, &err), -EINVAL);
+    CHECK_EQ(pnx_config_resume(NULL, &err), -EINVAL);
+    CHECK_EQ(pnx_config_rollback(NULL, 1, &err), -EINVAL);
+    CHECK_EQ(pnx_config_history(NULL, NULL, 0, &n), -EINVAL);
+    CHECK_EQ(pnx_config_overrides(NULL, NULL, 0, &n), -EINVAL);
+    CHECK_EQ(pnx_config_load_version(NULL, 1, &(const void *){NULL}), -EINVAL);
+    CHECK_EQ(pnx_config_read_status(NULL, &(struct pnx_config_status){.size = 100}), -EINVAL);
+    CHECK_EQ(pnx_config_read_stats(NULL, &(struct pnx_config_stats){.size = 100}), -EINVAL);
+    pnx_config_notify(NULL);
+    pnx_config_release(NULL);
+    pnx_config_release(&none);
+    test_write_file(path, "1", 1);
+    CHECK_EQ(pnx_config_create(PNX_CONFIG_OPTS(.path = path, .parse = parse_value), &err, NULL),
+            -EINVAL);
+    CHECK_EQ(pnx_config_create(PNX_CONFIG_OPTS(.path = path, .parse = parse_value,
+                                       .max_bytes = (size_t)2 << 30),
+                     &err, &config),
+            -EINVAL);
+    CHECK_STR(err.field, "max_bytes");
+    CHECK_EQ(pnx_config_create(
+                     PNX_CONFIG_OPTS(.path = path, .parse = parse_value, .history = UINT32_MAX),
+                     &err, &config),
+            -EINVAL);
+    CHECK_STR(err.field, "history");
+    CHECK_EQ(pnx_config_create(PNX_CONFIG_OPTS(.path = path, .parse = parse_value), &err, &config),
+            0);
+    CHECK_EQ(pnx_config_history(config, NULL, 1, &n), -EINVAL);
+    CHECK_EQ(pnx_config_load_version(config, 1, NULL), -EINVAL);
+    CHECK_EQ(pnx_config_read_status(config, &(struct pnx_config_status){.size = 1}), -EINVAL);
+    CHECK_EQ(pnx_config_wait(config, 1, -1), -EINVAL);
+    pnx_config_release(&config);
+}
+
+#ifdef PNX_DEBUG
+static int report;
+
+static void load_it(void *config) {
+    dup2(report, 2);
+    pnx_rc_unref(pnx_config_load(config, NULL));
+    _exit(0);
+}
+
+static void check_named(void *config) {
+    char text[400] = "";
+    int fds[2];
+    CHECK(pipe(fds) == 0);
+    report = fds[1];
+    CHECK_EQ(test_child(load_it, config), -SIGABRT);
+    CHECK(read(fds[0], text, sizeof(text) - 1) > 0);
+    CHECK_CONTAINS(text, "PNX_CONFIG_MAGIC");
+    close(fds[0]);
+    close(fds[1]);
+}
+
+/* What is freed is kept until the end, so that a handle that was released can be looked at. */
+static struct {
+    void *p;
+    size_t size;
+} kept[100];
+static unsigned n_kept;
+static void (*really_free)(void *ctx, void *p, size_t size);
+
+static void free_later(void *ctx, void *p, size_t size) {
+    (void)ctx;
+    CHECK(n_kept < 100);
+    kept[n_kept].p = p;
+    kept[n_kept++].size = size;
+}
+
+static void free_kept(struct test_env *te) {
+    for (unsigned i = 0; i < n_kept; i++)
+        really_free(te, kept[i].p, kept[i].size);
+    test_env_check_empty(te);
+}
+
+TEST(config_what_is_none_or_was_released_is_named_in_debug_builds) {
+    static struct test_env te;
+    static uint64_t no_config[1000];
+    const char *path = test_path("c");
+    struct pnx_config *config = NULL;
+    test_env_init(&te);
+    really_free = te.env.free;
+    te.env.free = free_later;
+    test_write_file(path, "1", 1);
+    CHECK_EQ(pnx_config_create(PNX_CONFIG_OPTS(.path = path, .parse = parse_value, .env = &te.env),
+                     NULL, &config),
+            0);
+    void *stale = config;
+    pnx_config_release(&config);
+    check_named(stale);
+    check_named(no_config);
+    check_named(NULL);
+    free_kept(&te);
+}
+#endif
 
 /* ---- threads that end ---- */
 
