@@ -22,10 +22,10 @@ struct state {
 };
 
 /* Bounds of the ordinary run, which is to be short; ./test --long goes further. */
-#define PREEMPTIONS (test_long() ? 3u : 2u)
-#define FEW         (test_long() ? 2u : 1u) /* for the longer ones */
-#define FLOOR       200
-#define RANDOM      (test_long() ? 100000u : 1500u)
+#define SOME   (test_long() ? 3u : 2u)
+#define FEW    (test_long() ? 2u : 1u) /* for the longer ones */
+#define FLOOR  200
+#define RANDOM (test_long() ? 100000u : 1500u)
 
 static struct pnx_cmap *make_map(uint32_t key_size, uint32_t flags) {
     static const struct pnx_cmap_tuning tuning = {
@@ -132,7 +132,7 @@ TEST(p1_what_a_writer_did_is_visible_to_who_finds_its_value) {
             .setup = set_up,
             .thread = {publish_one, publish_and_remove, peek_for_both},
             .final = clean_up,
-            .preemptions = FEW,
+            .preemptions = SOME,
             .random = RANDOM,
             .fences = true,
             .floor = FLOOR});
@@ -167,7 +167,7 @@ TEST(p1_who_finds_a_key_gone_sees_what_its_remover_did) {
             .setup = set_up_stored,
             .thread = {write_and_remove, look_until_gone, replace_other},
             .final = clean_up,
-            .preemptions = PREEMPTIONS,
+            .preemptions = 3,
             .random = RANDOM,
             .floor = FLOOR});
 }
@@ -196,7 +196,7 @@ TEST(p1_a_replaced_value_is_found_always) {
             .setup = set_up_stored,
             .thread = {replace_twice, find_always, find_in_batch},
             .final = clean_up,
-            .preemptions = PREEMPTIONS,
+            .preemptions = 3,
             .random = RANDOM,
             .floor = FLOOR});
 }
@@ -264,7 +264,7 @@ TEST(p2_a_key_that_needs_another_table_stays_found) {
             .setup = set_up_full,
             .thread = {put_misfits, look_for_misfit, find_always},
             .final = clean_up,
-            .preemptions = FEW,
+            .preemptions = SOME,
             .random = RANDOM,
             .floor = FLOOR});
 }
@@ -377,7 +377,7 @@ TEST(p6_objects_outlive_their_readers) {
             .setup = set_up_objects,
             .thread = {replace_object, get_object, remove_object},
             .final = clean_up,
-            .preemptions = FEW,
+            .preemptions = SOME,
             .random = RANDOM,
             .floor = FLOOR});
     x_explore(&(const struct x_test){.name = "cmap_objects_peeked",
@@ -385,7 +385,7 @@ TEST(p6_objects_outlive_their_readers) {
             .setup = set_up_objects,
             .thread = {replace_object, peek_object, remove_object},
             .final = clean_up,
-            .preemptions = FEW,
+            .preemptions = SOME,
             .random = RANDOM,
             .floor = FLOOR});
 }
@@ -430,7 +430,7 @@ TEST(p3_functions_on_one_key_exclude_each_other_and_other_writes) {
             .setup = set_up,
             .thread = {compute, compute, compute},
             .final = check_sum,
-            .preemptions = FEW,
+            .preemptions = SOME,
             .random = RANDOM,
             .stale = 1,
             .floor = FLOOR});
@@ -439,7 +439,7 @@ TEST(p3_functions_on_one_key_exclude_each_other_and_other_writes) {
             .setup = set_up,
             .thread = {compute, put_and_remove, compute},
             .final = check_put,
-            .preemptions = FEW,
+            .preemptions = SOME,
             .random = RANDOM,
             .stale = 1,
             .floor = FLOOR});
@@ -473,7 +473,7 @@ TEST(p3_one_makes_and_failure_passes_the_turn) {
             .setup = set_up,
             .thread = {get_or_make, get_or_make, get_or_make},
             .final = check_made,
-            .preemptions = FEW,
+            .preemptions = SOME,
             .random = RANDOM,
             .stale = 1,
             .floor = FLOOR});
@@ -532,7 +532,7 @@ TEST(p3_circles_over_two_maps_never_hang) {
             .setup = set_up_two,
             .thread = {cross_one, cross_two, look_across},
             .final = check_refused,
-            .preemptions = FEW,
+            .preemptions = SOME,
             .random = RANDOM,
             .stale = 1,
             .floor = FLOOR});
@@ -577,7 +577,7 @@ TEST(p7_the_last_reference_or_the_last_callback_frees_the_map) {
             .setup = set_up_shared,
             .thread = {use_and_release, write_and_release, release_and_drive},
             .final = check_ended,
-            .preemptions = PREEMPTIONS,
+            .preemptions = SOME,
             .random = RANDOM,
             .floor = FLOOR});
 }
@@ -625,7 +625,7 @@ TEST(p1_lookups_beside_clear_and_close) {
             .setup = set_up_full,
             .thread = {close_it, get_until_closed, get_until_closed},
             .final = clean_up,
-            .preemptions = PREEMPTIONS,
+            .preemptions = SOME,
             .random = RANDOM,
             .floor = FLOOR});
 }

@@ -16,6 +16,11 @@ struct state {
     struct pnx_a32 refused;
     struct pnx_a32 late;
     struct pnx_a32 turns;
+    /* Something that one thread does and others wait for, as the load of a cache. */
+    struct pnx_mutex lock;
+    struct pnx_thread *leader; /* the lock */
+    struct pnx_thread *waiter; /* the lock */
+    struct pnx_a32 done;
 };
 
 static int take(struct state *state, unsigned i, pnx_ns deadline) {
@@ -245,5 +250,73 @@ TEST_LIMIT(p2_an_owner_that_asks_again_is_refused, 120) {
             .size = sizeof(struct state),
             .thread = {twice_the_same, once, twice_the_same},
             .final = all_free,
+            .floor = 1000});
+}
+
+/* ---- waits for no latch ---- */
+
+static void set_up_load(void *arg) {
+    struct state *state = arg;
+    pnx__mutex_init(&state->lock, PNX_RANK_CACHE);
+}
+
+static void note(struct state *state, int rc) {
+    CHECK(rc == 0 || rc == -EDEADLK);
+    if (rc)
+        pnx_fetch_add(&state->refused, 1, PNX_RELAXED, "latch_suite.refused_wait");
+}
+
+/* Does it, and takes a latch meanwhile. */
+static void lead_and_take(void *arg) {
+    struct state *state = arg;
+    pnx__mutex_lock(&state->lock);
+    state->leader = pnx__thread();
+    pnx__mutex_unlock(&state->lock);
+    int rc = take(state, 0, PNX_NEVER);
+    note(state, rc);
+    if (rc == 0)
+        give(state, 0);
+    pnx__mutex_lock(&state->lock);
+    state->leader = NULL;
+    if (state->waiter)
+        pnx__latch_awaited(state->waiter);
+    pnx__mutex_unlock(&state->lock);
+    pnx_store(&state->done, 1, PNX_RELEASE, "latch_suite.done");
+    pnx__futex_wake(&state->done, UINT32_MAX);
+}
+
+/* Waits for it, if it is being done, and owns the latch meanwhile. */
+static void take_and_join(void *arg) {
+    struct state *state = arg;
+    CHECK_EQ(take(state, 0, PNX_NEVER), 0);
+    pnx__mutex_lock(&state->lock);
+    int rc = state->leader ? pnx__latch_await(state->leader, true) : -ENOENT;
+    if (rc == 0)
+        state->waiter = pnx__thread();
+    pnx__mutex_unlock(&state->lock);
+    if (rc != -ENOENT)
+        note(state, rc);
+    while (rc == 0 && pnx_load(&state->done, PNX_ACQUIRE, "latch_suite.join") == 0)
+        (void)pnx__futex_wait(&state->done, 0, PNX_NEVER);
+    give(state, 0);
+}
+
+/* Looks at the chain of the others, again and again, and is on no circle. */
+static void only_asks(void *arg) {
+    struct state *state = arg;
+    pnx__mutex_lock(&state->lock);
+    if (state->leader)
+        CHECK_EQ(pnx__latch_await(state->leader, false), 0);
+    pnx__mutex_unlock(&state->lock);
+    one_turn(state, 0);
+}
+
+TEST_LIMIT(p2_a_circle_over_a_latch_and_another_wait_does_not_hang, 120) {
+    x_explore(&(struct x_test){.name = "latch-await",
+            .size = sizeof(struct state),
+            .setup = set_up_load,
+            .thread = {lead_and_take, take_and_join, only_asks},
+            .final = at_most_one_refused,
+            .preemptions = test_long() ? 3 : 2,
             .floor = 1000});
 }
