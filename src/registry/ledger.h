@@ -76,7 +76,7 @@ struct pnx_row_shutdown {
 struct pnx_row {
     struct pnx_a64 word;
     struct pnx_a32 turn; /* counts ends of cleanups; a futex */
-    uint32_t index;      /* slot << PNX_SHARD_BITS | shard; fixed */
+    uint32_t index;      /* slot << PNX_SHARD_BITS | shard; fixed when its chunk is made */
     /* Guarded by the shard's lock; constant while the slot is not free. */
     uint64_t serial; /* order of adding */
     pnx_ns added;

@@ -102,11 +102,9 @@ static void free_locked(struct pnx_registry *registry, struct pnx_shard *shard, 
     shard->n_free++;
 }
 
-static struct pnx_row *take_locked(struct pnx_registry *registry, struct pnx_shard *shard) {
+static struct pnx_row *take_locked(struct pnx_shard *shard) {
     if (shard->used < capacity_locked(shard) && shard->n_free < PNX_QUARANTINE) {
-        struct pnx_row *row = slot_row(shard, shard->used);
-        row->index = shard->used++ << PNX_SHARD_BITS | (uint32_t)(shard - registry->shard);
-        return row;
+        return slot_row(shard, shard->used++);
     }
     if (shard->n_free == 0)
         return NULL;
@@ -126,6 +124,11 @@ static int grow(struct pnx_registry *registry, struct pnx_shard *shard, uint32_t
     struct pnx_row *chunk = pnx__alloc(&registry->env, count, sizeof(*chunk));
     if (!chunk)
         return -ENOMEM;
+    /* Fixed before anybody can look: who comes with an id that is none reads it, too, before he has the lock. */
+    uint32_t first = (PNX_CHUNK_FIRST << n_chunks) - PNX_CHUNK_FIRST;
+    for (size_t i = 0; i < count; i++)
+        chunk[i].index =
+                (first + (uint32_t)i) << PNX_SHARD_BITS | (uint32_t)(shard - registry->shard);
     pnx__mutex_lock(&shard->lock);
     if (shard->n_chunks == n_chunks) {
         pnx_store(&shard->chunk[n_chunks], chunk, PNX_RELEASE,
@@ -189,7 +192,7 @@ static int add_to_a_shard(struct pnx_registry *registry, uint32_t home,
         bool closed = is_closed(registry);
         if (i == 0)
             *ret_chunks = shard->n_chunks;
-        struct pnx_row *row = closed ? NULL : take_locked(registry, shard);
+        struct pnx_row *row = closed ? NULL : take_locked(shard);
         if (row)
             fill_locked(registry, row, resource, now, fork, ret_id);
         pnx__mutex_unlock(&shard->lock);
