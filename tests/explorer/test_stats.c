@@ -136,7 +136,7 @@ static void remove_monitor(void *state) {
     x_cell_write(&s->heard, 1);
 }
 
-TEST_LIMIT(p2_a_monitor_that_was_removed_is_not_called, 120) {
+TEST_LIMIT(p3_a_monitor_that_was_removed_is_not_called, 120) {
     x_explore(&(struct x_test){.name = "stats_monitor",
             .size = sizeof(struct state),
             .setup = set_up_monitor,
