@@ -21,8 +21,8 @@
  *   P2  After a change has settled for debounce_ns, it is loaded once, however many writes made it; a file
  *       that never settles is looked at after 10 times debounce_ns.
  *   P3  Your functions run one at a time, under no lock, and never after pnx_config_release() has returned (save
- *       when released from inside one).  on_change sees versions in order.  From inside any of them each call
- *       here is allowed or gives -EDEADLK.
+ *       when released from inside one, or inside a section of reclaim).  on_change sees versions in order.  From inside
+ *       any of them each call here is allowed or gives -EDEADLK.
  *   P4  What inotify cannot watch is polled instead, and pnx_config_read_status() says so and why.
  *   P5  A file that changes while it is read is not parsed but read again.
  *   P6  A text of an older schema goes through each step once, in order; a text of a newer schema, or of one
@@ -215,7 +215,8 @@ PNX_API PNX_NODISCARD int pnx_config_create(
 
 /*
  * Ends the watching, waits for callbacks that run on other threads, and lets the value go; values that were
- * loaded live on.  NULL-safe, clears.  May be called from inside a callback; then it does not wait.
+ * loaded live on.  NULL-safe, clears.  May be called from inside a callback, or a section of reclaim; then it does not
+ * wait.
  */
 PNX_API void pnx_config_release(struct pnx_config **config);
 
@@ -247,8 +248,8 @@ PNX_API PNX_NODISCARD int pnx_config_wait(struct pnx_config *config, uint64_t se
  * Reads the text now and publishes what it says, changed or not: for SIGHUP, and for what parse takes from
  * elsewhere.  With stages it begins a rollout instead, in place of one that is under way.  Waits for a reload that is
  * under way, at most 10 s.  Errors as pnx_config_create()'s, the last good value stays; -ECANCELED when the text is
- * held (P9); -EDEADLK from inside a function of yours; -ETIMEDOUT; -EAGAIN when the file changed while it was read;
- * -ESHUTDOWN once closed.
+ * held (P9); -EDEADLK from inside a function of yours, and inside a section of reclaim when another reload is under way;
+ * -ETIMEDOUT; -EAGAIN when the file changed while it was read; -ESHUTDOWN once closed.
  */
 PNX_API int pnx_config_reload(struct pnx_config *config, struct pnx_error *err);
 

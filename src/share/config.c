@@ -13,6 +13,7 @@
 #include "os/fork.h"
 #include "os/notify.h"
 #include "share/check.h"
+#include "share/reclaim.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -334,11 +335,17 @@ void pnx_config_release(struct pnx_config **handle) {
     *handle = NULL;
     pnx__config_check(config);
     refuse_more(config);
-    if (pnx__latch_mine(&config->busy)) {
-        pnx__mutex_lock(&config->lock);
-        config->released = true;
-        pnx__mutex_unlock(&config->lock);
+    bool inside = pnx__latch_mine(&config->busy);
+    if (!inside && !pnx__reclaim_in_any()) {
+        pnx__config_finish_release(config);
         return;
     }
-    pnx__config_finish_release(config);
+    /* Whoever owns the latch finishes it; in a section that may be nobody. */
+    pnx__config_take(config);
+    pnx__mutex_lock(&config->lock);
+    config->released = true;
+    pnx__mutex_unlock(&config->lock);
+    if (!inside)
+        pnx__config_settle_soon(config);
+    pnx__config_drop(config);
 }

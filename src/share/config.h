@@ -154,7 +154,7 @@ struct pnx_config {
     uint32_t history_n;
     uint32_t history_room;
     bool closed;
-    bool released; /* from inside a callback: whoever owns busy finishes the release after it */
+    bool released; /* inside a callback or a section: whoever owns busy finishes the release after it */
 
     struct pnx_a32
             rolling; /* 1 while the rollout is ROLLING or PROMOTING; written under the lock */
@@ -198,7 +198,7 @@ void pnx__config_finish_release(struct pnx_config *config);
 int pnx__config_enter(struct pnx_config *config, struct pnx_error *err);
 /* Gives it back, after telling what others left to tell.  The caller holds a reference. */
 void pnx__config_leave(struct pnx_config *config);
-/* Tells an abort that found the latch taken, unless its owner will. */
+/* Does what an abort or a release has left over, unless the owner of the latch will. */
 void pnx__config_settle_soon(struct pnx_config *config);
 /* Makes the thread or the loop tick. */
 void pnx__config_wake(struct pnx_config *config);

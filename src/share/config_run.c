@@ -12,6 +12,7 @@
 #include "os/futex.h"
 #include "os/notify.h"
 #include "share/config.h"
+#include "share/reclaim.h"
 #include "share/wait.h"
 
 #define RELOAD_WAIT (10 * PNX_SEC) /* for a reload that is under way on another thread */
@@ -24,10 +25,16 @@ static bool try_latch(struct pnx_config *config) {
 }
 
 int pnx__config_enter(struct pnx_config *config, struct pnx_error *err) {
-    pnx_ns deadline = pnx__deadline(pnx__now(&config->env), RELOAD_WAIT);
+    /* In a section nobody waits: the functions that he would wait for may wait for its end. */
+    bool waits = !pnx__reclaim_in_any();
+    pnx_ns deadline = waits ? pnx__deadline(pnx__now(&config->env), RELOAD_WAIT) : INT64_MIN;
     int rc = pnx__latch_acquire(&config->busy, &config->env, deadline);
     if (rc == -EDEADLK)
         return pnx__fail(err, rc, 0, "wait", "%s: a reload from inside a callback", config->name);
+    if (rc == -ETIMEDOUT && !waits)
+        return pnx__fail(err, -EDEADLK, 0, "wait",
+                "%s: a reload is under way, and inside a section nobody waits for it",
+                config->name);
     if (rc == -ETIMEDOUT)
         return pnx__fail(err, rc, 0, "wait", "%s: the reload under way does not end", config->name);
     if (rc)
@@ -38,11 +45,12 @@ int pnx__config_enter(struct pnx_config *config, struct pnx_error *err) {
     return pnx__fail(err, -ESHUTDOWN, 0, "wait", "%s: closed", config->name);
 }
 
-static bool has_untold(struct pnx_config *config) {
+/* Whether there is something that only the owner of the latch can do. */
+static bool has_left_over(struct pnx_config *config) {
     pnx__mutex_lock(&config->lock);
-    bool untold = config->rollout.state == PNX_CONFIG_ROLLOUT_ENDING;
+    bool left = config->rollout.state == PNX_CONFIG_ROLLOUT_ENDING || config->released;
     pnx__mutex_unlock(&config->lock);
-    return untold;
+    return left;
 }
 
 void pnx__config_leave(struct pnx_config *config) {
@@ -54,8 +62,8 @@ void pnx__config_leave(struct pnx_config *config) {
         config->released = false;
         pnx__mutex_unlock(&config->lock);
         pnx__latch_release(&config->busy);
-        /* An abort that came after we looked found the latch taken, and left it to us. */
-    } while (!released && has_untold(config) && try_latch(config));
+        /* An abort, or a release, that came after we looked found the latch taken, and left it to us. */
+    } while (!released && has_left_over(config) && try_latch(config));
     if (released)
         pnx__config_finish_release(config);
 }

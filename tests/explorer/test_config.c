@@ -10,6 +10,7 @@
 #include "share/config.h"
 
 #include <patinox/config.h>
+#include <patinox/reclaim.h>
 #include <patinox/registry.h>
 
 #include <sys/resource.h>
@@ -25,6 +26,7 @@ struct state {
     struct pnx_config *config;
     struct x_cell text; /* what the source gives; written before notify */
     struct pnx_a32 aborted, promoted, users;
+    struct pnx_a32 fetching; /* a fetch has begun, of a reload that is to be found under way */
 };
 static struct state *now;
 static struct pnx_rc_type number_type = PNX_RC_TYPE(struct number);
@@ -33,6 +35,8 @@ static int fetch(void *ctx, struct pnx_config_fetch *fetch, struct pnx_error *er
     char digit = (char)('0' + x_cell_read(&now->text));
     (void)ctx;
     (void)err;
+    pnx_store(&now->fetching, 1, PNX_RELEASE, "test_config.fetching");
+    pnx__futex_wake(&now->fetching, UINT32_MAX);
     return pnx_config_fetch_add(fetch, &digit, 1);
 }
 
@@ -261,4 +265,46 @@ TEST(a_thread_is_stopped_before_it_has_begun_too) {
             .preemptions = PREEMPTIONS,
             .random = 5000,
             .floor = 100});
+}
+
+/* ---- a release inside a section ---- */
+
+static void begin_plain(void *state) {
+    struct state *s = state;
+    create(s, PNX_CONFIG_NO_WATCH, 0);
+    pnx_store(&s->fetching, 0, PNX_RELAXED, "test_config.no_fetch");
+}
+
+static void reload(void *state) {
+    struct state *s = state;
+    int rc = pnx_config_reload(s->config, NULL);
+    CHECK(rc == 0 || rc == -ESHUTDOWN);
+}
+
+/* Waits for nobody; whoever reloads then ends the config, or this one does. */
+static void release_in_section(void *state) {
+    struct state *s = state;
+    struct pnx_config *mine = s->config;
+    while (pnx_load(&s->fetching, PNX_ACQUIRE, "test_config.await") == 0)
+        (void)pnx__futex_wait(&s->fetching, 0, PNX_NEVER);
+    pnx_reclaim_enter(NULL);
+    pnx_config_release(&mine);
+    pnx_reclaim_exit(NULL);
+}
+
+static void nothing(void *state) {
+    (void)state;
+    CHECK_EQ(pnx_reclaim_close(NULL, PNX_NEVER), 0);
+}
+
+TEST(p3_a_release_inside_a_section_is_left_to_who_reloads_or_done) {
+    x_explore(&(struct x_test){.name = "left",
+            .size = sizeof(struct state),
+            .setup = begin_plain,
+            .thread = {reload, release_in_section},
+            .final = nothing,
+            .preemptions = test_long() ? 3 : 2,
+            .timeouts = X_NONE,
+            .random = 5000,
+            .floor = 200});
 }

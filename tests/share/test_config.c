@@ -3,6 +3,8 @@
 #include "config_case.h"
 #include "share/config.h"
 
+#include <patinox/reclaim.h>
+
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -413,6 +415,83 @@ TEST(p3_two_callbacks_that_release_each_others_config_do_not_hang) {
     put(path, "2");
     while (__atomic_load_n(&te.live_blocks, __ATOMIC_ACQUIRE) != 0)
         sched_yield(); /* the threads free them */
+}
+
+/* ---- inside a section of reclaim nobody waits: who is waited for may wait for its end ---- */
+
+static pthread_barrier_t parsing;
+
+static int parse_and_wait_for_sections(
+        void *ctx, const char *text, size_t n, struct pnx_error *err, void **ret) {
+    (void)ctx;
+    if (strncmp(text, "2", 1) == 0) {
+        pthread_barrier_wait(&parsing);
+        CHECK_EQ(pnx_reclaim_synchronize(NULL, PNX_NEVER), 0);
+    }
+    return case_parse(NULL, text, n, err, ret);
+}
+
+static int reload_code;
+
+static void *reload_it(void *config) {
+    reload_code = pnx_config_reload(config, NULL);
+    return NULL;
+}
+
+/* A config whose reload is under way on another thread, and does not end before this thread's section. */
+static pthread_t begin_reload(struct pnx_config **ret_config) {
+    const char *path = test_path("c");
+    pthread_t thread;
+    put(path, "1");
+    struct pnx_config_opts opts = case_opts(path);
+    opts.parse = parse_and_wait_for_sections;
+    CHECK_EQ(pnx_config_create(&opts, NULL, ret_config), 0);
+    put(path, "2");
+    pthread_barrier_init(&parsing, NULL, 2);
+    pnx_reclaim_enter(NULL);
+    CHECK_EQ(pthread_create(&thread, NULL, reload_it, *ret_config), 0);
+    pthread_barrier_wait(&parsing);
+    return thread;
+}
+
+TEST(p3_a_reload_inside_a_section_does_not_wait_for_another) {
+    struct pnx_config *config = NULL;
+    struct pnx_error err = {0};
+    case_begin();
+    pthread_t thread = begin_reload(&config);
+    CHECK_EQ(pnx_config_reload(config, &err), -EDEADLK);
+    CHECK_CONTAINS(err.message, "inside a section");
+    CHECK_EQ(pnx_config_rollback(config, 0, NULL), -EDEADLK);
+    CHECK_EQ(case_value(config), 1);
+    pnx_reclaim_exit(NULL);
+    pthread_join(thread, NULL);
+    CHECK_EQ(reload_code, 0);
+    CHECK_EQ(case_value(config), 2);
+    put(test_path("c"), "3");
+    pnx_reclaim_enter(NULL);
+    CHECK_EQ(pnx_config_reload(config, &err), 0); /* nobody to wait for: fine */
+    pnx_reclaim_exit(NULL);
+    case_end(&config);
+}
+
+TEST(p3_a_release_inside_a_section_waits_for_no_callback) {
+    struct pnx_config *config = NULL;
+    case_begin();
+    pthread_t thread = begin_reload(&config);
+    pnx_config_release(&config);
+    CHECK(config == NULL);
+    pnx_reclaim_exit(NULL);
+    pthread_join(thread, NULL);
+    CHECK_EQ(reload_code, -ESHUTDOWN);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+    test_env_check_empty(&te);
+    /* And without anybody at work it is over when it returns. */
+    config = case_create(test_path("c"), PNX_CONFIG_THREAD);
+    pnx_reclaim_enter(NULL);
+    pnx_config_release(&config);
+    pnx_reclaim_exit(NULL);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+    test_env_check_empty(&te);
 }
 
 struct two_reloads {
