@@ -115,6 +115,15 @@ static void init(struct pnx_cmap *map, const struct pnx_cmap_opts *opts,
     }
 }
 
+static uint64_t bytes_now(const struct pnx_cmap *map) {
+    return pnx_load(&map->bytes, PNX_RELAXED, "cmap.row_bytes"); /* a number */
+}
+
+void pnx__cmap_show_bytes(const struct pnx_cmap *map) {
+    if (map->registry)
+        (void)pnx_registry_set_bytes(map->registry, map->id, bytes_now(map));
+}
+
 static int cleanup(void *arg, const struct pnx_cancel *cancel) {
     (void)cancel;
     pnx_cmap_close(arg);
@@ -131,7 +140,7 @@ static int add_row(struct pnx_cmap *map, const struct pnx_cmap_opts *opts, struc
             .site = opts->site,
             .cleanup = cleanup,
             .arg = map,
-            .bytes = base_bytes(opts->shards),
+            .bytes = bytes_now(map),
     };
     struct pnx_registry *registry = pnx_registry_ref(opts->registry);
     int rc = pnx_registry_add(registry, &resource, err, &map->id);
@@ -320,6 +329,7 @@ int pnx__cmap_key(
 
 void pnx__cmap_tell_resized(struct pnx_cmap_shard *shard) {
     const struct pnx_cmap *map = shard->map;
+    pnx__cmap_show_bytes(map);
     /* Relaxed: numbers, for people. */
     uint64_t slots = pnx_load(&shard->counters.slots, PNX_RELAXED, "cmap.told_slots");
     uint64_t probe = pnx_load(&shard->counters.max_probe, PNX_RELAXED, "cmap.told_probe");

@@ -209,7 +209,9 @@ void pnx__cmap_settled(struct pnx_cmap_shard *shard);
 
 /* ---- life, cmap.c ---- */
 
-/* Tells monitors that a shard has got another table, and of a bad hash; under no lock. */
+/* Brings the row in the registry up to date; under no lock. */
+void pnx__cmap_show_bytes(const struct pnx_cmap *map);
+/* Tells the registry and monitors that a shard has got another table, and of a bad hash; under no lock. */
 void pnx__cmap_tell_resized(struct pnx_cmap_shard *shard);
 /* The errors that end every write before it begins: 0, -EINVAL, -ESHUTDOWN in a forked child. */
 int pnx__cmap_enter(const struct pnx_cmap *map);

@@ -236,6 +236,7 @@ int pnx_cmap_clear(struct pnx_cmap *map) {
     }
     free_copy(&copy);
     pnx__reclaim_assist(map->domain);
+    pnx__cmap_show_bytes(map);
     return rc;
 }
 

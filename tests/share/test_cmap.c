@@ -658,6 +658,37 @@ TEST(a_registry_s_shutdown_closes_the_map) {
     pnx_registry_release(&registry);
 }
 
+/* A leak report of a map is to say what it holds, not what it began with. */
+TEST(the_row_shows_what_the_map_holds) {
+    struct pnx_registry *registry = NULL;
+    struct pnx_resource_info info;
+    struct pnx_cmap_stats stats = {.size = sizeof(stats)};
+    struct pnx_cmap *map = NULL;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    CHECK_EQ(pnx_cmap_create(
+                     PNX_CMAP_OPTS(.key_size = 8, .shards = 1, .registry = registry), NULL, &map),
+            0);
+    CHECK_EQ(pnx_registry_info(registry, map->id, &info), 0);
+    uint64_t empty = info.bytes;
+    for (uint64_t i = 0; i < 100000; i++)
+        put_word(map, i, i);
+    CHECK_EQ(pnx_registry_info(registry, map->id, &info), 0);
+    CHECK(info.bytes >= empty + 100000 * 16);
+    CHECK_EQ(pnx_cmap_clear(map), 0);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+    CHECK_EQ(pnx_cmap_clear(map), 0);
+    CHECK_EQ(pnx_registry_info(registry, map->id, &info), 0);
+    CHECK_EQ(pnx_cmap_read_stats(map, &stats), 0);
+    CHECK_EQ(info.bytes, stats.bytes);
+    CHECK_EQ(info.bytes, empty);
+    end(&map);
+    CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.registry = registry, .reserve = 10000), NULL, &map), 0);
+    CHECK_EQ(pnx_registry_info(registry, map->id, &info), 0);
+    CHECK(info.bytes > 10000 * 16);
+    end(&map);
+    pnx_registry_release(&registry);
+}
+
 static void in_child(void *ctx) {
     struct pnx_cmap *map = ctx;
     uint64_t key = 1, value = 0;
