@@ -46,10 +46,15 @@ struct pnx_config_print {
     uint64_t vars; /* the same of the variables; 0: none */
 };
 
-/* What is known about the file or source, to tell a change from none. */
-struct pnx_config_seen {
+/* A file as it was found at some moment. */
+struct pnx_config_look {
     int32_t code; /* of the attempt to look; 0: info holds */
     struct pnx_file_info info;
+};
+
+/* What is known about the file or source, to tell a change from none. */
+struct pnx_config_seen {
+    struct pnx_config_look at;
     struct pnx_config_print print; /* of the last text that was looked at */
     bool good;                     /* that text was accepted, or is held */
     char tag[PNX_CONFIG_TAG_MAX];  /* a source's, of the same text */
@@ -130,6 +135,7 @@ struct pnx_config {
     struct pnx_latch busy;
     struct pnx_watcher watcher;
     struct pnx_config_seen seen;
+    struct pnx_config_look met;       /* polling: when the change was met that is not loaded yet */
     struct pnx_config_print accepted; /* the last text that was published or rolled out */
     struct pnx_config_print held;     /* P9 */
     struct pnx_config_print refused;  /* the last text that was refused, to tell each once */
@@ -261,11 +267,11 @@ void pnx__config_count(struct pnx_config *config, struct pnx_a64 *counter);
 /* Brings the health to what the status says. */
 void pnx__config_health(struct pnx_config *config);
 
-/* Whether info is of the file, and of its state, that was looked at last. */
+/* Whether info is of the file, and of its state, that was found then. */
 static inline bool pnx__config_same_file(
-        const struct pnx_config_seen *seen, const struct pnx_file_info *info) {
-    const struct pnx_file_info *old = &seen->info;
-    return seen->code == 0 && info->device == old->device && info->inode == old->inode &&
+        const struct pnx_config_look *then, const struct pnx_file_info *info) {
+    const struct pnx_file_info *old = &then->info;
+    return then->code == 0 && info->device == old->device && info->inode == old->inode &&
            info->size == old->size && info->mtime_ns == old->mtime_ns &&
            info->ctime_ns == old->ctime_ns;
 }

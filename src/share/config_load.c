@@ -26,17 +26,17 @@ static int read_file(struct pnx_config *config, struct pnx_error *err, struct pn
     int rc = pnx__config_read(
             &config->env, config->path, config->prefix, config->opts.max_bytes, err, ret_text);
     if (rc == 0) {
-        if (!pnx__config_same_file(&config->seen, &ret_text->info))
+        if (!pnx__config_same_file(&config->seen.at, &ret_text->info))
             config->look_again =
                     true; /* a second edit within one tick of the file system's clock */
-        config->seen.code = 0;
-        config->seen.info = ret_text->info;
+        config->seen.at.code = 0;
+        config->seen.at.info = ret_text->info;
         return 0;
     }
     /* What a look at it would find now: so that polling tries again only when that is different. */
     struct pnx_file_info info = {0};
-    config->seen.code = pnx__os_stat(config->path, &info);
-    config->seen.info = info;
+    config->seen.at.code = pnx__os_stat(config->path, &info);
+    config->seen.at.info = info;
     return rc;
 }
 

@@ -21,7 +21,14 @@
 
 #define DEBOUNCE_CAP 10 /* times debounce_ns: then it is loaded, at rest or not */
 
+/* Whether changes of a file have to be looked for. */
+static bool looks(const struct pnx_config *config) {
+    return config->polls && !config->opts.source;
+}
+
 void pnx__config_note_change(struct pnx_config *config, pnx_ns now) {
+    if (looks(config))
+        config->met.code = pnx__os_stat(config->path, &config->met.info);
     if (!config->dirty) {
         config->dirty = true;
         config->dirty_at = now;
@@ -63,7 +70,7 @@ void pnx__config_refresh_watch(struct pnx_config *config, pnx_ns now) {
 static bool looks_different(struct pnx_config *config) {
     struct pnx_file_info info = {0};
     int rc = pnx__os_stat(config->path, &info);
-    return rc ? rc != config->seen.code : !pnx__config_same_file(&config->seen, &info);
+    return rc ? rc != config->seen.at.code : !pnx__config_same_file(&config->seen.at, &info);
 }
 
 static void poll(struct pnx_config *config, pnx_ns now) {
@@ -80,6 +87,21 @@ static void poll(struct pnx_config *config, pnx_ns now) {
     config->look_again = false;
     if (looks_different(config) || again)
         pnx__config_note_change(config, now);
+}
+
+/*
+ * Whether what is due rests.  Where nothing notifies, a file that has changed since it was met is still being written:
+ * that puts its loading off as a notification would.
+ */
+static bool rests(struct pnx_config *config, pnx_ns now) {
+    struct pnx_file_info info = {0};
+    if (!looks(config))
+        return true;
+    int rc = pnx__os_stat(config->path, &info);
+    if (rc ? rc == config->met.code : pnx__config_same_file(&config->met, &info))
+        return true;
+    pnx__config_note_change(config, now);
+    return now >= config->due_at; /* the cap */
 }
 
 /* ---- ticking ---- */
@@ -110,7 +132,7 @@ static pnx_ns look(struct pnx_config *config, pnx_ns now) {
     hear(config, now);
     if (config->polls && now >= config->poll_at)
         poll(config, now);
-    if (config->dirty ? now >= config->due_at : now >= config->retry_at)
+    if (config->dirty ? now >= config->due_at && rests(config, now) : now >= config->retry_at)
         (void)pnx__config_load_owned(config, now, true, NULL);
     pnx_ns next = config->dirty ? config->due_at : config->retry_at;
     return config->polls && config->poll_at < next ? config->poll_at : next;

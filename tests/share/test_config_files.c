@@ -575,6 +575,47 @@ TEST(p4_what_was_read_is_looked_at_once_more) {
     case_end(&config);
 }
 
+/* Nothing says that a polled file is still being written: it is looked at again before it is loaded. */
+TEST(p2_a_polled_file_settles_too) {
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config *config = case_create(path, PNX_CONFIG_POLL);
+    for (int i = 0; i < 2; i++) {
+        test_env_advance(&te, POLL);
+        case_settle(config);
+    }
+    int before = parses;
+    put(path, "20");
+    test_env_advance(&te, POLL);
+    CHECK_EQ(case_tick(config), te.now + DEBOUNCE);
+    put(path, "bad half");
+    test_env_advance(&te, DEBOUNCE);
+    CHECK_EQ(case_tick(config), te.now + DEBOUNCE);
+    put(path, "300");
+    test_env_advance(&te, DEBOUNCE);
+    CHECK_EQ(case_tick(config), te.now + DEBOUNCE);
+    CHECK_EQ(parses, before);
+    test_env_advance(&te, DEBOUNCE);
+    case_tick(config);
+    CHECK_EQ(case_value(config), 300);
+    CHECK_EQ(parses, before + 1);
+    CHECK_EQ(events_refused, 0);
+    /* One that never rests is loaded at the cap. */
+    pnx_ns begun = 0;
+    for (int i = 0; changes < 2; i++) {
+        char text[32];
+        CHECK(i < 100);
+        snprintf(text, sizeof(text), "%d and %*s", i, i, "more");
+        put(path, text);
+        pnx_ns next = case_tick(config);
+        begun = begun || next != te.now + DEBOUNCE ? begun : te.now;
+        test_env_advance(&te, begun ? DEBOUNCE : POLL);
+    }
+    CHECK(te.now - begun >= 10 * DEBOUNCE && te.now - begun <= 12 * DEBOUNCE);
+    case_end(&config);
+}
+
 TEST(p4_polling_may_be_asked_for) {
     case_begin();
     const char *path = test_path("c");
