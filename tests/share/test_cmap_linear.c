@@ -16,7 +16,19 @@
 #define KEYS    6
 #define OPS_MAX 60 /* of all threads in one round: one bit each in a state */
 
-enum what { GET, PUT, PUT_IF_ABSENT, REPLACE, REPLACE_IF, REMOVE, REMOVE_IF, ADD, MAKE, WHATS };
+enum what {
+    GET,
+    PUT,
+    PUT_IF_ABSENT,
+    REPLACE,
+    REPLACE_IF,
+    REMOVE,
+    REMOVE_IF,
+    ADD,
+    MAKE,
+    WHATS,
+    CLEAR
+};
 
 struct op {
     uint64_t begun, ended;
@@ -106,6 +118,9 @@ static bool apply(const struct op *op, struct state *state) {
             state->value = op->value;
         }
         return op->code == 0 && op->got == state->value;
+    case CLEAR: /* of all keys, one by one */
+        state->there = false;
+        return op->code == 0;
     default:
         return false;
     }
@@ -159,7 +174,7 @@ static bool linearizable(const struct round *round, uint64_t key) {
     search.n_seen = 0;
     for (unsigned t = 0; t < THREADS; t++)
         for (unsigned i = 0; i < round->n[t]; i++)
-            if (round->ops[t][i].key == key)
+            if (round->ops[t][i].key == key || round->ops[t][i].what == CLEAR)
                 search.ops[search.n++] = &round->ops[t][i];
     struct state start = {0};
     return explains(&search, &start);
@@ -167,11 +182,11 @@ static bool linearizable(const struct round *round, uint64_t key) {
 
 static void print_history(const struct round *round, uint64_t key) {
     static const char *const names[] = {"get", "put", "put_if_absent", "replace", "replace_if",
-            "remove", "remove_if", "add", "make"};
+            "remove", "remove_if", "add", "make", "", "clear"};
     for (unsigned t = 0; t < THREADS; t++)
         for (unsigned i = 0; i < round->n[t]; i++) {
             const struct op *op = &round->ops[t][i];
-            if (op->key == key)
+            if (op->key == key || op->what == CLEAR)
                 fprintf(stderr, "thread %u: %llu..%llu %s(%llu, expected %llu) = %d, saw %d %llu\n",
                         t, (unsigned long long)op->begun, (unsigned long long)op->ended,
                         names[op->what], (unsigned long long)op->value,
@@ -224,6 +239,36 @@ static uint64_t tick(struct round *round) {
     return __atomic_add_fetch(&round->clock, 1, __ATOMIC_SEQ_CST);
 }
 
+/* A lookup in one of the ways that there are; how is any number. */
+static int get(struct round *round, const void *key, size_t size, uint64_t how, uint64_t *ret_got) {
+    struct pnx_cmap *map = round->map;
+    struct pnx_cmap_item item = {.key = key, .key_size = size};
+    uint64_t word, found = 0;
+    int rc;
+    switch (how % 4) {
+    case 0: /* borrowed, and a reference taken while it may be */
+        pnx_reclaim_enter(NULL);
+        rc = pnx_cmap_peek(map, key, size, ret_got);
+        if (rc == 0 && round->rc)
+            (void)pnx_rc_ref(pnx_cmap_object(*ret_got));
+        pnx_reclaim_exit(NULL);
+        return rc;
+    case 1:
+        if (pnx_cmap_get_batch(map, &item, 1) == 1)
+            *ret_got = item.value;
+        return item.code;
+    case 2:
+        if (round->bytes)
+            return pnx_cmap_get(map, key, size, ret_got);
+        memcpy(&word, key, 8);
+        rc = pnx_cmap_get_words(map, &word, 1, ret_got, &found);
+        CHECK_EQ(rc, found);
+        return rc == 1 ? 0 : -ENOENT;
+    default:
+        return pnx_cmap_get(map, key, size, ret_got);
+    }
+}
+
 static void run_op(struct round *round, struct op *op) {
     struct pnx_cmap *map = round->map;
     char text[16];
@@ -239,8 +284,11 @@ static void run_op(struct round *round, struct op *op) {
     op->begun = tick(round);
     switch (op->what) {
     case GET:
-        op->code = pnx_cmap_get(map, key, size, &got);
+        op->code = get(round, key, size, op->value, &got);
         op->saw = op->code == 0;
+        break;
+    case CLEAR:
+        op->code = pnx_cmap_clear(map);
         break;
     case PUT:
         op->code = pnx_cmap_put(map, key, size, value);
@@ -290,11 +338,17 @@ static void record(unsigned index, void *ctx) {
         op->what = (enum what)(test_random(&random) % WHATS);
         if (test_random(&random) % 3 == 0)
             op->what = GET;
+        else if (test_random(&random) % 40 == 0)
+            op->what = CLEAR;
         if (round->rc && (op->what == REPLACE_IF || op->what == REMOVE_IF))
             op->what = PUT;                       /* they compare addresses */
         op->value = 1 + test_random(&random) % 4; /* few: so that expectations come true */
         op->expected = 1 + test_random(&random) % 4;
         run_op(round, op);
+        if (test_random(&random) % 16 == 0)
+            CHECK_EQ(pnx_cmap_shrink(round->map), 0);
+        if (test_random(&random) % 32 == 0)
+            CHECK_EQ(pnx_cmap_reserve(round->map, 60), 0);
         /* Other keys come and go, so that tables move. */
         uint64_t other = 100 + test_random(&random) % 24;
         uint64_t value = make_value(round, 1);
@@ -371,4 +425,12 @@ TEST(p1_the_checker_refuses_wrong_histories) {
     round.ops[0][0] = (struct op){.begun = 1, .ended = 9, .what = ADD, .value = 1};
     round.ops[1][0] = (struct op){.begun = 2, .ended = 8, .what = ADD, .value = 1};
     CHECK(!linearizable(&round, 0));
+    /* a clear of all keys, and one that is found as it was */
+    round.ops[0][0] = (struct op){.begun = 1, .ended = 2, .what = PUT, .value = 5};
+    round.ops[1][0] = (struct op){.begun = 3, .ended = 4, .what = CLEAR, .key = 3};
+    round.n[2] = 1;
+    round.ops[2][0] = (struct op){.begun = 5, .ended = 6, .what = GET, .got = 5, .saw = true};
+    CHECK(!linearizable(&round, 0));
+    round.ops[2][0].begun = 3;
+    CHECK(linearizable(&round, 0));
 }
