@@ -14,9 +14,15 @@
 #include <patinox/reclaim.h>
 
 #include <dlfcn.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define READERS 3
 #define WRITERS 2
@@ -40,7 +46,8 @@ struct backend {
     void (*retire)(struct object *object);
     void (*drive)(void);
     void (*drain)(void);
-    bool plain; /* its order is one that ThreadSanitizer understands */
+    bool plain;    /* its order is one that ThreadSanitizer understands */
+    bool handlers; /* signal handlers may enter */
 };
 
 enum memory { POISONED, QUARANTINED, REUSED };
@@ -49,7 +56,8 @@ static const struct backend *backend;
 static enum memory memory;
 static struct object *current;
 static uint64_t made, ended, reads, nested_reads;
-static bool stop;
+static uint64_t met; /* how often a reader found the object replaced */
+static bool stop, stop_bothering;
 static pthread_mutex_t writer_lock = PTHREAD_MUTEX_INITIALIZER; /* version, current's order */
 static uint64_t last_version;
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -141,7 +149,28 @@ static void ours_drain(void) {
 static void nothing(void) {}
 
 static const struct backend ours = {
-        "ours", ours_enter, ours_exit, ours_retire, ours_drive, ours_drain, true};
+        "ours", ours_enter, ours_exit, ours_retire, ours_drive, ours_drain, true, true};
+
+/* The same, in a process that is forbidden to use membarrier half-way. */
+static void ours_drain_denied(void) {
+    CHECK_EQ(pnx_reclaim_close(domain, PNX_NEVER), PNX_E_BROKEN);
+}
+
+static const struct backend denied = {
+        "denied", ours_enter, ours_exit, ours_retire, ours_drive, ours_drain_denied, true, true};
+
+static void deny_membarrier(unsigned flags) {
+    struct sock_filter code[] = {
+            BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
+            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+            syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program) != 0)
+        test_skip("the kernel has no seccomp filters");
+}
 
 /* ---- a lock ---- */
 
@@ -189,7 +218,7 @@ static void lock_drain(void) {
 }
 
 static const struct backend locked = {
-        "rwlock", lock_enter, lock_exit, lock_retire, lock_drive, lock_drain, true};
+        "rwlock", lock_enter, lock_exit, lock_retire, lock_drive, lock_drain, true, false};
 
 /* ---- liburcu-bp ---- */
 
@@ -220,7 +249,7 @@ static void urcu_drain(void) {
 }
 
 static const struct backend urcu = {
-        "liburcu-bp", urcu_enter, urcu_exit, urcu_retire, nothing, urcu_drain, false};
+        "liburcu-bp", urcu_enter, urcu_exit, urcu_retire, nothing, urcu_drain, false, false};
 
 static void load_urcu(void) {
 #ifdef PNX_TSAN
@@ -243,7 +272,7 @@ static void wrong_retire(struct object *object) {
 }
 
 static const struct backend wrong = {
-        "wrong", nothing, nothing, wrong_retire, nothing, nothing, false};
+        "wrong", nothing, nothing, wrong_retire, nothing, nothing, false, false};
 
 /* ---- readers ---- */
 
@@ -262,17 +291,16 @@ static void look(uint64_t *last_seen, bool lingers) {
     *last_seen = version;
 }
 
-static void read_some(uint64_t *random, unsigned n) {
-    uint64_t last_seen = 0;
+static void read_some(uint64_t *random, uint64_t *last_seen, unsigned n) {
     for (unsigned i = 0; i < n; i++) {
         uint64_t dice = test_random(random);
         backend->enter();
-        look(&last_seen, dice % 64 == 0);
+        look(last_seen, dice % 64 == 0);
         if (dice % 8 == 1) {
             backend->enter();
-            look(&last_seen, dice % 128 == 1);
+            look(last_seen, dice % 128 == 1);
             backend->exit();
-            look(&last_seen, false);
+            look(last_seen, false);
             __atomic_fetch_add(&nested_reads, 1, __ATOMIC_RELAXED);
         }
         backend->exit();
@@ -296,19 +324,27 @@ static pthread_t steady;
 static bool steady_there;
 
 static void *reader(void *arg) {
-    uint64_t random = (uint64_t)(uintptr_t)arg;
+    uint64_t random = (uint64_t)(uintptr_t)arg, last_seen = 0;
     backend->enter(); /* registered, before a handler may enter */
     backend->exit();
     if (random == 0)
         __atomic_store_n(&steady_there, true, __ATOMIC_RELEASE);
-    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED))
-        read_some(&random, 64);
+    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+        uint64_t before = last_seen;
+        read_some(&random, &last_seen, 64);
+        __atomic_fetch_add(&met, last_seen != before, __ATOMIC_RELAXED);
+    }
+    /* A thread that is ending is no longer registered: no handler may enter there. */
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGUSR1);
+    CHECK_EQ(pthread_sigmask(SIG_BLOCK, &signals, NULL), 0);
     return NULL;
 }
 
 static void *brief_reader(void *arg) {
-    uint64_t random = (uint64_t)(uintptr_t)arg;
-    read_some(&random, 16);
+    uint64_t random = (uint64_t)(uintptr_t)arg, last_seen = 0;
+    read_some(&random, &last_seen, 16);
     return NULL;
 }
 
@@ -318,10 +354,19 @@ static unsigned updates(void) {
     return test_long() ? 10000000 : test_slow() ? 3000 : 300000;
 }
 
+/* Whether readers came to see something of what the writers do; how soon they do is up to the scheduler. */
+static bool were_together(void) {
+    return __atomic_load_n(&met, __ATOMIC_RELAXED) >= 100 &&
+           __atomic_load_n(&nested_reads, __ATOMIC_RELAXED) >= 10 &&
+           (!backend->handlers || __atomic_load_n(&handled, __ATOMIC_RELAXED) >= 10);
+}
+
 static void *writer(void *arg) {
-    uint64_t random = (uint64_t)(uintptr_t)arg;
+    uint64_t random = (uint64_t)(uintptr_t)arg, last_seen = 0;
     unsigned n = updates();
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; i < n || !were_together() || backend == &wrong; i++) {
+        if (i == n / 2 && backend == &denied)
+            deny_membarrier(SECCOMP_FILTER_FLAG_TSYNC);
         pthread_mutex_lock(&writer_lock);
         struct object *old =
                 __atomic_exchange_n(&current, make_object(++last_version), __ATOMIC_ACQ_REL);
@@ -330,7 +375,9 @@ static void *writer(void *arg) {
         if (test_random(&random) % 4 == 0)
             backend->drive();
         if (test_random(&random) % 64 == 0)
-            read_some(&random, 4);
+            read_some(&random, &last_seen, 4);
+        if (i >= n || backend == &wrong)
+            sched_yield(); /* it is the readers that are wanting */
     }
     return NULL;
 }
@@ -338,8 +385,8 @@ static void *writer(void *arg) {
 static void *bother(void *arg) {
     while (!__atomic_load_n(&steady_there, __ATOMIC_ACQUIRE))
         sched_yield();
-    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
-        if (backend == &ours)
+    while (!__atomic_load_n(&stop_bothering, __ATOMIC_RELAXED)) {
+        if (backend->handlers)
             pthread_kill(steady, SIGUSR1);
         pthread_t brief;
         CHECK_EQ(pthread_create(&brief, NULL, brief_reader, arg), 0);
@@ -364,16 +411,19 @@ static void torture(const struct backend *which, enum memory how) {
         CHECK_EQ(pthread_create(&writers[i], NULL, writer, (void *)(uintptr_t)(seed + i)), 0);
     for (int i = 0; i < WRITERS; i++)
         CHECK_EQ(pthread_join(writers[i], NULL), 0);
-    __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+    __atomic_store_n(&stop_bothering, true, __ATOMIC_RELAXED);
     CHECK_EQ(pthread_join(other, NULL), 0);
+    __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
     for (int i = 0; i < READERS; i++)
         CHECK_EQ(pthread_join(readers[i], NULL), 0);
     backend->retire(current);
     backend->drain();
-    CHECK_EQ(made, WRITERS * updates() + 1);
-    CHECK_EQ(ended, made);
-    CHECK(reads > 0 && nested_reads > 0);
-    CHECK(backend != &ours || handled > 0);
+    CHECK(made > WRITERS * updates());
+    if (backend == &denied)
+        CHECK(ended < made); /* what was retired when it was taken away is there for ever */
+    else
+        CHECK_EQ(ended, made);
+    CHECK(reads > nested_reads && were_together());
     while (pool) {
         struct object *next = pool->next;
         free(pool);
@@ -387,6 +437,28 @@ static void torture_ours(uint32_t mode, enum memory how) {
     pnx_reclaim_release(&domain);
 }
 
+static void urcu_child(void *how) {
+    torture(&urcu, *(enum memory *)how);
+    _exit(0); /* its thread stays, on which a leak checker that stops all threads may crash */
+}
+
+static void torture_urcu(enum memory how) {
+    load_urcu();
+    CHECK_EQ(test_child(urcu_child, &how), 0);
+}
+
+static void torture_denied_before(void) {
+    deny_membarrier(0);
+    torture_ours(PNX_RECLAIM_AUTO, REUSED);
+}
+
+static void torture_denied_after(void) {
+    CHECK_EQ(
+            pnx_reclaim_create(PNX_RECLAIM_OPTS(.mode = PNX_RECLAIM_MEMBARRIER), NULL, &domain), 0);
+    torture(&denied, POISONED);
+    pnx_reclaim_release(&domain); /* stays, with what it holds */
+}
+
 #define TORTURE(test_name, call) \
     TEST_LIMIT(test_name, 900) { \
         call; \
@@ -398,12 +470,14 @@ TORTURE(p1_fences_poisoned, torture_ours(PNX_RECLAIM_FENCES, POISONED))
 TORTURE(p1_fences_quarantined, torture_ours(PNX_RECLAIM_FENCES, QUARANTINED))
 TORTURE(p1_fences_reused, torture_ours(PNX_RECLAIM_FENCES, REUSED))
 TORTURE(p1_default_domain_reused, torture(&ours, REUSED))
+TORTURE(p6_membarrier_denied_before, torture_denied_before())
+TORTURE(p6_membarrier_denied_after, torture_denied_after())
 TORTURE(rwlock_poisoned, torture(&locked, POISONED))
 TORTURE(rwlock_quarantined, torture(&locked, QUARANTINED))
 TORTURE(rwlock_reused, torture(&locked, REUSED))
-TORTURE(liburcu_poisoned, (load_urcu(), torture(&urcu, POISONED)))
-TORTURE(liburcu_quarantined, (load_urcu(), torture(&urcu, QUARANTINED)))
-TORTURE(liburcu_reused, (load_urcu(), torture(&urcu, REUSED)))
+TORTURE(liburcu_poisoned, torture_urcu(POISONED))
+TORTURE(liburcu_quarantined, torture_urcu(QUARANTINED))
+TORTURE(liburcu_reused, torture_urcu(REUSED))
 
 static void torture_wrong(void *how) {
     torture(&wrong, *(enum memory *)how);
