@@ -173,8 +173,12 @@ void pnx__threads_forget(void) {
     /* acquire: as thread.list */
     struct pnx_thread *record = pnx_exchange(&records, NULL, PNX_ACQUIRE, "thread.forget");
     pnx_self_ = NULL;
-    if (has_key())
-        pthread_setspecific(key, NULL);
+    if (has_key()) {
+        /* Threads that end later still have their records under the old key, and must not find them. */
+        pthread_key_delete(key);
+        bool made = pthread_key_create(&key, drop_record) == 0;
+        pnx_store(&key_made, made, PNX_RELAXED, "thread.key_again"); /* there are no others */
+    }
     while (record) {
         struct pnx_thread *next = record->next;
         free(record);

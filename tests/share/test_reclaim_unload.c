@@ -77,6 +77,26 @@ TEST_LIMIT(p1_a_plugin_is_unloaded_while_threads_are_registered_with_it, 300) {
     come_and_go(true);
 }
 
+static void *use_once(void *arg) {
+    CHECK_EQ(use(), 0);
+    pthread_barrier_wait(&used);
+    pthread_barrier_wait(&used);
+    return arg;
+}
+
+TEST(a_thread_that_ends_between_the_preparation_and_the_unloading_finds_nothing) {
+    const char *path = PNX_TEST_PLUGIN;
+    void *plugin = load(path);
+    pthread_t thread;
+    pthread_barrier_init(&used, NULL, 2);
+    CHECK_EQ(pthread_create(&thread, NULL, use_once, NULL), 0);
+    pthread_barrier_wait(&used);
+    CHECK_EQ(end(), 0);
+    pthread_barrier_wait(&used);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    unload(plugin, path);
+}
+
 static void without_a_word(void *ctx) {
     (void)ctx;
     come_and_go(false);
