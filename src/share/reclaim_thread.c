@@ -339,6 +339,27 @@ static void fork_child_sum(struct pnx_reclaim *domain, uint64_t n) {
     pnx_store(&domain->run_bytes, all_bytes - bytes, PNX_RELAXED, "reclaim.fork_bytes");
 }
 
+static bool runs_for(const struct pnx_reclaim_runner *runner, const struct pnx_thread *self) {
+    return runner->thread && runner->thread == self;
+}
+
+/* Of the runners of other threads the one whose nodes come last, so that they get back in order. */
+static struct pnx_reclaim_runner *last_of_others(
+        struct pnx_reclaim *domain, const struct pnx_thread *self) {
+    struct pnx_reclaim_runner *last = NULL;
+    uint64_t last_at = 0;
+    for (int i = 0; i < PNX_RECLAIM_RUNNERS; i++) {
+        struct pnx_reclaim_runner *runner = &domain->runner[i];
+        uint64_t at = pnx_load(&runner->at, PNX_RELAXED, "reclaim.fork_at"); /* alone */
+        bool used = runner->thread || runner->n;
+        if (!used || runs_for(runner, self) || (last && at < last_at))
+            continue;
+        last = runner;
+        last_at = at;
+    }
+    return last;
+}
+
 /* What another thread had taken and not begun is ready again. */
 static void fork_child_runner(struct pnx_reclaim *domain, struct pnx_reclaim_runner *runner) {
     struct pnx_reclaim_node *first = runner->chunk, *last = first;
@@ -374,13 +395,10 @@ static void fork_child_domain(struct pnx_reclaim *domain, const struct pnx_threa
     pnx_store(&domain->guests, 0, PNX_RELAXED, "reclaim.fork_guests");
     domain->sleepers = 0;
     uint64_t own = 0;
-    for (int i = 0; i < PNX_RECLAIM_RUNNERS; i++) {
-        struct pnx_reclaim_runner *runner = &domain->runner[i];
-        if (runner->thread && runner->thread == self)
-            own += runner->n;
-        else
-            fork_child_runner(domain, runner);
-    }
+    for (int i = 0; i < PNX_RECLAIM_RUNNERS; i++)
+        own += runs_for(&domain->runner[i], self) ? domain->runner[i].n : 0;
+    for (struct pnx_reclaim_runner *runner; (runner = last_of_others(domain, self)) != NULL;)
+        fork_child_runner(domain, runner);
     fork_child_sum(domain, own);
 }
 
