@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* reclaim: P4 and P5 of patinox/reclaim.h, and reports of sections that do not end. */
+#include "share/reclaim_case.h"
+
+/* ---- P4 ---- */
+
+static void retire_here(unsigned index, void *ctx) {
+    struct thing *things = ctx;
+    pnx_reclaim_retire(domain, &things[index].node, note, 1);
+}
+
+TEST(p4_a_barrier_runs_what_threads_left_behind_that_are_gone) {
+    struct thing things[8] = {0};
+    MAKE(.mode = PNX_RECLAIM_AUTO);
+    test_threads(8, retire_here, things);
+    CHECK_EQ(n_run, 0);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
+    CHECK_EQ(n_run, 8);
+    drop();
+}
+
+static void hang(struct pnx_reclaim_node *node) {
+    pthread_barrier_wait(&meet);
+    pthread_barrier_wait(&meet);
+    note(node);
+}
+
+static void *barrier_there(void *arg) {
+    (void)arg;
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
+    return NULL;
+}
+
+TEST(p4_a_barrier_waits_for_a_function_that_runs_elsewhere) {
+    struct thing thing = {0};
+    pthread_t other, third;
+    MAKE(.mode = PNX_RECLAIM_AUTO);
+    pthread_barrier_init(&meet, NULL, 2);
+    pnx_reclaim_retire(domain, &thing.node, hang, 1);
+    CHECK_EQ(pthread_create(&other, NULL, barrier_there, NULL), 0);
+    pthread_barrier_wait(&meet); /* its function runs over there */
+    CHECK_EQ(pnx_reclaim_barrier(domain, 0), -ETIMEDOUT);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_MS), -ETIMEDOUT);
+    CHECK_EQ(pnx_reclaim_synchronize(domain, PNX_NEVER), 0); /* readers only */
+    CHECK_EQ(pthread_create(&third, NULL, barrier_there, NULL), 0);
+    pthread_barrier_wait(&meet);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
+    CHECK_EQ(n_run, 1);
+    CHECK_EQ(pthread_join(other, NULL), 0);
+    CHECK_EQ(pthread_join(third, NULL), 0);
+    drop();
+}
+
+static void *synchronize_there(void *arg) {
+    CHECK_EQ(pnx_reclaim_synchronize(domain, PNX_NEVER), 0);
+    __atomic_store_n((bool *)arg, true, __ATOMIC_SEQ_CST);
+    return NULL;
+}
+
+static void wakes_sleepers(uint32_t mode) {
+    bool done = false;
+    pthread_t other;
+    MAKE(.mode = mode);
+    start_reader();
+    CHECK_EQ(pthread_create(&other, NULL, synchronize_there, &done), 0);
+    while (stats().waits == 0) /* it sleeps, or is about to */
+        sched_yield();
+    CHECK(!__atomic_load_n(&done, __ATOMIC_SEQ_CST));
+    reader_exits();
+    CHECK_EQ(pthread_join(other, NULL), 0);
+    CHECK(done);
+    end_reader();
+    drop();
+}
+
+TEST(p4_the_end_of_a_section_wakes_who_waits_for_it_with_membarrier) {
+    wakes_sleepers(PNX_RECLAIM_MEMBARRIER);
+}
+
+TEST(p4_the_end_of_a_section_wakes_who_waits_for_it_with_fences) {
+    wakes_sleepers(PNX_RECLAIM_FENCES);
+}
+
+/* ---- P5 ---- */
+
+static void wait_in_callback(struct pnx_reclaim_node *node) {
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), -EDEADLK);
+    CHECK_EQ(pnx_reclaim_synchronize(domain, PNX_NEVER), -EDEADLK);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, 0), -EDEADLK);
+    CHECK_EQ(pnx_reclaim_close(domain, PNX_NEVER), -EDEADLK);
+    CHECK(pnx_reclaim_tick(domain, 5) > 5);
+    pnx__reclaim_assist(domain);
+    note(node);
+}
+
+TEST(p5_a_wait_from_a_callback_or_a_section_is_refused) {
+    struct thing thing = {0};
+    MAKE(.mode = PNX_RECLAIM_AUTO);
+    pnx_reclaim_retire(domain, &thing.node, wait_in_callback, 1);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
+    CHECK_EQ(n_run, 1);
+    pnx_reclaim_enter(domain);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), -EDEADLK);
+    CHECK_EQ(pnx_reclaim_synchronize(domain, PNX_NEVER), -EDEADLK);
+    CHECK_EQ(pnx_reclaim_synchronize(NULL, PNX_NEVER), -EDEADLK); /* two could wait crosswise */
+    CHECK_EQ(pnx_reclaim_unload(0), -EBUSY);
+    pnx_reclaim_exit(domain);
+    CHECK_EQ(pnx_reclaim_barrier(domain, -5), -EINVAL);
+    CHECK_EQ(pnx_reclaim_synchronize(domain, -5), -EINVAL);
+    CHECK_EQ(pnx_reclaim_close(domain, -5), -EINVAL);
+    drop();
+}
+
+/* ---- stalls ---- */
+
+static struct pnx_reclaim_stall told;
+static int n_told;
+
+static void hear_stall(void *ctx, const struct pnx_reclaim_stall *stall) {
+    CHECK(ctx == &told);
+    told = *stall;
+    n_told++;
+}
+
+TEST(a_section_that_does_not_end_is_reported_again_and_again) {
+    struct thing thing = {0};
+    MAKE(.on_stall = hear_stall, .ctx = &told, .stall_warn_ns = 100);
+    listen_for(PNX_EVENT_RECLAIM_STALLED);
+    test_env_virtual(&te, 1000);
+    start_reader();
+    pnx_reclaim_retire(domain, &thing.node, note, 77);
+    CHECK(pnx_reclaim_tick(domain, 1000) != PNX_NEVER);
+    (void)pnx_reclaim_tick(domain, 1099);
+    CHECK_EQ(n_told, 0);
+    (void)pnx_reclaim_tick(domain, 1100);
+    CHECK_EQ(n_told, 1);
+    CHECK_STR(told.domain, "test");
+    CHECK_EQ(told.age, 100);
+    CHECK_EQ(told.pending_objects, 1);
+    CHECK_EQ(told.pending_bytes, 77);
+    CHECK_EQ(told.sections, 1);
+    CHECK(told.thread != 0 && told.thread != pnx__thread()->id);
+    CHECK_EQ(n_events, 1);
+    CHECK_EQ(last_event.value, 100);
+    (void)pnx_reclaim_tick(domain, 1199);
+    CHECK_EQ(n_told, 1);
+    (void)pnx_reclaim_tick(domain, 1250);
+    CHECK_EQ(n_told, 2);
+    CHECK_EQ(stats().stalls, 2);
+    CHECK_EQ(pnx_reclaim_barrier(domain, 0), -ETIMEDOUT);
+    reader_exits();
+    (void)pnx_reclaim_tick(domain, 2000);
+    CHECK_EQ(n_told, 2);
+    CHECK_EQ(n_run, 1);
+    end_reader();
+    drop();
+}
+
+static void *enter_with_site(void *arg) {
+    pnx__reclaim_enter_at(domain, "here.c:12");
+    pnx__reclaim_enter_at(domain, "nested.c:1");
+    pthread_barrier_wait(&meet);
+    pthread_barrier_wait(&meet);
+    pnx_reclaim_exit(domain);
+    pnx_reclaim_exit(domain);
+    return arg;
+}
+
+TEST(the_report_says_where_the_section_began) {
+    struct thing thing = {0};
+    MAKE(.on_stall = hear_stall, .ctx = &told, .stall_warn_ns = 1);
+    listen_for(PNX_EVENT_RECLAIM_STALLED);
+    pthread_barrier_init(&meet, NULL, 2);
+    CHECK_EQ(pthread_create(&reader, NULL, enter_with_site, NULL), 0);
+    pthread_barrier_wait(&meet);
+    pnx_reclaim_retire(domain, &thing.node, note, 1);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_MS), -ETIMEDOUT);
+    CHECK(n_told > 0);
+    CHECK_STR(told.site, "here.c:12");
+    CHECK_STR(last_cause, "here.c:12");
+    pthread_barrier_wait(&meet);
+    CHECK_EQ(pthread_join(reader, NULL), 0);
+    drop();
+}
