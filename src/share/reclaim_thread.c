@@ -17,9 +17,11 @@
 static_assert(sizeof(struct pnx_reclaim_section) == 128, "two cache lines");
 static_assert(offsetof(struct pnx_reclaim_section, seen) == 64, "the second one is the domain's");
 static_assert(sizeof(struct pnx_reclaim_thread) == PNX_THREAD_HEAD, "as os/thread.h says");
+static_assert(PNX_RECLAIM_DOMAINS_MAX == PNX_THREAD_DOMAINS, "likewise");
 
 static struct pnx_mutex all_lock = PNX_MUTEX_STATIC(PNX_RANK_RECLAIM_ALL);
 static struct pnx_reclaim *all[PNX_RECLAIM_DOMAINS_MAX]; /* guarded by all_lock */
+static struct pnx_a64 strangers; /* open sections of threads without a record, in whatever domain */
 
 static struct pnx_reclaim_thread *head_of(struct pnx_thread *thread) {
     return (struct pnx_reclaim_thread *)(void *)thread->head;
@@ -102,17 +104,34 @@ static void report(struct pnx_reclaim *domain, enum pnx_event_type type, struct 
     pnx__event(&domain->block, type, domain->name, code, NULL, (int64_t)id, 0);
 }
 
+/*
+ * No memory for a section: such threads share a count, and a grace period waits until it is 0.  Each thread knows
+ * its own part of it, unless there was no memory for a record either.
+ */
+static void guest_enter(struct pnx_reclaim *domain) {
+    struct pnx_thread *self = PNX_SELF;
+    uint8_t *open = self ? &self->reclaim_guest[domain->head.index] : NULL;
+    if (open && *open == UINT8_MAX)
+        return; /* for ever inside, and reported */
+    if (open) {
+        ++*open;
+        self->reclaim_joined |= UINT64_C(1) << domain->head.index;
+    } else {
+        pnx_fetch_add(&strangers, 1, PNX_RELAXED, "reclaim.stranger"); /* its own is all it reads */
+    }
+    /* Pairs with reclaim.scan_guests by the fence. */
+    pnx_fetch_add(&domain->guests, 1, PNX_RELAXED, "reclaim.guest_enter");
+    pnx_fence(PNX_SEQ_CST, "reclaim.guest_light"); /* pairs with reclaim.heavy, thread.heavy */
+    pnx_fetch_add(&domain->values.guests, 1, PNX_RELAXED, "reclaim.stat_guests");
+    if (open && *open == UINT8_MAX)
+        report(domain, PNX_EVENT_RECLAIM_MISUSE, &domain->values.misuses, -EOVERFLOW, NULL);
+}
+
 void pnx_reclaim_enter_slow_(struct pnx_reclaim *handle) {
     struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
     struct pnx_reclaim_section *section = pnx__reclaim_join(domain);
     if (!section) {
-        /*
-         * No memory for a record: such threads share a count, and a grace period waits until it is 0.  Pairs
-         * with reclaim.scan_guests by the fence.
-         */
-        pnx_fetch_add(&domain->guests, 1, PNX_RELAXED, "reclaim.guest_enter");
-        pnx_fence(PNX_SEQ_CST, "reclaim.guest_light"); /* pairs with reclaim.heavy, thread.heavy */
-        pnx_fetch_add(&domain->values.guests, 1, PNX_RELAXED, "reclaim.stat_guests");
+        guest_enter(domain);
         return;
     }
     uint64_t word = pnx_load(&section->word, PNX_RELAXED, "reclaim.slow_word"); /* ours */
@@ -125,15 +144,29 @@ void pnx_reclaim_enter_slow_(struct pnx_reclaim *handle) {
         report(domain, PNX_EVENT_RECLAIM_MISUSE, &domain->values.misuses, -EOVERFLOW, section);
 }
 
-/* Ends a section of a thread without a record, if there is one. */
-static bool guest_exit(struct pnx_reclaim *domain) {
-    uint64_t guests = pnx_load(&domain->guests, PNX_RELAXED, "reclaim.guests"); /* the CAS checks */
-    while (guests) {
+/* Takes one off, if there is one. */
+static bool take_one(struct pnx_a64 *count) {
+    uint64_t n = pnx_load(count, PNX_RELAXED, "reclaim.guests"); /* the CAS checks */
+    while (n) {
         /* Release: pairs with reclaim.poll_guests and reclaim.scan_guests. */
-        if (pnx_cas(&domain->guests, &guests, guests - 1, PNX_RELEASE, "reclaim.guest_exit"))
+        if (pnx_cas(count, &n, n - 1, PNX_RELEASE, "reclaim.guest_exit"))
             return true;
     }
     return false;
+}
+
+/* Ends a section that was entered without memory for it.  false: there is none of this thread's. */
+static bool guest_exit(struct pnx_reclaim *domain) {
+    struct pnx_thread *self = PNX_SELF;
+    uint8_t *open = self ? &self->reclaim_guest[domain->head.index] : NULL;
+    if (open && *open) {
+        if (*open == UINT8_MAX)
+            return true;
+        --*open;
+        return take_one(&domain->guests);
+    }
+    /* It had no record when it entered, and may have one now. */
+    return take_one(&strangers) && take_one(&domain->guests);
 }
 
 void pnx_reclaim_exit_slow_(struct pnx_reclaim *handle) {
@@ -173,21 +206,28 @@ static bool is_open(const struct pnx_reclaim_section *section) {
     return (word & (PNX_RECLAIM_NEST_ | PNX_RECLAIM_FULL_)) != 0;
 }
 
+/* Whether a thread is in a section of the domain of that number. */
+static bool is_inside(struct pnx_thread *thread, uint32_t index) {
+    /* Relaxed: ours, see pnx__reclaim_section(). */
+    const struct pnx_reclaim_section *section =
+            pnx_load(&head_of(thread)->sections[index], PNX_RELAXED, "reclaim.is_inside");
+    return thread->reclaim_guest[index] || (section && is_open(section));
+}
+
 bool pnx_reclaim_in_section(struct pnx_reclaim *handle) {
-    const struct pnx_reclaim_section *section = pnx__reclaim_section(pnx__reclaim_resolve(handle));
-    return section && is_open(section);
+    struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
+    struct pnx_thread *self = PNX_SELF;
+    if (!self) /* Relaxed: its own enter and exit are what counts. */
+        return pnx_load(&domain->guests, PNX_RELAXED, "reclaim.maybe_inside") != 0;
+    return is_inside(self, domain->head.index);
 }
 
 bool pnx__reclaim_in_any(void) {
     struct pnx_thread *thread = pnx__thread();
-    if (!thread)
-        return false;
-    struct pnx_reclaim_thread *self = head_of(thread);
+    if (!thread) /* Relaxed: as above. */
+        return pnx_load(&strangers, PNX_RELAXED, "reclaim.maybe_in_any") != 0;
     for (uint64_t left = thread->reclaim_joined; left; left &= left - 1) {
-        /* Relaxed: ours, see pnx__reclaim_section(). */
-        const struct pnx_reclaim_section *section =
-                pnx_load(&self->sections[lowest(left)], PNX_RELAXED, "reclaim.in_any");
-        if (section && is_open(section))
+        if (is_inside(thread, lowest(left)))
             return true;
     }
     return false;
@@ -216,16 +256,25 @@ static bool ref_if_alive(struct pnx_reclaim *domain) {
 }
 
 /* Takes the thread out of a domain; returns a reference to it when the thread ended inside a section. */
-static struct pnx_reclaim *leave(struct pnx_reclaim_thread *self, uint32_t index) {
+static struct pnx_reclaim *leave(struct pnx_thread *thread, uint32_t index) {
+    struct pnx_reclaim_thread *self = head_of(thread);
     struct pnx_reclaim *died = NULL;
     pnx__mutex_lock(&all_lock);
     struct pnx_reclaim *domain = all[index];
+    if (thread->reclaim_guest[index]) {
+        /* Release: as reclaim.guest_exit. */
+        pnx_fetch_sub(
+                &domain->guests, thread->reclaim_guest[index], PNX_RELEASE, "reclaim.guest_leave");
+        thread->reclaim_guest[index] = 0;
+        if (ref_if_alive(domain))
+            died = domain;
+    }
     /* Relaxed: guarded by the lock where another thread may write it. */
     struct pnx_reclaim_section *section =
             pnx_load(&self->sections[index], PNX_RELAXED, "reclaim.leave");
     if (section) {
         pnx_store(&self->sections[index], NULL, PNX_RELAXED, "reclaim.left"); /* likewise */
-        if (vacate(section) && ref_if_alive(domain))
+        if (vacate(section) && !died && ref_if_alive(domain))
             died = domain;
         /* Nobody missed it: a sleeper that asks later finds the section ended, see reclaim_gp.c. */
         pnx__barrier_light();
@@ -237,12 +286,11 @@ static struct pnx_reclaim *leave(struct pnx_reclaim_thread *self, uint32_t index
 }
 
 static void thread_ends(struct pnx_thread *thread) {
-    struct pnx_reclaim_thread *self = head_of(thread);
     /* A monitor that hears of it may enter sections, and so join again; at last it is its own fault. */
     for (int rounds = 4 * PNX_RECLAIM_DOMAINS_MAX; thread->reclaim_joined && rounds; rounds--) {
         uint32_t index = lowest(thread->reclaim_joined);
         thread->reclaim_joined &= thread->reclaim_joined - 1;
-        struct pnx_reclaim *died = leave(self, index);
+        struct pnx_reclaim *died = leave(thread, index);
         if (!died)
             continue;
         pnx_fetch_add(&died->values.deaths, 1, PNX_RELAXED, "reclaim.deaths"); /* a statistic */
@@ -392,7 +440,10 @@ static void fork_child_domain(struct pnx_reclaim *domain, const struct pnx_threa
         vacate(section);
         pnx_store(&thread->sections[domain->head.index], NULL, PNX_RELAXED, "reclaim.fork_slot");
     }
-    pnx_store(&domain->guests, 0, PNX_RELAXED, "reclaim.fork_guests");
+    /* Without a record this thread may be any of the guests: better too late than too early. */
+    if (self)
+        pnx_store(&domain->guests, self->reclaim_guest[domain->head.index], PNX_RELAXED,
+                "reclaim.fork_guests");
     domain->sleepers = 0;
     uint64_t own = 0;
     for (int i = 0; i < PNX_RECLAIM_RUNNERS; i++)
@@ -404,6 +455,8 @@ static void fork_child_domain(struct pnx_reclaim *domain, const struct pnx_threa
 
 static void fork_child(void) {
     const struct pnx_thread *self = PNX_SELF;
+    if (self)
+        pnx_store(&strangers, 0, PNX_RELAXED, "reclaim.fork_strangers");
     for (uint32_t i = 0; i < PNX_RECLAIM_DOMAINS_MAX; i++) {
         if (!all[i])
             continue;

@@ -166,6 +166,44 @@ TEST(p2_a_child_runs_what_several_threads_had_taken_in_order) {
     pnx_reclaim_release(&forked);
 }
 
+static void stay_guest(void *ctx) {
+    (void)ctx;
+    CHECK(pnx_reclaim_in_section(forked));
+    CHECK_EQ(pnx_reclaim_barrier(forked, PNX_NEVER), -EDEADLK);
+    (void)pnx_reclaim_tick(forked, 0);
+    CHECK_EQ(n_run, 0);
+    pnx_reclaim_exit(forked);
+    CHECK_EQ(pnx_reclaim_barrier(forked, PNX_NEVER), 0);
+    CHECK_EQ(n_run, 1);
+    CHECK_EQ(stats(forked).misuses, 0);
+    _exit(0);
+}
+
+/* For this one there is no memory for a section. */
+static void *fork_as_guest(void *arg) {
+    struct test_env *te = arg;
+    te->fail_at = te->allocations + 1;
+    pnx_reclaim_enter(forked);
+    CHECK_EQ(te->failed, 1);
+    CHECK_EQ(test_child(stay_guest, NULL), 0);
+    pnx_reclaim_exit(forked);
+    return NULL;
+}
+
+TEST(p3_a_child_keeps_a_section_for_which_there_was_no_memory) {
+    static struct test_env te;
+    pthread_t thread;
+    test_env_init(&te);
+    CHECK_EQ(pnx_reclaim_create(PNX_RECLAIM_OPTS(.env = &te.env), NULL, &forked), 0);
+    pnx_reclaim_retire(forked, &before_fork.node, note, 1);
+    CHECK_EQ(pthread_create(&thread, NULL, fork_as_guest, &te), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_EQ(n_run, 0);
+    pnx_reclaim_release(&forked);
+    CHECK_EQ(n_run, 1);
+    test_env_check_empty(&te);
+}
+
 static bool stop_forking;
 
 /* No memory is allocated or freed: a sanitizer's allocator does not survive a fork under load. */

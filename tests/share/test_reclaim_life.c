@@ -106,10 +106,18 @@ static int make_and_use(struct test_env *env, void *ctx) {
     struct thing thing;
     unsigned before = n_run;
     pnx_reclaim_enter(domain); /* without memory for a section: as a guest */
+    pnx_reclaim_enter(domain);
     pnx_reclaim_retire(domain, &thing.node, note, 1);
     (void)pnx_reclaim_tick(domain, 0);
-    CHECK_EQ(n_run, before);
     pnx_reclaim_exit(domain);
+    CHECK_EQ(n_run, before);
+    CHECK(pnx_reclaim_in_section(domain));
+    CHECK(!pnx_reclaim_in_section(NULL));
+    CHECK_EQ(pnx_reclaim_synchronize(domain, PNX_SEC), -EDEADLK); /* it would wait for itself */
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_SEC), -EDEADLK);
+    CHECK_EQ(pnx_reclaim_synchronize(NULL, PNX_SEC), -EDEADLK);
+    pnx_reclaim_exit(domain);
+    CHECK(!pnx_reclaim_in_section(domain));
     CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
     CHECK_EQ(n_run, before + 1);
     pnx_reclaim_release(&domain);
@@ -119,6 +127,52 @@ static int make_and_use(struct test_env *env, void *ctx) {
 TEST(p3_each_allocation_may_fail) {
     test_env_init(&te);
     test_fail_each_allocation(&te, make_and_use, NULL);
+}
+
+/* There is no memory for the section of this thread, which makes mistakes. */
+static void *guest(void *arg) {
+    struct pnx_reclaim *domain = arg;
+    static struct thing thing;
+    unsigned before = n_run;
+    te.fail_at = te.allocations + 1;
+    te.fail_forever = true;
+    pnx_reclaim_exit(domain); /* without an enter */
+    CHECK_EQ(stats(domain).misuses, 1);
+    pnx_reclaim_enter(domain);
+    CHECK(te.failed > 0);
+    CHECK_EQ(stats(domain).guests, 1);
+    pnx_reclaim_retire(NULL, &thing.node, note, 1);
+    (void)pnx_reclaim_tick(NULL, 0);
+    CHECK_EQ(
+            n_run, before); /* nothing runs inside a section, not even another domain's functions */
+    for (int i = 0; i < 300; i++)
+        pnx_reclaim_enter(domain);
+    CHECK_EQ(stats(domain).misuses, 2);
+    for (int i = 0; i < 301; i++)
+        pnx_reclaim_exit(domain);
+    CHECK(pnx_reclaim_in_section(domain)); /* too deep for a guest: until the thread ends */
+    CHECK_EQ(stats(domain).misuses, 2);
+    te.fail_at = 0;
+    return NULL; /* inside */
+}
+
+TEST(p3_a_thread_without_memory_for_a_section_is_told_of_its_mistakes_and_holds_nothing_up) {
+    struct pnx_reclaim *domain = NULL;
+    struct thing thing;
+    pthread_t thread;
+    test_env_init(&te);
+    listen_for(PNX_EVENT_RECLAIM_DIED);
+    CHECK_EQ(pnx_reclaim_create(PNX_RECLAIM_OPTS(.env = &te.env), NULL, &domain), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, guest, domain), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_EQ(n_events, 1);
+    CHECK_EQ(stats(domain).deaths, 1);
+    pnx_reclaim_retire(domain, &thing.node, note, 1);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_SEC), 0);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_SEC), 0);
+    CHECK_EQ(n_run, 2);
+    pnx_reclaim_release(&domain);
+    test_env_check_empty(&te);
 }
 
 TEST(there_are_so_many_domains_and_their_places_are_used_again) {
@@ -353,17 +407,21 @@ static void *without_a_record(void *arg) {
     struct pnx_reclaim *domain = arg;
     static struct thing thing;
     CHECK(pnx__thread() == NULL);
+    CHECK(!pnx_reclaim_in_section(domain));
     pnx_reclaim_enter(domain);
     pnx_reclaim_enter(domain);
     CHECK_EQ(stats(domain).guests, 2);
     pnx_reclaim_exit(domain);
+    CHECK(pnx_reclaim_in_section(domain));
     pnx_reclaim_retire(domain, &thing.node, note, 5);
     CHECK_EQ(pnx_reclaim_synchronize(domain, PNX_NEVER), -ENOMEM); /* it could wait for itself */
     CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), -ENOMEM);
     (void)pnx_reclaim_tick(domain, 0);
-    CHECK_EQ(n_run, 0);
+    (void)pnx_reclaim_tick(NULL, 0);
+    CHECK_EQ(n_run, 0); /* nor another domain's functions inside the section */
     CHECK_EQ(stats(domain).pending, 1);
     pnx_reclaim_exit(domain);
+    CHECK(!pnx_reclaim_in_section(domain));
     CHECK(pnx_reclaim_tick(domain, 0) == PNX_NEVER);
     CHECK_EQ(n_run, 1);
     pnx_reclaim_exit(domain); /* one too many */
@@ -375,14 +433,18 @@ TEST(p3_a_thread_without_memory_for_a_record_reads_and_retires_too) {
     if (!test_os_faults())
         test_skip("needs PNX_FAULTS");
     struct pnx_reclaim *domain = make(PNX_RECLAIM_AUTO);
+    struct thing other;
     pthread_t thread;
     pnx_reclaim_enter(domain);
     pnx_reclaim_exit(domain);
+    pnx_reclaim_retire(NULL, &other.node, note, 1);
     test_os_fault("thread_record", 1, true, ENOMEM);
     CHECK_EQ(pthread_create(&thread, NULL, without_a_record, domain), 0);
     CHECK_EQ(pthread_join(thread, NULL), 0);
     CHECK(test_os_fault_clear() > 0);
     CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+    CHECK_EQ(n_run, 2);
     pnx_reclaim_release(&domain);
 }
 
