@@ -62,7 +62,7 @@ struct pnx_reclaim_node {
 struct pnx_reclaim_stall {
     size_t size;
     const char *domain; /* its name */
-    uint64_t thread;  /* number of the thread whose section does not end; 0: one without a record */
+    uint64_t thread;  /* number of the thread that is in it; 0: one without memory for a section */
     pnx_ns age;       /* since its section was first met: it is at least this old */
     const char *site; /* where the section began, or NULL; see PNX_RECLAIM_SITES */
     uint64_t pending_objects; /* that wait in the domain */
@@ -129,14 +129,15 @@ PNX_API struct pnx_reclaim *pnx_reclaim_ref(struct pnx_reclaim *domain);
 
 /*
  * Runs callbacks until nothing is pending, also what callbacks retire; what pnx_registry_shutdown() calls.  The
- * domain can still be used.  Errors as pnx_reclaim_barrier().
+ * domain can still be used.  Errors as pnx_reclaim_barrier(); -ETIMEDOUT, too, where callbacks retire without end.
  */
 PNX_API PNX_NODISCARD int pnx_reclaim_close(struct pnx_reclaim *domain, pnx_ns timeout);
 
 /*
- * Lets a reference go; NULL-safe, clears, never waits; the default domain stays.  The last one runs what is pending and frees the domain, of
- * which no other thread may be in a section.  Where that is violated, or the domain is broken (P6), it stays
- * allocated with what it holds, and an event says so.
+ * Lets a reference go; NULL-safe, clears; the default domain stays.  Waits for nothing but a shutdown that is closing the
+ * domain at that moment.  The last one runs what is pending and frees the domain, which no other thread may be using,
+ * not even to leave a section.  Where a section is open, or the domain is broken (P6), it stays allocated with what it
+ * holds, and an event says so.
  */
 PNX_API void pnx_reclaim_release(struct pnx_reclaim **domain);
 
@@ -161,8 +162,9 @@ PNX_API void pnx_reclaim_retire(struct pnx_reclaim *domain, struct pnx_reclaim_n
 PNX_API PNX_NODISCARD int pnx_reclaim_synchronize(struct pnx_reclaim *domain, pnx_ns timeout);
 
 /*
- * Runs what was retired before the call, by whatever thread, and waits for callbacks that run on other threads.
- * Errors as synchronize; after one, what was not run stays pending.
+ * Runs what was retired before the call, by whatever thread, and waits for callbacks that run on other threads.  It begins
+ * no callback after its deadline; with a timeout of 0 it runs once what is ready.  Errors as synchronize; after one,
+ * what was not run stays pending.
  */
 PNX_API PNX_NODISCARD int pnx_reclaim_barrier(struct pnx_reclaim *domain, pnx_ns timeout);
 
@@ -178,8 +180,9 @@ PNX_API bool pnx_reclaim_in_section(struct pnx_reclaim *domain);
 
 /*
  * Prepares the unloading of a plugin that has this library linked in statically: runs what is pending in the default
- * domain and frees the threads' records.  The caller sees to it that no other thread uses the library any more, and
- * that all objects made with it are released; afterwards nothing of it may be used until it is loaded again.  A
+ * domain and frees the threads' records.  The caller sees to it that no other thread uses the library any more, nor is
+ * ending just now, and that all objects made with it are released; threads that it was used in may end later.
+ * Afterwards nothing of it may be used until it is loaded again.  A
  * plugin that is unloaded without this call leaks those records and no more.  -EBUSY while other domains exist;
  * errors as pnx_reclaim_close().
  */

@@ -16,7 +16,7 @@
 #include <string.h>
 
 #define MAGIC      UINT32_C(0x7265636c)
-#define ROUNDS_MAX 1000 /* of callbacks that retire, when a domain ends */
+#define ROUNDS_MAX 1000 /* of callbacks that retire, when a domain ends or is closed at once */
 
 static const struct pnx_opt option_rows[] = {
 #define PNX_OPTION(...) PNX_OPT_ROW(struct pnx_reclaim_opts, __VA_ARGS__)
@@ -179,10 +179,14 @@ int pnx_reclaim_close(struct pnx_reclaim *handle, pnx_ns timeout) {
     if (rc)
         return rc;
     pnx_ns deadline = pnx__deadline(pnx__now(&domain->env), timeout);
-    do
-        rc = pnx_reclaim_barrier(domain, pnx__remaining(pnx__now(&domain->env), deadline));
-    while (rc == 0 && pending(domain) != 0);
-    return rc;
+    pnx_ns left = timeout;
+    for (int tries = 0; timeout ? left > 0 : tries < ROUNDS_MAX; tries++) {
+        rc = pnx_reclaim_barrier(domain, left);
+        if (rc || pending(domain) == 0)
+            return rc;
+        left = pnx__remaining(pnx__now(&domain->env), deadline);
+    }
+    return -ETIMEDOUT;
 }
 
 /* Runs what is left; 0 when nothing is. */

@@ -17,7 +17,7 @@
 #include <errno.h>
 
 #define CHUNK       64u    /* callbacks run between two looks at the lock */
-#define LOOK_NS     PNX_MS /* with fences a sleeper may miss its waker: it looks that often */
+#define LOOK_NS     PNX_MS /* a sleeper looks that often where nobody is sure to wake it */
 #define TICK_NS     (10 * PNX_MS)
 #define ROUND_NS    100 /* a round of a retire over the limits takes longer */
 #define LIMIT_CHECK 64u /* retires of a thread between two looks at the limits */
@@ -162,9 +162,28 @@ static bool has_run_locked(const struct pnx_reclaim *domain, uint64_t number) {
     return has;
 }
 
+/* Takes over what a runner has left behind; those nodes come before all that is ready. */
+static bool take_over_locked(struct pnx_reclaim *domain, struct pnx_reclaim_runner *runner) {
+    for (int i = 0; i < PNX_RECLAIM_RUNNERS; i++) {
+        struct pnx_reclaim_runner *other = &domain->runner[i];
+        if (other->thread || !other->chunk)
+            continue;
+        runner->chunk = other->chunk;
+        runner->n = other->n;
+        uint64_t at = pnx_load(&other->at, PNX_RELAXED, "reclaim.left_at"); /* the lock */
+        pnx_store(&runner->at, at, PNX_RELAXED, "reclaim.takes_over");      /* likewise */
+        other->chunk = NULL;
+        other->n = 0;
+        return true;
+    }
+    return false;
+}
+
 /* Moves nodes from ready to the runner's chunk. */
 static void take_chunk_locked(struct pnx_reclaim *domain, struct pnx_reclaim_runner *runner) {
     struct pnx_reclaim_queue *ready = &domain->ready;
+    if (take_over_locked(domain, runner))
+        return;
     struct pnx_reclaim_node *last = ready->first;
     uint64_t n = 1;
     for (; n < CHUNK && n < ready->n; n++)
@@ -188,6 +207,8 @@ struct turn {
     struct pnx_thread *self;
     uint64_t begun; /* callbacks of the chunk */
     uint64_t bytes; /* that they freed, as far as retire was told */
+    pnx_ns until;   /* begins none after that; PNX_NEVER */
+    bool late;      /* and that time has come */
     bool inside;    /* one of them has not returned */
 };
 
@@ -195,12 +216,13 @@ static void run_chunk(struct turn *turn) {
     struct pnx_reclaim_runner *runner = turn->runner;
     uint64_t at = pnx_load(&runner->at, PNX_RELAXED, "reclaim.at"); /* ours */
     turn->inside = true;
-    for (struct pnx_reclaim_node *node; (node = runner->chunk) != NULL;) {
+    for (struct pnx_reclaim_node *node; !turn->late && (node = runner->chunk) != NULL;) {
         runner->chunk = node->next;
         turn->bytes += node->bytes;
         turn->begun++;
         node->fn(node);
         pnx_store(&runner->at, ++at, PNX_RELEASE, "reclaim.ran"); /* pairs with reclaim.barrier */
+        turn->late = turn->until != PNX_NEVER && pnx__now(&turn->domain->env) >= turn->until;
     }
     turn->inside = false;
 }
@@ -235,7 +257,7 @@ static void end_turn(struct turn *turn) {
     pnx__reclaim_effects(domain, &effects);
 }
 
-void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere) {
+static void run_until(struct pnx_reclaim *domain, uint64_t max, bool anywhere, pnx_ns until) {
     struct pnx_thread *self = pnx__thread();
     if (!anywhere && (pnx__reclaim_in_any() || (self && (self->reclaim_calls || self->latches))))
         return;
@@ -250,16 +272,22 @@ void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere) {
     runner->thread = self ? (const void *)self : domain;
     if (self)
         self->reclaim_calls++;
-    PNX_CLEANUP(end_turn) struct turn turn = {.domain = domain, .runner = runner, .self = self};
-    for (uint64_t n = 0; n < max && (runner->chunk || domain->ready.n); n += CHUNK) {
+    PNX_CLEANUP(end_turn)
+    struct turn turn = {.domain = domain, .runner = runner, .self = self, .until = until};
+    for (uint64_t n = 0; n < max && !turn.late && pnx__reclaim_ready(domain) + runner->n;) {
         if (!runner->chunk)
             take_chunk_locked(domain, runner);
         pnx__mutex_unlock(&domain->lock);
         run_chunk(&turn);
         pnx__mutex_lock(&domain->lock);
+        n += turn.begun;
         end_chunk_locked(&turn);
     }
     pnx__mutex_unlock(&domain->lock);
+}
+
+void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere) {
+    run_until(domain, max, anywhere, PNX_NEVER);
 }
 
 void pnx__reclaim_assist_due(struct pnx_reclaim *handle) {
@@ -314,13 +342,15 @@ pnx_ns pnx_reclaim_tick(struct pnx_reclaim *handle, pnx_ns now) {
 
 /* ---- waiting ---- */
 
+#define TRIES_ONCE INT64_MIN
+
 /* What a caller waits for: the end of a grace period that began after the call, and perhaps callbacks. */
 struct wait {
     uint64_t need;   /* that grace period */
     bool callbacks;  /* a barrier */
     bool has_target; /* the grace period has begun */
     uint64_t target; /* nodes collected by then */
-    pnx_ns deadline; /* INT64_MIN: tries once */
+    pnx_ns deadline; /* TRIES_ONCE: runs what is ready, and sleeps never */
 };
 
 static bool is_over(const struct pnx_reclaim *domain, const struct wait *wait) {
@@ -347,7 +377,8 @@ static void sleep_unlocked(struct pnx_reclaim *domain, const struct wait *wait, 
     bool in_flight = domain->begun != domain->ended;
     if (in_flight && domain->stall < until)
         until = domain->stall;
-    if (in_flight && (domain->fenced || domain->guests_awaited)) {
+    bool runs = wait->callbacks && pnx__reclaim_runs(domain); /* perhaps past what we wait for */
+    if (runs || (in_flight && (domain->fenced || domain->guests_awaited))) {
         pnx_ns next_look = pnx__deadline(pnx__now(&domain->env), LOOK_NS);
         until = next_look < until ? next_look : until;
     }
@@ -375,13 +406,16 @@ static int wait_round(struct pnx_reclaim *domain, struct wait *wait) {
     }
     pnx_ns now = pnx__now(&domain->env);
     look(domain, now, &effects);
-    bool runs = wait->callbacks && pnx__reclaim_ready(domain) && find_place_locked(domain);
+    uint64_t ready = wait->callbacks ? pnx__reclaim_ready(domain) : 0;
     bool late = now >= wait->deadline;
+    bool runs = ready && find_place_locked(domain) && (!late || wait->deadline == TRIES_ONCE);
     if (runs || effects.wake || effects.broke || effects.stalled) {
         pnx__mutex_unlock(&domain->lock);
         pnx__reclaim_effects(domain, &effects);
-        if (runs)
-            pnx__reclaim_run(domain, late ? UINT64_MAX : CHUNK, false); /* all, if it is now */
+        if (runs && wait->deadline == TRIES_ONCE)
+            pnx__reclaim_run(domain, ready, false);
+        else if (runs)
+            run_until(domain, CHUNK, false, wait->deadline);
         pnx__mutex_lock(&domain->lock);
         if (!late || is_over(domain, wait))
             return 1;
@@ -410,7 +444,7 @@ static int wait_for(struct pnx_reclaim *handle, pnx_ns timeout, bool callbacks) 
     if (self->reclaim_calls || pnx__reclaim_in_any() || (callbacks && self->latches))
         return -EDEADLK;
     pnx__mutex_assert_none_held();
-    struct wait wait = {.callbacks = callbacks, .deadline = INT64_MIN};
+    struct wait wait = {.callbacks = callbacks, .deadline = TRIES_ONCE};
     if (timeout)
         wait.deadline = pnx__deadline(pnx__now(&domain->env), timeout);
     pnx__mutex_lock(&domain->lock);

@@ -223,6 +223,25 @@ TEST(close_and_release_run_what_callbacks_retire) {
     CHECK_EQ(n_run, 5);
 }
 
+static void retire_again(struct pnx_reclaim_node *node) {
+    note(NULL);
+    pnx_reclaim_retire(retires_into, node, retire_again, 1);
+}
+
+TEST(callbacks_that_retire_without_end_hold_up_no_close_and_no_release) {
+    static struct thing thing;
+    struct pnx_reclaim *domain = retires_into = make(PNX_RECLAIM_AUTO);
+    listen_for(PNX_EVENT_RECLAIM_ABANDONED);
+    pnx_reclaim_retire(domain, &thing.node, retire_again, 1);
+    CHECK_EQ(pnx_reclaim_close(domain, 0), -ETIMEDOUT);
+    CHECK_EQ(pnx_reclaim_close(domain, 10 * PNX_MS), -ETIMEDOUT);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0); /* what was retired before its call */
+    pnx_reclaim_release(&domain);
+    CHECK_EQ(n_events, 1);
+    CHECK_EQ(last_event.code, -EBUSY);
+    CHECK_STR(last_cause, "its callbacks retire without end");
+}
+
 TEST(a_shutdown_of_the_registry_runs_what_is_pending) {
     struct pnx_registry *registry = NULL;
     struct pnx_reclaim *domain = NULL;

@@ -51,6 +51,80 @@ TEST(p4_a_barrier_waits_for_a_function_that_runs_elsewhere) {
     drop();
 }
 
+static void take_10_ms(struct pnx_reclaim_node *node) {
+    test_env_advance(&te, 10 * PNX_MS);
+    note(node);
+}
+
+TEST(p4_a_barrier_keeps_its_deadline_however_much_is_ready) {
+    static struct thing things[200];
+    MAKE(.mode = PNX_RECLAIM_AUTO);
+    test_env_virtual(&te, 0);
+    for (unsigned i = 0; i < 200; i++) {
+        things[i].number = i;
+        pnx_reclaim_retire(domain, &things[i].node, take_10_ms, 1);
+    }
+    CHECK_EQ(pnx_reclaim_barrier(domain, 25 * PNX_MS), -ETIMEDOUT);
+    CHECK_EQ(n_run, 3);
+    CHECK_EQ(stats().pending, 197);
+    CHECK_EQ(pnx_reclaim_close(domain, 15 * PNX_MS), -ETIMEDOUT);
+    CHECK_EQ(n_run, 5);
+    CHECK_EQ(pnx_reclaim_barrier(domain, 0), 0); /* tries once: all that can be run now */
+    CHECK_EQ(n_run, 200);
+    for (unsigned i = 0; i < 200; i++)
+        CHECK_EQ(order[i], i);
+    drop();
+}
+
+static pthread_t waiter;
+static bool let_go;
+
+/* Returns when the waiter has seen that this function runs, and sleeps again. */
+static void outlast_a_look(struct pnx_reclaim_node *node) {
+    while (!pthread_equal(pthread_self(), waiter) && stats().waits < 2)
+        sched_yield();
+    note(node);
+}
+
+static void hang_but_in_the_waiter(struct pnx_reclaim_node *node) {
+    while (!pthread_equal(pthread_self(), waiter) && !__atomic_load_n(&let_go, __ATOMIC_SEQ_CST))
+        sched_yield();
+    note(node);
+}
+
+/* Ends both grace periods before the one who sleeps can look, and mostly gets the functions before it, too. */
+static void *exit_and_run(void *arg) {
+    struct pnx_reclaim_effects effects = {0};
+    pnx_reclaim_enter(domain);
+    pthread_barrier_wait(&meet);
+    pthread_barrier_wait(&meet);
+    pnx__mutex_lock(&domain->lock);
+    pnx_reclaim_exit(domain);
+    pnx__reclaim_step(domain, PNX_BEGIN_IF_RETIRED, &effects);
+    pnx__mutex_unlock(&domain->lock);
+    pnx__reclaim_run(domain, UINT64_MAX, false);
+    return arg;
+}
+
+TEST(p4_a_barrier_does_not_wait_for_later_functions_that_hang) {
+    struct thing first = {.number = 0}, second = {.number = 1};
+    MAKE(.mode = PNX_RECLAIM_MEMBARRIER);
+    pthread_barrier_init(&meet, NULL, 2);
+    CHECK_EQ(pthread_create(&reader, NULL, exit_and_run, NULL), 0);
+    pthread_barrier_wait(&meet);
+    pnx_reclaim_retire(domain, &first.node, outlast_a_look, 1);
+    CHECK_EQ(pthread_create(&waiter, NULL, barrier_there, NULL), 0);
+    while (stats().waits == 0)
+        sched_yield();
+    pnx_reclaim_retire(domain, &second.node, hang_but_in_the_waiter, 1);
+    pthread_barrier_wait(&meet);
+    CHECK_EQ(pthread_join(waiter, NULL), 0);
+    __atomic_store_n(&let_go, true, __ATOMIC_SEQ_CST);
+    CHECK_EQ(pthread_join(reader, NULL), 0);
+    drop();
+    CHECK_EQ(n_run, 2);
+}
+
 static void *synchronize_there(void *arg) {
     CHECK_EQ(pnx_reclaim_synchronize(domain, PNX_NEVER), 0);
     __atomic_store_n((bool *)arg, true, __ATOMIC_SEQ_CST);
