@@ -29,8 +29,8 @@
  *       over a limit.
  *   P4  A barrier that returns 0 has seen the end of every function whose node was retired, by any thread,
  *       before it was called.  synchronize that returns 0 has outlasted every section that was open when it was called.
- *   P5  A wait that could never end is refused with -EDEADLK: from inside a section, or from a callback; a barrier
- *       also from inside an edit or the like of a container.
+ *   P5  A wait that could never end is refused with -EDEADLK: from inside a section, or from a callback (on_stall, too);
+ *       a barrier also from inside an edit or the like of a container.
  *   P6  Nothing is freed early, whatever fails: when the kernel takes membarrier away after the start, the domain
  *       stops freeing for good, and says so.
  */
@@ -70,6 +70,7 @@ struct pnx_reclaim_stall {
     uint32_t sections; /* how many keep it waiting; this is one of them */
     uint32_t unused;
 };
+/* Runs inside tick, barrier, synchronize or a container's write, under no lock; may not wait for a domain (P5). */
 typedef void pnx_reclaim_stall_fn(void *ctx, const struct pnx_reclaim_stall *stall);
 
 /* How readers and the one who frees see each other. */

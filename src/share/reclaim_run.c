@@ -106,10 +106,15 @@ void pnx__reclaim_effects(struct pnx_reclaim *domain, const struct pnx_reclaim_e
     if (!effects->stalled)
         return;
     pnx__mutex_assert_none_held();
+    struct pnx_thread *self = pnx__thread();
+    if (self)
+        self->reclaim_calls++; /* who hears of a stall and waits would hear of it again inside */
     pnx__event(&domain->block, PNX_EVENT_RECLAIM_STALLED, domain->name, 0, effects->stall.site,
             effects->stall.age, 0);
     if (domain->opts.on_stall)
         domain->opts.on_stall(domain->opts.ctx, &effects->stall);
+    if (self)
+        self->reclaim_calls--;
 }
 
 /* Notes what is to be told, where telling is allowed. */

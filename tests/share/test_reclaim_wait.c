@@ -230,6 +230,28 @@ TEST(a_section_that_does_not_end_is_reported_again_and_again) {
     drop();
 }
 
+static void wait_when_told(void *ctx, const struct pnx_reclaim_stall *stall) {
+    hear_stall(ctx, stall);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), -EDEADLK);
+    CHECK_EQ(pnx_reclaim_synchronize(domain, PNX_NEVER), -EDEADLK);
+    CHECK(pnx_reclaim_tick(domain, INT64_MAX) > 0);
+}
+
+TEST(p5_who_is_told_of_a_stall_cannot_wait_for_its_end) {
+    struct thing thing = {0};
+    MAKE(.on_stall = wait_when_told, .ctx = &told, .stall_warn_ns = 100);
+    test_env_virtual(&te, 1000);
+    start_reader();
+    pnx_reclaim_retire(domain, &thing.node, note, 1);
+    (void)pnx_reclaim_tick(domain, 1000);
+    (void)pnx_reclaim_tick(domain, 2000);
+    CHECK_EQ(n_told, 1);
+    reader_exits();
+    end_reader();
+    drop();
+    CHECK_EQ(n_run, 1);
+}
+
 static void *enter_with_site(void *arg) {
     pnx__reclaim_enter_at(domain, "here.c:12");
     pnx__reclaim_enter_at(domain, "nested.c:1");
