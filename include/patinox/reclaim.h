@@ -64,7 +64,7 @@ struct pnx_reclaim_stall {
     const char *domain; /* its name */
     uint64_t thread;  /* number of the thread that is in it; 0: one without memory for a section */
     pnx_ns age;       /* since its section was first met: it is at least this old */
-    const char *site; /* where the section began, or NULL; see PNX_RECLAIM_SITES */
+    const char *site; /* where the section began; NULL: not noted, see PNX_RECLAIM_SITES */
     uint64_t pending_objects; /* that wait in the domain */
     uint64_t pending_bytes;
     uint32_t sections; /* how many keep it waiting; this is one of them */

@@ -40,11 +40,11 @@ struct pnx_reclaim_section {
             awaited;      /* set by who waits for the end of the section, cleared by who ends it */
     uint32_t due_objects; /* retired here since callbacks were last tried; only the thread's */
     struct pnx_aptr retired; /* nodes, newest first: pushed by the thread, taken whole by anybody */
-    struct pnx_aptr site;    /* where the section began, in programs with PNX_RECLAIM_SITES */
+    struct pnx_aptr site;    /* where a section began, in programs with PNX_RECLAIM_SITES */
     uint64_t due_bytes;      /* only the thread's */
     struct pnx_a64 objects;  /* ever retired here */
     struct pnx_a64 bytes;
-    uint64_t unused[1];
+    struct pnx_a64 sited; /* the number of the section that site belongs to */
     /* Guarded by the domain's lock. */
     uint64_t seen;                            /* the word that a grace period waits to see gone */
     struct pnx_reclaim_section *next_awaited; /* by the grace period */
@@ -148,10 +148,14 @@ static inline void pnx_reclaim_exit(struct pnx_reclaim *domain) {
 static inline void pnx__reclaim_enter_at(struct pnx_reclaim *domain, const char *site) {
     pnx_reclaim_enter(domain);
     struct pnx_reclaim_section *section = pnx__reclaim_section(domain);
-    if (section && (pnx__load(&section->word, PNX_RELAXED, "reclaim.site_word") &
-                           PNX_RECLAIM_NEST_) == 1) /* ours */
-        /* Relaxed: static text. */
-        pnx__store(&section->site, (void *)(uintptr_t)site, PNX_RELAXED, "reclaim.site");
+    if (!section)
+        return;
+    uint64_t word = pnx__load(&section->word, PNX_RELAXED, "reclaim.site_word"); /* ours */
+    if ((word & PNX_RECLAIM_NEST_) != 1)
+        return;
+    /* Relaxed, both: for reports of sections so old that this has long arrived. */
+    pnx__store(&section->site, (void *)(uintptr_t)site, PNX_RELAXED, "reclaim.site");
+    pnx__store(&section->sited, word / PNX_RECLAIM_NUMBER_, PNX_RELAXED, "reclaim.sited");
 }
 
 PNX_END_DECLS

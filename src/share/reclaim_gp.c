@@ -228,8 +228,10 @@ void pnx__reclaim_look_for_stall(
     if (section) {
         /* Relaxed: a number that its thread wrote before it ever entered. */
         effects->stall.thread = pnx_load(&section->thread_id, PNX_RELAXED, "reclaim.stall_thread");
-        /* Relaxed: static text. */
-        effects->stall.site = pnx_load(&section->site, PNX_RELAXED, "reclaim.report_site");
+        /* Relaxed, both: written when the section began; another's is not told. */
+        uint64_t sited = pnx_load(&section->sited, PNX_RELAXED, "reclaim.report_sited");
+        if (sited == section->seen / PNX_RECLAIM_NUMBER_)
+            effects->stall.site = pnx_load(&section->site, PNX_RELAXED, "reclaim.report_site");
     }
     for (; section; section = section->next_awaited)
         effects->stall.sections++;

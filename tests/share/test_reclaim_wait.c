@@ -259,6 +259,10 @@ static void *enter_with_site(void *arg) {
     pthread_barrier_wait(&meet);
     pnx_reclaim_exit(domain);
     pnx_reclaim_exit(domain);
+    pnx_reclaim_enter(domain); /* from code that notes none */
+    pthread_barrier_wait(&meet);
+    pthread_barrier_wait(&meet);
+    pnx_reclaim_exit(domain);
     return arg;
 }
 
@@ -274,6 +278,13 @@ TEST(the_report_says_where_the_section_began) {
     CHECK(n_told > 0);
     CHECK_STR(told.site, "here.c:12");
     CHECK_STR(last_cause, "here.c:12");
+    pthread_barrier_wait(&meet);
+    pthread_barrier_wait(&meet);
+    (void)pnx_reclaim_tick(domain, te.env.now(te.env.ctx));
+    n_told = 0;
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_MS), -ETIMEDOUT);
+    CHECK(n_told > 0);
+    CHECK(told.site == NULL); /* not that of an earlier section */
     pthread_barrier_wait(&meet);
     CHECK_EQ(pthread_join(reader, NULL), 0);
     drop();
