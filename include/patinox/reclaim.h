@@ -23,8 +23,9 @@
  *       the domain when it was retired.
  *   P2  Functions run only inside tick, barrier, close, release, and write operations of the library's containers;
  *       under no lock of the library, never inside pnx_reclaim_retire(), inside a section (but for release, when called in one
- *       of another domain), or inside an edit or the like of a container.  What one thread retired is begun in that
- *       order; several threads may be running functions at once.
+ *       of another domain), or inside an edit or the like of a container.  They are dealt out in the order in which
+ *       each thread retired them, up to 64 at a time, to whoever runs some, perhaps several threads at once; each
+ *       begins its own in that order.
  *   P3  enter, exit and retire never fail, not even without memory; retire waits at most assist_ns, and only
  *       over a limit.
  *   P4  A barrier that returns 0 has seen the end of every function whose node was retired, by any thread,

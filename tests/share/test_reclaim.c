@@ -112,6 +112,20 @@ TEST(p2_functions_run_once_each_outside_sections) {
     drop();
 }
 
+TEST(p2_one_runner_begins_what_a_thread_retired_in_order) {
+    static struct thing things[1000];
+    MAKE(.mode = PNX_RECLAIM_AUTO);
+    for (unsigned i = 0; i < 1000; i++) {
+        things[i].number = i;
+        pnx_reclaim_retire(domain, &things[i].node, note, 1);
+    }
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
+    CHECK_EQ(n_run, 1000);
+    for (unsigned i = 0; i < 1000; i++)
+        CHECK_EQ(order[i], i);
+    drop();
+}
+
 static bool in_retire;
 
 static void check_not_in_retire(struct pnx_reclaim_node *node) {
