@@ -151,7 +151,8 @@ PNX_API void pnx_reclaim_release(struct pnx_reclaim **domain);
 /*
  * Has fn(node) called when all sections have ended that are open now.  The object must be unreachable for new
  * readers already.  bytes is what it will free, for limits and statistics.  Never fails and calls nothing of
- * yours.  Over the domain's limits, and outside a section, it waits for readers for at most assist_ns.
+ * yours.  Over the domain's limits, and outside a section, it waits for readers for at most assist_ns.  NULL for node or
+ * fn is misuse: counted and told of, and a debug build aborts.
  */
 PNX_API void pnx_reclaim_retire(struct pnx_reclaim *domain, struct pnx_reclaim_node *node,
         pnx_reclaim_fn *fn, size_t bytes);

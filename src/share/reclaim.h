@@ -148,6 +148,9 @@ struct pnx_reclaim *pnx__reclaim_resolve(struct pnx_reclaim *domain);
 
 /* ---- reclaim_thread.c ---- */
 
+/* Counts a mistake of the program's, and tells of it; section: of the thread that made it, or NULL. */
+void pnx__reclaim_misused(
+        struct pnx_reclaim *domain, int code, const struct pnx_reclaim_section *section);
 /* Returns the calling thread's section in the domain, made if need be; NULL for want of memory. */
 struct pnx_reclaim_section *pnx__reclaim_join(struct pnx_reclaim *domain);
 void pnx__reclaim_threads_init(void);

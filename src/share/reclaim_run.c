@@ -71,6 +71,10 @@ void pnx_reclaim_retire(struct pnx_reclaim *handle, struct pnx_reclaim_node *nod
         pnx_reclaim_fn *fn, size_t bytes) {
     struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
     PNX_DEBUG_CHECK(node && fn);
+    if (!node || !fn) {
+        pnx__reclaim_misused(domain, -EINVAL, NULL);
+        return;
+    }
     node->fn = fn;
     node->bytes = bytes;
     struct pnx_reclaim_section *section = pnx__reclaim_join(domain);

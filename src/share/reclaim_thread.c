@@ -95,13 +95,14 @@ struct pnx_reclaim_section *pnx__reclaim_join(struct pnx_reclaim *domain) {
 
 /* ---- the slow half of enter and exit ---- */
 
-static void report(struct pnx_reclaim *domain, enum pnx_event_type type, struct pnx_a64 *counter,
-        int code, const struct pnx_reclaim_section *section) {
+void pnx__reclaim_misused(
+        struct pnx_reclaim *domain, int code, const struct pnx_reclaim_section *section) {
     uint64_t id = 0;
-    pnx_fetch_add(counter, 1, PNX_RELAXED, "reclaim.report"); /* a statistic */
+    /* Relaxed: a statistic. */
+    pnx_fetch_add(&domain->values.misuses, 1, PNX_RELAXED, "reclaim.report");
     if (section)
         id = pnx_load(&section->thread_id, PNX_RELAXED, "reclaim.report_id"); /* ours */
-    pnx__event(&domain->block, type, domain->name, code, NULL, (int64_t)id, 0);
+    pnx__event(&domain->block, PNX_EVENT_RECLAIM_MISUSE, domain->name, code, NULL, (int64_t)id, 0);
 }
 
 /*
@@ -124,7 +125,7 @@ static void guest_enter(struct pnx_reclaim *domain) {
     pnx_fence(PNX_SEQ_CST, "reclaim.guest_light"); /* pairs with reclaim.heavy, thread.heavy */
     pnx_fetch_add(&domain->values.guests, 1, PNX_RELAXED, "reclaim.stat_guests");
     if (open && *open == UINT8_MAX)
-        report(domain, PNX_EVENT_RECLAIM_MISUSE, &domain->values.misuses, -EOVERFLOW, NULL);
+        pnx__reclaim_misused(domain, -EOVERFLOW, NULL);
 }
 
 void pnx_reclaim_enter_slow_(struct pnx_reclaim *handle) {
@@ -141,7 +142,7 @@ void pnx_reclaim_enter_slow_(struct pnx_reclaim *handle) {
     pnx_store(&section->word, word + 1, PNX_RELEASE, "reclaim.slow_enter");
     pnx_fence(PNX_SEQ_CST, "reclaim.slow_light");
     if (word & PNX_RECLAIM_FULL_)
-        report(domain, PNX_EVENT_RECLAIM_MISUSE, &domain->values.misuses, -EOVERFLOW, section);
+        pnx__reclaim_misused(domain, -EOVERFLOW, section);
 }
 
 /* Takes one off, if there is one. */
@@ -178,7 +179,7 @@ void pnx_reclaim_exit_slow_(struct pnx_reclaim *handle) {
             return;
     }
     if (!guest_exit(domain))
-        report(domain, PNX_EVENT_RECLAIM_MISUSE, &domain->values.misuses, -EINVAL, section);
+        pnx__reclaim_misused(domain, -EINVAL, section);
 }
 
 static void wake(struct pnx_reclaim *domain, struct pnx_reclaim_section *section) {

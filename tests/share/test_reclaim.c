@@ -2,6 +2,10 @@
 /* reclaim: P1..P3 of patinox/reclaim.h, limits, misuse. */
 #include "share/reclaim_case.h"
 
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
 /* ---- P1, P2 ---- */
 
 static void waits_for_the_section(uint32_t mode) {
@@ -193,6 +197,58 @@ TEST(p3_inside_a_section_retire_does_not_wait) {
 }
 
 /* ---- misuse ---- */
+
+#ifdef PNX_DEBUG
+static const char *output;
+
+static void quietly(void) {
+    int fd = open(output, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    CHECK(fd >= 0 && dup2(fd, 2) == 2);
+}
+
+/* Checks that fn aborts, with a line on standard error that contains this. */
+static void check_abort(void (*fn)(void *), void *ctx, const char *part) {
+    char text[512] = "";
+    output = test_path("stderr");
+    CHECK_EQ(test_child(fn, ctx), -SIGABRT);
+    FILE *file = fopen(output, "r");
+    CHECK(file && fgets(text, sizeof(text), file));
+    fclose(file);
+    CHECK_CONTAINS(text, part);
+}
+
+static void retire_no_node(void *ctx) {
+    quietly();
+    pnx_reclaim_retire(ctx, NULL, note, 1);
+}
+
+static void retire_without_function(void *ctx) {
+    static struct thing thing;
+    quietly();
+    pnx_reclaim_retire(ctx, &thing.node, NULL, 1);
+}
+
+static void keep(void *ctx, void *memory, size_t size) {
+    (void)ctx, (void)memory, (void)size; /* what is found there is still ours */
+}
+
+static void tick_one_that_was_released(void *ctx) {
+    struct pnx_reclaim *gone = ctx;
+    pnx_reclaim_release(&domain);
+    quietly();
+    (void)pnx_reclaim_tick(gone, 0);
+}
+
+TEST(misuse_aborts_in_debug_builds_with_a_line_that_says_what) {
+    test_env_init(&te);
+    te.env.free = keep;
+    CHECK_EQ(pnx_reclaim_create(PNX_RECLAIM_OPTS(.env = &te.env), NULL, &domain), 0);
+    check_abort(retire_no_node, domain, "node && fn");
+    check_abort(retire_without_function, domain, "node && fn");
+    check_abort(tick_one_that_was_released, domain, "domain->magic");
+    pnx_reclaim_release(&domain);
+}
+#endif
 
 TEST(an_exit_without_an_enter_is_reported_and_changes_nothing) {
     struct thing thing = {0};
