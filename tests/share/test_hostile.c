@@ -41,7 +41,7 @@ static void *stay_in_section(void *domain) {
 static void frees_in_child(void *domain) {
     struct thing thing = {.freed = 0};
     pnx_reclaim_retire(domain, &thing.node, free_thing, 1);
-    int rc = pnx_reclaim_barrier(domain, 2 * PNX_SEC);
+    int rc = pnx_reclaim_barrier(domain, 20 * PNX_SEC);
     _exit(rc == 0 && thing.freed == 1 ? 7 : 1);
 }
 
@@ -91,7 +91,7 @@ static void loses_one_at_most(void *ctx) {
         before += (uint64_t)many[i].freed;
     CHECK_EQ(pnx_reclaim_read_stats(NULL, &stats), 0);
     uint64_t pending = stats.pending;
-    CHECK_EQ(pnx_reclaim_barrier(NULL, 2 * PNX_SEC), 0);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, 20 * PNX_SEC), 0);
     for (int i = 0; i < MANY; i++)
         after += (uint64_t)many[i].freed;
     CHECK_EQ(pnx_reclaim_read_stats(NULL, &stats), 0);
@@ -334,7 +334,7 @@ static void *run_what_ends_it(void *arg) {
     pnx_reclaim_retire(NULL, &things[0].node, free_thing, 1);
     pnx_reclaim_retire(NULL, &things[1].node, end_thread, 1);
     pnx_reclaim_retire(NULL, &things[2].node, free_thing, 1);
-    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_SEC), 1); /* never returns */
+    CHECK_EQ(pnx_reclaim_barrier(NULL, 20 * PNX_SEC), 1); /* never returns */
     return NULL;
 }
 
@@ -343,7 +343,7 @@ TEST(reclaim_a_callback_that_ends_its_thread_stops_no_others) {
     struct thing things[3] = {{.freed = 0}};
     CHECK_EQ(pthread_create(&thread, NULL, run_what_ends_it, things), 0);
     pthread_join(thread, NULL);
-    CHECK_EQ(pnx_reclaim_barrier(NULL, 2 * PNX_SEC), 0);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, 20 * PNX_SEC), 0);
     for (int i = 0; i < 3; i++)
         CHECK_EQ(things[i].freed, 1);
 }
@@ -461,7 +461,7 @@ TEST(reclaim_a_monitor_told_of_a_death_may_use_sections) {
         pthread_join(thread, NULL);
         struct thing thing = {.freed = 0};
         pnx_reclaim_retire(NULL, &thing.node, free_thing, 1);
-        CHECK_EQ(pnx_reclaim_barrier(NULL, 2 * PNX_SEC), 0);
+        CHECK_EQ(pnx_reclaim_barrier(NULL, 20 * PNX_SEC), 0);
         CHECK_EQ(thing.freed, 1);
     }
 }

@@ -168,8 +168,8 @@ TEST(p3_a_thread_without_memory_for_a_section_is_told_of_its_mistakes_and_holds_
     CHECK_EQ(n_events, 1);
     CHECK_EQ(stats(domain).deaths, 1);
     pnx_reclaim_retire(domain, &thing.node, note, 1);
-    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_SEC), 0);
-    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_SEC), 0);
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 0);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
     CHECK_EQ(n_run, 2);
     pnx_reclaim_release(&domain);
     test_env_check_empty(&te);
@@ -251,7 +251,7 @@ TEST(a_shutdown_of_the_registry_runs_what_is_pending) {
                      PNX_RECLAIM_OPTS(.name = "mine", .registry = registry), NULL, &domain),
             0);
     pnx_reclaim_retire(domain, &thing.node, note, 1);
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 20 * PNX_SEC, NULL), 0);
     CHECK_EQ(n_run, 1);
     pnx_reclaim_release(&domain);
     pnx_registry_release(&registry);
@@ -333,7 +333,8 @@ TEST_LIMIT(p1_a_hundred_thousand_short_threads_use_the_same_few_records, 300) {
     struct pnx_reclaim_stats values = stats(domain);
     CHECK_EQ(values.retired, n);
     CHECK(values.threads <= 8);
-    CHECK_MSG(values.pending <= 8 * PNX_RECLAIM_DUE_OBJECTS,
+    /* One grace period may be in flight, and each section may have all but enough for the next. */
+    CHECK_MSG(values.pending <= 3 * 8 * PNX_RECLAIM_DUE_OBJECTS,
             "%llu pending: none of the short threads freed", (unsigned long long)values.pending);
     CHECK(stats(NULL).threads <= 8);
     pnx_reclaim_release(&domain);
