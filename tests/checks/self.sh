@@ -50,6 +50,19 @@ cp "$root/docs/guide/share.md" "$scratch/tree/docs/guide"
 sed -i 's/unused this long; default 1 s;/unused this long; default 2 s;/' "$scratch/tree/include/patinox/pool.h"
 defaults && fail "defaults: another default in the header passed"
 
+# Inline: a thread-local variable that costs a call, and a function that is called on the way.
+inline() { "$python" "$root/scripts/check_inline.py" "$scratch/tree" cc >"$scratch/out"; }
+inline || fail "inline: a good state was refused"
+if [ "$(uname -m)" = x86_64 ]; then
+    sed -i 's/tls_model("initial-exec")/unused/' "$scratch/tree/include/patinox/atomic_inl.h"
+    inline && fail "inline: a call of __tls_get_addr passed"
+    cp "$root/include/patinox/atomic_inl.h" "$scratch/tree/include/patinox"
+    sed -i 's/^    return (struct pnx_reclaim_section \*)pnx__load(/    extern _Bool pnx_reclaim_in_section(struct pnx_reclaim *); (void)pnx_reclaim_in_section(domain);\n&/' \
+        "$scratch/tree/include/patinox/reclaim_inl.h"
+    inline && fail "inline: a call passed"
+    cp "$root/include/patinox/reclaim_inl.h" "$scratch/tree/include/patinox"
+fi
+
 # Use: a function that nobody calls.
 mkdir -p "$scratch/objects/examples" "$scratch/objects/tests"
 echo 'int pnx_a(void); int f(void); int f(void) { return pnx_a(); }' >"$scratch/use.c"
