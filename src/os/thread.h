@@ -36,11 +36,12 @@ struct pnx_thread {
     uint16_t rc_dropping;        /* share: a drop function of an rc object runs on this thread */
     void *rc_first;              /* share: rc objects that wait for it to return, oldest first */
     void *rc_last;
-    uint64_t reclaim_joined;     /* share: a bit for each domain that it has joined */
+    uint64_t reclaim_joined; /* share: a bit for each domain that it has joined */
     /* share: in each domain, sections that are open without memory for them. */
     uint8_t reclaim_guest[PNX_THREAD_DOMAINS];
     struct pnx_latch *waits_for; /* share: guarded by the lock of all latches, as is the next */
-    struct pnx_thread *awaits; /* share: whose doing this thread waits for, where that is no latch */
+    struct pnx_thread
+            *awaits; /* share: whose doing this thread waits for, where that is no latch */
     /* share: how many latches it owns; the function is called at the thread's end if there are any. */
     uint32_t latches;
     void (*latches_end)(struct pnx_thread *thread);
