@@ -316,17 +316,22 @@ uint64_t x_memory_rmw(void *word, unsigned size, int order,
     return store->value;
 }
 
-/* How many stores, the newest first, a failing compare-and-swap may read. */
-static uint32_t failing(const struct x_thread *self, const struct x_loc *loc, uint64_t expected,
-        const struct x_store **ret_at, uint32_t max) {
+/* How many older stores a failing compare-and-swap may read. */
+static uint32_t failing(const struct x_thread *self, const struct x_loc *loc, uint64_t expected) {
     uint32_t lowest = floor_of(self, loc);
     uint32_t n = 0;
-    for (const struct x_store *store = loc->last->older; store && store->index >= lowest && n < max;
-            store = store->older) {
-        if (store->value != expected)
-            ret_at[n++] = store;
-    }
+    for (const struct x_store *store = loc->last->older; store && store->index >= lowest;
+            store = store->older)
+        n += store->value != expected;
     return n;
+}
+
+/* The nth of them, the newest first: 1, 2, ... */
+static const struct x_store *nth_failing(const struct x_loc *loc, uint64_t expected, uint32_t n) {
+    const struct x_store *store = loc->last->older;
+    while ((n -= store->value != expected) != 0)
+        store = store->older;
+    return store;
 }
 
 bool x_memory_cas(
@@ -334,11 +339,10 @@ bool x_memory_cas(
     struct x_thread *self = x.self;
     struct x_loc *loc = atomic_loc(word, size, "compare-and-swap");
     const struct x_store *store = loc->last;
-    const struct x_store *older[8];
-    uint32_t n = !x.alone && x.stale ? failing(self, loc, *expected, older, 8) : 0;
+    uint32_t n = !x.alone && x.stale ? failing(self, loc, *expected) : 0;
     uint32_t choice = x_decide(n + 1);
     if (choice) {
-        store = older[choice - 1];
+        store = nth_failing(loc, *expected, choice);
         if (x.bounded)
             x.stale--;
     } else if (store->value == *expected) {
