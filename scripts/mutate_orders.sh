@@ -11,7 +11,7 @@ cmake --build --preset dev -- --quiet explorer_suites
 suites=()
 for suite in build/dev/tests/explorer/test_explorer_*; do
     case "${suite##*_explorer_}" in
-    engine | classics | structures) ;; # they test the explorer
+    engine | classics | structures | axioms) ;; # they test the explorer
     *) [ -f "$suite" ] && suites+=("$suite") ;;
     esac
 done
