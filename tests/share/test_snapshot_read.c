@@ -485,10 +485,10 @@ TEST(debug_builds_name_what_is_no_cell_and_a_peek_outside_a_section) {
             {watch_anything, "patinox: pnx_watch_open: "},
             {peek, "patinox: pnx_snapshot_peek: "},
     };
-    static struct { void *words[200]; } none;
+    static _Alignas(64) unsigned char none[2048];
     use_env();
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        const char *said = test_abort(cases[i].fn, &none);
+        const char *said = test_abort(cases[i].fn, none);
         CHECK_CONTAINS(said, cases[i].says);
         CHECK_CONTAINS(said, "is no snapshot, or not any more\n");
     }

@@ -722,8 +722,8 @@ static void read_anything(void *ctx) {
 
 TEST(debug_builds_name_what_is_no_watch) {
 #ifdef PNX_DEBUG
-    static struct { void *words[200]; } none;
-    const char *said = test_abort(read_anything, &none);
+    static _Alignas(64) unsigned char none[2048];
+    const char *said = test_abort(read_anything, none);
     CHECK_CONTAINS(said, "patinox: pnx_watch_read: ");
     CHECK_CONTAINS(said, "is no watch, or not any more\n");
 #else
