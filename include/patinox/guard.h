@@ -118,15 +118,18 @@ PNX_API bool pnx_guard_armed(const struct pnx_guard *guard);
 PNX_API void *pnx_guard_dismiss(struct pnx_guard *guard);
 
 /*
- * Runs the cleanup here and empties the guard.  Returns what the cleanup returned; 0 for an empty guard;
- * -EALREADY when the registry has run it, after waiting for its end (-EDEADLK as pnx_registry_remove() says);
- * -ESTALE in a forked child for a tracked guard of its parent, whose cleanup it does not run.
+ * Runs the cleanup here and empties the guard.  Returns what the cleanup returned; 0 for an empty guard.  When that
+ * is -EAGAIN the guard stays as it is, armed; a tracked one's cleanup may also be pending: -EINPROGRESS.
+ * -EALREADY when the registry has run it, after waiting for its end (-EDEADLK and -EINPROGRESS as
+ * pnx_registry_remove() says); -ESTALE in a forked child for a tracked guard of its parent, whose cleanup it does
+ * not run; -ENOMEM, for a tracked one, as pnx_registry_cleanup() says, and then the guard stays armed.
  */
 PNX_API int pnx_guard_run(struct pnx_guard *guard);
 
 /*
- * Does the same without a status: the handler of PNX_AUTO_GUARD.  A tracked cleanup that fails is still an event;
- * an untracked one's status is lost.  NULL is fine.
+ * Does the same without a status, and empties the guard in any case: the handler of PNX_AUTO_GUARD.  A tracked
+ * cleanup that fails is still an event, and one that returns -EAGAIN leaves its row live in the registry, for a
+ * shutdown or anybody to end; an untracked one's status is lost.  NULL is fine.
  */
 PNX_API void pnx_guard_drop(struct pnx_guard *guard);
 

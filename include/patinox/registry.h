@@ -3,12 +3,13 @@
  * patinox/registry.h - the ledger of everything that is alive and must end: who made it, where, how to end it.
  *
  * A row knows a resource's type, name, birthplace, size, parent and cleanup.  The registry owns the cleanup
- * function, and one compare-and-swap decides who runs it, so that an owner's release, a forced cleanup and a
- * shutdown may race:
+ * function, and one move of the row's state decides who runs it, so that an owner's release, a forced cleanup and
+ * a shutdown may race:
  *
  *     LIVE --claim--> RUNNING --0--> DONE
- *      |                 +---error--> FAILED
- *      |                 +---shutdown's deadline--> ABANDONED (still running; its row stays until it ends)
+ *      | ^               |  +--error--> FAILED
+ *      | +----EAGAIN-----+  +--shutdown's deadline--> ABANDONED (still running; its row stays until it ends)
+ *      |                 +--EINPROGRESS--> PENDING --completed--> as if returned
  *      +----remove--> (row free; the id is stale from now on)
  *
  * How an object uses it.  An object that others may end (a pool, a cache) keeps a reference to its registry
@@ -19,16 +20,20 @@
  *
  * A registry argument of NULL is the process's, save where said otherwise.
  *
- *   P1  A cleanup runs at most once, on whatever path, and never after pnx_registry_remove() returned 0.
+ *   P1  A cleanup runs at most once, on whatever path, and never after pnx_registry_remove() returned 0; it runs
+ *       again only after it has returned -EAGAIN.
  *   P2  A remove that finds the cleanup running on another thread returns only after it has ended; on the
- *       same thread (from inside the cleanup) it returns -EALREADY at once.
+ *       same thread (from inside the cleanup) it returns -EALREADY at once.  One that finds it pending returns
+ *       -EINPROGRESS at once, since no thread may be there that could be waited for: the memory belongs to the
+ *       cleanup until its completion.
  *   P3  Ids are never reused: a stale or foreign id is an error, never somebody else's resource.  (Another
  *       registry's ids are told apart by where its generations start: certain until some slot has been reused
  *       2^34 / n times, n being the number of registries that the process has made.)
  *   P4  Shutdown runs cleanups one at a time, last made first, and so children before parents; it returns by
  *       its deadline even when a cleanup hangs; nothing is struck from the report to make it look better.
  *   P5  No cleanup or callback runs while the registry holds a lock.
- *   P6  Adding a row allocates nothing once as many rows have been live before.
+ *   P6  Adding a row allocates nothing once as many rows have been live before.  What it says beside type, site,
+ *       cleanup and bytes needs memory of its own, which is got once for each chunk of rows (16 at first).
  */
 #ifndef PNX_REGISTRY_H
 #define PNX_REGISTRY_H
@@ -44,7 +49,7 @@ struct pnx_registry; /* safe to use from any thread */
 /* Names one row: shard, slot and generation.  0 is never an id. */
 typedef uint64_t pnx_resource_id;
 
-/* What a running cleanup may ask: how long it has, and whether somebody wants it to hurry. */
+/* What a running cleanup may ask: how long it has, whether somebody wants it to hurry, whether it may end later. */
 struct pnx_cancel;
 
 /* Returns the absolute time by which the cleanup should end; PNX_NEVER if there is none, or for NULL. */
@@ -54,25 +59,81 @@ PNX_API pnx_ns pnx_cancel_deadline(const struct pnx_cancel *cancel);
 PNX_API bool pnx_cancel_requested(const struct pnx_cancel *cancel);
 
 /*
- * Ends a resource.  Returns 0, or a negative error, which the report shows (a positive value counts as
- * -EINVAL); the resource counts as gone either way and the function is not called again.  Runs with no lock of
- * the library held.  cancel may be NULL.  It must return: one that throws, or ends its thread, aborts the
- * process, and a longjmp out of it is undefined.
+ * Ends a resource.  Returns
+ *   0             it is gone
+ *   -EAGAIN       not now: it is as it was.  Its row is live again and may be claimed again by anybody; who retries
+ *                 by itself, and for how long, says so
+ *   -EINPROGRESS  it is on its way: only after pnx_cancel_pend() has returned 0
+ *   another error it has failed for good, and counts as gone; reports show the error.  A positive value, and
+ *                 -EINPROGRESS without a pend, count as -EINVAL
+ * Runs with no lock of the library held.  cancel may be NULL.  It must return: one that throws, or ends its
+ * thread, aborts the process, and a longjmp out of it is undefined.
  */
 typedef int pnx_cleanup_fn(void *arg, const struct pnx_cancel *cancel);
 
+/*
+ * The right to say, once, that a pending cleanup has ended.  A value, and yours: hand it to whoever will know.  Do
+ * not read its fields.
+ */
+struct pnx_completion {
+    int (*done_)(void *ctx, uint64_t token, int code);
+    void *ctx_;
+    uint64_t token_;
+};
+
+/*
+ * Lets the running cleanup go on without its thread: when it then returns -EINPROGRESS its resource is pending until
+ * pnx_completion_done() is called, by any thread, and be it before the cleanup has returned.  A cleanup
+ * that returns something else has ended with that, and the completion is stale.  Called from the cleanup.
+ * -EINVAL for a NULL ret_completion; -ENOTSUP where nobody can wait: for a cancel of NULL, as untracked guards
+ * and scopes give; -EALREADY when the cleanup has done so before.
+ */
+PNX_API PNX_NODISCARD int pnx_cancel_pend(
+        const struct pnx_cancel *cancel, struct pnx_completion *ret_completion);
+
+/*
+ * Says that a pending cleanup has ended, with what it would have returned (0, -EAGAIN or an error), and clears
+ * *completion.  What waits for that end runs here, with no lock held.  What the cleanup belonged to must still
+ * be there: a registry is, as long as the resource is pending.
+ * -EINVAL for an empty one; -EALREADY or -ESTALE for a copy whose cleanup has ended already, and in a forked child.
+ */
+PNX_API int pnx_completion_done(struct pnx_completion *completion, int code);
+
+/* Which resources are ended first, among those that may be ended. */
+enum pnx_priority {
+    PNX_PRIORITY_DEFAULT = 0, /* normal */
+    PNX_PRIORITY_LOW,
+    PNX_PRIORITY_NORMAL,
+    PNX_PRIORITY_HIGH,
+    PNX_PRIORITY_CRITICAL,
+    PNX_PRIORITY_LAST, /* rows only: after all others; what others need in order to end, such as executors */
+};
+
+/* Flags of a row: who may end the resource while its owner may be using it. */
+enum {
+    /* Safe to end while somebody uses it (a socket by shutdown(), a reference-counted object): anybody may force it. */
+    PNX_RESOURCE_FORCEABLE = 1 << 0,
+    /* Only its owner ends it: others, a shutdown too, only ask. */
+    PNX_RESOURCE_OWNED = 1 << 1,
+    /* In a forked child it is the child's, too.  Else it stays the parent's, and the child forgets it. */
+    PNX_RESOURCE_KEEP_AFTER_FORK = 1 << 2,
+};
+
 /* What a row says about its resource. */
 struct pnx_resource {
-    size_t size;             /* set by PNX_RESOURCE */
-    const char *type;        /* required, static: "pool", "temporary directory" */
-    const char *name;        /* copied, cut after 47 bytes; may be NULL */
-    const char *site;        /* static, or NULL; PNX_RESOURCE sets it to where it stands */
-    pnx_cleanup_fn *cleanup; /* NULL: shutdown cannot end it, and reports it as leaked */
-    void *arg;               /* first argument of cleanup; must not point into a stack frame */
-    pnx_resource_id parent;  /* 0: none; its cleanup runs after its children's */
-    uint64_t owner;          /* yours: a thread, tenant or session number */
-    uint64_t tag;            /* yours */
-    uint64_t bytes;          /* memory held, as far as known */
+    size_t size;              /* set by PNX_RESOURCE */
+    const char *type;         /* required, static: "pool", "temporary directory" */
+    const char *name;         /* copied, cut after 47 bytes; may be NULL */
+    const char *site;         /* static, or NULL; PNX_RESOURCE sets it to where it stands */
+    pnx_cleanup_fn *cleanup;  /* NULL: shutdown cannot end it, and reports it as leaked */
+    void *arg;                /* first argument of cleanup; must not point into a stack frame */
+    pnx_resource_id parent;   /* 0: none; its cleanup runs after its children's */
+    uint64_t owner;           /* yours: a thread, tenant or session number */
+    uint64_t tag;             /* yours */
+    uint64_t bytes;           /* memory held, as far as known */
+    pnx_cleanup_fn *in_child; /* ends the child's copy after a fork; NULL: nothing to do */
+    uint32_t flags;           /* PNX_RESOURCE_*; FORCEABLE and OWNED exclude each other */
+    int32_t priority;         /* enum pnx_priority; default normal */
 };
 #ifndef __cplusplus
 #define PNX_RESOURCE(...) PNX_RESOURCE_AT(PNX_SITE, __VA_ARGS__)
@@ -132,8 +193,9 @@ PNX_API struct pnx_registry *pnx_registry_ref(struct pnx_registry *registry);
 PNX_API void pnx_registry_release(struct pnx_registry **registry);
 
 /*
- * Adds a row.  -EINVAL (no type; a parent that is not live), -E2BIG, -ENOMEM, -ESHUTDOWN once a shutdown has
- * begun, -EBUSY when max rows are live.  With pnx_registry_off() it returns 0 and the id 0.
+ * Adds a row.  -EINVAL (no type; a parent that is not live, its own future id included; unknown flags or priority;
+ * err names the field), -E2BIG, -ENOMEM, -ESHUTDOWN once a shutdown has begun, -EBUSY when max rows are live.  With
+ * pnx_registry_off() it returns 0 and the id 0.
  */
 PNX_API PNX_NODISCARD int pnx_registry_add(struct pnx_registry *registry,
         const struct pnx_resource *resource, struct pnx_error *err, pnx_resource_id *ret_id);
@@ -144,7 +206,8 @@ PNX_API PNX_NODISCARD int pnx_registry_add(struct pnx_registry *registry,
  * of 0 is fine.
  * -EALREADY when the cleanup has run or is running on this thread, or when the row was removed before; -ESTALE
  * for an id that is not (any more) of this registry; -EDEADLK when the cleanup that it would wait for waits,
- * directly or not, for the one that runs on this thread: the resource is then still in use.
+ * directly or not, for the one that runs on this thread: the resource is then still in use.  -EINPROGRESS when the
+ * cleanup is pending.  A remove that waits for a cleanup which then returns -EAGAIN strikes the row, and returns 0.
  * A second removal is also an event, PNX_EVENT_RESOURCE_RELEASED_TWICE, whose cause is the site of the first
  * while the slot has not been reused.
  */
@@ -153,9 +216,10 @@ PNX_API int pnx_registry_remove_at(
 #define pnx_registry_remove(registry, id) pnx_registry_remove_at((registry), (id), PNX_SITE)
 
 /*
- * Claims the row and runs its cleanup here, on the calling thread.  Returns what the cleanup returned;
- * -EALREADY at once when somebody else has claimed or removed it, -ENOTSUP when the row has no cleanup,
- * -ESTALE for an unknown id, and in a forked child for a row of its parent.  The row is gone afterwards.
+ * Claims the row and runs its cleanup here, on the calling thread.  Returns what the cleanup returned, and the row is
+ * gone then, or it is live again (-EAGAIN), or pending (-EINPROGRESS).  -EALREADY at once when somebody else has
+ * claimed or removed it, -ENOTSUP when the row has no cleanup, -ESTALE for an unknown id, and in a forked child for a
+ * row of its parent, -ENOMEM when there is no memory for the thread's record: nothing has happened then.
  */
 PNX_API int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id);
 
@@ -165,11 +229,13 @@ PNX_API int pnx_registry_set_bytes(
 
 enum pnx_resource_state {
     PNX_RESOURCE_LIVE = 1,
-    PNX_RESOURCE_RUNNING,   /* its cleanup is running */
-    PNX_RESOURCE_DONE,      /* ended by a shutdown, without error */
-    PNX_RESOURCE_FAILED,    /* ended by a shutdown, with an error */
-    PNX_RESOURCE_ABANDONED, /* its cleanup was still running at the shutdown's deadline */
-    PNX_RESOURCE_LEAKED,    /* a shutdown could not end it: no cleanup, or no time */
+    PNX_RESOURCE_RUNNING,    /* its cleanup is running */
+    PNX_RESOURCE_DONE,       /* ended by a shutdown, without error */
+    PNX_RESOURCE_FAILED,     /* ended by a shutdown, with an error */
+    PNX_RESOURCE_ABANDONED,  /* its cleanup was still running at the shutdown's deadline */
+    PNX_RESOURCE_LEAKED,     /* a shutdown could not end it: no cleanup, or no time */
+    PNX_RESOURCE_SUPPRESSED, /* it leaked, and is known to */
+    PNX_RESOURCE_PENDING,    /* its cleanup goes on without a thread */
 };
 
 /* One row, copied. */
@@ -242,8 +308,9 @@ struct pnx_shutdown_counts {
  * overdue cleanups before the rest has to wait.  A row is never cleaned up before its children have ended, and
  * a row that its owner removes meanwhile counts as done.  In a forked child, rows of the parent are left alone.
  *
- * Allocates no memory but the thread's.  When not even one thread can be had, the cleanups run on the caller,
- * and then a cleanup that hangs does hold it up beyond the deadline.
+ * Allocates, once, an array of the rows (-ENOMEM, and nothing has begun, when it cannot be had), and its threads.  When
+ * not even one thread can be had, the cleanups run on the caller, and then a cleanup that hangs does hold it up beyond
+ * the deadline.  A cleanup that returns -EAGAIN has failed; one that is pending is waited for.
  *
  * Returns 0 when everything is done, -ETIMEDOUT when the deadline came first, else the first cleanup's error;
  * PNX_E_BROKEN when all cleanups were fine but something leaked.  In each of these cases *ret_report is set;

@@ -47,6 +47,8 @@ struct pnx_thread {
     void (*latches_end)(struct pnx_thread *thread);
     uint16_t watch_depth;   /* share: inside a watch's callback: a cancel must not wait */
     uint16_t calls;         /* inside another function of the user's that somebody may wait for */
+    struct pnx_row_request *runs; /* registry: cleanups that run on this thread, innermost first */
+    const struct pnx_cleanup_wait *cleanup_wait; /* registry: see run.c, whose lock guards it */
     const void *pool_calls; /* pool: innermost operation of a manager that runs here */
     /* share: guards of checked rwdata that this thread holds (the address, + 1 to write); the function is called at
      * the thread's end if there are any. */

@@ -7,19 +7,24 @@
  * first-out queue, and unused slots are preferred while that queue is short, so that a row stays recognisable
  * for a while after its removal (the site of the first release).
  *
- *   id    generation (36 bits) | slot (24) | shard (4)
- *   word  generation (36 bits) | unused (24) | state (4)
+ *   id    generation (36 bits) | slot (20) | shard (4) | 0 (4)
+ *   word  the id of the slot's present row, with the state in the low 4 bits; 0 before its first row
  *
- * A slot's state, and who moves it.  Each move is one compare-and-swap in move() of rows.c.
+ * A slot's state, and who moves it.  Each move is made in move_locked() of rows.c, under the shard's lock.
  *
  *      +--> FREE --add--> LIVE --claim--> RUNNING --end--> DONE or FAILED ---+--add (next generation)--> LIVE
- *      |                   |                 |                               |
- *      |                   |                 +--abandon--> ABANDONED --end--> LATE (never reused)
+ *      |                   | ^               |  ^ |                          |
+ *      |                   | +---again-------+  | +--pend--> PENDING --end---+
+ *      |                   | +------------------|---again------+  |
+ *      |                   |                 +--+--abandon--------+--> ABANDONED --end--> LATE (never reused)
  *      +-----remove--------+                                                 |
  *      +---------------------------owner's remove, which returns -EALREADY---+
  *
- * FREE, DONE and FAILED slots are in their shard's queue.  A shutdown closes the registry first, after which no
- * slot is reused and rows are read without a lock.
+ * FREE, DONE and FAILED slots are in their shard's queue.  A shutdown closes the registry first; from then on no
+ * slot is queued, none is reused, and what a row says may be read without a lock.
+ *
+ * A row is one cache line.  What few rows have stands beside it: each chunk of rows has arrays of the same length
+ * for labels and for traces, which are made when the first row of the chunk needs one.
  */
 #ifndef PNX_SRC_REGISTRY_LEDGER_H
 #define PNX_SRC_REGISTRY_LEDGER_H
@@ -27,92 +32,202 @@
 #include "base/atomic.h"
 #include "base/list.h"
 #include "os/mutex.h"
+#include "os/thread.h"
 #include "stats/stats.h"
 
 #include <patinox/registry.h>
+
+#include <assert.h>
 
 #define PNX_GROUP     registry
 #define PNX_GROUP_DEF <patinox/stats/registry.def>
 #include "stats/declare_group.inc"
 
 #define PNX_ROW_NAME_MAX    48 /* as in struct pnx_resource_info */
+#define PNX_STATE_BITS      4
 #define PNX_SHARD_BITS      4
-#define PNX_SLOT_BITS       24
+#define PNX_SLOT_BITS       20
 #define PNX_GENERATION_BITS 36
-#define PNX_SHARDS          8   /* a power of two, at most 1 << PNX_SHARD_BITS */
-#define PNX_CHUNK_FIRST     32u /* rows of a shard's first chunk; each next one has twice as many */
-#define PNX_CHUNKS          19  /* so that slots fit into PNX_SLOT_BITS */
-#define PNX_QUARANTINE      16  /* free slots of a shard that wait before unused ones are spared */
+#define PNX_SHARDS          (1u << PNX_SHARD_BITS)
+#define PNX_QUARANTINE      16 /* free slots of a shard that wait before unused ones are spared */
+
+/*
+ * Chunks of a shard: 16 rows, and as many again with each further one up to 4096; then an eighth of what there is,
+ * rounded down to a power of two.
+ */
+#define PNX_CHUNK_FIRST_LOG2 4
+#define PNX_CHUNK_EVEN_LOG2  12
+#define PNX_CHUNKS_DOUBLING  (PNX_CHUNK_EVEN_LOG2 - PNX_CHUNK_FIRST_LOG2 + 1)
+#define PNX_CHUNKS           (PNX_CHUNKS_DOUBLING + 8 * (PNX_SLOT_BITS - PNX_CHUNK_EVEN_LOG2))
 
 enum pnx_row_state {
     PNX_ROW_FREE = 0,
     PNX_ROW_LIVE,
     PNX_ROW_RUNNING,
+    PNX_ROW_PENDING,
     PNX_ROW_DONE,
     PNX_ROW_FAILED,
     PNX_ROW_ABANDONED,
     PNX_ROW_LATE,
 };
 
+/* A running cleanup's hands, while its row is RUNNING, PENDING or ABANDONED. */
+enum pnx_row_hand {
+    PNX_HAND_RUNNER = 0, /* a thread runs it */
+    PNX_HAND_PENDED,     /* a thread runs it, and it has said that it may end later */
+    PNX_HAND_REQUEST,    /* it ends later, and request->pended is told */
+    PNX_HAND_NOBODY, /* it ends later, and nobody is told: cleanup and arg are back in the row */
+};
+
+/* The bits of row->order: flags, and above them the serial number, the order of adding. */
+#define PNX_ROW_MEMBER         (UINT64_C(1) << 0) /* it was there when the shutdown began */
+#define PNX_ROW_ASKED          (UINT64_C(1) << 1) /* somebody has asked for its end */
+#define PNX_ROW_FORCEABLE      (UINT64_C(1) << 2)
+#define PNX_ROW_OWNED          (UINT64_C(1) << 3)
+#define PNX_ROW_KEEP           (UINT64_C(1) << 4)
+#define PNX_ROW_PRIORITY_SHIFT 5 /* enum pnx_priority, 3 bits, never the default */
+#define PNX_ROW_OUTCOME_SHIFT \
+    8 /* enum pnx_resource_state of a member, 3 bits; 0 until it is known */
+#define PNX_ROW_HAND_SHIFT   11 /* enum pnx_row_hand, 2 bits */
+#define PNX_ROW_SERIAL_SHIFT 13
+
+/* The bits of row->stamp: when it was added (in units of 1024 ns since the registry was made), pends, fork. */
+#define PNX_STAMP_ADDED_BITS 48
+#define PNX_STAMP_PEND_SHIFT \
+    48 /* 4 bits: counts pnx_cancel_pend(), so that stale completions are refused */
+#define PNX_STAMP_FORK_SHIFT 52 /* 12 bits: generation of the process that added it */
+#define PNX_STAMP_UNIT_LOG2  10
+#define PNX_STAMP_ADDED_MASK ((UINT64_C(1) << PNX_STAMP_ADDED_BITS) - 1)
+
 struct pnx_cancel {
     struct pnx_a64 deadline;  /* pnx_ns */
     struct pnx_a32 requested; /* bool */
+    /* pnx_cancel_pend(); NULL: nobody can wait.  Set before the cleanup is called. */
+    int (*pend)(const struct pnx_cancel *cancel, struct pnx_completion *ret_completion);
 };
 
-/* The shutdown's view of a row: the leader's until it has collected all, then guarded by the shutdown's lock. */
-struct pnx_row_shutdown {
-    struct pnx_row *next;   /* in the order of cleaning up, for the report; fixed once collected */
-    struct pnx_row *todo;   /* next on its list: not started, or run by others */
-    struct pnx_row *group;  /* in the order of the report's groups */
-    struct pnx_row *parent; /* NULL: none that is part of the shutdown */
-    size_t children;        /* how many have no outcome yet */
-    uint64_t bytes;         /* when the shutdown began */
-    enum pnx_resource_state outcome; /* 0 until it is known, then fixed */
-    int32_t code;
-    bool member; /* it was there when the shutdown began */
-    bool bare;   /* its turn came, and it had no cleanup */
-};
-
-struct pnx_row {
-    struct pnx_a64 word;
-    struct pnx_a32 turn; /* counts ends of cleanups; a futex */
-    uint32_t index;      /* slot << PNX_SHARD_BITS | shard; fixed when its chunk is made */
-    /* Guarded by the shard's lock; constant while the slot is not free. */
-    uint64_t serial; /* order of adding */
-    pnx_ns added;
-    const char *type;
-    const char *site;
+/*
+ * One run of a row's cleanup: the caller's, for as long as the run lasts (until pended has been called when
+ * it is pending).  Its first group is the caller's, all else zero at first and the registry's.
+ */
+struct pnx_row_request {
+    struct pnx_cancel cancel;            /* deadline: PNX_NEVER or a time */
+    bool last;                           /* a cleanup that returns -EAGAIN has failed */
+    void (*pended)(void *ctx, int code); /* see pnx__registry_run(); NULL: nobody needs to know */
+    void *ctx;
+    /* Guarded by the shard's lock. */
+    bool completed; /* before the cleanup has returned */
+    int32_t code;   /* then */
+    /* Fixed while the row is RUNNING. */
+    struct pnx_registry *registry;
+    struct pnx_row *row;
+    pnx_resource_id id;
     pnx_cleanup_fn *cleanup;
     void *arg;
+    struct pnx_thread *thread;
+    struct pnx_row_request *outer; /* next on the thread's stack; only the thread looks */
+};
+
+/* Guarded by the shard's lock; what stays the same while a row is there may be read by whoever has claimed it. */
+struct pnx_row {
+    struct pnx_a64 word;
+    union {
+        pnx_cleanup_fn *cleanup;         /* LIVE; else while hand is NOBODY */
+        struct pnx_row_request *request; /* RUNNING, PENDING, ABANDONED */
+        const char *released_at; /* FREE, DONE, FAILED, LATE: site of the removal; NULL: none yet */
+    };
+    union {
+        void *arg;     /* with cleanup */
+        intptr_t code; /* with released_at: of the last cleanup, 0 when there was none */
+    };
+    const char *type;
+    const char *site;
+    union {
+        uint64_t bytes;     /* while the row is there; in a registry that is shut down, for ever */
+        uint64_t next_free; /* in the queue: slot + 1 of the next; 0: last */
+    };
+    uint64_t order;
+    uint64_t stamp;
+};
+static_assert(sizeof(struct pnx_row) == 64, "a row is a cache line");
+
+/* What stands beside some rows.  An entry belongs to the row whose id it bears, to none else. */
+enum pnx_side { PNX_SIDE_LABEL, PNX_SIDE_TRACE, PNX_SIDES };
+
+/* Made for rows that have any of these; fixed while the row is there. */
+struct pnx_row_label {
+    pnx_resource_id id;
     pnx_resource_id parent;
     uint64_t owner;
     uint64_t tag;
-    uint32_t fork;      /* generation of the process that added it */
-    uint32_t next_free; /* index + 1 of the next in the queue; 0: last */
+    pnx_cleanup_fn *in_child;
     char name[PNX_ROW_NAME_MAX];
-    /* Guarded by the shard's lock. */
-    uint64_t bytes;
-    const char *released_at; /* site of the last removal; NULL when the registry ended it */
-    int32_t code;            /* of the last cleanup; written before the word says that it ended */
-    struct pnx_cancel cancel;
-    struct pnx_row_shutdown shutdown;
 };
 
+#define PNX_TOUCHES 4
+struct pnx_row_touch {
+    const char *note;
+    const char *site;
+    pnx_ns when;
+    uint64_t thread;
+};
+/* Guarded by the shard's lock. */
+struct pnx_row_trace {
+    pnx_resource_id id;
+    uint32_t stack; /* of its adding: a number in the depot; 0: none */
+    uint32_t
+            n_touches; /* all that there were; the last PNX_TOUCHES are kept, in touches[n % PNX_TOUCHES] */
+    struct pnx_row_touch touches[PNX_TOUCHES];
+};
+
+/*
+ * added = removed + ended + rows that are there (live, running, pending or abandoned).
+ */
 struct pnx_shard {
-    struct pnx_mutex lock;
-    struct pnx_aptr chunk[PNX_CHUNKS]; /* set once, under the lock; read without */
-    uint32_t n_chunks;                 /* guarded by lock, like all below */
-    uint32_t used;                     /* slots that were ever taken */
-    uint32_t free_first;               /* index + 1 */
+    _Alignas(64) struct pnx_mutex lock;
+    /* Guarded by lock. */
+    uint32_t allowed; /* rows that may be there: its part of registry->max */
+    uint32_t n_chunks;
+    uint32_t capacity;   /* slots of its chunks */
+    uint32_t used;       /* slots that were ever taken */
+    uint32_t free_first; /* slot + 1 */
     uint32_t free_last;
     uint32_t n_free;
+    uint32_t waiting;    /* threads that wait for the end of one of its cleanups */
+    bool held;           /* it has a reference to the registry: set while it has rows */
+    struct pnx_a32 turn; /* a futex: changes with ends while there are waiting threads */
+    /* Written by the holder of the lock, read by anybody: pnx_owner_add(). */
+    struct pnx_a64 added;
+    struct pnx_a64 removed; /* by owners */
+    struct pnx_a64 ended;   /* by the registry */
+    struct pnx_a64 failed;  /* of these, with an error */
+    /* Each is set once, under the lock, and read without. */
+    struct pnx_aptr chunk[PNX_CHUNKS];
+    struct pnx_aptr side[PNX_SIDES][PNX_CHUNKS];
+};
+
+/* A row that was there when the shutdown began.  Guarded by the shutdown's lock; fixed once it is over. */
+struct pnx_shutdown_member {
+    struct pnx_row *row;
+    uint64_t serial; /* fixed, like the next four */
+    pnx_resource_id id;
+    uint64_t bytes;                     /* when the shutdown began */
+    struct pnx_shutdown_member *parent; /* NULL: none that is part of the shutdown */
+    struct pnx_shutdown_member *todo;   /* next on its list: not started, or run by others */
+    struct pnx_shutdown_member *group;  /* in the order of the report's groups */
+    size_t children;                    /* how many have no outcome yet */
+    enum pnx_resource_state outcome;    /* 0 until it is known, then fixed */
+    int32_t code;
+    bool bare; /* its turn came, and it had no cleanup */
 };
 
 /* What a shutdown did: part of the registry, which the report's holders keep alive. */
 struct pnx_shutdown_report {
     struct pnx_registry *registry;
-    struct pnx_row *rows;   /* by shutdown.next */
-    struct pnx_row *groups; /* by shutdown.group */
+    struct pnx_shutdown_member *members; /* in the order of cleaning up */
+    size_t n;
+    size_t capacity;                    /* of members */
+    struct pnx_shutdown_member *groups; /* by member.group */
     struct pnx_shutdown_counts counts;
     pnx_ns began;
     int code;
@@ -121,8 +236,9 @@ struct pnx_shutdown_report {
 /* A thread of the shutdown. */
 struct pnx_shutdown_worker {
     struct pnx_registry *registry;
-    struct pnx_os_thread *thread; /* only the leader touches it */
-    struct pnx_row *row;          /* what it is cleaning up; NULL: it is not in a cleanup */
+    struct pnx_os_thread *thread;       /* only the leader touches it */
+    struct pnx_shutdown_member *member; /* what it is cleaning up; NULL: it is not in a cleanup */
+    struct pnx_row_request request;
     pnx_ns overdue_at;
     bool used; /* the thread has not said yet that it ends */
     bool overdue;
@@ -136,28 +252,35 @@ struct pnx_shutdown_state {
     /* Written by the leader before there are workers. */
     pnx_ns deadline;
     /* Guarded by lock. */
-    struct pnx_row *todo;               /* not started, in the order of cleaning up */
-    struct pnx_row *foreign;            /* being cleaned up by a call of pnx_registry_cleanup() */
-    size_t left;                        /* rows without an outcome */
-    bool over;                          /* no cleanup may be started any more */
-    struct pnx_shutdown_worker *active; /* the one that may start cleanups; NULL: none */
+    struct pnx_shutdown_member *todo;    /* not started, in the order of cleaning up */
+    struct pnx_shutdown_member *foreign; /* being cleaned up by others, or pending */
+    size_t left;                         /* members without an outcome */
+    bool over;                           /* no cleanup may be started any more */
+    struct pnx_shutdown_worker *active;  /* the one that may start cleanups; NULL: none */
     struct pnx_shutdown_worker workers[PNX_SHUTDOWN_WORKERS];
     struct pnx_shutdown_report
             report; /* fixed, and read without the lock, once the phase is DONE */
 };
 
 /*
- * Owned by its holders.  It is freed when holders and rows are both 0: the two halves of refs.
+ * Owned by its holders.  It is freed when it has neither holders nor rows: each shard that has rows has a
+ * reference, which it keeps while there are holders, so that rows come and go without touching refs.
+ *   refs = holders << 32 | shards that hold it
+ *   room + the sum of allowed over all shards = max
  */
 struct pnx_registry {
+    /* Fixed, but for closed. */
     struct pnx_env env;
     char *name;
+    pnx_ns made;   /* on the coarse clock */
+    uint64_t base; /* generations start here */
     uint32_t max;
     bool off;              /* pnx_registry_off() */
-    uint64_t base;         /* generations start here */
-    struct pnx_a64 refs;   /* holders << 32 | rows that are live, running or abandoned */
-    struct pnx_a64 serial; /* of the last row added */
     struct pnx_a32 closed; /* a shutdown has begun: no more rows; set once */
+    struct pnx_a64 refs;
+    struct pnx_a32 room;                /* rows that no shard has been allowed yet */
+    struct pnx_aptr first;              /* the first chunks of all shards; set once */
+    _Alignas(64) struct pnx_a64 serial; /* of the last row added */
     struct pnx_shard shard[PNX_SHARDS];
     struct pnx_shutdown_state shutdown;
     struct pnx_stats_block block;
@@ -166,56 +289,211 @@ struct pnx_registry {
 
 #define PNX_REGISTRY_HOLDER (UINT64_C(1) << 32)
 
-/* Counts one up, or down, in a number of registry->values. */
+/* Counts one up in a number of registry->values. */
 void pnx__registry_count_up(struct pnx_a64 *stat);
-void pnx__registry_count_down(struct pnx_a64 *stat);
 
 /* Returns the default registry for NULL. */
 struct pnx_registry *pnx__registry_resolve(struct pnx_registry *registry);
 
-/* Drops holders or rows: amount is PNX_REGISTRY_HOLDER or 1. */
-void pnx__registry_unref(struct pnx_registry *registry, uint64_t amount);
+/* Takes the reference of a shard, which the caller's own keeps alive meanwhile. */
+void pnx__registry_held(struct pnx_registry *registry);
+/* Takes a holder's reference; somebody else's keeps the registry alive meanwhile. */
+void pnx__registry_hold(struct pnx_registry *registry);
+/* Drops one. */
+void pnx__registry_unhold(struct pnx_registry *registry);
+/* Drops the reference of a shard that has just said that it is not held any more. */
+void pnx__registry_unheld(struct pnx_registry *registry);
+/* Whether the registry has holders.  Under a shard's lock: see pnx__registry_unhold(). */
+bool pnx__registry_has_holders(const struct pnx_registry *registry);
 
-/* ---- rows.c ---- */
+/* ---- words, ids, rows ---- */
+
+#define PNX_STATE_MASK ((UINT64_C(1) << PNX_STATE_BITS) - 1)
 
 static inline enum pnx_row_state pnx__word_state(uint64_t word) {
-    return (enum pnx_row_state)(word & 15);
+    return (enum pnx_row_state)(word & PNX_STATE_MASK);
+}
+
+/* The id of the row while its word is word. */
+static inline pnx_resource_id pnx__word_id(uint64_t word) {
+    return word & ~PNX_STATE_MASK;
 }
 
 static inline uint64_t pnx__generation(uint64_t id_or_word) {
     return id_or_word >> (64 - PNX_GENERATION_BITS);
 }
 
-/* Returns the row that the id's slot and shard name, whatever its generation; NULL when there is none. */
-struct pnx_row *pnx__row_find(struct pnx_registry *registry, pnx_resource_id id);
+static inline uint32_t pnx__shard_of(uint64_t id_or_word) {
+    return (uint32_t)(id_or_word >> PNX_STATE_BITS) & (PNX_SHARDS - 1);
+}
+
+static inline uint32_t pnx__slot_of(uint64_t id_or_word) {
+    return (uint32_t)(id_or_word >> (PNX_STATE_BITS + PNX_SHARD_BITS)) &
+           ((1u << PNX_SLOT_BITS) - 1);
+}
+
+static inline pnx_resource_id pnx__id_of(uint64_t generation, uint32_t slot, uint32_t shard) {
+    return generation << (64 - PNX_GENERATION_BITS) |
+           (uint64_t)slot << (PNX_STATE_BITS + PNX_SHARD_BITS) | shard << PNX_STATE_BITS;
+}
+
+static inline bool pnx__word_is_there(uint64_t word) {
+    enum pnx_row_state state = pnx__word_state(word);
+    return state == PNX_ROW_LIVE || state == PNX_ROW_RUNNING || state == PNX_ROW_PENDING ||
+           state == PNX_ROW_ABANDONED;
+}
+
+static inline uint64_t pnx__row_serial(const struct pnx_row *row) {
+    return row->order >> PNX_ROW_SERIAL_SHIFT;
+}
+
+static inline enum pnx_row_hand pnx__row_hand(const struct pnx_row *row) {
+    return (enum pnx_row_hand)(row->order >> PNX_ROW_HAND_SHIFT & 3);
+}
+
+static inline int32_t pnx__row_priority(const struct pnx_row *row) {
+    return (int32_t)(row->order >> PNX_ROW_PRIORITY_SHIFT & 7);
+}
+
+/* The outcome that the shutdown has noted in the row; 0: none yet. */
+static inline enum pnx_resource_state pnx__row_outcome(const struct pnx_row *row) {
+    return (enum pnx_resource_state)(row->order >> PNX_ROW_OUTCOME_SHIFT & 7);
+}
+
+/* Whether the row was added by the process that is running: others' rows are left alone. */
+static inline bool pnx__row_is_ours(const struct pnx_row *row) {
+    return row->stamp >> PNX_STAMP_FORK_SHIFT == (pnx__fork_generation() & 0xfff);
+}
+
+/* Where a slot stands: its chunk, and its place there. */
+struct pnx_slot_place {
+    uint32_t chunk;
+    uint32_t offset;
+};
+
+static inline struct pnx_slot_place pnx__slot_place(uint32_t slot) {
+    if (slot < 1u << PNX_CHUNK_FIRST_LOG2)
+        return (struct pnx_slot_place){0, slot};
+    uint32_t log2 = 31u - (uint32_t)__builtin_clz(slot);
+    if (log2 < PNX_CHUNK_EVEN_LOG2)
+        return (struct pnx_slot_place){log2 - PNX_CHUNK_FIRST_LOG2 + 1, slot - (1u << log2)};
+    uint32_t eighth = log2 - 3;
+    return (struct pnx_slot_place){
+            PNX_CHUNKS_DOUBLING + 8 * (log2 - PNX_CHUNK_EVEN_LOG2) + (slot >> eighth & 7),
+            slot & ((1u << eighth) - 1)};
+}
+
+/* How many rows a chunk has. */
+static inline uint32_t pnx__chunk_rows(uint32_t chunk) {
+    if (chunk < PNX_CHUNKS_DOUBLING)
+        return 1u << (PNX_CHUNK_FIRST_LOG2 + (chunk ? chunk - 1 : 0));
+    return 1u << (PNX_CHUNK_EVEN_LOG2 - 3 + (chunk - PNX_CHUNKS_DOUBLING) / 8);
+}
+
+/* Returns the slot of the shard; NULL when the shard has no such slot. */
+static inline struct pnx_row *pnx__slot_row(const struct pnx_shard *shard, uint32_t slot) {
+    struct pnx_slot_place place = pnx__slot_place(slot);
+    struct pnx_row *rows = pnx_load(
+            &shard->chunk[place.chunk], PNX_ACQUIRE, "rows.chunk"); /* pairs with slots.chunk */
+    return rows ? &rows[place.offset] : NULL;
+}
+
+/* Returns the slot that the id names, whatever its generation; NULL when there is none. */
+static inline struct pnx_row *pnx__row_find(struct pnx_registry *registry, pnx_resource_id id) {
+    if (pnx__word_state(id))
+        return NULL; /* never was an id */
+    return pnx__slot_row(&registry->shard[pnx__shard_of(id)], pnx__slot_of(id));
+}
 
 /* Returns the row's word, with all that was written before it was set. */
-uint64_t pnx__row_word(const struct pnx_row *row);
+static inline uint64_t pnx__row_word(const struct pnx_row *row) {
+    return pnx_load(&row->word, PNX_ACQUIRE, "rows.word"); /* pairs with rows.move */
+}
 
-/* Returns the id of the row while its word is word. */
-pnx_resource_id pnx__row_id(const struct pnx_row *row, uint64_t word);
+/* Locks the shard that the id belongs to. */
+static inline struct pnx_shard *pnx__row_lock(struct pnx_registry *registry, pnx_resource_id id) {
+    struct pnx_shard *shard = &registry->shard[pnx__shard_of(id)];
+    pnx__mutex_lock(&shard->lock);
+    return shard;
+}
 
-/* Locks the shard that the row belongs to. */
-struct pnx_shard *pnx__row_lock(struct pnx_registry *registry, const struct pnx_row *row);
+/* How many rows of the shard are there.  Under its lock. */
+static inline uint64_t pnx__shard_rows_locked(const struct pnx_shard *shard) {
+    return shard->added.v - shard->removed.v - shard->ended.v;
+}
 
-/* Claims a live row for running its cleanup: 0, -EALREADY, -ESTALE, -ENOTSUP as pnx_registry_cleanup(). */
-int pnx__row_claim(
-        struct pnx_registry *registry, struct pnx_row *row, pnx_resource_id id, pnx_ns deadline);
+/* ---- slots.c ---- */
 
-/* Marks a running row as abandoned.  false when its cleanup has just ended. */
-bool pnx__row_abandon(struct pnx_registry *registry, struct pnx_row *row);
+/*
+ * Returns the place beside the slot that the id names, whomever it belongs to; NULL when its chunk has none of that
+ * kind.  What it holds is guarded by the shard's lock, and fixed once the registry is closed.
+ */
+void *pnx__side_place(struct pnx_registry *registry, pnx_resource_id id, enum pnx_side side);
 
-/* Ends a claimed row with its cleanup's code.  The caller holds a reference to the registry. */
-void pnx__row_end(struct pnx_registry *registry, struct pnx_row *row, int code);
+/* Returns what stands beside the row with this id, or NULL. */
+void *pnx__row_side(struct pnx_registry *registry, pnx_resource_id id, enum pnx_side side);
+
+/* Gives the chunk of the id's slot places of a kind.  No lock may be held.  -ENOMEM. */
+int pnx__side_make(struct pnx_registry *registry, pnx_resource_id id, enum pnx_side side);
+
+static inline const struct pnx_row_label *pnx__row_label(
+        struct pnx_registry *registry, pnx_resource_id id) {
+    return pnx__row_side(registry, id, PNX_SIDE_LABEL);
+}
+
+/*
+ * Adds slots to the shard, which had n_chunks chunks when the caller looked.  No lock may be held.  -ENOMEM;
+ * -EBUSY when max rows are allowed already, -ENOSPC when the shard is as large as can be.
+ */
+int pnx__shard_grow(struct pnx_registry *registry, struct pnx_shard *shard, uint32_t n_chunks);
+
+/* Frees the rows of all shards, and what stands beside them. */
+void pnx__shards_free(struct pnx_registry *registry);
+
+/* ---- rows.c ---- */
+
+/* What is to be done when the shard's lock has been given back. */
+struct pnx_row_effects {
+    bool wake;     /* those who wait for an end in the shard */
+    bool shutdown; /* look again */
+    bool unheld;   /* the shard has dropped its reference to the registry */
+};
+
+/* Moves the row to another state.  Whoever sees the new word sees what was done before. */
+static inline void pnx__row_move_locked(
+        struct pnx_row *row, pnx_resource_id id, enum pnx_row_state state) {
+    pnx_store(&row->word, id | (uint64_t)state, PNX_RELEASE, "rows.move"); /* with rows.word */
+}
+
+static inline void pnx__row_set_hand_locked(struct pnx_row *row, enum pnx_row_hand hand) {
+    row->order &= ~(UINT64_C(3) << PNX_ROW_HAND_SHIFT);
+    row->order |= (uint64_t)hand << PNX_ROW_HAND_SHIFT;
+}
+
+/* Notes that something may wait for what the row has become. */
+void pnx__row_changed_locked(
+        struct pnx_registry *registry, struct pnx_shard *shard, struct pnx_row_effects *effects);
+
+/* Ends a row that has been taken out of the shard's counts: queues its slot (not of a LATE one), drops what is held. */
+void pnx__row_gone_locked(struct pnx_registry *registry, struct pnx_shard *shard,
+        struct pnx_row *row, pnx_resource_id id, struct pnx_row_effects *effects);
+
+/* Runs the effects.  The registry may be gone afterwards, unless the caller keeps it. */
+void pnx__row_effects(struct pnx_registry *registry, struct pnx_shard *shard,
+        const struct pnx_row_effects *effects);
+
+/* Copies what a row is called in events: its name, else its type. */
+void pnx__row_object(struct pnx_registry *registry, const struct pnx_row *row, pnx_resource_id id,
+        char ret_object[PNX_ROW_NAME_MAX]);
 
 /* pnx_registry_remove_at() without the event for a row that was removed before. */
 int pnx__row_remove(struct pnx_registry *registry, pnx_resource_id id, const char *site);
 
 /* Copies what the row says; under the shard's lock, or once the registry is closed. */
-void pnx__row_copy(
-        const struct pnx_row *row, uint64_t word, pnx_ns now, struct pnx_resource_info *ret_info);
+void pnx__row_copy(struct pnx_registry *registry, const struct pnx_row *row, uint64_t word,
+        pnx_ns now, struct pnx_resource_info *ret_info);
 
-/* Calls fn for each slot in use, under its shard's lock. */
+/* Calls fn for each row that is there, under its shard's lock. */
 void pnx__rows_each(struct pnx_registry *registry,
         void (*fn)(void *ctx, struct pnx_row *row, uint64_t word), void *ctx);
 
@@ -224,14 +502,39 @@ void pnx__registry_check(struct pnx_registry *registry);
 
 /* ---- run.c ---- */
 
-/* Runs a claimed row's cleanup and ends the row.  Returns the cleanup's code. */
-int pnx__row_run(struct pnx_registry *registry, struct pnx_row *row);
+/*
+ * Claims a live row for running its cleanup and fills the registry's part of the request.  -EALREADY, -ESTALE,
+ * -ENOTSUP as pnx_registry_cleanup(); -ENOMEM when there is no memory for the thread's record.
+ */
+int pnx__row_claim(
+        struct pnx_registry *registry, pnx_resource_id id, struct pnx_row_request *request);
+
+/* Runs the cleanup of a row that the request has claimed; returns as pnx__registry_run(). */
+int pnx__row_run(struct pnx_row_request *request);
 
 /*
- * Waits until the running cleanup of the row has ended: 0.  -EALREADY when it runs on this thread, -EDEADLK when
- * it would wait for this thread.
+ * Claims the row and runs its cleanup here.  *ret_claimed tells the claim's errors from the cleanup's.  Returns
+ *   0 or an error   the row has ended so, and the request is the caller's again
+ *   -EAGAIN         the row is as it was, and may be claimed again by anybody (never when request->last is set:
+ *                   the row has failed then)
+ *   -EINPROGRESS    it ends later: request->pended(ctx, code) will be called once, with no lock held, by whichever
+ *                   thread completes it, perhaps before this returns; code is as above.  The request must live
+ *                   until then, unless pended is NULL.
  */
-int pnx__row_wait(struct pnx_registry *registry, struct pnx_row *row, pnx_resource_id id);
+int pnx__registry_run(struct pnx_registry *registry, pnx_resource_id id,
+        struct pnx_row_request *request, bool *ret_claimed);
+
+/* Asks for the row's end: its flag, and the token of its cleanup if that runs or is pending.  -ESTALE. */
+int pnx__row_ask(struct pnx_registry *registry, pnx_resource_id id);
+
+/* Marks a running or pending row as abandoned, and asks its cleanup to hurry.  false when it has just ended. */
+bool pnx__row_abandon(struct pnx_registry *registry, pnx_resource_id id);
+
+/*
+ * Waits until the running cleanup of the row has ended, or goes on without a thread: 0.  -EALREADY when it runs on
+ * this thread, -EDEADLK when it would wait for this thread.
+ */
+int pnx__row_wait(struct pnx_registry *registry, pnx_resource_id id);
 
 /* Returns whether this thread is inside a cleanup of the registry. */
 bool pnx__run_inside(const struct pnx_registry *registry);

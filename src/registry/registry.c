@@ -4,6 +4,7 @@
  *
  *   P1  The default registry is in static memory: it cannot fail to exist, and is never freed.
  *   P2  A registry is freed when it has neither holders nor rows, by whoever drops the last of both.
+ *   P3  While there are holders, rows come and go without a write to what all threads share, the serial excepted.
  */
 #include "base/env.h"
 #include "base/env_system.h"
@@ -20,11 +21,10 @@
 /* 2^36 divided by the golden ratio: multiples of it, modulo 2^36, keep as far apart as n numbers can. */
 #define GENERATION_STEP UINT64_C(42470972311)
 
-static_assert(sizeof(struct pnx_resource) == 10 * 8, "no padding in an option struct");
+static_assert(sizeof(struct pnx_resource) == 12 * 8, "no padding in an option struct");
 static_assert(sizeof(struct pnx_registry_opts) == 4 * 8 + 2 * 4, "no padding in an option struct");
-static_assert(PNX_SHARDS <= 1 << PNX_SHARD_BITS, "a shard's number fits into an id");
-static_assert(((uint64_t)PNX_CHUNK_FIRST << PNX_CHUNKS) - PNX_CHUNK_FIRST < 1 << PNX_SLOT_BITS,
-        "a slot's number fits into an id");
+static_assert(PNX_GENERATION_BITS + PNX_SLOT_BITS + PNX_SHARD_BITS + PNX_STATE_BITS == 64,
+        "an id and a state are a word");
 
 static const struct pnx_opt rows[] = {
 #define PNX_OPTION(field, kind, flags, dflt, lo, hi, text) \
@@ -46,11 +46,64 @@ static struct pnx_registry off_registry = {
                 .counts.size = sizeof(struct pnx_shutdown_counts)},
 };
 
-static void set_up(struct pnx_registry *registry, const struct pnx_env *env, char *name) {
+/* Sums of what the shards count.  Each is right at some moment of the call, and none ever goes back. */
+struct sums {
+    uint64_t added, removed, ended, failed;
+};
+
+static struct sums sum_shards(const struct pnx_registry *registry) {
+    struct sums sums = {0};
+    for (uint32_t s = 0; s < PNX_SHARDS; s++) {
+        const struct pnx_shard *shard = &registry->shard[s];
+        /* Numbers for people: no partner. */
+        sums.removed += pnx_load(&shard->removed, PNX_RELAXED, "registry.removed");
+        sums.ended += pnx_load(&shard->ended, PNX_RELAXED, "registry.ended");
+        sums.failed += pnx_load(&shard->failed, PNX_RELAXED, "registry.failed");
+        sums.added += pnx_load(&shard->added, PNX_RELAXED, "registry.added");
+    }
+    return sums;
+}
+
+static uint64_t live_of(const struct sums *sums) {
+    uint64_t gone = sums->removed + sums->ended;
+    return sums->added > gone ? sums->added - gone : 0;
+}
+
+/* What is summed up from the shards; values holds what is counted directly. */
+static void fill_sums(const struct pnx_registry *registry, struct pnx_registry_stats *stats) {
+    struct sums sums = sum_shards(registry);
+    stats->live = live_of(&sums);
+    stats->added = sums.added;
+    stats->removed = sums.removed;
+    stats->cleanups = sums.ended;
+    stats->cleanups_failed = sums.failed;
+}
+
+/* Under the lock of the set of statistics: one at a time. */
+static void refresh(const struct pnx_stats_block *block) {
+    struct pnx_registry *registry = PNX_CONTAINER(block, struct pnx_registry, block);
+    struct pnx_registry_stats stats = {.size = sizeof(stats)};
+    fill_sums(registry, &stats);
+    struct pnx_registry_values *values = &registry->values;
+    /* Numbers for people, like the loads in sum_shards(). */
+    pnx_store(&values->live, stats.live, PNX_RELAXED, "registry.refresh_live");
+    pnx_store(&values->added, stats.added, PNX_RELAXED, "registry.refresh_added");
+    pnx_store(&values->removed, stats.removed, PNX_RELAXED, "registry.refresh_removed");
+    pnx_store(&values->cleanups, stats.cleanups, PNX_RELAXED, "registry.refresh_cleanups");
+    pnx_store(&values->cleanups_failed, stats.cleanups_failed, PNX_RELAXED,
+            "registry.refresh_failed");
+}
+
+static void set_up(
+        struct pnx_registry *registry, const struct pnx_env *env, char *name, uint32_t max) {
     static struct pnx_a64 made;
     uint64_t number = pnx_fetch_add(&made, 1, PNX_RELAXED, "registry.number"); /* unique, no more */
     registry->env = *env;
     registry->name = name;
+    registry->made = env->now_coarse(env->ctx);
+    registry->max = max;
+    /* The maker's own, as refs below. */
+    pnx_store(&registry->room, max, PNX_RELAXED, "registry.room");
     registry->base = (number * GENERATION_STEP + 1) & GENERATION_MASK;
     if (registry->base == 0)
         registry->base = 1;
@@ -62,11 +115,12 @@ static void set_up(struct pnx_registry *registry, const struct pnx_env *env, cha
     /* The maker's own; whoever gets the pointer later synchronises by the way it gets it. */
     pnx_store(&registry->refs, PNX_REGISTRY_HOLDER, PNX_RELAXED, "registry.create");
     pnx__registry_stats_init(&registry->block, registry->name, &registry->values, NULL);
+    registry->block.refresh = refresh;
 }
 
 static void set_up_default(void) {
-    set_up(&default_registry, pnx__env_system(), default_name);
-    default_registry.max = UINT32_C(1) << PNX_SLOT_BITS;
+    set_up(&default_registry, pnx__env_system(), default_name,
+            UINT32_C(1) << (PNX_SLOT_BITS + PNX_SHARD_BITS));
     pnx__stats_add(NULL, &default_registry.block);
 }
 
@@ -92,15 +146,15 @@ int pnx_registry_create(const struct pnx_registry_opts *opts, struct pnx_error *
         rc = pnx__env_resolve(resolved.env, err, &env);
     if (rc)
         return rc;
-    struct pnx_registry *registry = pnx__alloc(&env, 1, sizeof(*registry));
+    struct pnx_registry *registry =
+            pnx__alloc_aligned(&env, 1, sizeof(*registry), _Alignof(struct pnx_registry));
     char *name = pnx__strdup(&env, resolved.name ? resolved.name : "registry");
     if (!registry || !name) {
         pnx__free(&env, registry, 1, sizeof(*registry));
         pnx__strfree(&env, name);
         return pnx__fail(err, -ENOMEM, 0, "create", "registry: out of memory");
     }
-    set_up(registry, &env, name);
-    registry->max = resolved.max;
+    set_up(registry, &env, name, resolved.max);
     pnx__stats_add(resolved.stats, &registry->block);
     *ret_registry = registry;
     return 0;
@@ -109,31 +163,83 @@ int pnx_registry_create(const struct pnx_registry_opts *opts, struct pnx_error *
 static void destroy(struct pnx_registry *registry) {
     struct pnx_env env = registry->env;
     pnx__stats_remove(&registry->block);
-    for (uint32_t s = 0; s < PNX_SHARDS; s++) {
-        struct pnx_shard *shard = &registry->shard[s];
-        for (uint32_t k = 0; k < shard->n_chunks; k++)
-            pnx__free(
-                    &env, shard->chunk[k].v, (size_t)PNX_CHUNK_FIRST << k, sizeof(struct pnx_row));
-        pnx__mutex_destroy(&shard->lock);
-    }
+    pnx__shards_free(registry);
+    for (uint32_t s = 0; s < PNX_SHARDS; s++)
+        pnx__mutex_destroy(&registry->shard[s].lock);
+    pnx__free(&env, registry->shutdown.report.members, registry->shutdown.report.capacity,
+            sizeof(struct pnx_shutdown_member));
     pnx__mutex_destroy(&registry->shutdown.lock);
     pnx__strfree(&env, registry->name);
     pnx__free(&env, registry, 1, sizeof(*registry));
 }
 
-struct pnx_registry *pnx_registry_ref(struct pnx_registry *registry) {
-    registry = pnx__registry_resolve(registry);
-    if (registry != &default_registry && !registry->off)
-        pnx_fetch_add(&registry->refs, PNX_REGISTRY_HOLDER, PNX_RELAXED,
-                "registry.ref"); /* the caller's own reference keeps it alive */
-    return registry;
-}
+/* ---- references ---- */
 
-void pnx__registry_unref(struct pnx_registry *registry, uint64_t amount) {
+static void drop(struct pnx_registry *registry, uint64_t amount) {
     /* Pairs with itself: all uses of the registry by others happen before it is freed. */
     uint64_t before = pnx_fetch_sub(&registry->refs, amount, PNX_ACQ_REL, "registry.unref");
     if (before == amount)
         destroy(registry);
+}
+
+/* Drops the references of shards without rows, and the one of the caller, who counts as a shard. */
+static void sweep(struct pnx_registry *registry) {
+    uint64_t dropped = 1;
+    for (uint32_t s = 0; s < PNX_SHARDS; s++) {
+        struct pnx_shard *shard = &registry->shard[s];
+        pnx__mutex_lock(&shard->lock);
+        if (shard->held && pnx__shard_rows_locked(shard) == 0) {
+            shard->held = false;
+            dropped++;
+        }
+        pnx__mutex_unlock(&shard->lock);
+    }
+    drop(registry, dropped);
+}
+
+void pnx__registry_held(struct pnx_registry *registry) {
+    pnx_fetch_add(&registry->refs, 1, PNX_RELAXED,
+            "registry.held"); /* the caller's own reference keeps the registry alive */
+}
+
+void pnx__registry_unheld(struct pnx_registry *registry) {
+    drop(registry, 1);
+}
+
+void pnx__registry_hold(struct pnx_registry *registry) {
+    pnx_fetch_add(&registry->refs, PNX_REGISTRY_HOLDER, PNX_RELAXED,
+            "registry.hold"); /* somebody else's reference keeps it alive */
+}
+
+/*
+ * A shard keeps its reference when its last row goes, as long as there are holders.  So the last holder looks at all
+ * shards when it has gone; and what is under a shard's lock either comes before that look, which then finds the
+ * shard empty, or after it, and then sees here that nobody holds the registry.
+ */
+bool pnx__registry_has_holders(const struct pnx_registry *registry) {
+    /* Relaxed: see above, the lock orders it. */
+    return pnx_load(&registry->refs, PNX_RELAXED, "registry.holders") >= PNX_REGISTRY_HOLDER;
+}
+
+void pnx__registry_unhold(struct pnx_registry *registry) {
+    uint64_t refs = pnx_load(&registry->refs, PNX_RELAXED, "registry.look"); /* only compared */
+    for (;;) {
+        bool last = refs < 2 * PNX_REGISTRY_HOLDER;
+        uint64_t left = refs - PNX_REGISTRY_HOLDER + (last ? 1 : 0);
+        /* Release: pairs with registry.unref; acquire: what earlier holders did comes before the sweep. */
+        if (!pnx_cas(&registry->refs, &refs, left, PNX_ACQ_REL, "registry.unhold"))
+            continue;
+        if (last)
+            sweep(registry);
+        return;
+    }
+}
+
+struct pnx_registry *pnx_registry_ref(struct pnx_registry *registry) {
+    registry = pnx__registry_resolve(registry);
+    if (registry != &default_registry && !registry->off)
+        pnx__registry_hold(registry);
+    return registry;
 }
 
 void pnx_registry_release(struct pnx_registry **registry) {
@@ -142,22 +248,20 @@ void pnx_registry_release(struct pnx_registry **registry) {
     struct pnx_registry *own = *registry;
     *registry = NULL;
     if (own != &default_registry && !own->off)
-        pnx__registry_unref(own, PNX_REGISTRY_HOLDER);
+        pnx__registry_unhold(own);
 }
+
+/* ---- numbers ---- */
 
 void pnx__registry_count_up(struct pnx_a64 *stat) {
     pnx_fetch_add(stat, 1, PNX_RELAXED, "registry.up"); /* a number for people: no partner */
 }
 
-void pnx__registry_count_down(struct pnx_a64 *stat) {
-    pnx_fetch_sub(stat, 1, PNX_RELAXED, "registry.down"); /* a number for people: no partner */
-}
-
 size_t pnx_registry_count(const struct pnx_registry *registry) {
     if (!registry)
         registry = pnx_registry_default();
-    /* A number for people: it was right at some moment of the call. */
-    return (size_t)(pnx_load(&registry->refs, PNX_RELAXED, "registry.count") & UINT32_MAX);
+    struct sums sums = sum_shards(registry);
+    return (size_t)live_of(&sums);
 }
 
 int pnx_registry_read_stats(
@@ -172,6 +276,7 @@ int pnx_registry_read_stats(
             pnx_load(&registry->values.stat_name, PNX_RELAXED, "registry.stats." #stat_name);
 #include <patinox/stats/registry.def>
 #undef PNX_STAT
+    fill_sums(registry, &stats);
     memcpy(ret_stats, &stats, stats.size < sizeof(stats) ? stats.size : sizeof(stats));
     return 0;
 }

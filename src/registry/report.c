@@ -11,6 +11,7 @@
 #include "base/env.h"
 #include "registry/ledger.h"
 #include "registry/out.h"
+#include "registry/sort.h"
 
 #include <patinox/registry.h>
 
@@ -34,40 +35,8 @@ struct list {
 static void note_row(void *ctx, struct pnx_row *row, uint64_t word) {
     struct list *list = ctx;
     if (list->n < list->cap)
-        list->seen[list->n] = (struct seen){row->serial, pnx__row_id(row, word)};
+        list->seen[list->n] = (struct seen){pnx__row_serial(row), pnx__word_id(word)};
     list->n++;
-}
-
-typedef bool before_fn(const void *a, const void *b);
-
-/* Restores the heap's order below element i of n elements of the given size. */
-static void sift(char *base, size_t i, size_t n, size_t size, void *spare, before_fn *before) {
-    for (;;) {
-        size_t child = 2 * i + 1;
-        if (child >= n)
-            return;
-        if (child + 1 < n && before(base + child * size, base + (child + 1) * size))
-            child++;
-        if (!before(base + i * size, base + child * size))
-            return;
-        memcpy(spare, base + i * size, size);
-        memcpy(base + i * size, base + child * size, size);
-        memcpy(base + child * size, spare, size);
-        i = child;
-    }
-}
-
-/* Heapsort: in place, since qsort may allocate behind the env's back. */
-static void sort(void *array, size_t n, size_t size, void *spare, before_fn *before) {
-    char *base = array;
-    for (size_t i = n / 2; i > 0; i--)
-        sift(base, i - 1, n, size, spare, before);
-    for (size_t end = n; end > 1; end--) {
-        memcpy(spare, base, size);
-        memcpy(base, base + (end - 1) * size, size);
-        memcpy(base + (end - 1) * size, spare, size);
-        sift(base, 0, end - 1, size, spare, before);
-    }
 }
 
 static bool older(const void *a, const void *b) {
@@ -84,7 +53,7 @@ static int list_rows(struct pnx_registry *registry, struct list *ret_list) {
         pnx__rows_each(registry, note_row, &list);
         if (list.n <= cap) {
             struct seen spare;
-            sort(list.seen, list.n, sizeof(spare), &spare, older);
+            pnx__sort(list.seen, list.n, sizeof(spare), &spare, older);
             *ret_list = list;
             return 0;
         }
@@ -165,7 +134,7 @@ static size_t make_groups(
         groups[n] = (struct group){info.type, info.site, 1, info.bytes, info.age, i, ""};
         memcpy(groups[n++].name, info.name, sizeof(info.name));
     }
-    sort(groups, n, sizeof(spare), &spare, by_place);
+    pnx__sort(groups, n, sizeof(spare), &spare, by_place);
     for (size_t i = 0; i < n; i++) {
         struct group *last = joined ? &groups[joined - 1] : NULL;
         if (!last || !same_place(last, &groups[i])) {
@@ -177,7 +146,7 @@ static size_t make_groups(
         if (!last->name[0])
             memcpy(last->name, groups[i].name, sizeof(last->name));
     }
-    sort(groups, joined, sizeof(spare), &spare, by_size);
+    pnx__sort(groups, joined, sizeof(spare), &spare, by_size);
     return joined;
 }
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * registry/rows.c - the ledger itself: slots, ids, and every move of a row's state.
+ * registry/rows.c - the ledger itself: adding, removing, looking.
  *
- *   P1  move() is the only place that changes a row's word; whoever's compare-and-swap succeeds owns the move.
- *   P2  A row's fields are written only while its slot is free, under the shard's lock.
+ *   P1  A row's state changes in pnx__row_move_locked(), under its shard's lock.
+ *   P2  What a row says about its resource is written while its slot is free, and constant while the row is there;
+ *       its bytes excepted.
  *   P3  A generation is never used twice for a slot: a slot that has run through all is not reused.
  *   P4  No callback, no allocation and no waiting under a shard's lock; one shard's lock at a time.
  *
@@ -21,16 +22,8 @@
 #include <limits.h>
 #include <string.h>
 
-#define GENERATION_SHIFT (64 - PNX_GENERATION_BITS)
-#define GENERATION_MASK  ((UINT64_C(1) << PNX_GENERATION_BITS) - 1)
-#define SLOT_MASK        ((UINT32_C(1) << PNX_SLOT_BITS) - 1)
-#define SHARD_MASK       ((UINT32_C(1) << PNX_SHARD_BITS) - 1)
-
-/* ---- slots and ids ---- */
-
-static uint64_t word_of(uint64_t generation, enum pnx_row_state state) {
-    return generation << GENERATION_SHIFT | (uint64_t)state;
-}
+#define GENERATION_MASK ((UINT64_C(1) << PNX_GENERATION_BITS) - 1)
+#define KNOWN_FLAGS     (PNX_RESOURCE_FORCEABLE | PNX_RESOURCE_OWNED | PNX_RESOURCE_KEEP_AFTER_FORK)
 
 static uint64_t next_generation(uint64_t generation) {
     generation = (generation + 1) & GENERATION_MASK;
@@ -43,136 +36,6 @@ static bool is_past(const struct pnx_registry *registry, uint64_t generation, ui
                                    ((present - registry->base) & GENERATION_MASK);
 }
 
-static uint32_t capacity_locked(const struct pnx_shard *shard) {
-    return (PNX_CHUNK_FIRST << shard->n_chunks) - PNX_CHUNK_FIRST;
-}
-
-static struct pnx_row *slot_row(struct pnx_shard *shard, uint32_t slot) {
-    uint32_t k = 31u - (uint32_t)__builtin_clz(slot / PNX_CHUNK_FIRST + 1);
-    if (k >= PNX_CHUNKS)
-        return NULL;
-    struct pnx_row *chunk =
-            pnx_load(&shard->chunk[k], PNX_ACQUIRE, "rows.chunk"); /* pairs with rows.grow */
-    if (!chunk)
-        return NULL;
-    return &chunk[slot + PNX_CHUNK_FIRST - (PNX_CHUNK_FIRST << k)];
-}
-
-struct pnx_row *pnx__row_find(struct pnx_registry *registry, pnx_resource_id id) {
-    uint32_t shard = (uint32_t)id & SHARD_MASK;
-    if (shard >= PNX_SHARDS)
-        return NULL;
-    return slot_row(&registry->shard[shard], (uint32_t)(id >> PNX_SHARD_BITS) & SLOT_MASK);
-}
-
-pnx_resource_id pnx__row_id(const struct pnx_row *row, uint64_t word) {
-    return pnx__generation(word) << GENERATION_SHIFT | row->index;
-}
-
-struct pnx_shard *pnx__row_lock(struct pnx_registry *registry, const struct pnx_row *row) {
-    struct pnx_shard *shard = &registry->shard[row->index & SHARD_MASK];
-    pnx__mutex_lock(&shard->lock);
-    return shard;
-}
-
-uint64_t pnx__row_word(const struct pnx_row *row) {
-    return pnx_load(&row->word, PNX_ACQUIRE, "rows.word"); /* pairs with rows.move */
-}
-
-/*
- * Moves a row from *word to another state, in the next generation when it becomes live.  On failure *word is
- * what was found instead.
- */
-static bool move(struct pnx_row *row, uint64_t *word, uint64_t generation, enum pnx_row_state to) {
-    /* Pairs with rows.word: who sees the new state sees what its maker did before. */
-    return pnx_cas_acquire(&row->word, word, word_of(generation, to), PNX_ACQ_REL, "rows.move");
-}
-
-static void free_locked(struct pnx_registry *registry, struct pnx_shard *shard, struct pnx_row *row,
-        uint64_t word) {
-    if (next_generation(pnx__generation(word)) == registry->base)
-        return; /* all generations are used up: the slot rests for ever */
-    row->next_free = 0;
-    uint32_t link = (row->index >> PNX_SHARD_BITS) + 1;
-    if (shard->free_last)
-        slot_row(shard, shard->free_last - 1)->next_free = link;
-    else
-        shard->free_first = link;
-    shard->free_last = link;
-    shard->n_free++;
-}
-
-static struct pnx_row *take_locked(struct pnx_shard *shard) {
-    if (shard->used < capacity_locked(shard) && shard->n_free < PNX_QUARANTINE) {
-        return slot_row(shard, shard->used++);
-    }
-    if (shard->n_free == 0)
-        return NULL;
-    struct pnx_row *row = slot_row(shard, shard->free_first - 1);
-    shard->free_first = row->next_free;
-    if (!shard->free_first)
-        shard->free_last = 0;
-    shard->n_free--;
-    return row;
-}
-
-/* Adds a chunk to the shard; n_chunks is what the caller saw.  -ENOMEM, -EBUSY when it is as large as can be. */
-static int grow(struct pnx_registry *registry, struct pnx_shard *shard, uint32_t n_chunks) {
-    if (n_chunks >= PNX_CHUNKS)
-        return -EBUSY;
-    size_t count = (size_t)PNX_CHUNK_FIRST << n_chunks;
-    struct pnx_row *chunk = pnx__alloc(&registry->env, count, sizeof(*chunk));
-    if (!chunk)
-        return -ENOMEM;
-    /* Fixed before anybody can look: who comes with an id that is none reads it, too, before he has the lock. */
-    uint32_t first = (PNX_CHUNK_FIRST << n_chunks) - PNX_CHUNK_FIRST;
-    for (size_t i = 0; i < count; i++)
-        chunk[i].index =
-                (first + (uint32_t)i) << PNX_SHARD_BITS | (uint32_t)(shard - registry->shard);
-    pnx__mutex_lock(&shard->lock);
-    if (shard->n_chunks == n_chunks) {
-        pnx_store(&shard->chunk[n_chunks], chunk, PNX_RELEASE,
-                "rows.grow"); /* pairs with rows.chunk */
-        shard->n_chunks++;
-        chunk = NULL;
-    }
-    pnx__mutex_unlock(&shard->lock);
-    pnx__free(&registry->env, chunk, count, sizeof(*chunk)); /* another thread was first */
-    return 0;
-}
-
-/* ---- adding ---- */
-
-static void fill_locked(struct pnx_registry *registry, struct pnx_row *row,
-        const struct pnx_resource *resource, pnx_ns now, uint32_t fork, pnx_resource_id *ret_id) {
-    /* Under the shards' locks, and a parent's serial is read before: later rows have larger numbers. */
-    row->serial = pnx_fetch_add(&registry->serial, 1, PNX_RELAXED, "rows.serial") + 1;
-    row->added = now;
-    row->type = resource->type;
-    row->site = resource->site ? resource->site : "";
-    row->cleanup = resource->cleanup;
-    row->arg = resource->arg;
-    row->parent = resource->parent;
-    row->owner = resource->owner;
-    row->tag = resource->tag;
-    row->bytes = resource->bytes;
-    row->fork = fork;
-    row->released_at = NULL;
-    row->code = 0;
-    const char *name = resource->name ? resource->name : "";
-    size_t n = strnlen(name, PNX_ROW_NAME_MAX);
-    if (n == PNX_ROW_NAME_MAX)
-        n = pnx__utf8_cut(name, PNX_ROW_NAME_MAX - 1);
-    memcpy(row->name, name, n);
-    row->name[n] = '\0';
-
-    uint64_t word = pnx__row_word(row);
-    uint64_t generation = pnx__generation(word);
-    generation = generation ? next_generation(generation) : registry->base;
-    move(row, &word, generation, PNX_ROW_LIVE); /* cannot fail: the slot is ours */
-    *ret_id = pnx__row_id(row, word_of(generation, PNX_ROW_LIVE));
-}
-
 static bool is_closed(const struct pnx_registry *registry) {
     /*
      * No partner: a shutdown sets it before it takes each shard's lock, and here it is read under such a lock or
@@ -181,39 +44,186 @@ static bool is_closed(const struct pnx_registry *registry) {
     return pnx_load(&registry->closed, PNX_RELAXED, "rows.closed") != 0;
 }
 
-/* Adds to the first shard from home on that has a slot; -EAGAIN when none has one. */
-static int add_to_a_shard(struct pnx_registry *registry, uint32_t home,
-        const struct pnx_resource *resource, pnx_resource_id *ret_id, uint32_t *ret_chunks) {
-    pnx_ns now = registry->env.now_coarse(registry->env.ctx);
-    uint32_t fork = pnx__fork_generation();
-    for (uint32_t i = 0; i < PNX_SHARDS; i++) {
-        struct pnx_shard *shard = &registry->shard[(home + i) % PNX_SHARDS];
-        pnx__mutex_lock(&shard->lock);
-        bool closed = is_closed(registry);
-        if (i == 0)
-            *ret_chunks = shard->n_chunks;
-        struct pnx_row *row = closed ? NULL : take_locked(shard);
-        if (row)
-            fill_locked(registry, row, resource, now, fork, ret_id);
-        pnx__mutex_unlock(&shard->lock);
-        if (row || closed)
-            return row ? 0 : -ESHUTDOWN;
+/* ---- slots ---- */
+
+/* Finds the slot that the next row would get.  false when the shard is full. */
+static bool next_slot_locked(const struct pnx_shard *shard, uint32_t *ret_slot) {
+    if (pnx__shard_rows_locked(shard) >= shard->allowed)
+        return false;
+    bool unused = shard->used < shard->capacity;
+    if (unused && shard->n_free < PNX_QUARANTINE)
+        *ret_slot = shard->used;
+    else if (shard->n_free)
+        *ret_slot = shard->free_first - 1;
+    else
+        return false;
+    return true;
+}
+
+/* Takes that slot. */
+static struct pnx_row *take_slot_locked(struct pnx_shard *shard, uint32_t slot) {
+    struct pnx_row *row = pnx__slot_row(shard, slot);
+    if (slot == shard->used) {
+        shard->used++;
+        return row;
     }
-    return -EAGAIN;
+    shard->free_first = (uint32_t)row->next_free;
+    if (!shard->free_first)
+        shard->free_last = 0;
+    shard->n_free--;
+    return row;
+}
+
+static void queue_slot_locked(struct pnx_registry *registry, struct pnx_shard *shard,
+        struct pnx_row *row, pnx_resource_id id) {
+    if (is_closed(registry))
+        return; /* the report is made from what the row says */
+    if (next_generation(pnx__generation(id)) == registry->base)
+        return; /* all generations are used up: the slot rests for ever */
+    row->next_free = 0;
+    uint32_t link = pnx__slot_of(id) + 1;
+    if (shard->free_last)
+        pnx__slot_row(shard, shard->free_last - 1)->next_free = link;
+    else
+        shard->free_first = link;
+    shard->free_last = link;
+    shard->n_free++;
+}
+
+/* ---- adding ---- */
+
+/* What a row gets before a shard is locked. */
+struct fresh {
+    uint64_t flags; /* of row->order */
+    uint64_t stamp;
+    const struct pnx_resource *resource;
+    bool labelled;
+};
+
+static struct fresh prepare(struct pnx_registry *registry, const struct pnx_resource *resource) {
+    uint32_t priority =
+            resource->priority ? (uint32_t)resource->priority : (uint32_t)PNX_PRIORITY_NORMAL;
+    uint64_t flags = (uint64_t)priority << PNX_ROW_PRIORITY_SHIFT;
+    if (resource->flags & PNX_RESOURCE_FORCEABLE)
+        flags |= PNX_ROW_FORCEABLE;
+    if (resource->flags & PNX_RESOURCE_OWNED)
+        flags |= PNX_ROW_OWNED;
+    if (resource->flags & PNX_RESOURCE_KEEP_AFTER_FORK)
+        flags |= PNX_ROW_KEEP;
+    pnx_ns since = registry->env.now_coarse(registry->env.ctx) - registry->made;
+    uint64_t added = (uint64_t)(since > 0 ? since : 0) >> PNX_STAMP_UNIT_LOG2;
+    return (struct fresh){
+            .flags = flags,
+            .stamp = (uint64_t)pnx__fork_generation() << PNX_STAMP_FORK_SHIFT |
+                     (added & PNX_STAMP_ADDED_MASK),
+            .resource = resource,
+            .labelled = resource->name || resource->parent || resource->owner || resource->tag ||
+                        resource->in_child,
+    };
+}
+
+static void fill_label(
+        struct pnx_row_label *label, pnx_resource_id id, const struct pnx_resource *resource) {
+    label->id = id;
+    label->parent = resource->parent;
+    label->owner = resource->owner;
+    label->tag = resource->tag;
+    label->in_child = resource->in_child;
+    const char *name = resource->name ? resource->name : "";
+    size_t n = strnlen(name, PNX_ROW_NAME_MAX);
+    if (n == PNX_ROW_NAME_MAX)
+        n = pnx__utf8_cut(name, PNX_ROW_NAME_MAX - 1);
+    memcpy(label->name, name, n);
+    label->name[n] = '\0';
+}
+
+static pnx_resource_id fill_locked(struct pnx_registry *registry, struct pnx_row *row,
+        pnx_resource_id slot, const struct fresh *fresh) {
+    const struct pnx_resource *resource = fresh->resource;
+    uint64_t generation = pnx__generation(pnx__row_word(row));
+    generation = generation ? next_generation(generation) : registry->base;
+    pnx_resource_id id = pnx__id_of(generation, pnx__slot_of(slot), pnx__shard_of(slot));
+    /* Under the shards' locks, and a parent's serial is read before: later rows have larger numbers. */
+    uint64_t serial = pnx_fetch_add(&registry->serial, 1, PNX_RELAXED, "rows.serial") + 1;
+    row->order = serial << PNX_ROW_SERIAL_SHIFT | fresh->flags;
+    row->stamp = fresh->stamp;
+    row->type = resource->type;
+    row->site = resource->site ? resource->site : "";
+    row->cleanup = resource->cleanup;
+    row->arg = resource->arg;
+    row->bytes = resource->bytes;
+    if (fresh->labelled)
+        fill_label(pnx__side_place(registry, id, PNX_SIDE_LABEL), id, resource);
+    pnx__row_move_locked(row, id, PNX_ROW_LIVE);
+    return id;
+}
+
+/*
+ * Adds to the shard.  -ENOBUFS when it is full, -ENODATA when the slot named by *ret_id needs a place for a label
+ * first, -ESHUTDOWN.
+ */
+static int add_to_shard(struct pnx_registry *registry, uint32_t number, const struct fresh *fresh,
+        pnx_resource_id *ret_id, uint32_t *ret_chunks) {
+    struct pnx_shard *shard = &registry->shard[number];
+    uint32_t slot;
+    int rc = 0;
+    pnx__mutex_lock(&shard->lock);
+    *ret_chunks = shard->n_chunks;
+    if (is_closed(registry))
+        rc = -ESHUTDOWN;
+    else if (!next_slot_locked(shard, &slot))
+        rc = -ENOBUFS;
+    if (rc == 0) {
+        pnx_resource_id id = pnx__id_of(0, slot, number);
+        if (fresh->labelled && !pnx__side_place(registry, id, PNX_SIDE_LABEL)) {
+            *ret_id = id;
+            rc = -ENODATA;
+        } else {
+            *ret_id = fill_locked(registry, take_slot_locked(shard, slot), id, fresh);
+            pnx_owner_add(&shard->added, 1);
+            if (!shard->held) {
+                shard->held = true;
+                pnx__registry_held(registry);
+            }
+        }
+    }
+    pnx__mutex_unlock(&shard->lock);
+    return rc;
+}
+
+/* Adds to the first shard from home on that has a slot; -ENOBUFS when none has one. */
+static int add_to_a_shard(struct pnx_registry *registry, uint32_t home, const struct fresh *fresh,
+        pnx_resource_id *ret_id, uint32_t *ret_chunks) {
+    for (uint32_t i = 0; i < PNX_SHARDS;) {
+        uint32_t n_chunks;
+        int rc = add_to_shard(registry, (home + i) % PNX_SHARDS, fresh, ret_id, &n_chunks);
+        if (i == 0)
+            *ret_chunks = n_chunks;
+        if (rc == -ENODATA)
+            rc = pnx__side_make(registry, *ret_id, PNX_SIDE_LABEL);
+        else if (rc == -ENOBUFS)
+            i++;
+        else
+            return rc;
+        if (rc == -ENOMEM)
+            return rc;
+    }
+    return -ENOBUFS;
 }
 
 static int add_row(struct pnx_registry *registry, const struct pnx_resource *resource,
         pnx_resource_id *ret_id) {
     const struct pnx_thread *self = pnx__thread();
     uint32_t home = self ? (uint32_t)(self->id % PNX_SHARDS) : 0;
+    struct fresh fresh = prepare(registry, resource);
     uint32_t full = 0; /* shards that cannot grow any more */
     for (;;) {
         uint32_t n_chunks = 0;
-        int rc = add_to_a_shard(registry, home, resource, ret_id, &n_chunks);
-        if (rc != -EAGAIN)
+        int rc = add_to_a_shard(registry, home, &fresh, ret_id, &n_chunks);
+        if (rc != -ENOBUFS)
             return rc;
-        rc = grow(registry, &registry->shard[home], n_chunks);
-        if (rc == -EBUSY && ++full < PNX_SHARDS)
+        rc = pnx__shard_grow(registry, &registry->shard[home], n_chunks);
+        if (rc == -ENOSPC && ++full < PNX_SHARDS)
             home = (home + 1) % PNX_SHARDS;
         else if (rc)
             return rc;
@@ -221,30 +231,39 @@ static int add_row(struct pnx_registry *registry, const struct pnx_resource *res
 }
 
 static int refuse(struct pnx_registry *registry, int rc, struct pnx_error *err) {
-    pnx__registry_unref(registry, 1); /* the caller's own reference keeps it */
     if (rc == -ENOMEM)
         return pnx__fail(err, rc, 0, "add", "registry %s: out of memory", registry->name);
     pnx__registry_count_up(&registry->values.refused);
     if (rc == -ESHUTDOWN)
         return pnx__fail(err, rc, 0, "add", "registry %s is shut down", registry->name);
-    return pnx__fail(err, rc, 0, "add", "registry %s is full: %u rows are live", registry->name,
+    return pnx__fail(err, -EBUSY, 0, "add", "registry %s is full: %u rows are live", registry->name,
             registry->max);
+}
+
+static int check_parent(
+        struct pnx_registry *registry, pnx_resource_id parent, struct pnx_error *err) {
+    const struct pnx_row *row = pnx__row_find(registry, parent);
+    if (row && pnx__row_word(row) == (parent | PNX_ROW_LIVE))
+        return 0;
+    return pnx__fail_field(err, -EINVAL, "parent",
+            "resource.parent %#llx is not a live row of registry %s", (unsigned long long)parent,
+            registry->name);
 }
 
 static int check_resource(
         struct pnx_registry *registry, const struct pnx_resource *resource, struct pnx_error *err) {
     if (!resource->type)
         return pnx__fail_field(err, -EINVAL, "type", "resource.type is required");
-    if (resource->parent == 0)
-        return 0;
-    const struct pnx_row *parent = pnx__row_find(registry, resource->parent);
-    uint64_t word = parent ? pnx__row_word(parent) : 0;
-    if (pnx__generation(word) != pnx__generation(resource->parent) ||
-            pnx__word_state(word) != PNX_ROW_LIVE)
-        return pnx__fail_field(err, -EINVAL, "parent",
-                "resource.parent %#llx is not a live row of registry %s",
-                (unsigned long long)resource->parent, registry->name);
-    return 0;
+    if (resource->flags & ~(uint32_t)KNOWN_FLAGS)
+        return pnx__fail_field(err, -EINVAL, "flags", "resource.flags: unknown bits %#x",
+                resource->flags & ~(uint32_t)KNOWN_FLAGS);
+    if (resource->flags & PNX_RESOURCE_FORCEABLE && resource->flags & PNX_RESOURCE_OWNED)
+        return pnx__fail_field(err, -EINVAL, "flags",
+                "resource.flags: what only its owner ends cannot be forced by others");
+    if (resource->priority < PNX_PRIORITY_DEFAULT || resource->priority > PNX_PRIORITY_LAST)
+        return pnx__fail_field(
+                err, -EINVAL, "priority", "resource.priority: there is no %d", resource->priority);
+    return resource->parent ? check_parent(registry, resource->parent, err) : 0;
 }
 
 int pnx_registry_add(struct pnx_registry *registry, const struct pnx_resource *resource,
@@ -256,41 +275,69 @@ int pnx_registry_add(struct pnx_registry *registry, const struct pnx_resource *r
         *ret_id = 0;
         return 0;
     }
-    struct pnx_resource copy = {.size = sizeof(copy)};
-    int rc = pnx__opts_copy("resource", sizeof(copy), resource, &copy, err);
-    if (rc == 0)
-        rc = check_resource(registry, &copy, err);
+    struct pnx_resource copy;
+    if (resource->size != sizeof(copy)) {
+        copy = (struct pnx_resource){.size = sizeof(copy)};
+        int rc = pnx__opts_copy("resource", sizeof(copy), resource, &copy, err);
+        if (rc)
+            return rc;
+        resource = &copy;
+    }
+    int rc = check_resource(registry, resource, err);
     if (rc)
         return rc;
-    uint64_t before = pnx_fetch_add(&registry->refs, 1, PNX_RELAXED,
-            "rows.add"); /* the caller's own reference keeps the registry alive */
-    if ((before & UINT32_MAX) >= registry->max)
-        return refuse(registry, is_closed(registry) ? -ESHUTDOWN : -EBUSY, err);
     pnx_resource_id id;
-    rc = add_row(registry, &copy, &id);
+    rc = add_row(registry, resource, &id);
     if (rc)
         return refuse(registry, rc, err);
-    pnx__registry_count_up(&registry->values.added);
-    pnx__registry_count_up(&registry->values.live);
     *ret_id = id;
     return 0;
 }
 
 /* ---- ending ---- */
 
-/* A row's state has changed: lets a shutdown look again. */
-static void tell_shutdown(struct pnx_registry *registry) {
-    if (!is_closed(registry))
-        return;
-    /* pairs with shutdown.changed: the shutdown's next look sees the row's new state */
-    pnx_fetch_add(&registry->shutdown.changed, 1, PNX_RELEASE, "rows.changed");
-    pnx__futex_wake(&registry->shutdown.changed, INT_MAX);
+void pnx__row_changed_locked(
+        struct pnx_registry *registry, struct pnx_shard *shard, struct pnx_row_effects *effects) {
+    if (shard->waiting) {
+        /* Under the lock, like the load of run.turn before the wait: only the futex needs it atomic. */
+        pnx_fetch_add(&shard->turn, 1, PNX_RELAXED, "rows.turn");
+        effects->wake = true;
+    }
+    if (is_closed(registry)) {
+        /* pairs with shutdown.changed: the shutdown's next look sees the row's new state */
+        pnx_fetch_add(&registry->shutdown.changed, 1, PNX_RELEASE, "rows.changed");
+        effects->shutdown = true;
+    }
 }
 
-/* Takes a row out of the count, and drops its hold on the registry. */
-static void discount(struct pnx_registry *registry) {
-    pnx__registry_count_down(&registry->values.live);
-    pnx__registry_unref(registry, 1);
+void pnx__row_gone_locked(struct pnx_registry *registry, struct pnx_shard *shard,
+        struct pnx_row *row, pnx_resource_id id, struct pnx_row_effects *effects) {
+    if (pnx__word_state(pnx__row_word(row)) != PNX_ROW_LATE)
+        queue_slot_locked(registry, shard, row, id);
+    if (pnx__shard_rows_locked(shard) == 0 && !pnx__registry_has_holders(registry)) {
+        shard->held = false;
+        effects->unheld = true;
+    }
+}
+
+void pnx__row_effects(struct pnx_registry *registry, struct pnx_shard *shard,
+        const struct pnx_row_effects *effects) {
+    /* Of a registry that is gone only addresses are used. */
+    if (effects->wake)
+        pnx__futex_wake(&shard->turn, INT_MAX);
+    if (effects->shutdown)
+        pnx__futex_wake(&registry->shutdown.changed, INT_MAX);
+    if (effects->unheld)
+        pnx__registry_unheld(registry);
+}
+
+void pnx__row_object(struct pnx_registry *registry, const struct pnx_row *row, pnx_resource_id id,
+        char ret_object[PNX_ROW_NAME_MAX]) {
+    const struct pnx_row_label *label = pnx__row_label(registry, id);
+    const char *object = label && label->name[0] ? label->name : row->type;
+    size_t n = strnlen(object, PNX_ROW_NAME_MAX - 1);
+    memcpy(ret_object, object, n);
+    ret_object[n] = '\0';
 }
 
 /* What a removal found out about an earlier one. */
@@ -300,54 +347,46 @@ struct misuse {
     char object[PNX_ROW_NAME_MAX];
 };
 
-static void note_misuse_locked(
-        const struct pnx_row *row, bool same_generation, struct misuse *ret) {
-    ret->found = true;
-    if (!same_generation)
-        return;
-    ret->first_site = row->released_at;
-    const char *object = row->name[0] ? row->name : row->type;
-    size_t n = strnlen(object, PNX_ROW_NAME_MAX - 1);
-    memcpy(ret->object, object, n);
-    ret->object[n] = '\0';
-}
+#define WAIT 1 /* no error: the cleanup is running */
 
-/*
- * One try under the lock.  Returns -EINPROGRESS when the cleanup is running, and 0 when the row was live and is
- * now free.
- */
+/* One try under the lock.  Returns 0 when the row was live and is now free, WAIT, or the removal's error. */
 static int strike_locked(struct pnx_registry *registry, struct pnx_shard *shard,
-        struct pnx_row *row, pnx_resource_id id, const char *site, uint32_t fork,
-        struct misuse *ret_misuse) {
+        struct pnx_row *row, pnx_resource_id id, const char *site, struct misuse *ret_misuse,
+        struct pnx_row_effects *effects) {
     uint64_t word = pnx__row_word(row);
-    uint64_t generation = pnx__generation(word);
-    if (generation != pnx__generation(id)) {
-        if (is_past(registry, pnx__generation(id), generation))
-            note_misuse_locked(row, false, ret_misuse);
+    if (pnx__word_id(word) != id) {
+        ret_misuse->found = is_past(registry, pnx__generation(id), pnx__generation(word));
         return -ESTALE;
     }
     switch (pnx__word_state(word)) {
     case PNX_ROW_LIVE:
-        if (!move(row, &word, generation, PNX_ROW_FREE))
-            return -EAGAIN;
         row->released_at = site;
-        free_locked(registry, shard, row, word);
+        row->code = 0;
+        pnx_owner_add(&shard->removed, 1);
+        pnx__row_move_locked(row, id, PNX_ROW_FREE);
+        pnx__row_changed_locked(registry, shard, effects);
+        pnx__row_gone_locked(registry, shard, row, id, effects);
         return 0;
     case PNX_ROW_RUNNING:
+    case PNX_ROW_PENDING:
     case PNX_ROW_ABANDONED:
         /* In a forked child nobody is left to end what ran in the parent: there is nothing to wait for. */
-        return row->fork == fork ? -EINPROGRESS : -EALREADY;
+        if (!pnx__row_is_ours(row))
+            return -EALREADY;
+        return pnx__row_hand(row) < PNX_HAND_REQUEST ? WAIT : -EINPROGRESS;
     case PNX_ROW_DONE:
     case PNX_ROW_FAILED:
     case PNX_ROW_LATE:
         /* The registry ended it, and now the owner takes note.  The slot is in the queue already. */
-        if (move(row, &word, generation, PNX_ROW_FREE))
-            row->released_at = site;
+        row->released_at = site;
+        pnx__row_move_locked(row, id, PNX_ROW_FREE);
         return -EALREADY;
     case PNX_ROW_FREE:
         break;
     }
-    note_misuse_locked(row, true, ret_misuse);
+    ret_misuse->found = true;
+    ret_misuse->first_site = row->released_at;
+    pnx__row_object(registry, row, id, ret_misuse->object);
     return -EALREADY;
 }
 
@@ -358,28 +397,23 @@ static int strike(struct pnx_registry *registry, pnx_resource_id id, const char 
         pnx__registry_count_up(&registry->values.misuses);
         return -ESTALE;
     }
-    uint32_t fork = pnx__fork_generation();
     bool waited = false;
     for (;;) {
-        struct pnx_shard *shard = pnx__row_lock(registry, row);
+        struct pnx_row_effects effects = {0};
         struct misuse misuse = {0};
-        int rc = strike_locked(registry, shard, row, id, site, fork, &misuse);
+        struct pnx_shard *shard = pnx__row_lock(registry, id);
+        int rc = strike_locked(registry, shard, row, id, site, &misuse, &effects);
         pnx__mutex_unlock(&shard->lock);
-        if (rc == 0) {
-            pnx__registry_count_up(&registry->values.removed);
-            tell_shutdown(registry);
-            discount(registry);
-            return 0;
-        }
-        if (rc == -EINPROGRESS) {
-            rc = pnx__row_wait(registry, row, id);
+        pnx__row_effects(registry, shard, &effects);
+        if (rc == WAIT) {
+            rc = pnx__row_wait(registry, id);
             if (rc)
                 return rc;
             waited = true;
             continue;
         }
-        if (rc == -EAGAIN)
-            continue;
+        if (rc == 0 || rc == -EINPROGRESS)
+            return rc;
         if (waited)
             return -EALREADY; /* whatever happened to the slot since: our cleanup had run */
         *ret_misuse = misuse;
@@ -407,80 +441,39 @@ int pnx_registry_remove_at(struct pnx_registry *registry, pnx_resource_id id, co
     return rc;
 }
 
-int pnx__row_claim(
-        struct pnx_registry *registry, struct pnx_row *row, pnx_resource_id id, pnx_ns deadline) {
-    uint32_t fork = pnx__fork_generation();
-    struct pnx_shard *shard = pnx__row_lock(registry, row);
-    uint64_t word = pnx__row_word(row);
-    int rc = 0;
-    if (pnx__generation(word) != pnx__generation(id) ||
-            (pnx__word_state(word) == PNX_ROW_LIVE && row->fork != fork))
-        rc = -ESTALE;
-    else if (pnx__word_state(word) != PNX_ROW_LIVE)
-        rc = -EALREADY;
-    else if (!row->cleanup)
-        rc = -ENOTSUP;
-    if (rc == 0) {
-        /* Both are published by the move. */
-        pnx_store(&row->cancel.deadline, (uint64_t)deadline, PNX_RELAXED, "rows.deadline");
-        pnx_store(&row->cancel.requested, 0, PNX_RELAXED, "rows.not_requested");
-        if (!move(row, &word, pnx__generation(word), PNX_ROW_RUNNING))
-            rc = -EALREADY;
-    }
-    pnx__mutex_unlock(&shard->lock);
-    return rc;
-}
-
-bool pnx__row_abandon(struct pnx_registry *registry, struct pnx_row *row) {
-    struct pnx_shard *shard = pnx__row_lock(registry, row);
-    uint64_t word = pnx__row_word(row);
-    bool moved = pnx__word_state(word) == PNX_ROW_RUNNING &&
-                 move(row, &word, pnx__generation(word), PNX_ROW_ABANDONED);
-    pnx__mutex_unlock(&shard->lock);
-    return moved;
-}
-
-void pnx__row_end(struct pnx_registry *registry, struct pnx_row *row, int code) {
-    struct pnx_shard *shard = pnx__row_lock(registry, row);
-    uint64_t word = pnx__row_word(row);
-    bool late = pnx__word_state(word) == PNX_ROW_ABANDONED;
-    row->code = code;
-    /* Before the move: who waits for the end finds the row gone from the count, too. */
-    discount(registry);
-    move(row, &word, pnx__generation(word),
-            late   ? PNX_ROW_LATE
-            : code ? PNX_ROW_FAILED
-                   : PNX_ROW_DONE);
-    if (!late)
-        free_locked(registry, shard, row, word);
-    pnx_fetch_add(&row->turn, 1, PNX_RELEASE, "rows.turn"); /* pairs with run.turn */
-    pnx__mutex_unlock(&shard->lock);
-    pnx__futex_wake(&row->turn, INT_MAX);
-    tell_shutdown(registry);
-}
-
 /* ---- looking ---- */
 
-static bool is_there(uint64_t word) {
-    enum pnx_row_state state = pnx__word_state(word);
-    return state == PNX_ROW_LIVE || state == PNX_ROW_RUNNING || state == PNX_ROW_ABANDONED;
+static enum pnx_resource_state public_state(uint64_t word) {
+    switch (pnx__word_state(word)) {
+    case PNX_ROW_RUNNING:
+        return PNX_RESOURCE_RUNNING;
+    case PNX_ROW_PENDING:
+        return PNX_RESOURCE_PENDING;
+    case PNX_ROW_ABANDONED:
+        return PNX_RESOURCE_ABANDONED;
+    default:
+        return PNX_RESOURCE_LIVE;
+    }
 }
 
-void pnx__row_copy(
-        const struct pnx_row *row, uint64_t word, pnx_ns now, struct pnx_resource_info *ret_info) {
-    enum pnx_row_state state = pnx__word_state(word);
+void pnx__row_copy(struct pnx_registry *registry, const struct pnx_row *row, uint64_t word,
+        pnx_ns now, struct pnx_resource_info *ret_info) {
     memset(ret_info, 0, sizeof(*ret_info));
-    ret_info->id = pnx__row_id(row, word);
-    ret_info->parent = row->parent;
-    ret_info->state = state == PNX_ROW_RUNNING     ? PNX_RESOURCE_RUNNING
-                      : state == PNX_ROW_ABANDONED ? PNX_RESOURCE_ABANDONED
-                                                   : PNX_RESOURCE_LIVE;
+    ret_info->id = pnx__word_id(word);
+    ret_info->state = public_state(word);
     ret_info->type = row->type;
     ret_info->site = row->site;
-    memcpy(ret_info->name, row->name, sizeof(ret_info->name));
-    ret_info->owner = row->owner;
-    ret_info->tag = row->tag;
-    ret_info->age = now > row->added ? now - row->added : 0;
+    ret_info->bytes = row->bytes;
+    pnx_ns added =
+            registry->made + (pnx_ns)((row->stamp & PNX_STAMP_ADDED_MASK) << PNX_STAMP_UNIT_LOG2);
+    ret_info->age = now > added ? now - added : 0;
+    const struct pnx_row_label *label = pnx__row_label(registry, ret_info->id);
+    if (!label)
+        return;
+    ret_info->parent = label->parent;
+    ret_info->owner = label->owner;
+    ret_info->tag = label->tag;
+    memcpy(ret_info->name, label->name, sizeof(ret_info->name));
 }
 
 /* Locks the shard of a row that is there under the id; NULL, and nothing is locked, when there is none. */
@@ -489,9 +482,9 @@ static struct pnx_row *find_locked(
     struct pnx_row *row = pnx__row_find(registry, id);
     if (!row)
         return NULL;
-    struct pnx_shard *shard = pnx__row_lock(registry, row);
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
     uint64_t word = pnx__row_word(row);
-    if (pnx__generation(word) == pnx__generation(id) && is_there(word)) {
+    if (pnx__word_id(word) == id && pnx__word_is_there(word)) {
         *ret_shard = shard;
         return row;
     }
@@ -524,8 +517,7 @@ int pnx_registry_info(
     struct pnx_row *row = find_locked(registry, id, &shard);
     if (!row)
         return -ESTALE;
-    pnx__row_copy(row, pnx__row_word(row), now, ret_info);
-    ret_info->bytes = row->bytes;
+    pnx__row_copy(registry, row, pnx__row_word(row), now, ret_info);
     pnx__mutex_unlock(&shard->lock);
     return 0;
 }
@@ -536,9 +528,9 @@ void pnx__rows_each(struct pnx_registry *registry,
         struct pnx_shard *shard = &registry->shard[s];
         pnx__mutex_lock(&shard->lock);
         for (uint32_t slot = 0; slot < shard->used; slot++) {
-            struct pnx_row *row = slot_row(shard, slot);
+            struct pnx_row *row = pnx__slot_row(shard, slot);
             uint64_t word = pnx__row_word(row);
-            if (is_there(word))
+            if (pnx__word_is_there(word))
                 fn(ctx, row, word);
         }
         pnx__mutex_unlock(&shard->lock);

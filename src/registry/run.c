@@ -1,53 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * registry/run.c - running a cleanup, waiting for one, and what a cleanup may ask.
+ * registry/run.c - running a cleanup, pending ones, waiting for one, and what a cleanup may ask.
  *
- * Each running cleanup has an entry in one process-wide list, on the stack of the thread that runs it.  The list
- * tells a thread which cleanups are its own, and whom its wait would have to wait for.
+ * Each thread has a stack of its runs in its record: requests, which lie on the thread's own stack or in an
+ * executor's job.  A row that is RUNNING knows its request, and the request its thread; a thread that waits for a
+ * cleanup says so in its record.  So whoever is about to wait can follow who waits for whom, and nobody else pays.
  *
  *   P1  A wait that could never end, since cleanups would wait for each other in a ring, is refused.
  *   P2  A cleanup that is left by an exception or by the end of its thread aborts the process: the row could
  *       never be ended, and whoever waits for it would hang.
+ *   P3  A row's request is looked at under the shard's lock only, by others than its runner.
  */
 #include "base/env.h"
+#include "base/list.h"
 #include "os/futex.h"
 #include "os/thread.h"
 #include "registry/ledger.h"
 
 #include <patinox/registry.h>
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Guarded by runs_lock, all of it. */
-struct run {
-    struct pnx_link link;
-    uint32_t generation; /* of fork: in which the link is in the list */
+/* Taken before a shard's lock.  Guards cleanup_wait of all threads. */
+static struct pnx_mutex waits_lock = PNX_MUTEX_STATIC(PNX_RANK_CLEANUPS);
+
+/* What a thread waits for. */
+struct pnx_cleanup_wait {
     struct pnx_registry *registry;
-    struct pnx_row *row;
-    pthread_t thread;
-    struct pnx_row
-            *waits_for; /* the row whose cleanup this one waits for, inside pnx__row_wait() */
-    bool returned;      /* only its own thread looks */
+    pnx_resource_id id;
 };
 
-static struct pnx_mutex runs_lock = PNX_MUTEX_STATIC(PNX_RANK_CLEANUPS);
-static struct pnx_link runs = {&runs, &runs};
-static uint32_t runs_generation; /* of fork */
-
-/*
- * Locks the list.  In a forked child it starts empty: the parent's entries lie on stacks of threads that are not
- * there, which the child's threads get, and with them the same pthread_t.
- */
-static void lock_runs(void) {
-    uint32_t generation = pnx__fork_generation();
-    pnx__mutex_lock(&runs_lock);
-    if (runs_generation == generation)
-        return;
-    runs_generation = generation;
-    pnx__list_init(&runs);
-}
+/* ---- what a cleanup may ask ---- */
 
 pnx_ns pnx_cancel_deadline(const struct pnx_cancel *cancel) {
     if (!cancel)
@@ -61,133 +45,386 @@ bool pnx_cancel_requested(const struct pnx_cancel *cancel) {
     return cancel && pnx_load(&cancel->requested, PNX_RELAXED, "run.requested") != 0;
 }
 
-static void check_returned(struct run *run) {
-    if (!run->returned)
+int pnx_cancel_pend(const struct pnx_cancel *cancel, struct pnx_completion *ret_completion) {
+    if (!ret_completion)
+        return -EINVAL;
+    if (!cancel || !cancel->pend)
+        return -ENOTSUP;
+    return cancel->pend(cancel, ret_completion);
+}
+
+int pnx_completion_done(struct pnx_completion *completion, int code) {
+    if (!completion || !completion->done_)
+        return -EINVAL;
+    struct pnx_completion own = *completion;
+    *completion = (struct pnx_completion){0};
+    return own.done_(own.ctx_, own.token_, code);
+}
+
+/* ---- ending ---- */
+
+/* What to do when the lock is given back, and the row's fate. */
+struct end {
+    struct pnx_row_effects effects;
+    int code; /* -EAGAIN with again: the row is live */
+    bool again;
+    char object[PNX_ROW_NAME_MAX]; /* of an event, when the code is an error */
+    const char *site;
+};
+
+/* Gives a claimed row back: it is as it was. */
+static void again_locked(struct pnx_registry *registry, struct pnx_shard *shard,
+        struct pnx_row *row, pnx_resource_id id, struct end *end) {
+    if (pnx__row_hand(row) != PNX_HAND_NOBODY) {
+        pnx_cleanup_fn *cleanup = row->request->cleanup;
+        void *arg = row->request->arg;
+        row->cleanup = cleanup;
+        row->arg = arg;
+    }
+    pnx__row_set_hand_locked(row, PNX_HAND_RUNNER);
+    pnx__row_move_locked(row, id, PNX_ROW_LIVE);
+    pnx__row_changed_locked(registry, shard, &end->effects);
+    end->again = true;
+}
+
+/* Ends a running or pending row with the code; last: -EAGAIN is a failure. */
+static void end_locked(struct pnx_registry *registry, struct pnx_shard *shard, struct pnx_row *row,
+        pnx_resource_id id, int code, bool last, struct end *end) {
+    bool late = pnx__word_state(pnx__row_word(row)) == PNX_ROW_ABANDONED;
+    end->code = code;
+    if (code == -EAGAIN && !last && !late) {
+        again_locked(registry, shard, row, id, end);
+        return;
+    }
+    pnx_owner_add(&shard->ended, 1);
+    if (code) {
+        pnx_owner_add(&shard->failed, 1);
+        pnx__row_object(registry, row, id, end->object);
+        end->site = row->site;
+        pnx__registry_hold(registry); /* for the event; until now the row keeps it alive */
+    }
+    pnx__row_set_hand_locked(row, PNX_HAND_RUNNER);
+    row->released_at = NULL;
+    row->code = code;
+    pnx__row_move_locked(row, id, late ? PNX_ROW_LATE : code ? PNX_ROW_FAILED : PNX_ROW_DONE);
+    pnx__row_changed_locked(registry, shard, &end->effects);
+    pnx__row_gone_locked(registry, shard, row, id, &end->effects);
+}
+
+/* The lock has been given back.  Returns the code. */
+static int finish(struct pnx_registry *registry, struct pnx_shard *shard, pnx_resource_id id,
+        const struct end *end) {
+    pnx__row_effects(registry, shard, &end->effects);
+    if (end->code && !end->again) {
+        pnx__event(&registry->block, PNX_EVENT_RESOURCE_CLEANUP_FAILED, end->object, end->code,
+                end->site, (int64_t)id, 0);
+        pnx__registry_unhold(registry);
+    }
+    return end->code;
+}
+
+/* ---- pending ---- */
+
+static int as_code(int code) {
+    return code > 0 || code == -EINPROGRESS ? -EINVAL : code;
+}
+
+static uint64_t pend_count(const struct pnx_row *row) {
+    return row->stamp >> PNX_STAMP_PEND_SHIFT & PNX_STATE_MASK;
+}
+
+/*
+ * The token is the row's id, with the number of the pend in the bits that are the state's in a word.  Among the
+ * last sixteen pends of a row a stale completion is certain to be refused.
+ */
+static int complete(void *ctx, uint64_t token, int code) {
+    struct pnx_registry *registry = ctx;
+    pnx_resource_id id = pnx__word_id(token);
+    struct pnx_row *row = pnx__row_find(registry, id);
+    struct end end = {.code = 0};
+    void (*pended)(void *told, int code) = NULL;
+    void *told = NULL;
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    enum pnx_row_hand hand = pnx__row_hand(row);
+    uint64_t word = pnx__row_word(row);
+    if (pnx__word_id(word) != id || !pnx__row_is_ours(row)) {
+        pnx__mutex_unlock(&shard->lock);
+        return -ESTALE;
+    }
+    bool inside = hand == PNX_HAND_PENDED && pnx__word_is_there(word);
+    if (hand == PNX_HAND_RUNNER || pend_count(row) != (token & PNX_STATE_MASK) ||
+            (inside && row->request->completed)) {
+        pnx__mutex_unlock(&shard->lock);
+        return -EALREADY;
+    }
+    if (inside) { /* the runner will find it */
+        row->request->completed = true;
+        row->request->code = as_code(code);
+        pnx__mutex_unlock(&shard->lock);
+        return 0;
+    }
+    bool last = false;
+    if (hand == PNX_HAND_REQUEST) {
+        pended = row->request->pended;
+        told = row->request->ctx;
+        last = row->request->last;
+    }
+    end_locked(registry, shard, row, id, as_code(code), last, &end);
+    pnx__mutex_unlock(&shard->lock);
+    pnx__mutex_assert_none_held();
+    finish(registry, shard, id, &end);
+    if (pended)
+        pended(told, end.code);
+    return 0;
+}
+
+static int pend(const struct pnx_cancel *cancel, struct pnx_completion *ret_completion) {
+    const struct pnx_row_request *request =
+            PNX_CONTAINER((struct pnx_cancel *)cancel, struct pnx_row_request, cancel);
+    struct pnx_registry *registry = request->registry;
+    struct pnx_row *row = request->row;
+    pnx_resource_id id = request->id;
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    bool first = pnx__row_hand(row) == PNX_HAND_RUNNER;
+    if (first) {
+        uint64_t count = (pend_count(row) + 1) & PNX_STATE_MASK;
+        row->stamp &= ~(PNX_STATE_MASK << PNX_STAMP_PEND_SHIFT);
+        row->stamp |= count << PNX_STAMP_PEND_SHIFT;
+        pnx__row_set_hand_locked(row, PNX_HAND_PENDED);
+        *ret_completion = (struct pnx_completion){complete, registry, id | count};
+    }
+    pnx__mutex_unlock(&shard->lock);
+    return first ? 0 : -EALREADY;
+}
+
+/* ---- running ---- */
+
+int pnx__row_claim(
+        struct pnx_registry *registry, pnx_resource_id id, struct pnx_row_request *request) {
+    struct pnx_row *row = pnx__row_find(registry, id);
+    struct pnx_thread *self = pnx__thread();
+    if (!row)
+        return -ESTALE;
+    if (!self)
+        return -ENOMEM;
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    uint64_t word = pnx__row_word(row);
+    int rc = 0;
+    if (pnx__word_id(word) != id ||
+            (pnx__word_state(word) == PNX_ROW_LIVE && !pnx__row_is_ours(row)))
+        rc = -ESTALE;
+    else if (pnx__word_state(word) != PNX_ROW_LIVE)
+        rc = -EALREADY;
+    else if (!row->cleanup)
+        rc = -ENOTSUP;
+    if (rc == 0) {
+        request->cancel.pend = pend;
+        request->completed = false;
+        request->registry = registry;
+        request->row = row;
+        request->id = id;
+        request->cleanup = row->cleanup;
+        request->arg = row->arg;
+        request->thread = self;
+        row->request = request;
+        pnx__row_move_locked(row, id, PNX_ROW_RUNNING);
+    }
+    pnx__mutex_unlock(&shard->lock);
+    return rc;
+}
+
+struct visit {
+    bool returned; /* only its own thread looks */
+};
+
+static void check_returned(struct visit *visit) {
+    if (!visit->returned)
         abort(); /* P2 */
 }
 
-static int call(struct pnx_registry *registry, struct pnx_row *row) {
-    struct run run __attribute__((cleanup(check_returned))) = {
-            .registry = registry, .row = row, .thread = pthread_self()};
+static int call(struct pnx_row_request *request) {
+    struct visit visit __attribute__((cleanup(check_returned))) = {false};
+    struct pnx_thread *self = request->thread;
     pnx__mutex_assert_none_held();
-    lock_runs();
-    run.generation = runs_generation;
-    pnx__list_push_front(&runs, &run.link); /* so that a thread's innermost run is found first */
-    pnx__mutex_unlock(&runs_lock);
-    int code = row->cleanup(row->arg, &row->cancel);
-    lock_runs();
-    if (run.generation == runs_generation) /* else the cleanup has forked, and this is the child */
-        pnx__list_remove(&run.link);
-    pnx__mutex_unlock(&runs_lock);
-    run.returned = true;
-    return code > 0 ? -EINVAL : code;
+    request->outer = self->runs;
+    self->runs = request;
+    int code = request->cleanup(request->arg, &request->cancel);
+    self->runs = request->outer;
+    visit.returned = true;
+    return code;
 }
 
-int pnx__row_run(struct pnx_registry *registry, struct pnx_row *row) {
-    char object[PNX_ROW_NAME_MAX];
-    const char *type = row->type, *site = row->site;
-    pnx_resource_id id = pnx__row_id(row, pnx__row_word(row));
-    memcpy(object, row->name, sizeof(object));
-    pnx_fetch_add(&registry->refs, PNX_REGISTRY_HOLDER, PNX_RELAXED,
-            "run.hold"); /* until now the row keeps the registry alive; from pnx__row_end() on, this */
+/* Leaves a row whose cleanup ends later, without the lock's holder. */
+static void leave_locked(struct pnx_registry *registry, struct pnx_shard *shard,
+        struct pnx_row_request *request, struct end *end) {
+    struct pnx_row *row = request->row;
+    if (request->pended) {
+        pnx__row_set_hand_locked(row, PNX_HAND_REQUEST);
+    } else {
+        row->cleanup = request->cleanup;
+        row->arg = request->arg;
+        pnx__row_set_hand_locked(row, PNX_HAND_NOBODY);
+    }
+    if (pnx__word_state(pnx__row_word(row)) == PNX_ROW_RUNNING)
+        pnx__row_move_locked(row, request->id, PNX_ROW_PENDING);
+    pnx__row_changed_locked(registry, shard, &end->effects);
+    end->code = -EINPROGRESS;
+    end->again = true; /* no event */
+}
 
-    int code = call(registry, row);
-    pnx__registry_count_up(&registry->values.cleanups);
-    if (code)
-        pnx__registry_count_up(&registry->values.cleanups_failed);
-    pnx__row_end(registry, row, code);
-    if (code)
-        pnx__event(&registry->block, PNX_EVENT_RESOURCE_CLEANUP_FAILED, object[0] ? object : type,
-                code, site, (int64_t)id, 0);
-    pnx__registry_unref(registry, PNX_REGISTRY_HOLDER);
-    return code;
+int pnx__row_run(struct pnx_row_request *request) {
+    struct pnx_registry *registry = request->registry;
+    pnx_resource_id id = request->id;
+    int code = call(request);
+
+    struct end end = {.code = 0};
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    bool pends = code == -EINPROGRESS && pnx__row_hand(request->row) == PNX_HAND_PENDED;
+    if (pends && request->completed) {
+        code = request->code;
+        pends = false;
+    }
+    if (pends)
+        leave_locked(registry, shard, request, &end);
+    else
+        end_locked(registry, shard, request->row, id, as_code(code), request->last, &end);
+    pnx__mutex_unlock(&shard->lock);
+    return finish(registry, shard, id, &end); /* a request that is pending may be gone */
+}
+
+int pnx__registry_run(struct pnx_registry *registry, pnx_resource_id id,
+        struct pnx_row_request *request, bool *ret_claimed) {
+    int rc = pnx__row_claim(registry, id, request);
+    *ret_claimed = rc == 0;
+    return rc ? rc : pnx__row_run(request);
 }
 
 int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id) {
     registry = pnx__registry_resolve(registry);
-    struct pnx_row *row = registry->off ? NULL : pnx__row_find(registry, id);
+    if (registry->off)
+        return -ESTALE;
+    struct pnx_row_request request = {.cancel.deadline = {PNX_NEVER}};
+    bool claimed;
+    return pnx__registry_run(registry, id, &request, &claimed);
+}
+
+static void request_locked(struct pnx_row *row, uint64_t word) {
+    if (pnx__word_state(word) == PNX_ROW_LIVE || pnx__row_hand(row) == PNX_HAND_NOBODY)
+        return;
+    pnx_store(&row->request->cancel.requested, 1, PNX_RELAXED, "run.request"); /* a hint */
+}
+
+int pnx__row_ask(struct pnx_registry *registry, pnx_resource_id id) {
+    struct pnx_row *row = pnx__row_find(registry, id);
     if (!row)
         return -ESTALE;
-    int rc = pnx__row_claim(registry, row, id, PNX_NEVER);
-    return rc ? rc : pnx__row_run(registry, row);
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    uint64_t word = pnx__row_word(row);
+    bool there = pnx__word_id(word) == id && pnx__word_is_there(word);
+    if (there) {
+        row->order |= PNX_ROW_ASKED;
+        request_locked(row, word);
+    }
+    pnx__mutex_unlock(&shard->lock);
+    return there ? 0 : -ESTALE;
+}
+
+bool pnx__row_abandon(struct pnx_registry *registry, pnx_resource_id id) {
+    struct pnx_row *row = pnx__row_find(registry, id);
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    uint64_t word = pnx__row_word(row);
+    bool runs = pnx__word_id(word) == id && (pnx__word_state(word) == PNX_ROW_RUNNING ||
+                                                    pnx__word_state(word) == PNX_ROW_PENDING);
+    if (runs) {
+        request_locked(row, word);
+        pnx__row_move_locked(row, id, PNX_ROW_ABANDONED);
+    }
+    pnx__mutex_unlock(&shard->lock);
+    return runs;
 }
 
 /* ---- waiting ---- */
 
-static struct run *run_of_row_locked(const struct pnx_row *row) {
-    PNX_LIST_EACH (link, after, &runs) {
-        struct run *run = PNX_CONTAINER(link, struct run, link);
-        if (run->row == row)
-            return run;
-    }
-    return NULL;
+/* Returns whether a thread is inside the row's cleanup.  Under the shard's lock. */
+static bool is_inside_locked(const struct pnx_row *row, pnx_resource_id id) {
+    uint64_t word = pnx__row_word(row);
+    enum pnx_row_state state = pnx__word_state(word);
+    return pnx__word_id(word) == id && (state == PNX_ROW_RUNNING || state == PNX_ROW_ABANDONED) &&
+           pnx__row_hand(row) < PNX_HAND_REQUEST;
 }
 
-/* The thread's innermost run. */
-static struct run *run_of_thread_locked(pthread_t thread) {
-    PNX_LIST_EACH (link, after, &runs) {
-        struct run *run = PNX_CONTAINER(link, struct run, link);
-        if (pthread_equal(run->thread, thread))
-            return run;
-    }
-    return NULL;
+/* Returns the thread that runs what is waited for, or NULL. */
+static const struct pnx_thread *runner_of(const struct pnx_cleanup_wait *wait) {
+    const struct pnx_row *row = pnx__row_find(wait->registry, wait->id);
+    struct pnx_shard *shard = pnx__row_lock(wait->registry, wait->id);
+    const struct pnx_thread *thread = is_inside_locked(row, wait->id) ? row->request->thread : NULL;
+    pnx__mutex_unlock(&shard->lock);
+    return thread;
 }
 
 /*
- * Follows who waits for whom from the row on.  A thread waits for at most one row, so this is a path; a ring in
- * it that does not meet this thread cannot exist, since its last wait would have been refused.
+ * Follows who waits for whom.  A thread waits for at most one row, so this is a path.  What it finds holds: a
+ * thread that is waiting cannot end what it runs before it has been here.  A ring that does not meet this thread
+ * cannot exist, since its last wait would have been refused.
  */
-static int may_wait_locked(const struct pnx_row *row, pthread_t self) {
-    bool first = true;
-    while (row) {
-        const struct run *run = run_of_row_locked(row);
-        if (!run)
-            return 0; /* just claimed, or just ended */
-        if (pthread_equal(run->thread, self))
+static int may_wait_locked(const struct pnx_cleanup_wait *wait, const struct pnx_thread *self) {
+    pnx__mutex_assert_held(&waits_lock);
+    for (bool first = true; wait; first = false) {
+        const struct pnx_thread *runner = runner_of(wait);
+        if (!runner)
+            return 0; /* it has just ended */
+        if (runner == self)
             return first ? -EALREADY : -EDEADLK;
-        const struct run *innermost = run_of_thread_locked(run->thread);
-        row = innermost->waits_for;
-        first = false;
+        wait = runner->cleanup_wait;
     }
     return 0;
 }
 
-int pnx__row_wait(struct pnx_registry *registry, struct pnx_row *row, pnx_resource_id id) {
-    pthread_t self = pthread_self();
-    lock_runs();
-    int rc = may_wait_locked(row, self);
-    struct run *mine = rc ? NULL : run_of_thread_locked(self);
-    if (mine)
-        mine->waits_for = row;
-    pnx__mutex_unlock(&runs_lock);
+/* Sleeps until something ends in the shard; false when the cleanup is not running any more. */
+static bool sleep_once(const struct pnx_cleanup_wait *wait) {
+    const struct pnx_row *row = pnx__row_find(wait->registry, wait->id);
+    struct pnx_shard *shard = pnx__row_lock(wait->registry, wait->id);
+    bool inside = is_inside_locked(row, wait->id);
+    shard->waiting += inside;
+    uint32_t turn = pnx_load(&shard->turn, PNX_RELAXED, "run.turn"); /* see rows.turn */
+    pnx__mutex_unlock(&shard->lock);
+    if (!inside)
+        return false;
+    pnx__futex_wait(&shard->turn, turn, PNX_NEVER);
+    pnx__mutex_lock(&shard->lock);
+    shard->waiting--;
+    pnx__mutex_unlock(&shard->lock);
+    return true;
+}
+
+int pnx__row_wait(struct pnx_registry *registry, pnx_resource_id id) {
+    const struct pnx_cleanup_wait wait = {registry, id};
+    /* A thread without a record runs no cleanup: nobody can wait for it. */
+    struct pnx_thread *self = pnx__thread();
+    pnx__mutex_lock(&waits_lock);
+    int rc = may_wait_locked(&wait, self);
+    if (rc == 0 && self)
+        self->cleanup_wait = &wait;
+    pnx__mutex_unlock(&waits_lock);
     if (rc)
         return rc;
     pnx__registry_count_up(&registry->values.cleanup_waits);
-    for (;;) {
-        uint32_t turn = pnx_load(&row->turn, PNX_ACQUIRE, "run.turn"); /* pairs with rows.turn */
-        uint64_t word = pnx__row_word(row);
-        enum pnx_row_state state = pnx__word_state(word);
-        if (pnx__generation(word) != pnx__generation(id) ||
-                (state != PNX_ROW_RUNNING && state != PNX_ROW_ABANDONED))
-            break;
-        pnx__futex_wait(&row->turn, turn, PNX_NEVER);
+    while (sleep_once(&wait)) {
     }
-    if (mine) {
-        lock_runs();
-        mine->waits_for = NULL;
-        pnx__mutex_unlock(&runs_lock);
+    if (self) {
+        pnx__mutex_lock(&waits_lock);
+        self->cleanup_wait = NULL;
+        pnx__mutex_unlock(&waits_lock);
     }
     return 0;
 }
 
 bool pnx__run_inside(const struct pnx_registry *registry) {
-    pthread_t self = pthread_self();
-    bool inside = false;
-    lock_runs();
-    PNX_LIST_EACH (link, after, &runs) {
-        const struct run *run = PNX_CONTAINER(link, struct run, link);
-        inside = inside || (run->registry == registry && pthread_equal(run->thread, self));
+    const struct pnx_thread *self = pnx__thread();
+    const struct pnx_row_request *run = self ? self->runs : NULL;
+    for (; run; run = run->outer) {
+        if (run->registry == registry && pnx__row_is_ours(run->row))
+            return true;
     }
-    pnx__mutex_unlock(&runs_lock);
-    return inside;
+    return false;
 }

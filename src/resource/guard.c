@@ -40,36 +40,49 @@ void *pnx_guard_dismiss(struct pnx_guard *guard) {
     return rc ? NULL : own.arg; /* the registry's cleanup was first */
 }
 
-static int run_tracked(struct pnx_registry *registry, pnx_resource_id id) {
-    struct pnx_row *row = pnx__row_find(registry, id);
-    int rc = pnx__row_claim(registry, row, id, PNX_NEVER);
-    if (rc == 0)
-        return pnx__row_run(registry, row);
+/* *ret_kept: the row is as it was, and so the guard must be. */
+static int run_tracked(struct pnx_registry *registry, pnx_resource_id id, bool *ret_kept) {
+    struct pnx_row_request request = {.cancel.deadline = {PNX_NEVER}};
+    bool claimed;
+    int rc = pnx__registry_run(registry, id, &request, &claimed);
+    *ret_kept = rc == (claimed ? -EAGAIN : -ENOMEM);
+    if (claimed || *ret_kept)
+        return rc;
     /* Somebody else was first: this waits for the end. */
     rc = pnx__row_remove(registry, id, "pnx_guard_run()");
     if (rc == 0)
         return -ESTALE; /* a forked child: the resource is its parent's */
-    return rc == -EDEADLK ? rc : -EALREADY;
+    return rc == -EDEADLK || rc == -EINPROGRESS ? rc : -EALREADY;
 }
 
-int pnx_guard_run(struct pnx_guard *guard) {
+static int run(struct pnx_guard *guard, bool keep) {
     struct pnx_guard own = pnx_guard_move(guard);
     if (!own.fn)
         return 0;
+    bool kept;
     int rc;
     if (own.registry) {
-        rc = run_tracked(own.registry, own.id);
-        pnx_registry_release(&own.registry);
+        rc = run_tracked(own.registry, own.id, &kept);
+        if (keep && kept)
+            *guard = own;
+        else
+            pnx_registry_release(&own.registry);
         return rc;
     }
     pnx__mutex_assert_none_held();
     rc = own.fn(own.arg, NULL);
-    return rc > 0 ? -EINVAL : rc;
+    if (keep && rc == -EAGAIN)
+        *guard = own;
+    return rc > 0 || rc == -EINPROGRESS ? -EINVAL : rc;
+}
+
+int pnx_guard_run(struct pnx_guard *guard) {
+    return run(guard, true);
 }
 
 void pnx_guard_drop(struct pnx_guard *guard) {
     if (guard)
-        pnx_guard_run(guard);
+        run(guard, false);
 }
 
 int pnx_guard_track(struct pnx_guard *guard, struct pnx_registry *registry,

@@ -2,8 +2,8 @@
 /*
  * resource/shutdown.c - ending everything in a registry under one deadline, and saying truthfully what happened.
  *
- * The first caller leads.  It closes the registry, after which no slot is reused; so rows themselves are the
- * list of work and, later, the report: a shutdown allocates nothing.  Order is by serial number, last added first,
+ * The first caller leads.  It closes the registry, after which no slot is reused, and makes an array of the rows that
+ * are there: the list of work and, later, the report.  Order is by serial number, last added first,
  * and since a child can only be added to a live parent, children come before parents by themselves.
  *
  * Cleanups run on worker threads, one at a time: only the active worker starts one.  When its cleanup is overdue
@@ -15,7 +15,7 @@
  *
  *      row     todo --claimed--> worker's ----------+--ended--> DONE, FAILED
  *               |  |                                +--deadline--> ABANDONED
- *               |  +--claimed by others--> foreign--+
+ *               |  +--claimed by others--> foreign--+   (and pending ones; a foreign row may become live again: todo)
  *               +--removed by its owner--> DONE
  *               +--deadline--> LEAKED
  *               +--no cleanup--> LEAKED, or DONE if its owner's cleanup removes it before the end
@@ -32,6 +32,7 @@
 #include "os/futex.h"
 #include "os/thread.h"
 #include "registry/ledger.h"
+#include "registry/sort.h"
 
 #include <patinox/registry.h>
 
@@ -45,81 +46,131 @@ enum pnx_shutdown_phase { PHASE_NONE = 0, PHASE_RUNNING, PHASE_DONE };
 
 /* ---- collecting ---- */
 
+struct collection {
+    struct pnx_shutdown_member *members;
+    size_t n;
+};
+
 static void collect_row(void *ctx, struct pnx_row *row, uint64_t word) {
-    struct pnx_registry *registry = ctx;
-    struct pnx_shutdown_state *state = &registry->shutdown;
-    (void)word;
-    if (row->fork != pnx__fork_generation())
+    struct collection *all = ctx;
+    if (!pnx__row_is_ours(row))
         return; /* a parent process's: not ours to end */
-    row->shutdown = (struct pnx_row_shutdown){
-            .next = state->report.rows, .bytes = row->bytes, .member = true};
-    state->report.rows = row;
-    state->left++;
+    if (all->members) {
+        row->order |= PNX_ROW_MEMBER;
+        all->members[all->n] = (struct pnx_shutdown_member){.row = row,
+                .id = pnx__word_id(word),
+                .serial = pnx__row_serial(row),
+                .bytes = row->bytes};
+    }
+    all->n++;
 }
 
-static bool younger(const struct pnx_row *a, const struct pnx_row *b) {
-    return a->serial > b->serial;
+static bool younger(const void *a, const void *b) {
+    const struct pnx_shutdown_member *x = a, *y = b;
+    return x->serial > y->serial;
 }
 
-static struct pnx_row **next_of(struct pnx_row *row) {
-    return &row->shutdown.next;
+/* Finds the member with a serial number. */
+static struct pnx_shutdown_member *member_of(
+        const struct pnx_shutdown_report *report, uint64_t serial) {
+    size_t from = 0, to = report->n;
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        if (report->members[middle].serial == serial)
+            return &report->members[middle];
+        if (report->members[middle].serial > serial)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    return NULL;
 }
 
 static void link_parents(struct pnx_registry *registry) {
-    for (struct pnx_row *row = registry->shutdown.report.rows; row; row = row->shutdown.next) {
-        row->shutdown.todo = row->shutdown.next;
-        struct pnx_row *parent = row->parent ? pnx__row_find(registry, row->parent) : NULL;
-        if (!parent || !parent->shutdown.member ||
-                pnx__generation(pnx__row_word(parent)) != pnx__generation(row->parent))
+    struct pnx_shutdown_report *report = &registry->shutdown.report;
+    for (size_t i = 0; i < report->n; i++) {
+        struct pnx_shutdown_member *member = &report->members[i];
+        member->todo = i + 1 < report->n ? member + 1 : NULL;
+        const struct pnx_row_label *label = pnx__row_label(registry, member->id);
+        struct pnx_row *row =
+                label && label->parent ? pnx__row_find(registry, label->parent) : NULL;
+        if (!row || pnx__word_id(pnx__row_word(row)) != label->parent)
             continue; /* it ended before its child */
-        row->shutdown.parent = parent;
-        parent->shutdown.children++;
+        struct pnx_shutdown_member *parent = member_of(report, pnx__row_serial(row));
+        if (!parent)
+            continue;
+        member->parent = parent;
+        parent->children++;
     }
-    registry->shutdown.todo = registry->shutdown.report.rows;
+    registry->shutdown.todo = report->n ? report->members : NULL;
+}
+
+/* Closes the registry and lists its rows.  -ENOMEM: it is open again. */
+static int collect(struct pnx_registry *registry) {
+    struct collection all = {0};
+    /* No partner: see is_closed() in rows.c. */
+    pnx_store(&registry->closed, 1, PNX_RELAXED, "shutdown.close");
+    pnx__rows_each(registry, collect_row, &all);
+    size_t n = all.n; /* from now on there can only be fewer */
+    all = (struct collection){
+            .members = pnx__alloc(&registry->env, n, sizeof(struct pnx_shutdown_member))};
+    if (!all.members) {
+        pnx_store(&registry->closed, 0, PNX_RELAXED, "shutdown.open");
+        return -ENOMEM;
+    }
+    pnx__rows_each(registry, collect_row, &all);
+    struct pnx_shutdown_report *report = &registry->shutdown.report;
+    struct pnx_shutdown_member spare;
+    pnx__sort(all.members, all.n, sizeof(spare), &spare, younger);
+    report->members = all.members;
+    report->capacity = n;
+    report->n = all.n;
+    registry->shutdown.left = all.n;
+    link_parents(registry);
+    return 0;
 }
 
 /* ---- outcomes ---- */
 
-static void settle_locked(struct pnx_shutdown_state *state, struct pnx_row *row,
+static void settle_locked(struct pnx_shutdown_state *state, struct pnx_shutdown_member *member,
         enum pnx_resource_state outcome, int code) {
     pnx__mutex_assert_held(&state->lock);
-    if (row->shutdown.outcome)
+    if (member->outcome)
         return; /* its cleanup came back after the deadline */
-    row->shutdown.outcome = outcome;
-    row->shutdown.code = code;
-    if (row->shutdown.parent)
-        row->shutdown.parent->shutdown.children--;
+    member->outcome = outcome;
+    member->code = code;
+    if (member->parent)
+        member->parent->children--;
     state->left--;
 }
 
-/* Settles a row that the shutdown has not claimed, if it has ended.  false when it is live or running. */
-static bool settle_ended_locked(struct pnx_shutdown_state *state, struct pnx_row *row) {
-    switch (pnx__word_state(pnx__row_word(row))) {
-    case PNX_ROW_LIVE:
-    case PNX_ROW_RUNNING:
-    case PNX_ROW_ABANDONED:
-        return false;
-    case PNX_ROW_FAILED:
-        settle_locked(state, row, PNX_RESOURCE_FAILED, row->code);
-        return true;
-    case PNX_ROW_FREE: /* removed by its owner; the code, if there is one, is a cleanup's before that */
-    case PNX_ROW_DONE:
-    case PNX_ROW_LATE:
-        break;
-    }
-    int code = row->code;
-    settle_locked(state, row, code ? PNX_RESOURCE_FAILED : PNX_RESOURCE_DONE, code);
-    return true;
+/* Settles a row that the shutdown has not claimed, if it has ended.  false when it is there. */
+static bool settle_ended_locked(struct pnx_registry *registry, struct pnx_shutdown_member *member) {
+    struct pnx_shard *shard = pnx__row_lock(registry, member->id);
+    bool there = pnx__word_is_there(pnx__row_word(member->row));
+    /* Of a row removed by its owner the code, if there is one, is a cleanup's before that. */
+    int code = there ? 0 : (int)member->row->code;
+    pnx__mutex_unlock(&shard->lock);
+    if (!there)
+        settle_locked(
+                &registry->shutdown, member, code ? PNX_RESOURCE_FAILED : PNX_RESOURCE_DONE, code);
+    return !there;
 }
 
-static void settle_foreign_locked(struct pnx_shutdown_state *state) {
-    struct pnx_row **at = &state->foreign;
+static void settle_foreign_locked(struct pnx_registry *registry) {
+    struct pnx_shutdown_state *state = &registry->shutdown;
+    struct pnx_shutdown_member **at = &state->foreign;
     while (*at) {
-        struct pnx_row *row = *at;
-        if (settle_ended_locked(state, row))
-            *at = row->shutdown.todo;
+        struct pnx_shutdown_member *member = *at;
+        bool live = pnx__word_state(pnx__row_word(member->row)) == PNX_ROW_LIVE;
+        if (live || settle_ended_locked(registry, member))
+            *at = member->todo;
         else
-            at = &row->shutdown.todo;
+            at = &member->todo;
+        if (live) { /* its cleanup returned -EAGAIN */
+            member->todo = state->todo;
+            state->todo = member;
+        }
     }
 }
 
@@ -136,33 +187,37 @@ static pnx_ns share_end(const struct pnx_shutdown_state *state, pnx_ns now) {
 }
 
 /* Claims the next row whose children have all ended; NULL when there is none now. */
-static struct pnx_row *pick_locked(
-        struct pnx_registry *registry, pnx_ns now, pnx_ns *ret_overdue_at) {
+static struct pnx_shutdown_member *pick_locked(
+        struct pnx_registry *registry, struct pnx_shutdown_worker *worker) {
     struct pnx_shutdown_state *state = &registry->shutdown;
+    pnx_ns now = pnx__now(&registry->env);
     if (state->over || now >= state->deadline)
         return NULL; /* when the leader works itself, nobody else looks at the time */
-    struct pnx_row **at = &state->todo;
+    struct pnx_shutdown_member **at = &state->todo;
     while (*at) {
-        struct pnx_row *row = *at;
-        if (row->shutdown.children) {
-            at = &row->shutdown.todo;
+        struct pnx_shutdown_member *member = *at;
+        if (member->children) {
+            at = &member->todo;
             continue;
         }
-        pnx_ns overdue_at = share_end(state, now);
-        pnx_resource_id id = pnx__row_id(row, pnx__row_word(row));
-        int rc = pnx__row_claim(registry, row, id, overdue_at);
-        *at = row->shutdown.todo;
-        if (rc == 0) {
-            *ret_overdue_at = overdue_at;
-            return row;
-        }
+        worker->overdue_at = share_end(state, now);
+        worker->request = (struct pnx_row_request){.last = true};
+        /* Published to the cleanup by its call, and to others by the shard's lock. */
+        pnx_store(&worker->request.cancel.deadline, (uint64_t)worker->overdue_at, PNX_RELAXED,
+                "shutdown.share");
+        int rc = pnx__row_claim(registry, member->id, &worker->request);
+        if (rc == -ENOMEM)
+            return NULL; /* for now: the thread has no record */
+        *at = member->todo;
+        if (rc == 0)
+            return member;
         if (rc == -ENOTSUP) {
             /* For now: the parent must not wait for it, yet an older row's cleanup may still remove it. */
-            settle_locked(state, row, PNX_RESOURCE_LEAKED, 0);
-            row->shutdown.bare = true;
-        } else if (!settle_ended_locked(state, row)) {
-            row->shutdown.todo = state->foreign;
-            state->foreign = row;
+            settle_locked(state, member, PNX_RESOURCE_LEAKED, 0);
+            member->bare = true;
+        } else if (!settle_ended_locked(registry, member)) {
+            member->todo = state->foreign;
+            state->foreign = member;
         }
     }
     return NULL;
@@ -170,11 +225,10 @@ static struct pnx_row *pick_locked(
 
 /* Whether a worker would find something to do. */
 static bool has_work_locked(const struct pnx_shutdown_state *state) {
-    for (const struct pnx_row *row = state->todo; row; row = row->shutdown.todo) {
-        if (row->shutdown.children == 0)
-            return true;
-    }
-    return false;
+    const struct pnx_shutdown_member *member = state->todo;
+    while (member && member->children)
+        member = member->todo;
+    return member != NULL;
 }
 
 static void tell_leader(struct pnx_shutdown_state *state) {
@@ -192,19 +246,24 @@ static void work(struct pnx_registry *registry, struct pnx_shutdown_worker *work
             state->active = worker;
         if (state->active != worker)
             break;
-        struct pnx_row *row = pick_locked(registry, pnx__now(&registry->env), &worker->overdue_at);
-        if (!row) {
+        struct pnx_shutdown_member *member = pick_locked(registry, worker);
+        if (!member) {
             state->active = NULL;
             break;
         }
-        worker->row = row;
+        worker->member = member;
         worker->overdue = false;
         tell_leader(state); /* about the new deadline */
         pnx__mutex_unlock(&state->lock);
-        int code = pnx__row_run(registry, row);
+        int code = pnx__row_run(&worker->request);
         pnx__mutex_lock(&state->lock);
-        settle_locked(state, row, code ? PNX_RESOURCE_FAILED : PNX_RESOURCE_DONE, code);
-        worker->row = NULL;
+        if (code == -EINPROGRESS && !member->outcome) {
+            member->todo = state->foreign; /* pending: whoever completes it tells the leader */
+            state->foreign = member;
+        } else {
+            settle_locked(state, member, code ? PNX_RESOURCE_FAILED : PNX_RESOURCE_DONE, code);
+        }
+        worker->member = NULL;
     }
     worker->used = false;
     tell_leader(state);
@@ -215,7 +274,7 @@ static void worker_main(void *arg) {
     struct pnx_shutdown_worker *worker = arg;
     struct pnx_registry *registry = worker->registry;
     work(registry, worker);
-    pnx__registry_unref(registry, PNX_REGISTRY_HOLDER);
+    pnx__registry_unhold(registry);
 }
 
 /* ---- the leader ---- */
@@ -245,17 +304,16 @@ static pnx_ns staff(struct pnx_registry *registry, pnx_ns now) {
         return PNX_NEVER;
     }
     idle->registry = registry;
-    idle->row = NULL;
+    idle->member = NULL;
     idle->used = true;
     pnx__mutex_unlock(&state->lock);
 
     reap(idle); /* of an earlier thread in this place, which has ended */
-    pnx_fetch_add(&registry->refs, PNX_REGISTRY_HOLDER, PNX_RELAXED,
-            "shutdown.hold"); /* the leader's own reference keeps it alive */
+    pnx__registry_hold(registry);
     int rc = pnx__thread_start("pnx-shutdown", worker_main, idle, &idle->thread);
     if (rc == 0)
         return PNX_NEVER;
-    pnx__registry_unref(registry, PNX_REGISTRY_HOLDER);
+    pnx__registry_unhold(registry);
     if (!others) {
         work(registry, idle);
         return now;
@@ -268,7 +326,7 @@ static pnx_ns staff(struct pnx_registry *registry, pnx_ns now) {
 
 /* Rows whose cleanups are overdue since the last look, for events. */
 struct overdue {
-    struct pnx_row *rows[PNX_SHUTDOWN_WORKERS];
+    const struct pnx_shutdown_member *members[PNX_SHUTDOWN_WORKERS];
     uint32_t n;
 };
 
@@ -277,8 +335,8 @@ static void note_overdue_locked(struct pnx_shutdown_state *state,
     worker->overdue = true;
     if (state->active == worker)
         state->active = NULL;
-    pnx_store(&worker->row->cancel.requested, 1, PNX_RELAXED, "shutdown.request"); /* a hint */
-    overdue->rows[overdue->n++] = worker->row;
+    pnx_store(&worker->request.cancel.requested, 1, PNX_RELAXED, "shutdown.request"); /* a hint */
+    overdue->members[overdue->n++] = worker->member;
 }
 
 /* Marks overdue cleanups, and returns when to look again. */
@@ -286,7 +344,7 @@ static pnx_ns watch_locked(struct pnx_shutdown_state *state, pnx_ns now, struct 
     pnx_ns next = state->deadline;
     for (uint32_t i = 0; i < PNX_SHUTDOWN_WORKERS; i++) {
         struct pnx_shutdown_worker *worker = &state->workers[i];
-        if (!worker->used || !worker->row || worker->overdue)
+        if (!worker->used || !worker->member || worker->overdue)
             continue;
         if (now >= worker->overdue_at)
             note_overdue_locked(state, worker, overdue);
@@ -299,11 +357,12 @@ static pnx_ns watch_locked(struct pnx_shutdown_state *state, pnx_ns now, struct 
 /* No lock is held; the rows' fields are constant since the registry is closed. */
 static void tell_overdue(struct pnx_registry *registry, const struct overdue *overdue, pnx_ns now) {
     for (uint32_t i = 0; i < overdue->n; i++) {
-        const struct pnx_row *row = overdue->rows[i];
+        const struct pnx_shutdown_member *member = overdue->members[i];
+        char object[PNX_ROW_NAME_MAX];
         pnx__registry_count_up(&registry->values.cleanups_overdue);
-        pnx__event(&registry->block, PNX_EVENT_RESOURCE_CLEANUP_OVERDUE,
-                row->name[0] ? row->name : row->type, 0, row->site,
-                (int64_t)pnx__row_id(row, pnx__row_word(row)), now);
+        pnx__row_object(registry, member->row, member->id, object);
+        pnx__event(&registry->block, PNX_EVENT_RESOURCE_CLEANUP_OVERDUE, object, 0,
+                member->row->site, (int64_t)member->id, now);
     }
 }
 
@@ -322,7 +381,7 @@ static void watch(struct pnx_registry *registry) {
         struct overdue overdue = {.n = 0};
         pnx_ns now = pnx__now(&registry->env);
         pnx__mutex_lock(&state->lock);
-        settle_foreign_locked(state);
+        settle_foreign_locked(registry);
         pnx_ns until = watch_locked(state, now, &overdue);
         bool finished = state->left == 0 || now >= state->deadline;
         pnx__mutex_unlock(&state->lock);
@@ -335,23 +394,23 @@ static void watch(struct pnx_registry *registry) {
 }
 
 /* Settles a row for which there is no more time.  false when it had ended just now. */
-static bool give_up_locked(struct pnx_registry *registry, struct pnx_row *row) {
-    if (pnx__row_abandon(registry, row)) {
-        pnx_store(&row->cancel.requested, 1, PNX_RELAXED, "shutdown.abandon"); /* a hint */
-        settle_locked(&registry->shutdown, row, PNX_RESOURCE_ABANDONED, 0);
+static bool give_up_locked(struct pnx_registry *registry, struct pnx_shutdown_member *member) {
+    if (pnx__row_abandon(registry, member->id)) {
+        settle_locked(&registry->shutdown, member, PNX_RESOURCE_ABANDONED, 0);
         return true;
     }
-    if (settle_ended_locked(&registry->shutdown, row))
+    if (settle_ended_locked(registry, member))
         return false;
-    settle_locked(&registry->shutdown, row, PNX_RESOURCE_LEAKED, 0);
+    settle_locked(&registry->shutdown, member, PNX_RESOURCE_LEAKED, 0);
     return true;
 }
 
 /* Rows without cleanup whose owners have removed them since their turn did not leak. */
 static void settle_bare_locked(struct pnx_shutdown_report *report) {
-    for (struct pnx_row *row = report->rows; row; row = row->shutdown.next) {
-        if (row->shutdown.bare && pnx__word_state(pnx__row_word(row)) == PNX_ROW_FREE)
-            row->shutdown.outcome = PNX_RESOURCE_DONE;
+    for (size_t i = 0; i < report->n; i++) {
+        struct pnx_shutdown_member *member = &report->members[i];
+        if (member->bare && pnx__word_state(pnx__row_word(member->row)) == PNX_ROW_FREE)
+            member->outcome = PNX_RESOURCE_DONE;
     }
 }
 
@@ -362,16 +421,16 @@ static bool close_books_locked(struct pnx_registry *registry, struct overdue *ov
     state->over = true;
     for (uint32_t i = 0; i < PNX_SHUTDOWN_WORKERS; i++) {
         struct pnx_shutdown_worker *worker = &state->workers[i];
-        if (!worker->used || !worker->row || !give_up_locked(registry, worker->row))
+        if (!worker->used || !worker->member || !give_up_locked(registry, worker->member))
             continue;
         late = true;
         if (!worker->overdue)
             note_overdue_locked(state, worker, overdue);
     }
-    for (struct pnx_row *row = state->foreign; row; row = row->shutdown.todo)
-        late = give_up_locked(registry, row) || late;
-    for (struct pnx_row *row = state->todo; row; row = row->shutdown.todo)
-        late = give_up_locked(registry, row) || late;
+    for (struct pnx_shutdown_member *member = state->foreign; member; member = member->todo)
+        late = give_up_locked(registry, member) || late;
+    for (struct pnx_shutdown_member *member = state->todo; member; member = member->todo)
+        late = give_up_locked(registry, member) || late;
     state->todo = NULL;
     state->foreign = NULL;
     settle_bare_locked(&state->report);
@@ -381,15 +440,16 @@ static bool close_books_locked(struct pnx_registry *registry, struct overdue *ov
 static void sum_up(struct pnx_registry *registry, bool late) {
     struct pnx_shutdown_report *report = &registry->shutdown.report;
     int first = 0;
-    for (struct pnx_row *row = report->rows; row; row = row->shutdown.next) {
-        switch (row->shutdown.outcome) {
+    for (size_t i = 0; i < report->n; i++) {
+        const struct pnx_shutdown_member *member = &report->members[i];
+        switch (member->outcome) {
         case PNX_RESOURCE_DONE:
             report->counts.done++;
             break;
         case PNX_RESOURCE_FAILED:
             report->counts.failed++;
             if (!first)
-                first = row->shutdown.code;
+                first = member->code;
             break;
         case PNX_RESOURCE_ABANDONED:
             report->counts.abandoned++;
@@ -404,24 +464,22 @@ static void sum_up(struct pnx_registry *registry, bool late) {
     pnx__shutdown_group(report);
 }
 
-static void lead(struct pnx_registry *registry, pnx_ns now, pnx_ns deadline) {
+static int lead(struct pnx_registry *registry, pnx_ns now, pnx_ns deadline) {
     struct pnx_shutdown_state *state = &registry->shutdown;
     struct pnx_os_thread *ended[PNX_SHUTDOWN_WORKERS];
     struct pnx_os_thread *stuck[PNX_SHUTDOWN_WORKERS];
     struct overdue overdue = {.n = 0};
     state->deadline = deadline;
     state->report.began = now;
-    /* No partner: see is_closed() in rows.c. */
-    pnx_store(&registry->closed, 1, PNX_RELAXED, "shutdown.close");
-    pnx__rows_each(registry, collect_row, registry);
-    state->report.rows = pnx__rows_sort(state->report.rows, next_of, younger);
-    link_parents(registry);
+    int rc = collect(registry);
+    if (rc)
+        return rc;
 
     watch(registry);
     pnx__mutex_lock(&state->lock);
     bool late = close_books_locked(registry, &overdue);
     for (uint32_t i = 0; i < PNX_SHUTDOWN_WORKERS; i++) {
-        bool inside = state->workers[i].used && state->workers[i].row;
+        bool inside = state->workers[i].used && state->workers[i].member;
         stuck[i] = inside ? state->workers[i].thread : NULL;
         ended[i] = inside ? NULL : state->workers[i].thread;
         state->workers[i].thread = NULL;
@@ -438,19 +496,25 @@ static void lead(struct pnx_registry *registry, pnx_ns now, pnx_ns deadline) {
     pnx__futex_wake(&state->phase, INT_MAX);
     pnx__event(&registry->block, PNX_EVENT_REGISTRY_SHUTDOWN, registry->name, state->report.code,
             NULL, (int64_t)state->report.counts.leaked, 0);
+    return 0;
 }
 
-/* Waits for the leader.  false when this caller's deadline comes first, or the leader is in a parent process. */
-static bool follow(struct pnx_registry *registry, pnx_ns deadline) {
+/*
+ * Waits for the leader.  -EINPROGRESS when this caller's deadline comes first, or the leader is in a parent process;
+ * -ENOMEM when the leader could not begin.
+ */
+static int follow(struct pnx_registry *registry, pnx_ns deadline) {
     struct pnx_shutdown_state *state = &registry->shutdown;
     for (;;) {
         uint32_t phase =
                 pnx_load(&state->phase, PNX_ACQUIRE, "shutdown.phase"); /* with shutdown.done */
         if ((phase & PHASE_MASK) == PHASE_DONE)
-            return true;
+            return 0;
+        if ((phase & PHASE_MASK) == PHASE_NONE)
+            return -ENOMEM;
         pnx_ns left = pnx__remaining(pnx__now(&registry->env), deadline);
         if (left == 0 || phase >> PHASE_BITS != pnx__fork_generation() << PHASE_BITS >> PHASE_BITS)
-            return false;
+            return -EINPROGRESS;
         pnx__futex_wait(&state->phase, phase, pnx__deadline(pnx__os_now(), left));
     }
 }
@@ -472,11 +536,19 @@ int pnx_registry_shutdown(
     uint32_t phase = PHASE_NONE;
     uint32_t running = pnx__fork_generation() << PHASE_BITS | PHASE_RUNNING;
     /* Only decides who leads; what the leader does is published by shutdown.done. */
-    if (pnx_cas(&registry->shutdown.phase, &phase, running, PNX_RELAXED, "shutdown.lead"))
-        lead(registry, now, deadline);
-    else if (!follow(registry, deadline)) {
+    int rc = 0;
+    if (pnx_cas(&registry->shutdown.phase, &phase, running, PNX_RELAXED, "shutdown.lead")) {
+        rc = lead(registry, now, deadline);
+        if (rc) {
+            pnx_store(&registry->shutdown.phase, PHASE_NONE, PNX_RELAXED, "shutdown.undo");
+            pnx__futex_wake(&registry->shutdown.phase, INT_MAX);
+        }
+    } else {
+        rc = follow(registry, deadline);
+    }
+    if (rc) {
         pnx_registry_release(&held);
-        return -EINPROGRESS;
+        return rc;
     }
     int code = registry->shutdown.report.code;
     if (ret_report)

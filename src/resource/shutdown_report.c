@@ -2,7 +2,7 @@
 /*
  * resource/shutdown_report.c - reading and writing what a shutdown did.
  *
- * The report is part of the registry, and its rows are the registry's: it needs no memory, and each holder of
+ * The report is part of the registry, and its rows are the registry's: reading it needs no memory, and each holder of
  * a report holds a reference to the registry.  All that is read here is fixed once the shutdown is over.
  *
  *   P1  Every row that was there when the shutdown began is in the report, with one outcome.
@@ -19,44 +19,6 @@
 
 /* ---- order ---- */
 
-static struct pnx_row *merge(struct pnx_row *a, struct pnx_row *b,
-        struct pnx_row **(*next_of)(struct pnx_row *row),
-        bool (*before)(const struct pnx_row *a, const struct pnx_row *b)) {
-    struct pnx_row *list = NULL;
-    struct pnx_row **at = &list;
-    while (a && b) {
-        struct pnx_row **from = before(b, a) ? &b : &a;
-        *at = *from;
-        at = next_of(*from);
-        *from = *at;
-    }
-    *at = a ? a : b;
-    return list;
-}
-
-struct pnx_row *pnx__rows_sort(struct pnx_row *list,
-        struct pnx_row **(*next_of)(struct pnx_row *row),
-        bool (*before)(const struct pnx_row *a, const struct pnx_row *b)) {
-    struct pnx_row *runs[sizeof(size_t) * 8] = {NULL}; /* runs[i]: sorted, 2^i rows; or none */
-    size_t n = 0;
-    while (list) {
-        struct pnx_row *run = list;
-        list = *next_of(run);
-        *next_of(run) = NULL;
-        size_t i = 0;
-        for (; runs[i]; i++) {
-            run = merge(runs[i], run, next_of, before);
-            runs[i] = NULL;
-        }
-        runs[i] = run;
-        n = i > n ? i : n;
-    }
-    struct pnx_row *sorted = NULL;
-    for (size_t i = 0; i <= n; i++)
-        sorted = merge(runs[i], sorted, next_of, before);
-    return sorted;
-}
-
 /* What needs attention comes first. */
 static int weight(enum pnx_resource_state outcome) {
     switch (outcome) {
@@ -71,29 +33,58 @@ static int weight(enum pnx_resource_state outcome) {
     }
 }
 
-static int compare_group(const struct pnx_row *a, const struct pnx_row *b) {
-    int order = weight(a->shutdown.outcome) - weight(b->shutdown.outcome);
+static int compare_group(const struct pnx_shutdown_member *a, const struct pnx_shutdown_member *b) {
+    int order = weight(a->outcome) - weight(b->outcome);
     if (order == 0)
-        order = strcmp(a->type, b->type);
+        order = strcmp(a->row->type, b->row->type);
     if (order == 0)
-        order = strcmp(a->site, b->site);
+        order = strcmp(a->row->site, b->row->site);
     if (order == 0)
-        order = (a->shutdown.code > b->shutdown.code) - (a->shutdown.code < b->shutdown.code);
+        order = (a->code > b->code) - (a->code < b->code);
     return order;
 }
 
-static bool group_before(const struct pnx_row *a, const struct pnx_row *b) {
-    return compare_group(a, b) < 0;
+static struct pnx_shutdown_member *merge(
+        struct pnx_shutdown_member *a, struct pnx_shutdown_member *b) {
+    struct pnx_shutdown_member *list = NULL;
+    struct pnx_shutdown_member **at = &list;
+    while (a && b) {
+        struct pnx_shutdown_member **from = compare_group(b, a) < 0 ? &b : &a;
+        *at = *from;
+        at = &(*from)->group;
+        *from = *at;
+    }
+    *at = a ? a : b;
+    return list;
 }
 
-static struct pnx_row **group_of(struct pnx_row *row) {
-    return &row->shutdown.group;
+/* Sorts by group, stably. */
+static struct pnx_shutdown_member *sort_groups(struct pnx_shutdown_member *list) {
+    /* runs[i]: sorted, 2^i members; or none */
+    struct pnx_shutdown_member *runs[sizeof(size_t) * 8] = {NULL};
+    size_t n = 0;
+    while (list) {
+        struct pnx_shutdown_member *run = list;
+        list = run->group;
+        run->group = NULL;
+        size_t i = 0;
+        for (; runs[i]; i++) {
+            run = merge(runs[i], run);
+            runs[i] = NULL;
+        }
+        runs[i] = run;
+        n = i > n ? i : n;
+    }
+    struct pnx_shutdown_member *sorted = NULL;
+    for (size_t i = 0; i <= n; i++)
+        sorted = merge(runs[i], sorted);
+    return sorted;
 }
 
 void pnx__shutdown_group(struct pnx_shutdown_report *report) {
-    for (struct pnx_row *row = report->rows; row; row = row->shutdown.next)
-        row->shutdown.group = row->shutdown.next;
-    report->groups = pnx__rows_sort(report->rows, group_of, group_before);
+    for (size_t i = 0; i + 1 < report->n; i++)
+        report->members[i].group = &report->members[i + 1];
+    report->groups = sort_groups(report->n ? report->members : NULL);
 }
 
 /* ---- reading ---- */
@@ -108,12 +99,12 @@ int pnx_shutdown_report_counts(
     return 0;
 }
 
-static void describe(const struct pnx_shutdown_report *report, const struct pnx_row *row,
-        struct pnx_resource_info *ret_info) {
-    pnx__row_copy(row, pnx__row_word(row), report->began, ret_info);
-    ret_info->state = row->shutdown.outcome;
-    ret_info->code = row->shutdown.code;
-    ret_info->bytes = row->shutdown.bytes;
+static void describe(const struct pnx_shutdown_report *report,
+        const struct pnx_shutdown_member *member, struct pnx_resource_info *ret_info) {
+    pnx__row_copy(report->registry, member->row, member->id, report->began, ret_info);
+    ret_info->state = member->outcome;
+    ret_info->code = member->code;
+    ret_info->bytes = member->bytes;
 }
 
 int pnx_shutdown_report_each(const struct pnx_shutdown_report *report,
@@ -121,9 +112,9 @@ int pnx_shutdown_report_each(const struct pnx_shutdown_report *report,
     if (!report || !visit)
         return -EINVAL;
     pnx__mutex_assert_none_held();
-    for (const struct pnx_row *row = report->rows; row; row = row->shutdown.next) {
+    for (size_t i = 0; i < report->n; i++) {
         struct pnx_resource_info info;
-        describe(report, row, &info);
+        describe(report, &report->members[i], &info);
         int rc = visit(ctx, &info);
         if (rc)
             return rc;
@@ -156,36 +147,38 @@ static const char *outcome_name(enum pnx_resource_state outcome) {
 
 /* The rows of one group, from first on. */
 struct group {
-    const struct pnx_row *first;
-    const struct pnx_row *end; /* the next group's first; NULL after the last */
+    const struct pnx_shutdown_member *first;
+    const struct pnx_shutdown_member *end; /* the next group's first; NULL after the last */
     size_t count;
     uint64_t bytes;
     pnx_ns oldest;
 };
 
 static struct group group_from(
-        const struct pnx_shutdown_report *report, const struct pnx_row *first) {
+        const struct pnx_shutdown_report *report, const struct pnx_shutdown_member *first) {
     struct group group = {.first = first};
-    const struct pnx_row *row = first;
-    for (; row && compare_group(row, first) == 0; row = row->shutdown.group) {
+    const struct pnx_shutdown_member *member = first;
+    for (; member && compare_group(member, first) == 0; member = member->group) {
         struct pnx_resource_info info;
-        describe(report, row, &info);
+        describe(report, member, &info);
         group.count++;
         group.bytes += info.bytes;
         group.oldest = info.age > group.oldest ? info.age : group.oldest;
     }
-    group.end = row;
+    group.end = member;
     return group;
 }
 
-static void write_names(struct pnx_out *out, const struct group *group) {
+static void write_names(
+        const struct pnx_shutdown_report *report, struct pnx_out *out, const struct group *group) {
     size_t shown = 0;
-    for (const struct pnx_row *row = group->first; row != group->end && shown < NAMES_SHOWN;
-            row = row->shutdown.group) {
-        if (!row->name[0])
+    for (const struct pnx_shutdown_member *member = group->first;
+            member != group->end && shown < NAMES_SHOWN; member = member->group) {
+        const struct pnx_row_label *label = pnx__row_label(report->registry, member->id);
+        if (!label || !label->name[0])
             continue;
         pnx__out(out, shown ? ", \"" : ": \"");
-        pnx__out_text(out, row->name);
+        pnx__out_text(out, label->name);
         pnx__out(out, "\"");
         shown++;
     }
@@ -193,13 +186,14 @@ static void write_names(struct pnx_out *out, const struct group *group) {
         pnx__out(out, " and %zu more", group->count - shown);
 }
 
-static void write_group_text(struct pnx_out *out, const struct group *group) {
-    const struct pnx_row_shutdown *end = &group->first->shutdown;
+static void write_group_text(
+        const struct pnx_shutdown_report *report, struct pnx_out *out, const struct group *group) {
+    const struct pnx_shutdown_member *end = group->first;
     pnx__out(out, "  %-9s %6zu x ", outcome_name(end->outcome), group->count);
-    pnx__out_text(out, group->first->type);
-    if (group->first->site[0]) {
+    pnx__out_text(out, group->first->row->type);
+    if (group->first->row->site[0]) {
         pnx__out(out, " at ");
-        pnx__out_text(out, group->first->site);
+        pnx__out_text(out, group->first->row->site);
     }
     if (group->bytes) {
         pnx__out(out, ", ");
@@ -209,7 +203,7 @@ static void write_group_text(struct pnx_out *out, const struct group *group) {
     pnx__out_ns(out, group->oldest);
     if (end->code)
         pnx__out(out, ", %s (%d): %s", pnx_errname(end->code), end->code, pnx_strerror(end->code));
-    write_names(out, group);
+    write_names(report, out, group);
     pnx__out(out, "\n");
 }
 
@@ -223,10 +217,10 @@ static void write_text(const struct pnx_shutdown_report *report, struct pnx_out 
     if (report->code)
         pnx__out(out, "; %s (%d)", pnx_errname(report->code), report->code);
     pnx__out(out, "\n");
-    for (const struct pnx_row *row = report->groups; row;) {
-        struct group group = group_from(report, row);
-        write_group_text(out, &group);
-        row = group.end;
+    for (const struct pnx_shutdown_member *member = report->groups; member;) {
+        struct group group = group_from(report, member);
+        write_group_text(report, out, &group);
+        member = group.end;
     }
 }
 
@@ -239,14 +233,14 @@ static void write_error_json(struct pnx_out *out, int code) {
 }
 
 static void write_group_json(struct pnx_out *out, const struct group *group) {
-    const struct pnx_row *row = group->first;
-    pnx__out(out, "{\"outcome\":\"%s\",\"type\":", outcome_name(row->shutdown.outcome));
-    pnx__out_json(out, row->type);
+    const struct pnx_shutdown_member *member = group->first;
+    pnx__out(out, "{\"outcome\":\"%s\",\"type\":", outcome_name(member->outcome));
+    pnx__out_json(out, member->row->type);
     pnx__out(out, ",\"site\":");
-    pnx__out_json(out, row->site);
+    pnx__out_json(out, member->row->site);
     pnx__out(out, ",\"count\":%zu,\"bytes\":%" PRIu64 ",\"oldest_ns\":%" PRId64, group->count,
             group->bytes, group->oldest);
-    write_error_json(out, row->shutdown.code);
+    write_error_json(out, member->code);
     pnx__out(out, "}");
 }
 
@@ -278,18 +272,18 @@ static void write_json(const struct pnx_shutdown_report *report, struct pnx_out 
             ",\"took_ns\":%" PRId64
             ",\"done\":%zu,\"failed\":%zu,\"abandoned\":%zu,\"leaked\":%zu,\"groups\":[",
             counts->took_ns, counts->done, counts->failed, counts->abandoned, counts->leaked);
-    for (const struct pnx_row *row = report->groups; row;) {
-        struct group group = group_from(report, row);
+    for (const struct pnx_shutdown_member *member = report->groups; member;) {
+        struct group group = group_from(report, member);
         write_group_json(out, &group);
-        row = group.end;
-        pnx__out(out, row ? "," : "");
+        member = group.end;
+        pnx__out(out, member ? "," : "");
     }
     pnx__out(out, "],\"resources\":[");
-    for (const struct pnx_row *row = report->rows; row; row = row->shutdown.next) {
+    for (size_t i = 0; i < report->n; i++) {
         struct pnx_resource_info info;
-        describe(report, row, &info);
+        describe(report, &report->members[i], &info);
+        pnx__out(out, i ? "," : "");
         write_row_json(out, &info);
-        pnx__out(out, row->shutdown.next ? "," : "");
     }
     pnx__out(out, "]}\n");
 }

@@ -51,9 +51,8 @@ static void end(struct pnx_registry **registry) {
     struct pnx_resource_info info;
     for (uint32_t s = 0; s < PNX_SHARDS; s++) {
         for (uint32_t slot = 0; slot < (*registry)->shard[s].used; slot++) {
-            const struct pnx_row *row =
-                    pnx__row_find(*registry, (pnx_resource_id)slot << PNX_SHARD_BITS | s);
-            ids[n] = pnx__row_id(row, pnx__row_word(row));
+            const struct pnx_row *row = pnx__slot_row(&(*registry)->shard[s], slot);
+            ids[n] = pnx__word_id(pnx__row_word(row));
             n += pnx_registry_info(*registry, ids[n], &info) == 0;
         }
     }

@@ -144,6 +144,63 @@ TEST(bad_rows_are_refused_by_name) {
     pnx_registry_release(&registry);
 }
 
+TEST(bad_flags_and_priorities_are_refused_by_name) {
+    struct pnx_registry *registry = fresh();
+    pnx_resource_id id;
+    struct pnx_error err;
+    CHECK_EQ(
+            pnx_registry_add(registry, PNX_RESOURCE(.type = "x", .flags = 64), &err, &id), -EINVAL);
+    CHECK_STR(err.field, "flags");
+    CHECK_CONTAINS(err.message, "unknown bits 0x40");
+    CHECK_EQ(
+            pnx_registry_add(registry,
+                    PNX_RESOURCE(.type = "x", .flags = PNX_RESOURCE_FORCEABLE | PNX_RESOURCE_OWNED),
+                    &err, &id),
+            -EINVAL);
+    CHECK_STR(err.field, "flags");
+    const int32_t bad[] = {-1, PNX_PRIORITY_LAST + 1, INT32_MAX, INT32_MIN};
+    for (size_t i = 0; i < 4; i++) {
+        CHECK_EQ(pnx_registry_add(
+                         registry, PNX_RESOURCE(.type = "x", .priority = bad[i]), &err, &id),
+                -EINVAL);
+        CHECK_STR(err.field, "priority");
+    }
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    CHECK_EQ(pnx_registry_add(registry,
+                     PNX_RESOURCE(.type = "x",
+                             .flags = PNX_RESOURCE_OWNED | PNX_RESOURCE_KEEP_AFTER_FORK,
+                             .priority = PNX_PRIORITY_LAST),
+                     &err, &id),
+            0);
+    const struct pnx_row *row = pnx__row_find(registry, id);
+    CHECK(row->order & PNX_ROW_OWNED && row->order & PNX_ROW_KEEP);
+    CHECK(!(row->order & PNX_ROW_FORCEABLE));
+    CHECK_EQ(pnx__row_priority(row), PNX_PRIORITY_LAST);
+    CHECK_EQ(pnx_registry_remove(registry, id), 0);
+    CHECK_EQ(pnx_registry_add(registry, PNX_RESOURCE(.type = "x"), &err, &id), 0);
+    CHECK_EQ(pnx__row_priority(pnx__row_find(registry, id)), PNX_PRIORITY_NORMAL);
+    CHECK_EQ(pnx_registry_remove(registry, id), 0);
+    pnx_registry_release(&registry);
+}
+
+TEST(a_row_cannot_be_its_own_parent) {
+    struct pnx_registry *registry;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.max = 1), NULL, &registry), 0);
+    int n = 0;
+    pnx_resource_id id = add(registry, &n);
+    CHECK_EQ(pnx_registry_remove(registry, id), 0);
+    pnx_resource_id next = pnx__id_of(
+            pnx__generation(id), pnx__slot_of(id) + 1, pnx__shard_of(id)); /* the next add's */
+    struct pnx_error err;
+    pnx_resource_id got;
+    CHECK_EQ(pnx_registry_add(registry, PNX_RESOURCE(.type = "x", .parent = next), &err, &got),
+            -EINVAL);
+    CHECK_STR(err.field, "parent");
+    CHECK_EQ(add(registry, &n), next);
+    CHECK_EQ(pnx_registry_remove(registry, next), 0);
+    pnx_registry_release(&registry);
+}
+
 TEST(a_parent_must_be_live) {
     struct pnx_registry *registry = fresh();
     int n = 0;
@@ -271,10 +328,10 @@ TEST(p3_a_slot_that_has_used_all_its_generations_rests) {
     pnx_resource_id id = add(registry, &n);
     struct pnx_row *row = pnx__row_find(registry, id);
     CHECK_EQ(pnx_registry_remove(registry, id), 0);
-    struct pnx_shard *shard = &registry->shard[row->index % (1 << PNX_SHARD_BITS)];
+    struct pnx_shard *shard = &registry->shard[pnx__shard_of(id)];
     const uint64_t mask = (UINT64_C(1) << PNX_GENERATION_BITS) - 1;
     /* A few steps before the slot would begin again: the free slot is made that old by hand. */
-    row->word.v = ((registry->base - 4) & mask) << (64 - PNX_GENERATION_BITS);
+    row->word.v = pnx__id_of((registry->base - 4) & mask, pnx__slot_of(id), pnx__shard_of(id));
     while (shard->used < PNX_QUARANTINE + 1) { /* until this slot is the next one to be taken */
         id = add(registry, &n);
         CHECK_EQ(pnx_registry_remove(registry, id), 0);

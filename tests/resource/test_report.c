@@ -175,41 +175,6 @@ TEST(the_report_stays_as_it_was_when_owners_change_their_rows_afterwards) {
     pnx_registry_release(&registry);
 }
 
-/* ---- sorting ---- */
-
-static struct pnx_row **next_of(struct pnx_row *row) {
-    return &row->shutdown.next;
-}
-
-static bool by_tag(const struct pnx_row *a, const struct pnx_row *b) {
-    return a->tag < b->tag;
-}
-
-TEST(rows_are_sorted_stably) {
-    enum { N = 1000 };
-    uint64_t state = test_seed();
-    for (size_t n = 0; n <= N; n = n * 2 + 1) {
-        struct pnx_row *rows = calloc(N, sizeof(*rows)), *list = NULL;
-        CHECK(rows);
-        for (size_t i = n; i-- > 0;) {
-            rows[i].tag = test_random(&state) % 10;
-            rows[i].serial = i;
-            rows[i].shutdown.next = list;
-            list = &rows[i];
-        }
-        list = pnx__rows_sort(list, next_of, by_tag);
-        size_t seen = 0;
-        for (const struct pnx_row *row = list; row; row = row->shutdown.next, seen++) {
-            const struct pnx_row *next = row->shutdown.next;
-            if (next)
-                CHECK(row->tag < next->tag ||
-                        (row->tag == next->tag && row->serial < next->serial));
-        }
-        CHECK_EQ(seen, n);
-        free(rows);
-    }
-}
-
 /* ---- events ---- */
 
 struct seen {

@@ -780,7 +780,7 @@ TEST(without_a_second_thread_the_first_one_is_waited_for_and_goes_on) {
     pnx_registry_release(&registry);
 }
 
-TEST(a_shutdown_and_its_report_need_no_memory) {
+TEST(a_shutdown_without_memory_has_not_begun_and_its_report_needs_none) {
     struct test_env te;
     test_env_init(&te);
     struct pnx_registry *registry;
@@ -790,11 +790,14 @@ TEST(a_shutdown_and_its_report_need_no_memory) {
         items[i] = (struct item){.number = i};
         add(registry, &items[i], 0);
     }
-    int64_t before = te.allocations;
-    te.fail_at = before + 1;
-    te.fail_forever = true;
+    te.fail_at = te.allocations + 1;
     struct pnx_shutdown_report *report;
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), -ENOMEM);
+    CHECK_EQ(n_ordered(), 0);
+    te.fail_at = te.allocations + 2;
+    te.fail_forever = true;
     CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), 0);
+    int64_t before = te.allocations;
     CHECK_COUNTS(report, 50, 0, 0, 0);
     pnx_registry_release(&registry);
     pnx_shutdown_report_release(&report);

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* registry/sort.h - sorting in place, without memory. */
+#ifndef PNX_SRC_REGISTRY_SORT_H
+#define PNX_SRC_REGISTRY_SORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef bool pnx_before_fn(const void *a, const void *b);
+
+/* Sorts n elements of the given size, not stably; spare has room for one. */
+void pnx__sort(void *array, size_t n, size_t size, void *spare, pnx_before_fn *before);
+
+#endif
