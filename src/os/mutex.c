@@ -53,7 +53,7 @@ static void set_owner(struct pnx_mutex *mutex, uint64_t owner) {
     pnx_store(&mutex->owner, owner, PNX_RELAXED, "mutex.set_owner"); /* see owner_of() */
 }
 
-static void note_locked(struct pnx_mutex *mutex) {
+void pnx__mutex_note_locked(struct pnx_mutex *mutex) {
     struct pnx_thread *self = pnx__thread();
     set_owner(mutex, self ? self->id : OWNER_UNKNOWN);
     if (!self)
@@ -63,20 +63,24 @@ static void note_locked(struct pnx_mutex *mutex) {
     self->rank[self->held++] = mutex->rank;
 }
 
-void pnx__mutex_lock(struct pnx_mutex *mutex) {
-    struct pnx_thread *self = pnx__thread();
+void pnx__mutex_check_rank(const struct pnx_mutex *mutex) {
+    const struct pnx_thread *self = pnx__thread();
     for (uint32_t i = 0; self && mutex->rank != PNX_RANK_NONE && i < self->held; i++) {
         if (self->rank[i] >= mutex->rank)
             rank_bug("locking", mutex->rank, self);
     }
+}
+
+void pnx__mutex_lock(struct pnx_mutex *mutex) {
+    pnx__mutex_check_rank(mutex);
     pthread_mutex_lock(&mutex->os);
-    note_locked(mutex);
+    pnx__mutex_note_locked(mutex);
 }
 
 bool pnx__mutex_trylock(struct pnx_mutex *mutex) {
     if (pthread_mutex_trylock(&mutex->os) != 0)
         return false;
-    note_locked(mutex);
+    pnx__mutex_note_locked(mutex);
     return true;
 }
 
@@ -92,7 +96,7 @@ static void strike(struct pnx_thread *self, uint16_t rank) {
     self->held--;
 }
 
-void pnx__mutex_unlock(struct pnx_mutex *mutex) {
+void pnx__mutex_note_unlocked(struct pnx_mutex *mutex) {
     struct pnx_thread *self = pnx__thread();
     if (owner_of(mutex) != OWNER_UNKNOWN && self) {
         if (owner_of(mutex) != self->id)
@@ -100,6 +104,10 @@ void pnx__mutex_unlock(struct pnx_mutex *mutex) {
         strike(self, mutex->rank);
     }
     set_owner(mutex, 0);
+}
+
+void pnx__mutex_unlock(struct pnx_mutex *mutex) {
+    pnx__mutex_note_unlocked(mutex);
     pthread_mutex_unlock(&mutex->os);
 }
 

@@ -36,6 +36,10 @@ void pnx__mutex_unlock(struct pnx_mutex *mutex);
 void pnx__mutex_assert_held(const struct pnx_mutex *mutex);
 /* Aborts when the calling thread holds any lock of the library: stands before every user callback. */
 void pnx__mutex_assert_none_held(void);
+/* The checks alone, for os/lock.c, whose locks have a mutex that is never locked for them. */
+void pnx__mutex_check_rank(const struct pnx_mutex *mutex);
+void pnx__mutex_note_locked(struct pnx_mutex *mutex);
+void pnx__mutex_note_unlocked(struct pnx_mutex *mutex);
 #else
 static inline void pnx__mutex_lock(struct pnx_mutex *mutex) {
     pthread_mutex_lock(&mutex->os);

@@ -29,9 +29,9 @@ __thread struct pnx_thread *pnx_self_ PNX_TLS_MODEL_;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static struct pnx_a32 key_made; /* a detached thread may ask while unload() takes it back */
-static bool asymmetric;
+struct pnx_a32 pnx__asymmetric;
 
-static struct pnx_a32 *fork_page; /* wiped to 0 in a child; NULL when the kernel lacks the advice */
+struct pnx_aptr pnx__fork_page;        /* set at the start; NULL when the kernel lacks the advice */
 static struct pnx_a32 fork_last = {1}; /* at least the number on the page of this process */
 
 /* All records: a list that only grows, newest first. */
@@ -73,7 +73,7 @@ static void forked_child(void) {
 static void mark_others(void) {
     struct pnx_thread *record = pnx_load(&records, PNX_RELAXED, "thread.fork_list"); /* alone */
     for (; record; record = record->next) {
-        uint64_t owned = pnx_load(&record->owned, PNX_RELAXED, "thread.fork_owned");
+        uint32_t owned = pnx_load(&record->owned, PNX_RELAXED, "thread.fork_owned");
         if (record != pnx_self_ && owned)
             pnx_store(&record->owned, 2, PNX_RELAXED, "thread.fork_mark");
     }
@@ -93,15 +93,18 @@ static void start_up(void) {
                                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p != MAP_FAILED && !PNX_OS_FAULT("madvise") &&
             madvise(p, (size_t)page, MADV_WIPEONFORK) == 0) {
-        fork_page = p;
-        pnx_store(fork_page, 1, PNX_RELAXED, "thread.fork_init"); /* pthread_once publishes it */
+        struct pnx_a32 *word = p;
+        pnx_store(word, 1, PNX_RELAXED, "thread.fork_init"); /* published by the next */
+        pnx_store(
+                &pnx__fork_page, p, PNX_RELEASE, "thread.fork_there"); /* with thread.fork_where */
     } else {
         if (p != MAP_FAILED)
             munmap(p, (size_t)page);
         pthread_atfork(NULL, NULL, forked_child);
     }
     pthread_atfork(NULL, NULL, mark_others);
-    asymmetric = register_barrier();
+    /* Relaxed: whoever reads 1 need not see anything else, and the kernel knows by now. */
+    pnx_store(&pnx__asymmetric, register_barrier(), PNX_RELAXED, "thread.set_asymmetric");
 }
 
 /*
@@ -112,7 +115,7 @@ static struct pnx_thread *claim_record(void) {
     /* acquire: pairs with thread.push; the record is all there */
     struct pnx_thread *record = pnx_load(&records, PNX_ACQUIRE, "thread.list");
     for (; record; record = record->next) {
-        uint64_t found = pnx_load(&record->owned, PNX_RELAXED, "thread.look"); /* a hint */
+        uint32_t found = pnx_load(&record->owned, PNX_RELAXED, "thread.look"); /* a hint */
         /* acquire: pairs with thread.give_back; the thread before has ended its use */
         if (!found && pnx_cas(&record->owned, &found, 1, PNX_ACQUIRE, "thread.claim")) {
             size_t own = offsetof(struct pnx_thread, id);
@@ -160,6 +163,7 @@ struct pnx_thread *pnx__thread(void) {
     }
     record->id =
             pnx_fetch_add(&last_id, 1, PNX_RELAXED, "thread.id") + 1; /* only uniqueness matters */
+    record->shard = (uint32_t)(record->id % PNX_THREAD_SHARDS);
     pnx_self_ = record;
     return record;
 }
@@ -272,17 +276,8 @@ uint32_t pnx__os_cpus(void) {
     return n > 0 ? (uint32_t)n : 1;
 }
 
-void pnx__barrier_light(void) {
-    pthread_once(&once, start_up);
-    if (asymmetric)
-        __asm__ __volatile__("" ::: "memory");
-    else
-        pnx_fence(PNX_SEQ_CST, "thread.light"); /* pairs with thread.heavy */
-}
-
 int pnx__barrier_heavy(void) {
-    pthread_once(&once, start_up);
-    if (!asymmetric) {
+    if (!pnx__barrier_is_asymmetric()) {
         pnx_fence(PNX_SEQ_CST, "thread.heavy"); /* pairs with thread.light */
         return 0;
     }
@@ -301,16 +296,18 @@ int pnx__barrier_heavy(void) {
 }
 
 bool pnx__barrier_is_asymmetric(void) {
-    pthread_once(&once, start_up);
-    return asymmetric;
+    pthread_once(&once, start_up); /* publishes it */
+    return pnx_load(&pnx__asymmetric, PNX_RELAXED, "thread.is_asymmetric") != 0;
 }
 
-uint32_t pnx__fork_generation(void) {
+uint32_t pnx__fork_generation_slow(void) {
     pthread_once(&once, start_up);
-    if (!fork_page)
+    struct pnx_a32 *page =
+            pnx_load(&pnx__fork_page, PNX_RELAXED, "thread.fork_known"); /* once published it */
+    if (!page)
         return pnx_load(&fork_last, PNX_RELAXED, "thread.fork_last");
     uint32_t generation =
-            pnx_load(fork_page, PNX_ACQUIRE, "thread.fork_page"); /* pairs with thread.fork_claim */
+            pnx_load(page, PNX_ACQUIRE, "thread.fork_again"); /* pairs with thread.fork_claim */
     if (generation != 0)
         return generation;
     /*
@@ -321,7 +318,7 @@ uint32_t pnx__fork_generation(void) {
     uint32_t found = 0;
     uint32_t wanted = pnx_fetch_add(&fork_last, 1, PNX_ACQ_REL, "thread.fork_number") + 1;
     /* Release: pairs with the forking thread's own load of the page, see above. */
-    if (!pnx_cas(fork_page, &found, wanted, PNX_ACQ_REL, "thread.fork_claim"))
+    if (!pnx_cas(page, &found, wanted, PNX_ACQ_REL, "thread.fork_claim"))
         return found;
     return wanted;
 }

@@ -15,6 +15,7 @@
 #define PNX_THREAD_HEAD     640
 #define PNX_THREAD_DOMAINS  64
 #define PNX_RWDATA_HELD_MAX 12
+#define PNX_THREAD_SHARDS   16 /* into which registries are divided */
 
 /*
  * One per thread, made on first use, given to another thread after its end, never freed: what stands in the head
@@ -24,10 +25,12 @@ struct pnx_thread {
     /* share: whether the thread is reading (patinox/reclaim_inl.h).  Zero at first; then kept from owner to owner. */
     _Alignas(64) unsigned char head[PNX_THREAD_HEAD];
     struct pnx_thread *next; /* in the list of all; fixed */
-    struct pnx_a64
+    struct pnx_a32
             owned; /* 0: free, 1: a thread has it, 2: its thread has gone, and nobody may have it */
-    uint64_t id;   /* 1, 2, 3 ...; never reused: from here on zeroed for each owner */
-    uint32_t held; /* debug: locks held, and their ranks in order of locking */
+    struct pnx_a32
+            inside; /* os/lock.h: the lock that it is in by the bias, or about to look; 0: none.  A futex */
+    uint64_t id;                 /* 1, 2, 3 ...; never reused: from here on zeroed for each owner */
+    uint32_t held;               /* debug: locks held, and their ranks in order of locking */
     uint16_t rank[PNX_HELD_MAX]; /* debug */
     uint16_t fault_depth;        /* nesting of access scopes (mapping) */
     uint16_t reclaim_depth;      /* inside a budget reclaimer: charges come from the reserve */
@@ -47,6 +50,7 @@ struct pnx_thread {
     void (*latches_end)(struct pnx_thread *thread);
     uint16_t watch_depth;   /* share: inside a watch's callback: a cancel must not wait */
     uint16_t calls;         /* inside another function of the user's that somebody may wait for */
+    uint32_t shard;         /* registry: where it added last; at first by its number */
     struct pnx_row_request *runs; /* registry: cleanups that run on this thread, innermost first */
     const struct pnx_cleanup_wait *cleanup_wait; /* registry: see run.c, whose lock guards it */
     const void *pool_calls; /* pool: innermost operation of a manager that runs here */
@@ -60,6 +64,12 @@ struct pnx_thread {
 
 /* Returns the calling thread's record; NULL only when memory for it could not be had. */
 struct pnx_thread *pnx__thread(void);
+
+/* The same, for hot paths. */
+static inline struct pnx_thread *pnx__self(void) {
+    struct pnx_thread *self = PNX_SELF;
+    return self ? self : pnx__thread();
+}
 
 /*
  * Stand around a function of the user's that other threads may be waiting for, so that it does not wait for theirs; the
@@ -125,7 +135,23 @@ uint32_t pnx__os_cpus(void);
  * The asymmetric barrier.  light orders the calling thread as seen by a heavy in another.  Where the
  * kernel grants membarrier, light is a compiler barrier and heavy a system call; elsewhere both fence.
  */
+#ifdef PNX_EXPLORE
 void pnx__barrier_light(void);
+#define pnx__barrier_light_asymmetric pnx__barrier_light
+#else
+/* light, for who knows that the barrier is asymmetric. */
+static inline void pnx__barrier_light_asymmetric(void) {
+    __asm__ __volatile__("" ::: "memory");
+}
+extern struct pnx_a32 pnx__asymmetric; /* bool; until the library is told, light fences */
+static inline void pnx__barrier_light(void) {
+    /* Relaxed: once it is set, the kernel has been told; a fence in vain does no harm. */
+    if (__builtin_expect(pnx_load(&pnx__asymmetric, PNX_RELAXED, "thread.asymmetric") != 0, 1))
+        __asm__ __volatile__("" ::: "memory");
+    else
+        pnx_fence(PNX_SEQ_CST, "thread.light"); /* pairs with thread.heavy */
+}
+#endif
 /* 0, or a negative error when the kernel has taken membarrier away: nothing has been ordered then. */
 int pnx__barrier_heavy(void);
 bool pnx__barrier_is_asymmetric(void);
@@ -135,6 +161,19 @@ bool pnx__barrier_is_asymmetric(void);
  * its ancestors before the fork.  1 in the first process.  Reads one word on a page that the kernel wipes at
  * fork; no system call.  An object keeps the number that it read when it was made, and compares.
  */
+#ifdef PNX_EXPLORE
 uint32_t pnx__fork_generation(void);
+#else
+extern struct pnx_aptr
+        pnx__fork_page; /* struct pnx_a32; wiped to 0 in a child; NULL: not there (yet) */
+uint32_t pnx__fork_generation_slow(void);
+static inline uint32_t pnx__fork_generation(void) {
+    const struct pnx_a32 *page = pnx_load(
+            &pnx__fork_page, PNX_ACQUIRE, "thread.fork_where"); /* with thread.fork_there */
+    uint32_t generation = page ? pnx_load(page, PNX_ACQUIRE, "thread.fork_page")
+                               : 0; /* pairs with thread.fork_claim */
+    return __builtin_expect(generation != 0, 1) ? generation : pnx__fork_generation_slow();
+}
+#endif
 
 #endif

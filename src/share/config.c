@@ -47,7 +47,7 @@ static void after_fork(void) {
 }
 
 static void register_fork(void) {
-    pnx__at_fork(fork_prepare, after_fork, after_fork);
+    pnx__at_fork(PNX_RANK_CONFIG, fork_prepare, after_fork, after_fork);
 }
 
 static void join_list(struct pnx_config *config) {

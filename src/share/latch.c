@@ -158,7 +158,7 @@ static void after_fork_in_child(void) {
 }
 
 static void register_fork(void) {
-    pnx__at_fork(before_fork, after_fork, after_fork_in_child);
+    pnx__at_fork(PNX_RANK_LATCH, before_fork, after_fork, after_fork_in_child);
 }
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;

@@ -469,5 +469,5 @@ static void fork_child(void) {
 
 void pnx__reclaim_threads_init(void) {
     pnx__thread_at_exit(thread_ends);
-    pnx__at_fork(fork_prepare, fork_parent, fork_child);
+    pnx__at_fork(PNX_RANK_RECLAIM_ALL, fork_prepare, fork_parent, fork_child);
 }

@@ -263,7 +263,7 @@ static void fork_child(void) {
 }
 
 static void watch_forks(void) {
-    pnx__at_fork(fork_prepare, fork_parent, fork_child);
+    pnx__at_fork(PNX_RANK_SNAPSHOTS, fork_prepare, fork_parent, fork_child);
 }
 
 /* ---- making and ending ---- */

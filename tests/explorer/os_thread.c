@@ -28,6 +28,7 @@ struct pnx_thread *pnx__thread(void) {
     if (!x.self->made_record) {
         x.self->made_record = true;
         x.self->record.id = x_self() + 1;
+        x.self->record.shard = x_self() % PNX_THREAD_SHARDS;
     }
     return &x.self->record;
 }
@@ -67,7 +68,9 @@ void x_thread_exit_hooks(struct x_thread *thread) {
 /* Nothing is unloaded, and nothing forks. */
 void pnx__threads_forget(void) {}
 
-void pnx__at_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
+void pnx__at_fork(
+        enum pnx_lock_rank rank, void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
+    (void)rank;
     (void)prepare;
     (void)parent;
     (void)child;
@@ -79,6 +82,15 @@ void pnx__fork_lock(struct pnx_mutex *mutex) {
 
 void pnx__fork_unlock(struct pnx_mutex *mutex) {
     (void)mutex;
+}
+
+void pnx__fork_take(struct pnx_lock *lock) {
+    (void)lock;
+}
+
+void pnx__fork_give(struct pnx_lock *lock, bool in_child) {
+    (void)lock;
+    (void)in_child;
 }
 
 static void run_started(void *arg) {

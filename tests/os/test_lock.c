@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Biased locks: P1..P3 of src/os/lock.c. */
+#include "harness/harness.h"
+#include "os/fork.h"
+#include "os/lock.h"
+#include "os/thread.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+static struct pnx_lock lock;
+
+/* ---- one at a time ---- */
+
+enum { ROUNDS = 300000 };
+
+struct sum {
+    uint64_t a, b; /* plain: a lock that let two in would lose some, and be a data race */
+    uint64_t added[4];
+    unsigned hurried; /* threads that take it rarely */
+};
+
+static void add(struct sum *sum) {
+    CHECK_EQ(sum->a, sum->b);
+    sum->a++;
+    sum->b++;
+}
+
+/* The first thread takes the lock all the time, the others now and then. */
+static void add_all(unsigned index, void *ctx) {
+    struct sum *sum = ctx;
+    uint64_t state = test_seed() + index;
+    uint64_t rounds = test_slow() ? ROUNDS / 10 : ROUNDS;
+    for (uint64_t i = 0; i < rounds; i++) {
+        if (index > 0 && test_random(&state) % 1024 != 0) {
+            pnx__spin_hint();
+            continue;
+        }
+        if (index % 2 == 0 || !pnx__trylock(&lock))
+            pnx__lock(&lock);
+        pnx__lock_assert_held(&lock);
+        add(sum);
+        sum->added[index]++;
+        pnx__unlock(&lock);
+    }
+}
+
+TEST(p1_one_thread_at_a_time_is_in_be_it_by_the_bias_or_by_the_word) {
+    for (int round = 0; round < 5; round++) {
+        struct sum sum = {0};
+        pnx__lock_init(&lock, PNX_RANK_POOL);
+        test_threads(4, add_all, &sum);
+        CHECK_EQ(sum.a, sum.added[0] + sum.added[1] + sum.added[2] + sum.added[3]);
+        CHECK(sum.added[0] >= ROUNDS / 10);
+    }
+}
+
+static void take_cheaply(unsigned index, void *ctx) {
+    struct sum *sum = ctx;
+    uint64_t state = test_seed() + index;
+    for (int i = 0; i < ROUNDS / (test_slow() ? 10 : 1); i++) {
+        if (index > 0 && test_random(&state) % 512 != 0)
+            continue;
+        if (pnx__lock_cheap(&lock, pnx__self())) {
+            add(sum);
+            sum->added[index]++;
+            pnx__unlock_cheap(&lock, pnx__self());
+        } else {
+            pnx__lock(&lock);
+            add(sum);
+            sum->added[index]++;
+            pnx__unlock(&lock);
+        }
+    }
+}
+
+TEST(p1_also_for_those_who_take_it_only_when_that_is_cheap) {
+    struct sum sum = {0};
+    pnx__lock_init(&lock, PNX_RANK_POOL);
+    test_threads(3, take_cheaply, &sum);
+    CHECK_EQ(sum.a, sum.added[0] + sum.added[1] + sum.added[2]);
+}
+
+static bool cheap(void) {
+    if (!pnx__lock_cheap(&lock, pnx__self()))
+        return false;
+    pnx__unlock_cheap(&lock, pnx__self());
+    return true;
+}
+
+static void take_once(unsigned index, void *ctx) {
+    (void)index;
+    (void)ctx;
+    CHECK(!cheap());
+    pnx__lock(&lock);
+    pnx__unlock(&lock);
+}
+
+static void take_often(void) {
+    for (int i = 0; i < 200; i++) {
+        pnx__lock(&lock);
+        pnx__unlock(&lock);
+    }
+}
+
+TEST(a_thread_that_takes_it_often_gets_it_cheaply_until_another_takes_it) {
+    pnx__lock_init(&lock, PNX_RANK_POOL);
+    CHECK(!cheap());
+    take_often();
+    if (!pnx__barrier_is_asymmetric()) {
+        CHECK(!cheap());
+        return;
+    }
+    CHECK(cheap());
+    test_threads(1, take_once, NULL);
+    CHECK(!cheap());
+    take_often();
+    CHECK(cheap());
+}
