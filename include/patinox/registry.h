@@ -32,8 +32,9 @@
  *   P4  Shutdown runs cleanups one at a time, last made first, and so children before parents; it returns by
  *       its deadline even when a cleanup hangs; nothing is struck from the report to make it look better.
  *   P5  No cleanup or callback runs while the registry holds a lock.
- *   P6  Adding a row allocates nothing once as many rows have been live before.  What it says beside type, site,
- *       cleanup and bytes needs memory of its own, which is got once for each chunk of rows (16 at first).
+ *   P6  Adding a row allocates nothing once as many rows have been live before, save that threads which add at the
+ *       same time get memory apart from each other.  What a row says beside type, site, cleanup and bytes has memory of
+ *       its own, which is got once for each chunk of rows (16 at first).
  */
 #ifndef PNX_REGISTRY_H
 #define PNX_REGISTRY_H

@@ -10,17 +10,16 @@ static void require(bool holds) {
 }
 
 static void check_queue(struct pnx_registry *registry, const struct pnx_shard *shard) {
-    uint32_t n = 0, last = 0;
-    for (uint32_t link = shard->free_first; link;) {
-        const struct pnx_row *row = pnx__slot_row(shard, link - 1);
+    uint32_t n = 0;
+    const struct pnx_row *last = NULL;
+    for (const struct pnx_row *row = shard->free_first; row; row = row->next_free) {
         uint64_t word = pnx__row_word(row);
         enum pnx_row_state state = pnx__word_state(word);
         require(state == PNX_ROW_FREE || state == PNX_ROW_DONE || state == PNX_ROW_FAILED);
-        require(pnx__slot_of(word) == link - 1);
+        require(pnx__slot_row(shard, pnx__slot_of(word)) == row);
         require(&registry->shard[pnx__shard_of(word)] == shard);
         require(++n <= shard->n_free);
-        last = link;
-        link = (uint32_t)row->next_free;
+        last = row;
     }
     require(n == shard->n_free && last == shard->free_last);
 }
@@ -44,13 +43,14 @@ static void check_row(const struct pnx_row *row) {
 
 static void check_shard(struct pnx_registry *registry, uint32_t number, uint64_t *allowed) {
     struct pnx_shard *shard = &registry->shard[number];
-    pnx__mutex_lock(&shard->lock);
+    pnx__lock(&shard->lock);
     check_queue(registry, shard);
     uint32_t capacity = 0;
     for (uint32_t k = 0; k < shard->n_chunks; k++)
         capacity += pnx__chunk_rows(k);
     require(shard->capacity == capacity && shard->used <= capacity);
     require(shard->n_free <= shard->used);
+    require(shard->rest == (shard->used < shard->capacity ? PNX_QUARANTINE : 0));
     uint64_t there = 0;
     for (uint32_t slot = 0; slot < shard->used; slot++) {
         const struct pnx_row *row = pnx__slot_row(shard, slot);
@@ -63,7 +63,7 @@ static void check_shard(struct pnx_registry *registry, uint32_t number, uint64_t
     require(there <= shard->allowed && there + shard->n_free <= shard->used);
     require(shard->held || there == 0);
     *allowed += shard->allowed;
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
 }
 
 void pnx__registry_check(struct pnx_registry *registry) {

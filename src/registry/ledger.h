@@ -2,8 +2,8 @@
 /*
  * registry/ledger.h - the registry's structures, for src/registry and src/resource only.
  *
- * Rows live in shards: a thread adds to its own shard, and takes a slot from another one only when its own is
- * full, so that adding allocates only when every slot of the registry is taken.  Free slots wait in a first-in
+ * Rows live in shards: a thread adds to the one that it used last, goes to another when that is full or in use, and
+ * adds memory only when all are.  Free slots wait in a first-in
  * first-out queue, and unused slots are preferred while that queue is short, so that a row stays recognisable
  * for a while after its removal (the site of the first release).
  *
@@ -31,6 +31,7 @@
 
 #include "base/atomic.h"
 #include "base/list.h"
+#include "os/lock.h"
 #include "os/mutex.h"
 #include "os/thread.h"
 #include "stats/stats.h"
@@ -43,13 +44,14 @@
 #define PNX_GROUP_DEF <patinox/stats/registry.def>
 #include "stats/declare_group.inc"
 
-#define PNX_ROW_NAME_MAX    48 /* as in struct pnx_resource_info */
-#define PNX_STATE_BITS      4
-#define PNX_SHARD_BITS      4
-#define PNX_SLOT_BITS       20
-#define PNX_GENERATION_BITS 36
-#define PNX_SHARDS          (1u << PNX_SHARD_BITS)
-#define PNX_QUARANTINE      16 /* free slots of a shard that wait before unused ones are spared */
+#define PNX_ROW_NAME_MAX     48 /* as in struct pnx_resource_info */
+#define PNX_STATE_BITS       4
+#define PNX_SHARD_BITS       4
+#define PNX_SLOT_BITS        20
+#define PNX_GENERATION_BITS  36
+#define PNX_GENERATION_SHIFT (64 - PNX_GENERATION_BITS)
+#define PNX_SHARDS           PNX_THREAD_SHARDS
+#define PNX_QUARANTINE       16 /* free slots of a shard that wait before unused ones are spared */
 
 /*
  * Chunks of a shard: 16 rows, and as many again with each further one up to 4096; then an eighth of what there is,
@@ -80,12 +82,13 @@ enum pnx_row_hand {
 };
 
 /* The bits of row->order: flags, and above them the serial number, the order of adding. */
-#define PNX_ROW_MEMBER         (UINT64_C(1) << 0) /* it was there when the shutdown began */
-#define PNX_ROW_ASKED          (UINT64_C(1) << 1) /* somebody has asked for its end */
-#define PNX_ROW_FORCEABLE      (UINT64_C(1) << 2)
-#define PNX_ROW_OWNED          (UINT64_C(1) << 3)
-#define PNX_ROW_KEEP           (UINT64_C(1) << 4)
-#define PNX_ROW_PRIORITY_SHIFT 5 /* enum pnx_priority, 3 bits, never the default */
+#define PNX_ROW_FLAG(flag)     ((uint64_t)(flag)) /* PNX_RESOURCE_*, 3 bits */
+#define PNX_ROW_FORCEABLE      PNX_ROW_FLAG(PNX_RESOURCE_FORCEABLE)
+#define PNX_ROW_OWNED          PNX_ROW_FLAG(PNX_RESOURCE_OWNED)
+#define PNX_ROW_KEEP           PNX_ROW_FLAG(PNX_RESOURCE_KEEP_AFTER_FORK)
+#define PNX_ROW_MEMBER         (UINT64_C(1) << 3) /* it was there when the shutdown began */
+#define PNX_ROW_ASKED          (UINT64_C(1) << 4) /* somebody has asked for its end */
+#define PNX_ROW_PRIORITY_SHIFT 5                  /* enum pnx_priority as given, 3 bits */
 #define PNX_ROW_OUTCOME_SHIFT \
     8 /* enum pnx_resource_state of a member, 3 bits; 0 until it is known */
 #define PNX_ROW_HAND_SHIFT   11 /* enum pnx_row_hand, 2 bits */
@@ -108,7 +111,7 @@ struct pnx_cancel {
 
 /*
  * One run of a row's cleanup: the caller's, for as long as the run lasts (until pended has been called when
- * it is pending).  Its first group is the caller's, all else zero at first and the registry's.
+ * it is pending).  Its first group is the caller's, who sets all of it; all else is the registry's.
  */
 struct pnx_row_request {
     struct pnx_cancel cancel;            /* deadline: PNX_NEVER or a time */
@@ -143,13 +146,15 @@ struct pnx_row {
     const char *type;
     const char *site;
     union {
-        uint64_t bytes;     /* while the row is there; in a registry that is shut down, for ever */
-        uint64_t next_free; /* in the queue: slot + 1 of the next; 0: last */
+        uint64_t bytes; /* while the row is there; in a registry that is shut down, for ever */
+        struct pnx_row *next_free; /* in the queue; NULL: last */
     };
     uint64_t order;
     uint64_t stamp;
 };
 static_assert(sizeof(struct pnx_row) == 64, "a row is a cache line");
+static_assert(
+        PNX_SHARDS == 1 << PNX_SHARD_BITS, "a shard's number fits into an id, and all are used");
 
 /* What stands beside some rows.  An entry belongs to the row whose id it bears, to none else. */
 enum pnx_side { PNX_SIDE_LABEL, PNX_SIDE_TRACE, PNX_SIDES };
@@ -184,16 +189,21 @@ struct pnx_row_trace {
  * added = removed + ended + rows that are there (live, running, pending or abandoned).
  */
 struct pnx_shard {
-    _Alignas(64) struct pnx_mutex lock;
+    _Alignas(128) struct pnx_lock lock; /* two lines: processors fetch them in pairs */
     /* Guarded by lock. */
     uint32_t allowed; /* rows that may be there: its part of registry->max */
     uint32_t n_chunks;
-    uint32_t capacity;   /* slots of its chunks */
-    uint32_t used;       /* slots that were ever taken */
-    uint32_t free_first; /* slot + 1 */
-    uint32_t free_last;
+    uint32_t capacity; /* slots of its chunks */
+    uint32_t used;     /* slots that were ever taken */
     uint32_t n_free;
+    uint32_t
+            rest; /* free slots that are left to rest: PNX_QUARANTINE while there are unused ones, else 0 */
+    struct pnx_row *free_first;
+    struct pnx_row *free_last;
     uint32_t waiting;    /* threads that wait for the end of one of its cleanups */
+    uint32_t block;      /* how many serials its block had; see next_serial_locked() */
+    uint64_t serial;     /* the last that it used */
+    uint64_t serial_end; /* the last one of its block */
     bool held;           /* it has a reference to the registry: set while it has rows */
     struct pnx_a32 turn; /* a futex: changes with ends while there are waiting threads */
     /* Written by the holder of the lock, read by anybody: pnx_owner_add(). */
@@ -265,35 +275,46 @@ struct pnx_shutdown_state {
 /*
  * Owned by its holders.  It is freed when it has neither holders nor rows: each shard that has rows has a
  * reference, which it keeps while there are holders, so that rows come and go without touching refs.
- *   refs = holders << 32 | shards that hold it
+ *   refs = closed << 63 | holders << 32 | shards that hold it; closed: a shutdown has begun, no more rows
  *   room + the sum of allowed over all shards = max
  */
 struct pnx_registry {
-    /* Fixed, but for closed. */
+    /* Fixed. */
     struct pnx_env env;
     char *name;
     pnx_ns made;   /* on the coarse clock */
-    uint64_t base; /* generations start here */
+    uint64_t base; /* generations start here, and end before it */
+    uint64_t last; /* the one before */
     uint32_t max;
-    bool off;              /* pnx_registry_off() */
-    struct pnx_a32 closed; /* a shutdown has begun: no more rows; set once */
+    bool off; /* pnx_registry_off() */
     struct pnx_a64 refs;
-    struct pnx_a32 room;                /* rows that no shard has been allowed yet */
-    struct pnx_aptr first;              /* the first chunks of all shards; set once */
-    _Alignas(64) struct pnx_a64 serial; /* of the last row added */
+    struct pnx_a32 room;                 /* rows that no shard has been allowed yet */
+    struct pnx_aptr first;               /* the first chunks of all shards; set once */
+    _Alignas(128) struct pnx_a64 serial; /* the last one that a shard has got */
     struct pnx_shard shard[PNX_SHARDS];
     struct pnx_shutdown_state shutdown;
     struct pnx_stats_block block;
     struct pnx_registry_values values;
+    struct pnx_link link; /* in the list of all, whose lock guards it */
 };
 
 #define PNX_REGISTRY_HOLDER (UINT64_C(1) << 32)
+#define PNX_REGISTRY_CLOSED (UINT64_C(1) << 63)
+
+/* The default registry, once it is there. */
+extern struct pnx_aptr pnx__registry_default;
 
 /* Counts one up in a number of registry->values. */
 void pnx__registry_count_up(struct pnx_a64 *stat);
 
 /* Returns the default registry for NULL. */
-struct pnx_registry *pnx__registry_resolve(struct pnx_registry *registry);
+static inline struct pnx_registry *pnx__registry_resolve(struct pnx_registry *registry) {
+    if (registry)
+        return registry;
+    registry = pnx_load(&pnx__registry_default, PNX_ACQUIRE,
+            "registry.default"); /* pairs with registry.set_default */
+    return registry ? registry : pnx_registry_default();
+}
 
 /* Takes the reference of a shard, which the caller's own keeps alive meanwhile. */
 void pnx__registry_held(struct pnx_registry *registry);
@@ -303,8 +324,32 @@ void pnx__registry_hold(struct pnx_registry *registry);
 void pnx__registry_unhold(struct pnx_registry *registry);
 /* Drops the reference of a shard that has just said that it is not held any more. */
 void pnx__registry_unheld(struct pnx_registry *registry);
-/* Whether the registry has holders.  Under a shard's lock: see pnx__registry_unhold(). */
-bool pnx__registry_has_holders(const struct pnx_registry *registry);
+/*
+ * Whether the registry has holders.  A shard keeps its reference when its last row goes, as long as there are holders.
+ * So the last holder looks at all shards when it has gone; and what is under a shard's lock either comes before that
+ * look, which then finds the shard empty, or after it, and then sees here that nobody holds the registry.
+ */
+static inline bool pnx__registry_has_holders(const struct pnx_registry *registry) {
+    /* Relaxed: under a shard's lock, which orders it. */
+    uint64_t refs = pnx_load(&registry->refs, PNX_RELAXED, "registry.holders");
+    return (refs & ~PNX_REGISTRY_CLOSED) >= PNX_REGISTRY_HOLDER;
+}
+
+/* Whether a shutdown has begun. */
+static inline bool pnx__registry_is_closed(const struct pnx_registry *registry) {
+    /*
+     * No partner: a shutdown sets it before it takes each shard's lock, and here it is read under such a lock or
+     * after one.  Either the shutdown sees what was done under the lock, or the flag is seen here.
+     */
+    return pnx_load(&registry->refs, PNX_RELAXED, "registry.closed") >= PNX_REGISTRY_CLOSED;
+}
+
+/* Whether it has holders and is not closed: the end of a row matters to nobody but who waits for it. */
+static inline bool pnx__registry_is_open(const struct pnx_registry *registry) {
+    /* Relaxed: as above. */
+    return pnx_load(&registry->refs, PNX_RELAXED, "registry.open") - PNX_REGISTRY_HOLDER <
+           PNX_REGISTRY_CLOSED - PNX_REGISTRY_HOLDER;
+}
 
 /* ---- words, ids, rows ---- */
 
@@ -320,7 +365,7 @@ static inline pnx_resource_id pnx__word_id(uint64_t word) {
 }
 
 static inline uint64_t pnx__generation(uint64_t id_or_word) {
-    return id_or_word >> (64 - PNX_GENERATION_BITS);
+    return id_or_word >> PNX_GENERATION_SHIFT;
 }
 
 static inline uint32_t pnx__shard_of(uint64_t id_or_word) {
@@ -333,7 +378,7 @@ static inline uint32_t pnx__slot_of(uint64_t id_or_word) {
 }
 
 static inline pnx_resource_id pnx__id_of(uint64_t generation, uint32_t slot, uint32_t shard) {
-    return generation << (64 - PNX_GENERATION_BITS) |
+    return generation << PNX_GENERATION_SHIFT |
            (uint64_t)slot << (PNX_STATE_BITS + PNX_SHARD_BITS) | shard << PNX_STATE_BITS;
 }
 
@@ -351,8 +396,10 @@ static inline enum pnx_row_hand pnx__row_hand(const struct pnx_row *row) {
     return (enum pnx_row_hand)(row->order >> PNX_ROW_HAND_SHIFT & 3);
 }
 
-static inline int32_t pnx__row_priority(const struct pnx_row *row) {
-    return (int32_t)(row->order >> PNX_ROW_PRIORITY_SHIFT & 7);
+/* Never the default. */
+static inline enum pnx_priority pnx__row_priority(const struct pnx_row *row) {
+    uint32_t priority = (uint32_t)(row->order >> PNX_ROW_PRIORITY_SHIFT) & 7;
+    return priority ? (enum pnx_priority)priority : PNX_PRIORITY_NORMAL;
 }
 
 /* The outcome that the shutdown has noted in the row; 0: none yet. */
@@ -413,7 +460,7 @@ static inline uint64_t pnx__row_word(const struct pnx_row *row) {
 /* Locks the shard that the id belongs to. */
 static inline struct pnx_shard *pnx__row_lock(struct pnx_registry *registry, pnx_resource_id id) {
     struct pnx_shard *shard = &registry->shard[pnx__shard_of(id)];
-    pnx__mutex_lock(&shard->lock);
+    pnx__lock(&shard->lock);
     return shard;
 }
 
@@ -470,6 +517,26 @@ static inline void pnx__row_set_hand_locked(struct pnx_row *row, enum pnx_row_ha
     row->order |= (uint64_t)hand << PNX_ROW_HAND_SHIFT;
 }
 
+/* Whether the end of a row in the shard may be waited for, or be the end of the registry. */
+static inline bool pnx__row_end_matters_locked(
+        const struct pnx_registry *registry, const struct pnx_shard *shard) {
+    return shard->waiting != 0 || !pnx__registry_is_open(registry);
+}
+
+/* Puts a slot into the queue of free ones, unless it has used all its generations. */
+static inline void pnx__row_queue_locked(const struct pnx_registry *registry,
+        struct pnx_shard *shard, struct pnx_row *row, pnx_resource_id id) {
+    if (pnx__generation(id) == registry->last)
+        return; /* all generations are used up: the slot rests for ever */
+    row->next_free = NULL;
+    if (shard->free_last)
+        shard->free_last->next_free = row;
+    else
+        shard->free_first = row;
+    shard->free_last = row;
+    shard->n_free++;
+}
+
 /* Notes that something may wait for what the row has become. */
 void pnx__row_changed_locked(
         struct pnx_registry *registry, struct pnx_shard *shard, struct pnx_row_effects *effects);
@@ -489,6 +556,12 @@ void pnx__row_object(struct pnx_registry *registry, const struct pnx_row *row, p
 /* pnx_registry_remove_at() without the event for a row that was removed before. */
 int pnx__row_remove(struct pnx_registry *registry, pnx_resource_id id, const char *site);
 
+/*
+ * Waits for the end of a row that somebody else has claimed, and takes note of it as a removal does.  -EAGAIN when it
+ * is live, perhaps again: the caller may claim it.  In a forked child, a live row of its parent is removed: 0.
+ */
+int pnx__row_meet(struct pnx_registry *registry, pnx_resource_id id, const char *site);
+
 /* Copies what the row says; under the shard's lock, or once the registry is closed. */
 void pnx__row_copy(struct pnx_registry *registry, const struct pnx_row *row, uint64_t word,
         pnx_ns now, struct pnx_resource_info *ret_info);
@@ -500,7 +573,27 @@ void pnx__rows_each(struct pnx_registry *registry,
 /* Aborts when an invariant does not hold; nobody else may be using the registry. */
 void pnx__registry_check(struct pnx_registry *registry);
 
+/*
+ * pnx_registry_add() of a resource of the present size, with another cleanup and arg.  The registry is not the one that
+ * is off.
+ */
+int pnx__row_add(struct pnx_registry *registry, const struct pnx_resource *resource,
+        pnx_cleanup_fn *cleanup, void *arg, struct pnx_error *err, pnx_resource_id *ret_id);
+
 /* ---- run.c ---- */
+
+/* Guards cleanup_wait of all threads.  Taken before a shard's lock. */
+extern struct pnx_mutex pnx__waits_lock;
+
+/* Makes a request for one run, of which nobody needs to know when it ends later; -EAGAIN leaves the row live. */
+static inline void pnx__request_init(struct pnx_row_request *request, pnx_ns deadline) {
+    /* Published to the cleanup by its call, and to others by the shard's lock. */
+    pnx_store(&request->cancel.deadline, (uint64_t)deadline, PNX_RELAXED, "run.set_deadline");
+    pnx_store(&request->cancel.requested, 0, PNX_RELAXED, "run.not_requested");
+    request->last = false;
+    request->pended = NULL;
+    request->ctx = NULL;
+}
 
 /*
  * Claims a live row for running its cleanup and fills the registry's part of the request.  -EALREADY, -ESTALE,

@@ -4,11 +4,14 @@
  *
  *   P1  The default registry is in static memory: it cannot fail to exist, and is never freed.
  *   P2  A registry is freed when it has neither holders nor rows, by whoever drops the last of both.
- *   P3  While there are holders, rows come and go without a write to what all threads share, the serial excepted.
+ *   P3  In a forked child rows are in one piece and no lock is held, whatever other threads were doing.
+ *   P4  While there are holders, rows come and go without a write to what all threads share, the serial excepted.
  */
 #include "base/env.h"
 #include "base/env_system.h"
+#include "base/list.h"
 #include "base/options.h"
+#include "os/fork.h"
 #include "registry/ledger.h"
 
 #include <patinox/registry.h>
@@ -36,6 +39,7 @@ static const struct pnx_opt_table options = {
         "registry", sizeof(struct pnx_registry_opts), rows, sizeof(rows) / sizeof(rows[0])};
 
 static struct pnx_registry default_registry;
+struct pnx_aptr pnx__registry_default;
 static pthread_once_t default_once = PTHREAD_ONCE_INIT;
 static char default_name[] = "default";
 static char off_name[] = "off";
@@ -45,6 +49,62 @@ static struct pnx_registry off_registry = {
         .shutdown.report = {.registry = &off_registry,
                 .counts.size = sizeof(struct pnx_shutdown_counts)},
 };
+
+/* ---- fork: the child finds the rows of all registries in one piece, and no lock held ---- */
+
+static struct pnx_mutex all_lock = PNX_MUTEX_STATIC(PNX_RANK_REGISTRIES);
+static struct pnx_link all = {&all, &all}; /* the lock */
+
+static void fork_prepare(void) {
+    pnx__fork_lock(&all_lock);
+    pnx__fork_lock(&pnx__waits_lock);
+    PNX_LIST_EACH (link, after, &all) {
+        struct pnx_registry *registry = PNX_CONTAINER(link, struct pnx_registry, link);
+        for (uint32_t i = 0; i < PNX_SHARDS; i++)
+            pnx__fork_take(&registry->shard[i].lock);
+    }
+}
+
+static void give_back(bool in_child) {
+    PNX_LIST_EACH (link, after, &all) {
+        struct pnx_registry *registry = PNX_CONTAINER(link, struct pnx_registry, link);
+        for (uint32_t i = 0; i < PNX_SHARDS; i++) {
+            if (in_child)
+                registry->shard[i].waiting = 0; /* none of those who waited is here */
+            pnx__fork_give(&registry->shard[i].lock, in_child);
+        }
+    }
+    pnx__fork_unlock(&pnx__waits_lock);
+    pnx__fork_unlock(&all_lock);
+}
+
+static void fork_parent(void) {
+    give_back(false);
+}
+
+static void fork_child(void) {
+    give_back(true);
+}
+
+static void watch_forks(void) {
+    pnx__at_fork(PNX_RANK_REGISTRIES, fork_prepare, fork_parent, fork_child);
+}
+
+static void join_all(struct pnx_registry *registry) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    pnx__mutex_lock(&all_lock);
+    pnx__list_push_back(&all, &registry->link);
+    pnx__mutex_unlock(&all_lock);
+}
+
+static void leave_all(struct pnx_registry *registry) {
+    pnx__mutex_lock(&all_lock);
+    pnx__list_remove(&registry->link);
+    pnx__mutex_unlock(&all_lock);
+}
+
+/* ---- numbers of all shards ---- */
 
 /* Sums of what the shards count.  Each is right at some moment of the call, and none ever goes back. */
 struct sums {
@@ -107,8 +167,9 @@ static void set_up(
     registry->base = (number * GENERATION_STEP + 1) & GENERATION_MASK;
     if (registry->base == 0)
         registry->base = 1;
+    registry->last = registry->base == 1 ? GENERATION_MASK : registry->base - 1;
     for (uint32_t i = 0; i < PNX_SHARDS; i++)
-        pnx__mutex_init(&registry->shard[i].lock, PNX_RANK_REGISTRY);
+        pnx__lock_init(&registry->shard[i].lock, PNX_RANK_REGISTRY);
     pnx__mutex_init(&registry->shutdown.lock, PNX_RANK_SHUTDOWN);
     registry->shutdown.report.registry = registry;
     registry->shutdown.report.counts.size = sizeof(struct pnx_shutdown_counts);
@@ -116,12 +177,15 @@ static void set_up(
     pnx_store(&registry->refs, PNX_REGISTRY_HOLDER, PNX_RELAXED, "registry.create");
     pnx__registry_stats_init(&registry->block, registry->name, &registry->values, NULL);
     registry->block.refresh = refresh;
+    join_all(registry);
 }
 
 static void set_up_default(void) {
     set_up(&default_registry, pnx__env_system(), default_name,
             UINT32_C(1) << (PNX_SLOT_BITS + PNX_SHARD_BITS));
     pnx__stats_add(NULL, &default_registry.block);
+    pnx_store(&pnx__registry_default, &default_registry, PNX_RELEASE,
+            "registry.set_default"); /* pairs with registry.default */
 }
 
 struct pnx_registry *pnx_registry_default(void) {
@@ -131,10 +195,6 @@ struct pnx_registry *pnx_registry_default(void) {
 
 struct pnx_registry *pnx_registry_off(void) {
     return &off_registry;
-}
-
-struct pnx_registry *pnx__registry_resolve(struct pnx_registry *registry) {
-    return registry ? registry : pnx_registry_default();
 }
 
 int pnx_registry_create(const struct pnx_registry_opts *opts, struct pnx_error *err,
@@ -162,10 +222,9 @@ int pnx_registry_create(const struct pnx_registry_opts *opts, struct pnx_error *
 
 static void destroy(struct pnx_registry *registry) {
     struct pnx_env env = registry->env;
+    leave_all(registry);
     pnx__stats_remove(&registry->block);
     pnx__shards_free(registry);
-    for (uint32_t s = 0; s < PNX_SHARDS; s++)
-        pnx__mutex_destroy(&registry->shard[s].lock);
     pnx__free(&env, registry->shutdown.report.members, registry->shutdown.report.capacity,
             sizeof(struct pnx_shutdown_member));
     pnx__mutex_destroy(&registry->shutdown.lock);
@@ -178,7 +237,7 @@ static void destroy(struct pnx_registry *registry) {
 static void drop(struct pnx_registry *registry, uint64_t amount) {
     /* Pairs with itself: all uses of the registry by others happen before it is freed. */
     uint64_t before = pnx_fetch_sub(&registry->refs, amount, PNX_ACQ_REL, "registry.unref");
-    if (before == amount)
+    if ((before & ~PNX_REGISTRY_CLOSED) == amount)
         destroy(registry);
 }
 
@@ -187,12 +246,12 @@ static void sweep(struct pnx_registry *registry) {
     uint64_t dropped = 1;
     for (uint32_t s = 0; s < PNX_SHARDS; s++) {
         struct pnx_shard *shard = &registry->shard[s];
-        pnx__mutex_lock(&shard->lock);
+        pnx__lock(&shard->lock);
         if (shard->held && pnx__shard_rows_locked(shard) == 0) {
             shard->held = false;
             dropped++;
         }
-        pnx__mutex_unlock(&shard->lock);
+        pnx__unlock(&shard->lock);
     }
     drop(registry, dropped);
 }
@@ -211,20 +270,10 @@ void pnx__registry_hold(struct pnx_registry *registry) {
             "registry.hold"); /* somebody else's reference keeps it alive */
 }
 
-/*
- * A shard keeps its reference when its last row goes, as long as there are holders.  So the last holder looks at all
- * shards when it has gone; and what is under a shard's lock either comes before that look, which then finds the
- * shard empty, or after it, and then sees here that nobody holds the registry.
- */
-bool pnx__registry_has_holders(const struct pnx_registry *registry) {
-    /* Relaxed: see above, the lock orders it. */
-    return pnx_load(&registry->refs, PNX_RELAXED, "registry.holders") >= PNX_REGISTRY_HOLDER;
-}
-
 void pnx__registry_unhold(struct pnx_registry *registry) {
     uint64_t refs = pnx_load(&registry->refs, PNX_RELAXED, "registry.look"); /* only compared */
     for (;;) {
-        bool last = refs < 2 * PNX_REGISTRY_HOLDER;
+        bool last = (refs & ~PNX_REGISTRY_CLOSED) < 2 * PNX_REGISTRY_HOLDER;
         uint64_t left = refs - PNX_REGISTRY_HOLDER + (last ? 1 : 0);
         /* Release: pairs with registry.unref; acquire: what earlier holders did comes before the sweep. */
         if (!pnx_cas(&registry->refs, &refs, left, PNX_ACQ_REL, "registry.unhold"))

@@ -23,12 +23,8 @@
 #include <string.h>
 
 #define GENERATION_MASK ((UINT64_C(1) << PNX_GENERATION_BITS) - 1)
+#define SERIALS_MAX     64 /* that a shard takes at once */
 #define KNOWN_FLAGS     (PNX_RESOURCE_FORCEABLE | PNX_RESOURCE_OWNED | PNX_RESOURCE_KEEP_AFTER_FORK)
-
-static uint64_t next_generation(uint64_t generation) {
-    generation = (generation + 1) & GENERATION_MASK;
-    return generation ? generation : 1; /* so that no id is 0 */
-}
 
 /* Whether the generation came before the slot's present one, counted from the registry's first. */
 static bool is_past(const struct pnx_registry *registry, uint64_t generation, uint64_t present) {
@@ -36,90 +32,71 @@ static bool is_past(const struct pnx_registry *registry, uint64_t generation, ui
                                    ((present - registry->base) & GENERATION_MASK);
 }
 
-static bool is_closed(const struct pnx_registry *registry) {
-    /*
-     * No partner: a shutdown sets it before it takes each shard's lock, and here it is read under such a lock or
-     * after one.  Either the shutdown sees what was done under the lock, or the flag is seen here.
-     */
-    return pnx_load(&registry->closed, PNX_RELAXED, "rows.closed") != 0;
-}
-
 /* ---- slots ---- */
 
-/* Finds the slot that the next row would get.  false when the shard is full. */
-static bool next_slot_locked(const struct pnx_shard *shard, uint32_t *ret_slot) {
+/* The id of a slot's next row. */
+static pnx_resource_id next_id(uint64_t word) {
+    pnx_resource_id id = pnx__word_id(word) + (UINT64_C(1) << PNX_GENERATION_SHIFT);
+    if (pnx__generation(id) == 0) /* so that no id is 0 */
+        id += UINT64_C(1) << PNX_GENERATION_SHIFT;
+    return id;
+}
+
+/* Finds the slot that the next row would get, and that row's id.  NULL when the shard is full. */
+static struct pnx_row *next_row_locked(struct pnx_registry *registry, const struct pnx_shard *shard,
+        uint32_t number, pnx_resource_id *ret_id) {
     if (pnx__shard_rows_locked(shard) >= shard->allowed)
-        return false;
-    bool unused = shard->used < shard->capacity;
-    if (unused && shard->n_free < PNX_QUARANTINE)
-        *ret_slot = shard->used;
-    else if (shard->n_free)
-        *ret_slot = shard->free_first - 1;
-    else
-        return false;
-    return true;
-}
-
-/* Takes that slot. */
-static struct pnx_row *take_slot_locked(struct pnx_shard *shard, uint32_t slot) {
-    struct pnx_row *row = pnx__slot_row(shard, slot);
-    if (slot == shard->used) {
-        shard->used++;
-        return row;
+        return NULL;
+    if (shard->n_free > shard->rest || (shard->n_free && !shard->rest)) {
+        *ret_id = next_id(pnx__row_word(shard->free_first));
+        return shard->free_first;
     }
-    shard->free_first = (uint32_t)row->next_free;
-    if (!shard->free_first)
-        shard->free_last = 0;
-    shard->n_free--;
-    return row;
+    if (shard->used == shard->capacity)
+        return NULL;
+    *ret_id = pnx__id_of(registry->base, shard->used, number);
+    return pnx__slot_row(shard, shard->used);
 }
 
-static void queue_slot_locked(struct pnx_registry *registry, struct pnx_shard *shard,
-        struct pnx_row *row, pnx_resource_id id) {
-    if (is_closed(registry))
-        return; /* the report is made from what the row says */
-    if (next_generation(pnx__generation(id)) == registry->base)
-        return; /* all generations are used up: the slot rests for ever */
-    row->next_free = 0;
-    uint32_t link = pnx__slot_of(id) + 1;
-    if (shard->free_last)
-        pnx__slot_row(shard, shard->free_last - 1)->next_free = link;
-    else
-        shard->free_first = link;
-    shard->free_last = link;
-    shard->n_free++;
+/* Takes what next_row_locked() has found. */
+static void take_locked(struct pnx_shard *shard, const struct pnx_row *row) {
+    if (row != shard->free_first) {
+        shard->used++;
+        shard->rest = shard->used < shard->capacity ? PNX_QUARANTINE : 0;
+        return;
+    }
+    shard->free_first = row->next_free;
+    if (!shard->free_first)
+        shard->free_last = NULL;
+    shard->n_free--;
 }
 
 /* ---- adding ---- */
 
 /* What a row gets before a shard is locked. */
 struct fresh {
-    uint64_t flags; /* of row->order */
+    const struct pnx_resource *resource; /* all but cleanup and arg */
+    pnx_cleanup_fn *cleanup;
+    void *arg;
+    uint64_t order; /* the flags */
     uint64_t stamp;
-    const struct pnx_resource *resource;
     bool labelled;
 };
 
-static struct fresh prepare(struct pnx_registry *registry, const struct pnx_resource *resource) {
-    uint32_t priority =
-            resource->priority ? (uint32_t)resource->priority : (uint32_t)PNX_PRIORITY_NORMAL;
-    uint64_t flags = (uint64_t)priority << PNX_ROW_PRIORITY_SHIFT;
-    if (resource->flags & PNX_RESOURCE_FORCEABLE)
-        flags |= PNX_ROW_FORCEABLE;
-    if (resource->flags & PNX_RESOURCE_OWNED)
-        flags |= PNX_ROW_OWNED;
-    if (resource->flags & PNX_RESOURCE_KEEP_AFTER_FORK)
-        flags |= PNX_ROW_KEEP;
+static bool needs_label(const struct pnx_resource *resource) {
+    return ((uint64_t)(uintptr_t)resource->name | resource->parent | resource->owner |
+                   resource->tag | (uint64_t)(uintptr_t)resource->in_child) != 0;
+}
+
+static void prepare(
+        struct pnx_registry *registry, const struct pnx_resource *resource, struct fresh *fresh) {
     pnx_ns since = registry->env.now_coarse(registry->env.ctx) - registry->made;
     uint64_t added = (uint64_t)(since > 0 ? since : 0) >> PNX_STAMP_UNIT_LOG2;
-    return (struct fresh){
-            .flags = flags,
-            .stamp = (uint64_t)pnx__fork_generation() << PNX_STAMP_FORK_SHIFT |
-                     (added & PNX_STAMP_ADDED_MASK),
-            .resource = resource,
-            .labelled = resource->name || resource->parent || resource->owner || resource->tag ||
-                        resource->in_child,
-    };
+    fresh->resource = resource;
+    fresh->order = PNX_ROW_FLAG(resource->flags) | (uint64_t)resource->priority
+                                                           << PNX_ROW_PRIORITY_SHIFT;
+    fresh->stamp = (uint64_t)pnx__fork_generation() << PNX_STAMP_FORK_SHIFT |
+                   (added & PNX_STAMP_ADDED_MASK);
+    fresh->labelled = needs_label(resource);
 }
 
 static void fill_label(
@@ -137,100 +114,158 @@ static void fill_label(
     label->name[n] = '\0';
 }
 
-static pnx_resource_id fill_locked(struct pnx_registry *registry, struct pnx_row *row,
-        pnx_resource_id slot, const struct fresh *fresh) {
+/*
+ * Returns the next number in the order of adding.  A shard takes a block of numbers, and uses it as long as nobody has
+ * taken a newer one, which is a look at a word that nobody writes then.
+ *
+ * Whoever adds after a row was added, in the order of happens-before, gets a larger number: the first one read or wrote
+ * registry->serial, and so the second finds that value there or a newer one; if its own block does not end the newest,
+ * it takes another, and else it is the newest, whose numbers are larger than those of all that came before.
+ */
+static uint64_t next_serial_locked(struct pnx_registry *registry, struct pnx_shard *shard) {
+    if (shard->serial != shard->serial_end &&
+            pnx_load(&registry->serial, PNX_RELAXED, "rows.newest") == shard->serial_end)
+        return ++shard->serial;
+    /* A block that was used up while nobody else added is followed by a larger one. */
+    uint32_t n = shard->serial == shard->serial_end ? 2 * shard->block : 0;
+    n = n == 0 ? 1 : n > SERIALS_MAX ? SERIALS_MAX : n;
+    uint64_t last = pnx_fetch_add(&registry->serial, n, PNX_RELAXED, "rows.serial");
+    shard->block = last == shard->serial_end ? n : 0;
+    shard->serial = last + 1;
+    shard->serial_end = last + n;
+    return shard->serial;
+}
+
+/* All but the label, which stands there when the row becomes live. */
+static inline void fill_locked(
+        struct pnx_row *row, pnx_resource_id id, const struct fresh *fresh, uint64_t serial) {
     const struct pnx_resource *resource = fresh->resource;
-    uint64_t generation = pnx__generation(pnx__row_word(row));
-    generation = generation ? next_generation(generation) : registry->base;
-    pnx_resource_id id = pnx__id_of(generation, pnx__slot_of(slot), pnx__shard_of(slot));
-    /* Under the shards' locks, and a parent's serial is read before: later rows have larger numbers. */
-    uint64_t serial = pnx_fetch_add(&registry->serial, 1, PNX_RELAXED, "rows.serial") + 1;
-    row->order = serial << PNX_ROW_SERIAL_SHIFT | fresh->flags;
+    row->order = serial << PNX_ROW_SERIAL_SHIFT | fresh->order;
     row->stamp = fresh->stamp;
     row->type = resource->type;
     row->site = resource->site ? resource->site : "";
-    row->cleanup = resource->cleanup;
-    row->arg = resource->arg;
+    row->cleanup = fresh->cleanup;
+    row->arg = fresh->arg;
     row->bytes = resource->bytes;
-    if (fresh->labelled)
-        fill_label(pnx__side_place(registry, id, PNX_SIDE_LABEL), id, resource);
     pnx__row_move_locked(row, id, PNX_ROW_LIVE);
+}
+
+/* The common case, in short: a slot is used again, and nothing is out of the way.  0: nothing has been done. */
+static inline pnx_resource_id add_quickly(struct pnx_registry *registry, struct pnx_shard *shard,
+        struct pnx_thread *self, const struct fresh *fresh) {
+    pnx_resource_id id = 0;
+    if (!pnx__lock_cheap(&shard->lock, self))
+        return 0;
+    struct pnx_row *row = shard->free_first;
+    if (shard->n_free > shard->rest + 1 && shard->serial != shard->serial_end &&
+            pnx_load(&registry->serial, PNX_RELAXED, "rows.still_newest") == shard->serial_end &&
+            pnx__registry_is_open(registry) && shard->held &&
+            pnx__shard_rows_locked(shard) < shard->allowed) {
+        id = next_id(pnx__row_word(row));
+        shard->free_first = row->next_free; /* there is another one */
+        shard->n_free--;
+        fill_locked(row, id, fresh, ++shard->serial);
+        pnx_owner_add(&shard->added, 1);
+    }
+    pnx__unlock_cheap(&shard->lock, self);
     return id;
 }
 
 /*
- * Adds to the shard.  -ENOBUFS when it is full, -ENODATA when the slot named by *ret_id needs a place for a label
- * first, -ESHUTDOWN.
+ * Adds to the shard, which is locked.  -ENOBUFS when it is full, -ENODATA when the slot named by *ret_id needs a place
+ * for a label first, -ESHUTDOWN.
  */
-static int add_to_shard(struct pnx_registry *registry, uint32_t number, const struct fresh *fresh,
-        pnx_resource_id *ret_id, uint32_t *ret_chunks) {
-    struct pnx_shard *shard = &registry->shard[number];
-    uint32_t slot;
-    int rc = 0;
-    pnx__mutex_lock(&shard->lock);
-    *ret_chunks = shard->n_chunks;
-    if (is_closed(registry))
-        rc = -ESHUTDOWN;
-    else if (!next_slot_locked(shard, &slot))
-        rc = -ENOBUFS;
-    if (rc == 0) {
-        pnx_resource_id id = pnx__id_of(0, slot, number);
-        if (fresh->labelled && !pnx__side_place(registry, id, PNX_SIDE_LABEL)) {
-            *ret_id = id;
-            rc = -ENODATA;
-        } else {
-            *ret_id = fill_locked(registry, take_slot_locked(shard, slot), id, fresh);
-            pnx_owner_add(&shard->added, 1);
-            if (!shard->held) {
-                shard->held = true;
-                pnx__registry_held(registry);
-            }
-        }
+static int add_locked(struct pnx_registry *registry, struct pnx_shard *shard, uint32_t number,
+        const struct fresh *fresh, pnx_resource_id *ret_id) {
+    if (pnx__registry_is_closed(registry))
+        return -ESHUTDOWN;
+    struct pnx_row *row = next_row_locked(registry, shard, number, ret_id);
+    if (!row)
+        return -ENOBUFS;
+    if (fresh->labelled && !pnx__side_place(registry, *ret_id, PNX_SIDE_LABEL))
+        return -ENODATA;
+    take_locked(shard, row);
+    if (fresh->labelled)
+        fill_label(pnx__side_place(registry, *ret_id, PNX_SIDE_LABEL), *ret_id, fresh->resource);
+    fill_locked(row, *ret_id, fresh, next_serial_locked(registry, shard));
+    pnx_owner_add(&shard->added, 1);
+    if (!shard->held) {
+        shard->held = true;
+        pnx__registry_held(registry);
     }
-    pnx__mutex_unlock(&shard->lock);
+    return 0;
+}
+
+static int add_to_shard(struct pnx_registry *registry, uint32_t number, bool wait,
+        const struct fresh *fresh, pnx_resource_id *ret_id) {
+    struct pnx_shard *shard = &registry->shard[number];
+    int rc;
+    do {
+        if (wait)
+            pnx__lock(&shard->lock);
+        else if (!pnx__trylock(&shard->lock))
+            return -ENOBUFS;
+        rc = add_locked(registry, shard, number, fresh, ret_id);
+        pnx__unlock(&shard->lock);
+    } while (rc == -ENODATA && (rc = pnx__side_make(registry, *ret_id, PNX_SIDE_LABEL)) == 0);
     return rc;
 }
 
-/* Adds to the first shard from home on that has a slot; -ENOBUFS when none has one. */
-static int add_to_a_shard(struct pnx_registry *registry, uint32_t home, const struct fresh *fresh,
-        pnx_resource_id *ret_id, uint32_t *ret_chunks) {
-    for (uint32_t i = 0; i < PNX_SHARDS;) {
-        uint32_t n_chunks;
-        int rc = add_to_shard(registry, (home + i) % PNX_SHARDS, fresh, ret_id, &n_chunks);
-        if (i == 0)
-            *ret_chunks = n_chunks;
-        if (rc == -ENODATA)
-            rc = pnx__side_make(registry, *ret_id, PNX_SIDE_LABEL);
-        else if (rc == -ENOBUFS)
-            i++;
-        else
-            return rc;
-        if (rc == -ENOMEM)
-            return rc;
-    }
-    return -ENOBUFS;
+/* Adds to the first shard from home on that has a slot, waiting for their locks or not; -ENOBUFS when none has. */
+static int add_to_any(struct pnx_registry *registry, uint32_t home, bool wait,
+        const struct fresh *fresh, pnx_resource_id *ret_id) {
+    int rc = -ENOBUFS;
+    for (uint32_t i = 0; i < PNX_SHARDS && rc == -ENOBUFS; i++)
+        rc = add_to_shard(registry, (home + i) % PNX_SHARDS, wait, fresh, ret_id);
+    return rc;
 }
 
-static int add_row(struct pnx_registry *registry, const struct pnx_resource *resource,
+/* Grows a shard until the row fits in. */
+static int add_and_grow(struct pnx_registry *registry, uint32_t home, const struct fresh *fresh,
         pnx_resource_id *ret_id) {
-    const struct pnx_thread *self = pnx__thread();
-    uint32_t home = self ? (uint32_t)(self->id % PNX_SHARDS) : 0;
-    struct fresh fresh = prepare(registry, resource);
-    uint32_t full = 0; /* shards that cannot grow any more */
-    for (;;) {
-        uint32_t n_chunks = 0;
-        int rc = add_to_a_shard(registry, home, &fresh, ret_id, &n_chunks);
+    for (uint32_t full = 0; full < PNX_SHARDS;) { /* shards that cannot grow any more */
+        struct pnx_shard *shard = &registry->shard[home];
+        pnx__lock(&shard->lock);
+        uint32_t n_chunks = shard->n_chunks;
+        pnx__unlock(&shard->lock);
+        int rc = add_to_shard(registry, home, true, fresh, ret_id);
         if (rc != -ENOBUFS)
             return rc;
-        rc = pnx__shard_grow(registry, &registry->shard[home], n_chunks);
-        if (rc == -ENOSPC && ++full < PNX_SHARDS)
+        rc = pnx__shard_grow(registry, shard, n_chunks);
+        if (rc == -ENOSPC) {
             home = (home + 1) % PNX_SHARDS;
-        else if (rc)
+            full++;
+        } else if (rc) {
             return rc;
+        }
     }
+    return -EBUSY;
 }
 
-static int refuse(struct pnx_registry *registry, int rc, struct pnx_error *err) {
+/*
+ * A thread adds to the shard that it used last, at first to one by its number.  When that is full or somebody is in
+ * it, the thread goes to another where there is room and nobody, and stays there.  So a shard grows only when all are
+ * full or in use: the memory of threads that have gone is used again, and those that are there keep apart.
+ */
+static __attribute__((noinline)) int add_row(
+        struct pnx_registry *registry, const struct fresh *fresh, pnx_resource_id *ret_id) {
+    struct pnx_thread *self = pnx__self();
+    uint32_t home = self ? self->shard : 0;
+    int rc = add_to_shard(registry, home, false, fresh, ret_id);
+    if (rc != -ENOBUFS)
+        return rc;
+    rc = add_to_any(registry, home, false, fresh, ret_id);
+    if (rc == -ENOBUFS)
+        rc = add_and_grow(registry, home, fresh, ret_id);
+    if (rc == -EBUSY) /* there will be no more slots: a look at all of them */
+        rc = add_to_any(registry, home, true, fresh, ret_id);
+    if (rc == 0 && self)
+        self->shard = pnx__shard_of(*ret_id);
+    return rc;
+}
+
+static __attribute__((noinline, cold)) int refuse(
+        struct pnx_registry *registry, int rc, struct pnx_error *err) {
     if (rc == -ENOMEM)
         return pnx__fail(err, rc, 0, "add", "registry %s: out of memory", registry->name);
     pnx__registry_count_up(&registry->values.refused);
@@ -254,6 +289,8 @@ static int check_resource(
         struct pnx_registry *registry, const struct pnx_resource *resource, struct pnx_error *err) {
     if (!resource->type)
         return pnx__fail_field(err, -EINVAL, "type", "resource.type is required");
+    if ((resource->flags | (uint32_t)resource->priority | resource->parent) == 0)
+        return 0;
     if (resource->flags & ~(uint32_t)KNOWN_FLAGS)
         return pnx__fail_field(err, -EINVAL, "flags", "resource.flags: unknown bits %#x",
                 resource->flags & ~(uint32_t)KNOWN_FLAGS);
@@ -264,6 +301,28 @@ static int check_resource(
         return pnx__fail_field(
                 err, -EINVAL, "priority", "resource.priority: there is no %d", resource->priority);
     return resource->parent ? check_parent(registry, resource->parent, err) : 0;
+}
+
+int pnx__row_add(struct pnx_registry *registry, const struct pnx_resource *resource,
+        pnx_cleanup_fn *cleanup, void *arg, struct pnx_error *err, pnx_resource_id *ret_id) {
+    int rc = check_resource(registry, resource, err);
+    if (rc)
+        return rc;
+    struct fresh fresh;
+    fresh.cleanup = cleanup;
+    fresh.arg = arg;
+    prepare(registry, resource, &fresh);
+    struct pnx_thread *self = PNX_SELF;
+    pnx_resource_id id = 0;
+    if (self && !fresh.labelled)
+        id = add_quickly(registry, &registry->shard[self->shard], self, &fresh);
+    if (__builtin_expect(id == 0, 0)) {
+        rc = add_row(registry, &fresh, &id);
+        if (rc)
+            return refuse(registry, rc, err);
+    }
+    *ret_id = id;
+    return 0;
 }
 
 int pnx_registry_add(struct pnx_registry *registry, const struct pnx_resource *resource,
@@ -283,15 +342,7 @@ int pnx_registry_add(struct pnx_registry *registry, const struct pnx_resource *r
             return rc;
         resource = &copy;
     }
-    int rc = check_resource(registry, resource, err);
-    if (rc)
-        return rc;
-    pnx_resource_id id;
-    rc = add_row(registry, resource, &id);
-    if (rc)
-        return refuse(registry, rc, err);
-    *ret_id = id;
-    return 0;
+    return pnx__row_add(registry, resource, resource->cleanup, resource->arg, err, ret_id);
 }
 
 /* ---- ending ---- */
@@ -303,7 +354,7 @@ void pnx__row_changed_locked(
         pnx_fetch_add(&shard->turn, 1, PNX_RELAXED, "rows.turn");
         effects->wake = true;
     }
-    if (is_closed(registry)) {
+    if (pnx__registry_is_closed(registry)) {
         /* pairs with shutdown.changed: the shutdown's next look sees the row's new state */
         pnx_fetch_add(&registry->shutdown.changed, 1, PNX_RELEASE, "rows.changed");
         effects->shutdown = true;
@@ -312,9 +363,10 @@ void pnx__row_changed_locked(
 
 void pnx__row_gone_locked(struct pnx_registry *registry, struct pnx_shard *shard,
         struct pnx_row *row, pnx_resource_id id, struct pnx_row_effects *effects) {
-    if (pnx__word_state(pnx__row_word(row)) != PNX_ROW_LATE)
-        queue_slot_locked(registry, shard, row, id);
-    if (pnx__shard_rows_locked(shard) == 0 && !pnx__registry_has_holders(registry)) {
+    /* Not of a registry that is closed: the report is made from what the rows say. */
+    if (pnx__word_state(pnx__row_word(row)) != PNX_ROW_LATE && !pnx__registry_is_closed(registry))
+        pnx__row_queue_locked(registry, shard, row, id);
+    if (!pnx__registry_has_holders(registry) && pnx__shard_rows_locked(shard) == 0) {
         shard->held = false;
         effects->unheld = true;
     }
@@ -349,21 +401,51 @@ struct misuse {
 
 #define WAIT 1 /* no error: the cleanup is running */
 
-/* One try under the lock.  Returns 0 when the row was live and is now free, WAIT, or the removal's error. */
+static void free_live_locked(
+        struct pnx_shard *shard, struct pnx_row *row, pnx_resource_id id, const char *site) {
+    row->released_at = site;
+    row->code = 0;
+    pnx_owner_add(&shard->removed, 1);
+    pnx__row_move_locked(row, id, PNX_ROW_FREE);
+}
+
+/* The common case, in short: the row is live, and its end has no effects.  false: nothing has been done. */
+static inline bool strike_quickly(
+        struct pnx_registry *registry, pnx_resource_id id, const char *site) {
+    struct pnx_row *row = pnx__row_find(registry, id);
+    struct pnx_shard *shard = &registry->shard[pnx__shard_of(id)];
+    struct pnx_thread *self = PNX_SELF;
+    if (!row || !pnx__lock_cheap(&shard->lock, self))
+        return false;
+    bool plain = pnx__row_word(row) == (id | PNX_ROW_LIVE) &&
+                 !pnx__row_end_matters_locked(registry, shard);
+    if (plain) {
+        free_live_locked(shard, row, id, site);
+        pnx__row_queue_locked(registry, shard, row, id);
+    }
+    pnx__unlock_cheap(&shard->lock, self);
+    return plain;
+}
+
+/*
+ * One try under the lock.  Returns 0 when the row was live and is now free, WAIT, or the removal's error; -EAGAIN when
+ * it is live and to be kept.
+ */
 static int strike_locked(struct pnx_registry *registry, struct pnx_shard *shard,
-        struct pnx_row *row, pnx_resource_id id, const char *site, struct misuse *ret_misuse,
-        struct pnx_row_effects *effects) {
+        struct pnx_row *row, pnx_resource_id id, const char *site, bool keep,
+        struct misuse *ret_misuse, struct pnx_row_effects *effects) {
     uint64_t word = pnx__row_word(row);
     if (pnx__word_id(word) != id) {
         ret_misuse->found = is_past(registry, pnx__generation(id), pnx__generation(word));
+        ret_misuse->first_site = NULL;
+        ret_misuse->object[0] = '\0';
         return -ESTALE;
     }
     switch (pnx__word_state(word)) {
     case PNX_ROW_LIVE:
-        row->released_at = site;
-        row->code = 0;
-        pnx_owner_add(&shard->removed, 1);
-        pnx__row_move_locked(row, id, PNX_ROW_FREE);
+        if (keep && pnx__row_is_ours(row))
+            return -EAGAIN;
+        free_live_locked(shard, row, id, site);
         pnx__row_changed_locked(registry, shard, effects);
         pnx__row_gone_locked(registry, shard, row, id, effects);
         return 0;
@@ -390,8 +472,8 @@ static int strike_locked(struct pnx_registry *registry, struct pnx_shard *shard,
     return -EALREADY;
 }
 
-static int strike(struct pnx_registry *registry, pnx_resource_id id, const char *site,
-        struct misuse *ret_misuse) {
+static __attribute__((noinline)) int strike(struct pnx_registry *registry, pnx_resource_id id,
+        const char *site, bool keep, struct misuse *ret_misuse) {
     struct pnx_row *row = pnx__row_find(registry, id);
     if (!row) {
         pnx__registry_count_up(&registry->values.misuses);
@@ -400,10 +482,11 @@ static int strike(struct pnx_registry *registry, pnx_resource_id id, const char 
     bool waited = false;
     for (;;) {
         struct pnx_row_effects effects = {0};
-        struct misuse misuse = {0};
+        struct misuse misuse;
+        misuse.found = false;
         struct pnx_shard *shard = pnx__row_lock(registry, id);
-        int rc = strike_locked(registry, shard, row, id, site, &misuse, &effects);
-        pnx__mutex_unlock(&shard->lock);
+        int rc = strike_locked(registry, shard, row, id, site, keep, &misuse, &effects);
+        pnx__unlock(&shard->lock);
         pnx__row_effects(registry, shard, &effects);
         if (rc == WAIT) {
             rc = pnx__row_wait(registry, id);
@@ -412,26 +495,31 @@ static int strike(struct pnx_registry *registry, pnx_resource_id id, const char 
             waited = true;
             continue;
         }
-        if (rc == 0 || rc == -EINPROGRESS)
+        if (rc == 0 || rc == -EINPROGRESS || rc == -EAGAIN)
             return rc;
         if (waited)
             return -EALREADY; /* whatever happened to the slot since: our cleanup had run */
-        *ret_misuse = misuse;
+        if (misuse.found)
+            *ret_misuse = misuse;
         return rc;
     }
 }
 
 int pnx__row_remove(struct pnx_registry *registry, pnx_resource_id id, const char *site) {
-    struct misuse misuse = {0};
-    return strike(registry, id, site, &misuse);
+    struct misuse misuse;
+    return strike_quickly(registry, id, site) ? 0 : strike(registry, id, site, false, &misuse);
 }
 
-int pnx_registry_remove_at(struct pnx_registry *registry, pnx_resource_id id, const char *site) {
-    registry = pnx__registry_resolve(registry);
-    if (registry->off || id == 0)
-        return 0;
-    struct misuse misuse = {0};
-    int rc = strike(registry, id, site, &misuse);
+int pnx__row_meet(struct pnx_registry *registry, pnx_resource_id id, const char *site) {
+    struct misuse misuse;
+    return strike(registry, id, site, true, &misuse);
+}
+
+static __attribute__((noinline)) int remove_slowly(
+        struct pnx_registry *registry, pnx_resource_id id, const char *site) {
+    struct misuse misuse;
+    misuse.found = false;
+    int rc = strike(registry, id, site, false, &misuse);
     if (misuse.found) {
         pnx__registry_count_up(&registry->values.misuses);
         pnx__event(&registry->block, PNX_EVENT_RESOURCE_RELEASED_TWICE,
@@ -439,6 +527,13 @@ int pnx_registry_remove_at(struct pnx_registry *registry, pnx_resource_id id, co
                 (int64_t)id, 0);
     }
     return rc;
+}
+
+int pnx_registry_remove_at(struct pnx_registry *registry, pnx_resource_id id, const char *site) {
+    registry = pnx__registry_resolve(registry);
+    if (registry->off || id == 0)
+        return 0;
+    return strike_quickly(registry, id, site) ? 0 : remove_slowly(registry, id, site);
 }
 
 /* ---- looking ---- */
@@ -488,7 +583,7 @@ static struct pnx_row *find_locked(
         *ret_shard = shard;
         return row;
     }
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     return NULL;
 }
 
@@ -501,7 +596,7 @@ int pnx_registry_set_bytes(struct pnx_registry *registry, pnx_resource_id id, ui
     if (!row)
         return -ESTALE;
     row->bytes = bytes;
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     return 0;
 }
 
@@ -518,7 +613,7 @@ int pnx_registry_info(
     if (!row)
         return -ESTALE;
     pnx__row_copy(registry, row, pnx__row_word(row), now, ret_info);
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     return 0;
 }
 
@@ -526,13 +621,13 @@ void pnx__rows_each(struct pnx_registry *registry,
         void (*fn)(void *ctx, struct pnx_row *row, uint64_t word), void *ctx) {
     for (uint32_t s = 0; s < PNX_SHARDS; s++) {
         struct pnx_shard *shard = &registry->shard[s];
-        pnx__mutex_lock(&shard->lock);
+        pnx__lock(&shard->lock);
         for (uint32_t slot = 0; slot < shard->used; slot++) {
             struct pnx_row *row = pnx__slot_row(shard, slot);
             uint64_t word = pnx__row_word(row);
             if (pnx__word_is_there(word))
                 fn(ctx, row, word);
         }
-        pnx__mutex_unlock(&shard->lock);
+        pnx__unlock(&shard->lock);
     }
 }

@@ -22,8 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Taken before a shard's lock.  Guards cleanup_wait of all threads. */
-static struct pnx_mutex waits_lock = PNX_MUTEX_STATIC(PNX_RANK_CLEANUPS);
+struct pnx_mutex pnx__waits_lock = PNX_MUTEX_STATIC(PNX_RANK_CLEANUPS);
 
 /* What a thread waits for. */
 struct pnx_cleanup_wait {
@@ -148,19 +147,19 @@ static int complete(void *ctx, uint64_t token, int code) {
     enum pnx_row_hand hand = pnx__row_hand(row);
     uint64_t word = pnx__row_word(row);
     if (pnx__word_id(word) != id || !pnx__row_is_ours(row)) {
-        pnx__mutex_unlock(&shard->lock);
+        pnx__unlock(&shard->lock);
         return -ESTALE;
     }
     bool inside = hand == PNX_HAND_PENDED && pnx__word_is_there(word);
     if (hand == PNX_HAND_RUNNER || pend_count(row) != (token & PNX_STATE_MASK) ||
             (inside && row->request->completed)) {
-        pnx__mutex_unlock(&shard->lock);
+        pnx__unlock(&shard->lock);
         return -EALREADY;
     }
     if (inside) { /* the runner will find it */
         row->request->completed = true;
         row->request->code = as_code(code);
-        pnx__mutex_unlock(&shard->lock);
+        pnx__unlock(&shard->lock);
         return 0;
     }
     bool last = false;
@@ -170,7 +169,7 @@ static int complete(void *ctx, uint64_t token, int code) {
         last = row->request->last;
     }
     end_locked(registry, shard, row, id, as_code(code), last, &end);
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     pnx__mutex_assert_none_held();
     finish(registry, shard, id, &end);
     if (pended)
@@ -193,16 +192,30 @@ static int pend(const struct pnx_cancel *cancel, struct pnx_completion *ret_comp
         pnx__row_set_hand_locked(row, PNX_HAND_PENDED);
         *ret_completion = (struct pnx_completion){complete, registry, id | count};
     }
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     return first ? 0 : -EALREADY;
 }
 
 /* ---- running ---- */
 
-int pnx__row_claim(
+static inline void take_claim_locked(struct pnx_registry *registry, struct pnx_row *row,
+        pnx_resource_id id, struct pnx_thread *self, struct pnx_row_request *request) {
+    request->cancel.pend = pend;
+    request->completed = false;
+    request->registry = registry;
+    request->row = row;
+    request->id = id;
+    request->cleanup = row->cleanup;
+    request->arg = row->arg;
+    request->thread = self;
+    row->request = request;
+    pnx__row_move_locked(row, id, PNX_ROW_RUNNING);
+}
+
+static __attribute__((noinline)) int claim_slowly(
         struct pnx_registry *registry, pnx_resource_id id, struct pnx_row_request *request) {
     struct pnx_row *row = pnx__row_find(registry, id);
-    struct pnx_thread *self = pnx__thread();
+    struct pnx_thread *self = pnx__self();
     if (!row)
         return -ESTALE;
     if (!self)
@@ -217,20 +230,26 @@ int pnx__row_claim(
         rc = -EALREADY;
     else if (!row->cleanup)
         rc = -ENOTSUP;
-    if (rc == 0) {
-        request->cancel.pend = pend;
-        request->completed = false;
-        request->registry = registry;
-        request->row = row;
-        request->id = id;
-        request->cleanup = row->cleanup;
-        request->arg = row->arg;
-        request->thread = self;
-        row->request = request;
-        pnx__row_move_locked(row, id, PNX_ROW_RUNNING);
-    }
-    pnx__mutex_unlock(&shard->lock);
+    if (rc == 0)
+        take_claim_locked(registry, row, id, self, request);
+    pnx__unlock(&shard->lock);
     return rc;
+}
+
+int pnx__row_claim(
+        struct pnx_registry *registry, pnx_resource_id id, struct pnx_row_request *request) {
+    struct pnx_row *row = pnx__row_find(registry, id);
+    struct pnx_shard *shard = &registry->shard[pnx__shard_of(id)];
+    struct pnx_thread *self = PNX_SELF;
+    bool claimed = false;
+    if (row && pnx__lock_cheap(&shard->lock, self)) { /* the common case, in short */
+        claimed =
+                pnx__row_word(row) == (id | PNX_ROW_LIVE) && pnx__row_is_ours(row) && row->cleanup;
+        if (claimed)
+            take_claim_locked(registry, row, id, self, request);
+        pnx__unlock_cheap(&shard->lock, self);
+    }
+    return claimed ? 0 : claim_slowly(registry, id, request);
 }
 
 struct visit {
@@ -272,13 +291,31 @@ static void leave_locked(struct pnx_registry *registry, struct pnx_shard *shard,
     end->again = true; /* no event */
 }
 
-int pnx__row_run(struct pnx_row_request *request) {
+/* The common case, in short: all is well, and the row's end has no effects.  false: nothing has been done. */
+static inline bool end_quickly(struct pnx_registry *registry, struct pnx_row *row,
+        pnx_resource_id id, struct pnx_thread *self) {
+    struct pnx_shard *shard = &registry->shard[pnx__shard_of(id)];
+    if (!pnx__lock_cheap(&shard->lock, self))
+        return false;
+    bool plain = pnx__row_word(row) == (id | PNX_ROW_RUNNING) &&
+                 pnx__row_hand(row) == PNX_HAND_RUNNER &&
+                 !pnx__row_end_matters_locked(registry, shard);
+    if (plain) {
+        pnx_owner_add(&shard->ended, 1);
+        row->released_at = NULL;
+        row->code = 0;
+        pnx__row_move_locked(row, id, PNX_ROW_DONE);
+        pnx__row_queue_locked(registry, shard, row, id);
+    }
+    pnx__unlock_cheap(&shard->lock, self);
+    return plain;
+}
+
+static __attribute__((noinline)) int end_slowly(struct pnx_row_request *request, int code) {
     struct pnx_registry *registry = request->registry;
     pnx_resource_id id = request->id;
-    int code = call(request);
-
-    struct end end = {.code = 0};
     struct pnx_shard *shard = pnx__row_lock(registry, id);
+    struct end end = {.code = 0};
     bool pends = code == -EINPROGRESS && pnx__row_hand(request->row) == PNX_HAND_PENDED;
     if (pends && request->completed) {
         code = request->code;
@@ -288,8 +325,15 @@ int pnx__row_run(struct pnx_row_request *request) {
         leave_locked(registry, shard, request, &end);
     else
         end_locked(registry, shard, request->row, id, as_code(code), request->last, &end);
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     return finish(registry, shard, id, &end); /* a request that is pending may be gone */
+}
+
+int pnx__row_run(struct pnx_row_request *request) {
+    int code = call(request);
+    if (code == 0 && end_quickly(request->registry, request->row, request->id, request->thread))
+        return 0;
+    return end_slowly(request, code);
 }
 
 int pnx__registry_run(struct pnx_registry *registry, pnx_resource_id id,
@@ -303,7 +347,8 @@ int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id) {
     registry = pnx__registry_resolve(registry);
     if (registry->off)
         return -ESTALE;
-    struct pnx_row_request request = {.cancel.deadline = {PNX_NEVER}};
+    struct pnx_row_request request;
+    pnx__request_init(&request, PNX_NEVER);
     bool claimed;
     return pnx__registry_run(registry, id, &request, &claimed);
 }
@@ -325,7 +370,7 @@ int pnx__row_ask(struct pnx_registry *registry, pnx_resource_id id) {
         row->order |= PNX_ROW_ASKED;
         request_locked(row, word);
     }
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     return there ? 0 : -ESTALE;
 }
 
@@ -339,7 +384,7 @@ bool pnx__row_abandon(struct pnx_registry *registry, pnx_resource_id id) {
         request_locked(row, word);
         pnx__row_move_locked(row, id, PNX_ROW_ABANDONED);
     }
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     return runs;
 }
 
@@ -358,7 +403,7 @@ static const struct pnx_thread *runner_of(const struct pnx_cleanup_wait *wait) {
     const struct pnx_row *row = pnx__row_find(wait->registry, wait->id);
     struct pnx_shard *shard = pnx__row_lock(wait->registry, wait->id);
     const struct pnx_thread *thread = is_inside_locked(row, wait->id) ? row->request->thread : NULL;
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     return thread;
 }
 
@@ -368,7 +413,7 @@ static const struct pnx_thread *runner_of(const struct pnx_cleanup_wait *wait) {
  * cannot exist, since its last wait would have been refused.
  */
 static int may_wait_locked(const struct pnx_cleanup_wait *wait, const struct pnx_thread *self) {
-    pnx__mutex_assert_held(&waits_lock);
+    pnx__mutex_assert_held(&pnx__waits_lock);
     for (bool first = true; wait; first = false) {
         const struct pnx_thread *runner = runner_of(wait);
         if (!runner)
@@ -387,40 +432,40 @@ static bool sleep_once(const struct pnx_cleanup_wait *wait) {
     bool inside = is_inside_locked(row, wait->id);
     shard->waiting += inside;
     uint32_t turn = pnx_load(&shard->turn, PNX_RELAXED, "run.turn"); /* see rows.turn */
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     if (!inside)
         return false;
     pnx__futex_wait(&shard->turn, turn, PNX_NEVER);
-    pnx__mutex_lock(&shard->lock);
+    pnx__lock(&shard->lock);
     shard->waiting--;
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     return true;
 }
 
 int pnx__row_wait(struct pnx_registry *registry, pnx_resource_id id) {
     const struct pnx_cleanup_wait wait = {registry, id};
     /* A thread without a record runs no cleanup: nobody can wait for it. */
-    struct pnx_thread *self = pnx__thread();
-    pnx__mutex_lock(&waits_lock);
+    struct pnx_thread *self = pnx__self();
+    pnx__mutex_lock(&pnx__waits_lock);
     int rc = may_wait_locked(&wait, self);
     if (rc == 0 && self)
         self->cleanup_wait = &wait;
-    pnx__mutex_unlock(&waits_lock);
+    pnx__mutex_unlock(&pnx__waits_lock);
     if (rc)
         return rc;
     pnx__registry_count_up(&registry->values.cleanup_waits);
     while (sleep_once(&wait)) {
     }
     if (self) {
-        pnx__mutex_lock(&waits_lock);
+        pnx__mutex_lock(&pnx__waits_lock);
         self->cleanup_wait = NULL;
-        pnx__mutex_unlock(&waits_lock);
+        pnx__mutex_unlock(&pnx__waits_lock);
     }
     return 0;
 }
 
 bool pnx__run_inside(const struct pnx_registry *registry) {
-    const struct pnx_thread *self = pnx__thread();
+    const struct pnx_thread *self = pnx__self();
     const struct pnx_row_request *run = self ? self->runs : NULL;
     for (; run; run = run->outer) {
         if (run->registry == registry && pnx__row_is_ours(run->row))

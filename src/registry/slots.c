@@ -38,7 +38,7 @@ static void give_room(struct pnx_registry *registry, uint32_t n) {
 /* Adds a chunk, unless another thread was first. */
 static bool install(
         struct pnx_shard *shard, uint32_t n_chunks, struct pnx_row *rows, uint32_t allowed) {
-    pnx__mutex_lock(&shard->lock);
+    pnx__lock(&shard->lock);
     bool first = shard->n_chunks == n_chunks;
     if (first) {
         pnx_store(&shard->chunk[n_chunks], rows, PNX_RELEASE,
@@ -46,8 +46,9 @@ static bool install(
         shard->n_chunks++;
         shard->capacity += pnx__chunk_rows(n_chunks);
         shard->allowed += allowed;
+        shard->rest = PNX_QUARANTINE;
     }
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     return first;
 }
 

@@ -42,14 +42,18 @@ void *pnx_guard_dismiss(struct pnx_guard *guard) {
 
 /* *ret_kept: the row is as it was, and so the guard must be. */
 static int run_tracked(struct pnx_registry *registry, pnx_resource_id id, bool *ret_kept) {
-    struct pnx_row_request request = {.cancel.deadline = {PNX_NEVER}};
+    struct pnx_row_request request;
+    pnx__request_init(&request, PNX_NEVER);
     bool claimed;
-    int rc = pnx__registry_run(registry, id, &request, &claimed);
-    *ret_kept = rc == (claimed ? -EAGAIN : -ENOMEM);
-    if (claimed || *ret_kept)
-        return rc;
-    /* Somebody else was first: this waits for the end. */
-    rc = pnx__row_remove(registry, id, "pnx_guard_run()");
+    int rc;
+    do {
+        rc = pnx__registry_run(registry, id, &request, &claimed);
+        *ret_kept = rc == (claimed ? -EAGAIN : -ENOMEM);
+        if (claimed || *ret_kept)
+            return rc;
+        /* Somebody else was first: this waits for the end, which may be that it is live again. */
+        rc = pnx__row_meet(registry, id, "pnx_guard_run()");
+    } while (rc == -EAGAIN);
     if (rc == 0)
         return -ESTALE; /* a forked child: the resource is its parent's */
     return rc == -EDEADLK || rc == -EINPROGRESS ? rc : -EALREADY;
@@ -91,18 +95,24 @@ int pnx_guard_track(struct pnx_guard *guard, struct pnx_registry *registry,
         return pnx__fail(err, -EINVAL, 0, "track", "guard: nothing to track");
     if (guard->registry)
         return pnx__fail(err, -EALREADY, 0, "track", "guard: it is tracked already");
-    struct pnx_resource copy = {.size = sizeof(copy)};
-    int rc = pnx__opts_copy("resource", sizeof(copy), resource, &copy, err);
-    if (rc)
-        return rc;
-    if (copy.cleanup || copy.arg)
-        return pnx__fail_field(err, -EINVAL, copy.cleanup ? "cleanup" : "arg",
-                "resource.%s: a tracked guard brings its own", copy.cleanup ? "cleanup" : "arg");
-    copy.cleanup = guard->fn;
-    copy.arg = guard->arg;
+    registry = pnx__registry_resolve(registry);
+    struct pnx_resource copy;
+    if (resource->size != sizeof(copy)) {
+        copy = (struct pnx_resource){.size = sizeof(copy)};
+        int rc = pnx__opts_copy("resource", sizeof(copy), resource, &copy, err);
+        if (rc)
+            return rc;
+        resource = &copy;
+    }
+    if (resource->cleanup || resource->arg)
+        return pnx__fail_field(err, -EINVAL, resource->cleanup ? "cleanup" : "arg",
+                "resource.%s: a tracked guard brings its own",
+                resource->cleanup ? "cleanup" : "arg");
+    if (registry == pnx_registry_off())
+        return 0;
     pnx_resource_id id;
-    rc = pnx_registry_add(registry, &copy, err, &id);
-    if (rc || id == 0)
+    int rc = pnx__row_add(registry, resource, guard->fn, guard->arg, err, &id);
+    if (rc)
         return rc;
     guard->registry = pnx_registry_ref(registry);
     guard->id = id;

@@ -108,14 +108,14 @@ static void link_parents(struct pnx_registry *registry) {
 /* Closes the registry and lists its rows.  -ENOMEM: it is open again. */
 static int collect(struct pnx_registry *registry) {
     struct collection all = {0};
-    /* No partner: see is_closed() in rows.c. */
-    pnx_store(&registry->closed, 1, PNX_RELAXED, "shutdown.close");
+    /* No partner: see pnx__registry_is_closed(). */
+    pnx_fetch_or(&registry->refs, PNX_REGISTRY_CLOSED, PNX_RELAXED, "shutdown.close");
     pnx__rows_each(registry, collect_row, &all);
     size_t n = all.n; /* from now on there can only be fewer */
     all = (struct collection){
             .members = pnx__alloc(&registry->env, n, sizeof(struct pnx_shutdown_member))};
     if (!all.members) {
-        pnx_store(&registry->closed, 0, PNX_RELAXED, "shutdown.open");
+        pnx_fetch_and(&registry->refs, ~PNX_REGISTRY_CLOSED, PNX_RELAXED, "shutdown.open");
         return -ENOMEM;
     }
     pnx__rows_each(registry, collect_row, &all);
@@ -150,7 +150,7 @@ static bool settle_ended_locked(struct pnx_registry *registry, struct pnx_shutdo
     bool there = pnx__word_is_there(pnx__row_word(member->row));
     /* Of a row removed by its owner the code, if there is one, is a cleanup's before that. */
     int code = there ? 0 : (int)member->row->code;
-    pnx__mutex_unlock(&shard->lock);
+    pnx__unlock(&shard->lock);
     if (!there)
         settle_locked(
                 &registry->shutdown, member, code ? PNX_RESOURCE_FAILED : PNX_RESOURCE_DONE, code);
@@ -201,10 +201,8 @@ static struct pnx_shutdown_member *pick_locked(
             continue;
         }
         worker->overdue_at = share_end(state, now);
-        worker->request = (struct pnx_row_request){.last = true};
-        /* Published to the cleanup by its call, and to others by the shard's lock. */
-        pnx_store(&worker->request.cancel.deadline, (uint64_t)worker->overdue_at, PNX_RELAXED,
-                "shutdown.share");
+        pnx__request_init(&worker->request, worker->overdue_at);
+        worker->request.last = true;
         int rc = pnx__row_claim(registry, member->id, &worker->request);
         if (rc == -ENOMEM)
             return NULL; /* for now: the thread has no record */

@@ -402,6 +402,52 @@ TEST(a_dropped_guard_whose_cleanup_says_not_now_leaves_its_row_to_the_shutdown) 
     pnx_registry_release(&registry);
 }
 
+/* A cleanup that another thread runs, which says not now: the guard that waited for it runs it again. */
+struct shared_guard {
+    struct meeting meeting;
+    struct pnx_guard guard;
+    int runs;
+};
+
+static int wait_first(void *arg, const struct pnx_cancel *cancel) {
+    struct shared_guard *shared = arg;
+    return shared->runs++ == 0 ? wait_and_come_back(&shared->meeting, cancel) : 0;
+}
+
+static void run_and_drop(unsigned index, void *ctx) {
+    struct shared_guard *shared = ctx;
+    struct meeting *meeting = &shared->meeting;
+    if (index == 0) {
+        CHECK_EQ(pnx_registry_cleanup(meeting->registry, meeting->id), -EAGAIN);
+    } else if (index == 1) {
+        sem_wait(&meeting->entered);
+        meeting->result = pnx_guard_run(&shared->guard);
+    } else {
+        struct pnx_registry_stats stats = {.size = sizeof(stats)};
+        while (stats.cleanup_waits == 0) {
+            CHECK_EQ(pnx_registry_read_stats(meeting->registry, &stats), 0);
+            sched_yield();
+        }
+        sem_post(&meeting->go);
+    }
+}
+
+TEST(a_guard_that_waited_for_a_cleanup_which_says_not_now_runs_it_again) {
+    struct shared_guard shared = {.meeting.registry = fresh()};
+    sem_init(&shared.meeting.entered, 0, 0);
+    sem_init(&shared.meeting.go, 0, 0);
+    CHECK_EQ(pnx_guard_arm(&shared.guard, wait_first, &shared), 0);
+    CHECK_EQ(pnx_guard_track(
+                     &shared.guard, shared.meeting.registry, PNX_RESOURCE(.type = "thing"), NULL),
+            0);
+    shared.meeting.id = pnx_guard_id(&shared.guard);
+    test_threads(3, run_and_drop, &shared);
+    CHECK_EQ(shared.meeting.result, 0);
+    CHECK_EQ(shared.runs, 2);
+    CHECK_EQ(pnx_registry_count(shared.meeting.registry), 0);
+    pnx_registry_release(&shared.meeting.registry);
+}
+
 /* ---- shutdown ---- */
 
 static void shut_down_and_complete(unsigned index, void *ctx) {

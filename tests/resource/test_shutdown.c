@@ -691,7 +691,7 @@ static void clean_and_wait(unsigned index, void *ctx) {
     } else {
         sem_wait(&cleaner->entered);
         sem_post(&cleaner->entered);
-        while (!pnx_load(&cleaner->registry->closed, PNX_RELAXED, "test.closed"))
+        while (!pnx__registry_is_closed(cleaner->registry))
             sched_yield();
         sem_post(&cleaner->go);
     }

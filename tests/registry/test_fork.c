@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Forked children: P3 of registry/registry.c, and what a child may do with its parent's ids. */
+#include "harness/harness.h"
+#include "registry/ledger.h"
+
+#include <patinox/registry.h>
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int count_up(void *arg, const struct pnx_cancel *cancel) {
+    (void)cancel;
+    ++*(int *)arg;
+    return 0;
+}
+
+struct busy {
+    struct pnx_registry *registry;
+    uint32_t stop;
+    int failures;
+};
+
+static int use_everything(struct pnx_registry *registry) {
+    int n = 0;
+    pnx_resource_id ids[40], parent;
+    if (pnx_registry_add(registry, PNX_RESOURCE(.type = "x", .name = "n"), NULL, &parent))
+        return 1;
+    for (int i = 0; i < 40; i++) {
+        if (pnx_registry_add(registry,
+                    PNX_RESOURCE(.type = "x", .cleanup = count_up, .arg = &n,
+                            .parent = i % 2 ? parent : 0),
+                    NULL, &ids[i]))
+            return 2;
+    }
+    for (int i = 0; i < 40; i++) {
+        if (i % 2 ? pnx_registry_remove(registry, ids[i]) : pnx_registry_cleanup(registry, ids[i]))
+            return 3;
+    }
+    return n == 20 && pnx_registry_remove(registry, parent) == 0 ? 0 : 4;
+}
+
+/* Others use the registry all the time, while the first thread forks. */
+static void fork_or_use(unsigned index, void *ctx) {
+    struct busy *busy = ctx;
+    if (index > 0) {
+        while (!__atomic_load_n(&busy->stop, __ATOMIC_RELAXED))
+            CHECK_EQ(use_everything(busy->registry), 0);
+        return;
+    }
+    for (int i = 0; i < (test_slow() ? 30 : 200); i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            alarm(60); /* it hangs: the signal ends it */
+            _exit(use_everything(busy->registry));
+        }
+        int status;
+        CHECK_EQ(waitpid(child, &status, 0), child);
+        busy->failures += status != 0;
+    }
+    __atomic_store_n(&busy->stop, 1, __ATOMIC_RELAXED);
+}
+
+TEST(p3_a_child_finds_the_registry_usable_whatever_other_threads_were_doing) {
+    struct busy busy = {0};
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &busy.registry), 0);
+    test_threads(3, fork_or_use, &busy);
+    CHECK_EQ(busy.failures, 0);
+    pnx__registry_check(busy.registry);
+    pnx_registry_release(&busy.registry);
+}
+
+struct pending {
+    struct pnx_registry *registry;
+    pnx_resource_id id;
+    struct pnx_completion completion;
+};
+
+static int pend(void *arg, const struct pnx_cancel *cancel) {
+    struct pending *pending = arg;
+    CHECK_EQ(pnx_cancel_pend(cancel, &pending->completion), 0);
+    return -EINPROGRESS;
+}
+
+static void use_the_parents(void *ctx) {
+    struct pending *pending = ctx;
+    CHECK_EQ(pnx_completion_done(&pending->completion, 0), -ESTALE);
+    CHECK_EQ(pnx_registry_cleanup(pending->registry, pending->id), -EALREADY);
+    CHECK_EQ(pnx_registry_remove(pending->registry, pending->id), -EALREADY); /* at once */
+}
+
+TEST(what_is_pending_in_the_parent_cannot_be_completed_in_a_child) {
+    struct pending pending = {0};
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &pending.registry), 0);
+    CHECK_EQ(
+            pnx_registry_add(pending.registry,
+                    PNX_RESOURCE(.type = "x", .cleanup = pend, .arg = &pending), NULL, &pending.id),
+            0);
+    CHECK_EQ(pnx_registry_cleanup(pending.registry, pending.id), -EINPROGRESS);
+    CHECK_EQ(test_child(use_the_parents, &pending), 0);
+    CHECK_EQ(pnx_completion_done(&pending.completion, 0), 0);
+    CHECK_EQ(pnx_registry_count(pending.registry), 0);
+    pnx_registry_release(&pending.registry);
+}
+
+/* A cleanup that forks: the child is inside the parent's cleanup, and is refused nothing but the parent's rows. */
+static int fork_inside(void *arg, const struct pnx_cancel *cancel) {
+    struct pending *pending = arg;
+    (void)cancel;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(60);
+        int own = use_everything(pending->registry);
+        int again = pnx_registry_cleanup(pending->registry, pending->id);
+        int removed = pnx_registry_remove(pending->registry, pending->id);
+        int shutdown = pnx_registry_shutdown(pending->registry, 0, NULL);
+        _exit(own == 0 && again == -EALREADY && removed == -EALREADY && shutdown == 0 ? 0 : 1);
+    }
+    int status;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    return status == 0 ? 0 : -EIO;
+}
+
+TEST(a_child_forked_inside_a_cleanup_is_told_at_once_that_it_is_the_parents) {
+    struct pending pending = {0};
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &pending.registry), 0);
+    CHECK_EQ(pnx_registry_add(pending.registry,
+                     PNX_RESOURCE(.type = "x", .cleanup = fork_inside, .arg = &pending), NULL,
+                     &pending.id),
+            0);
+    CHECK_EQ(pnx_registry_cleanup(pending.registry, pending.id), 0);
+    pnx_registry_release(&pending.registry);
+}
