@@ -10,14 +10,17 @@
 #include <patinox/config.h>
 #include <patinox/error.h>
 #include <patinox/guard.h>
+#include <patinox/leaks.h>
 #include <patinox/mapping.h>
 #include <patinox/pool.h>
+#include <patinox/query.h>
 #include <patinox/rc.h>
 #include <patinox/reclaim.h>
 #include <patinox/registry.h>
 #include <patinox/rwdata.h>
 #include <patinox/snapshot.h>
 #include <patinox/stats.h>
+#include <patinox/trace.h>
 #include <patinox/watch.h>
 
 #endif /* PNX_PATINOX_H */

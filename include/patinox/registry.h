@@ -151,6 +151,15 @@ static inline struct pnx_resource pnx_resource_init(void) {
 }
 #endif
 
+/* How much is remembered: see patinox/trace.h. */
+enum pnx_registry_level {
+    PNX_LEVEL_DEFAULT = 0, /* simple */
+    PNX_LEVEL_OFF,
+    PNX_LEVEL_SIMPLE,
+    PNX_LEVEL_ADVANCED,
+    PNX_LEVEL_PARANOID,
+};
+
 struct pnx_registry_opts {
     size_t size;               /* set by PNX_REGISTRY_OPTS */
     const char *name;          /* copied; label in statistics and reports; default "registry" */
@@ -158,6 +167,8 @@ struct pnx_registry_opts {
     struct pnx_stats *stats;   /* default: the process's; pnx_stats_off() */
     uint32_t max;              /* rows alive at once; default 16,777,216 */
     uint32_t flags;            /* must be 0 */
+    uint32_t level;            /* enum pnx_registry_level; default 2, simple */
+    uint32_t sample;           /* at ADVANCED one row in so many gets a backtrace; default 128 */
 };
 #ifndef __cplusplus
 #define PNX_REGISTRY_OPTS(...) \
@@ -224,6 +235,16 @@ PNX_API int pnx_registry_remove_at(
  */
 PNX_API int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id);
 
+/*
+ * To be called in a forked child that goes on using the registry: makes the rows with PNX_RESOURCE_KEEP_AFTER_FORK the
+ * child's own, and strikes the parent's other live rows after calling their in_child, if they have one, with
+ * (arg, NULL).  Until then those rows are listed, and nobody in the child can end them.  Rows whose cleanup was
+ * running in the parent at the fork are left as they are.  Any thread; not from a handler of pthread_atfork(), since it
+ * runs your functions.  In a process that is nobody's child it does nothing.  Returns 0, or the first error of an
+ * in_child; the others run all the same.
+ */
+PNX_API int pnx_registry_forked(struct pnx_registry *registry);
+
 /* Changes the bytes that a row shows.  An id of 0 is fine.  -ESTALE. */
 PNX_API int pnx_registry_set_bytes(
         struct pnx_registry *registry, pnx_resource_id id, uint64_t bytes);
@@ -251,7 +272,10 @@ struct pnx_resource_info {
     uint64_t owner;
     uint64_t tag;
     uint64_t bytes;
-    pnx_ns age; /* since it was added */
+    pnx_ns age;       /* since it was added */
+    uint32_t flags;   /* PNX_RESOURCE_* */
+    int32_t priority; /* enum pnx_priority */
+    bool asked;       /* somebody has asked for its end */
 };
 
 /* Copies one row.  -ESTALE. */

@@ -37,6 +37,7 @@
 #include "stats/stats.h"
 
 #include <patinox/registry.h>
+#include <patinox/trace.h>
 
 #include <assert.h>
 
@@ -169,7 +170,6 @@ struct pnx_row_label {
     char name[PNX_ROW_NAME_MAX];
 };
 
-#define PNX_TOUCHES 4
 struct pnx_row_touch {
     const char *note;
     const char *site;
@@ -180,8 +180,8 @@ struct pnx_row_touch {
 struct pnx_row_trace {
     pnx_resource_id id;
     uint32_t stack; /* of its adding: a number in the depot; 0: none */
-    uint32_t
-            n_touches; /* all that there were; the last PNX_TOUCHES are kept, in touches[n % PNX_TOUCHES] */
+    uint64_t
+            n_touches; /* all that there were; the last ones are kept, in touches[n % PNX_TOUCHES] */
     struct pnx_row_touch touches[PNX_TOUCHES];
 };
 
@@ -287,6 +287,11 @@ struct pnx_registry {
     uint64_t last; /* the one before */
     uint32_t max;
     bool off; /* pnx_registry_off() */
+    struct pnx_a32 level;  /* enum pnx_registry_level, never the default */
+    struct pnx_a32 sample; /* at ADVANCED one row in so many gets a backtrace */
+    struct pnx_a32 sampled;
+    struct pnx_aptr stacks;       /* struct pnx_stacks, once there is one; set once */
+    struct pnx_aptr suppressions; /* struct pnx_suppression, newest first; only added to */
     struct pnx_a64 refs;
     struct pnx_a32 room;                 /* rows that no shard has been allowed yet */
     struct pnx_aptr first;               /* the first chunks of all shards; set once */
@@ -565,6 +570,10 @@ int pnx__row_meet(struct pnx_registry *registry, pnx_resource_id id, const char 
 /* Copies what the row says; under the shard's lock, or once the registry is closed. */
 void pnx__row_copy(struct pnx_registry *registry, const struct pnx_row *row, uint64_t word,
         pnx_ns now, struct pnx_resource_info *ret_info);
+
+/* Says what a row says, of a copy or under the shard's lock.  label: what stands beside it, or NULL. */
+void pnx__row_describe(const struct pnx_registry *registry, const struct pnx_row *row,
+        const struct pnx_row_label *label, pnx_ns now, struct pnx_resource_info *ret_info);
 
 /* Calls fn for each row that is there, under its shard's lock. */
 void pnx__rows_each(struct pnx_registry *registry,

@@ -11,8 +11,12 @@
 #include "base/env_system.h"
 #include "base/list.h"
 #include "base/options.h"
+#include "os/environ.h"
 #include "os/fork.h"
+#include "registry/leaks.h"
 #include "registry/ledger.h"
+#include "registry/suppress.h"
+#include "registry/trace.h"
 
 #include <patinox/registry.h>
 
@@ -23,9 +27,10 @@
 #define GENERATION_MASK ((UINT64_C(1) << PNX_GENERATION_BITS) - 1)
 /* 2^36 divided by the golden ratio: multiples of it, modulo 2^36, keep as far apart as n numbers can. */
 #define GENERATION_STEP UINT64_C(42470972311)
+#define SAMPLE_DEFAULT  128
 
 static_assert(sizeof(struct pnx_resource) == 12 * 8, "no padding in an option struct");
-static_assert(sizeof(struct pnx_registry_opts) == 4 * 8 + 2 * 4, "no padding in an option struct");
+static_assert(sizeof(struct pnx_registry_opts) == 4 * 8 + 4 * 4, "no padding in an option struct");
 static_assert(PNX_GENERATION_BITS + PNX_SLOT_BITS + PNX_SHARD_BITS + PNX_STATE_BITS == 64,
         "an id and a state are a word");
 
@@ -137,6 +142,8 @@ static void fill_sums(const struct pnx_registry *registry, struct pnx_registry_s
     stats->removed = sums.removed;
     stats->cleanups = sums.ended;
     stats->cleanups_failed = sums.failed;
+    uint64_t ok = sums.ended > sums.failed ? sums.ended - sums.failed : 0;
+    stats->cleanups_ok_ppm = sums.ended ? ok * 1000000 / sums.ended : 1000000;
 }
 
 /* Under the lock of the set of statistics: one at a time. */
@@ -152,6 +159,7 @@ static void refresh(const struct pnx_stats_block *block) {
     pnx_store(&values->cleanups, stats.cleanups, PNX_RELAXED, "registry.refresh_cleanups");
     pnx_store(&values->cleanups_failed, stats.cleanups_failed, PNX_RELAXED,
             "registry.refresh_failed");
+    pnx_store(&values->cleanups_ok_ppm, stats.cleanups_ok_ppm, PNX_RELAXED, "registry.refresh_ok");
 }
 
 static void set_up(
@@ -175,14 +183,32 @@ static void set_up(
     registry->shutdown.report.counts.size = sizeof(struct pnx_shutdown_counts);
     /* The maker's own; whoever gets the pointer later synchronises by the way it gets it. */
     pnx_store(&registry->refs, PNX_REGISTRY_HOLDER, PNX_RELAXED, "registry.create");
+    pnx__trace_set(registry, PNX_LEVEL_SIMPLE, SAMPLE_DEFAULT);
     pnx__registry_stats_init(&registry->block, registry->name, &registry->values, NULL);
     registry->block.refresh = refresh;
     join_all(registry);
 }
 
+/* What the environment of the process says about the default registry. */
+static void obey_environment(void) {
+    const char *text = pnx__os_variable("PATINOX_REGISTRY");
+    if (text && !pnx__trace_obey(&default_registry, text))
+        pnx__health_set(&default_registry.block, PNX_HEALTH_DEGRADED,
+                "PATINOX_REGISTRY is not off, simple, advanced or paranoid, with ,sample=N");
+    text = pnx__os_variable("PATINOX_LEAKS");
+    if (text && !pnx__leaks_obey(text))
+        pnx__health_set(&default_registry.block, PNX_HEALTH_DEGRADED,
+                "PATINOX_LEAKS is not off, report or fail");
+    text = pnx__os_variable("PATINOX_SUPPRESS");
+    if (text && pnx__suppress_all(&default_registry, text))
+        pnx__health_set(&default_registry.block, PNX_HEALTH_DEGRADED,
+                "PATINOX_SUPPRESS is not a list of TYPE@SITE, or too long");
+}
+
 static void set_up_default(void) {
     set_up(&default_registry, pnx__env_system(), default_name,
             UINT32_C(1) << (PNX_SLOT_BITS + PNX_SHARD_BITS));
+    obey_environment();
     pnx__stats_add(NULL, &default_registry.block);
     pnx_store(&pnx__registry_default, &default_registry, PNX_RELEASE,
             "registry.set_default"); /* pairs with registry.default */
@@ -215,6 +241,7 @@ int pnx_registry_create(const struct pnx_registry_opts *opts, struct pnx_error *
         return pnx__fail(err, -ENOMEM, 0, "create", "registry: out of memory");
     }
     set_up(registry, &env, name, resolved.max);
+    pnx__trace_set(registry, (enum pnx_registry_level)resolved.level, resolved.sample);
     pnx__stats_add(resolved.stats, &registry->block);
     *ret_registry = registry;
     return 0;
@@ -225,6 +252,8 @@ static void destroy(struct pnx_registry *registry) {
     leave_all(registry);
     pnx__stats_remove(&registry->block);
     pnx__shards_free(registry);
+    pnx__stacks_free(registry);
+    pnx__suppressions_free(registry);
     pnx__free(&env, registry->shutdown.report.members, registry->shutdown.report.capacity,
             sizeof(struct pnx_shutdown_member));
     pnx__mutex_destroy(&registry->shutdown.lock);

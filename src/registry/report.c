@@ -9,9 +9,12 @@
  *   P2  visit and write run with no lock held.
  */
 #include "base/env.h"
+#include "os/backtrace.h"
 #include "registry/ledger.h"
 #include "registry/out.h"
 #include "registry/sort.h"
+#include "registry/suppress.h"
+#include "registry/trace.h"
 
 #include <patinox/registry.h>
 
@@ -96,6 +99,9 @@ struct group {
     uint64_t bytes;
     pnx_ns oldest;
     size_t order;                /* of adding */
+    bool suppressed;             /* a known leak */
+    uint32_t n_frames;           /* of the oldest row that has a backtrace */
+    pnx_resource_id traced;      /* that row */
     char name[PNX_ROW_NAME_MAX]; /* of the oldest row that has one */
 };
 
@@ -131,15 +137,29 @@ static size_t make_groups(
         struct pnx_resource_info info;
         if (pnx_registry_info(registry, list->seen[i].id, &info) != 0)
             continue;
-        groups[n] = (struct group){info.type, info.site, 1, info.bytes, info.age, i, ""};
+        groups[n] = (struct group){.type = info.type,
+                .site = info.site,
+                .count = 1,
+                .bytes = info.bytes,
+                .oldest = info.age,
+                .order = i,
+                .traced = info.id};
         memcpy(groups[n++].name, info.name, sizeof(info.name));
     }
     pnx__sort(groups, n, sizeof(spare), &spare, by_place);
     for (size_t i = 0; i < n; i++) {
         struct group *last = joined ? &groups[joined - 1] : NULL;
+        void *frames[PNX_TRACE_FRAMES];
         if (!last || !same_place(last, &groups[i])) {
-            groups[joined++] = groups[i];
+            last = &groups[joined++];
+            *last = groups[i];
+            last->n_frames = pnx__trace_frames(registry, last->traced, frames);
+            last->suppressed = pnx__suppressed(registry, last->type, last->site);
             continue;
+        }
+        if (last->n_frames == 0) {
+            last->n_frames = pnx__trace_frames(registry, groups[i].traced, frames);
+            last->traced = groups[i].traced;
         }
         last->count++;
         last->bytes += groups[i].bytes;
@@ -150,7 +170,33 @@ static size_t make_groups(
     return joined;
 }
 
-static void write_text(const struct pnx_registry *registry, struct pnx_out *out,
+typedef void frame_fn(struct pnx_out *out, bool first, const char *text);
+
+/* The frames of a row that had some when the groups were made. */
+static void each_frame(struct pnx_registry *registry, struct pnx_out *out,
+        const struct group *group, frame_fn *show) {
+    void *frames[PNX_TRACE_FRAMES];
+    uint32_t n = group->n_frames ? pnx__trace_frames(registry, group->traced, frames) : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        char text[128];
+        pnx__frame_text(frames[i], text, sizeof(text));
+        show(out, i == 0, text);
+    }
+}
+
+static void show_line(struct pnx_out *out, bool first, const char *text) {
+    (void)first;
+    pnx__out(out, "             ");
+    pnx__out_text(out, text);
+    pnx__out(out, "\n");
+}
+
+static void show_json(struct pnx_out *out, bool first, const char *text) {
+    pnx__out(out, first ? "" : ",");
+    pnx__out_json(out, text);
+}
+
+static void write_text(struct pnx_registry *registry, struct pnx_out *out,
         const struct group *groups, size_t n, const struct group *sum) {
     pnx__out(out, "registry ");
     pnx__out_text(out, registry->name);
@@ -172,11 +218,12 @@ static void write_text(const struct pnx_registry *registry, struct pnx_out *out,
             pnx__out_text(out, group->name);
             pnx__out(out, group->count > 1 ? "\" and others" : "\"");
         }
-        pnx__out(out, "\n");
+        pnx__out(out, group->suppressed ? " (known)\n" : "\n");
+        each_frame(registry, out, group, show_line);
     }
 }
 
-static void write_json(const struct pnx_registry *registry, struct pnx_out *out,
+static void write_json(struct pnx_registry *registry, struct pnx_out *out,
         const struct group *groups, size_t n, const struct group *sum) {
     pnx__out(out, "{\"registry\":");
     pnx__out_json(out, registry->name);
@@ -190,7 +237,9 @@ static void write_json(const struct pnx_registry *registry, struct pnx_out *out,
         pnx__out(out, ",\"count\":%zu,\"bytes\":%" PRIu64 ",\"oldest_ns\":%" PRId64 ",\"name\":",
                 group->count, group->bytes, group->oldest);
         pnx__out_json(out, group->name);
-        pnx__out(out, "}");
+        pnx__out(out, ",\"known\":%s,\"stack\":[", group->suppressed ? "true" : "false");
+        each_frame(registry, out, group, show_json);
+        pnx__out(out, "]}");
     }
     pnx__out(out, "]}\n");
 }

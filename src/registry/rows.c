@@ -15,6 +15,7 @@
 #include "os/futex.h"
 #include "os/thread.h"
 #include "registry/ledger.h"
+#include "registry/trace.h"
 #include "stats/utf8.h"
 
 #include <patinox/registry.h>
@@ -308,6 +309,11 @@ int pnx__row_add(struct pnx_registry *registry, const struct pnx_resource *resou
     int rc = check_resource(registry, resource, err);
     if (rc)
         return rc;
+    enum pnx_registry_level level = pnx__level(registry);
+    if (__builtin_expect(level == PNX_LEVEL_OFF, 0)) {
+        *ret_id = 0;
+        return 0;
+    }
     struct fresh fresh;
     fresh.cleanup = cleanup;
     fresh.arg = arg;
@@ -321,6 +327,8 @@ int pnx__row_add(struct pnx_registry *registry, const struct pnx_resource *resou
         if (rc)
             return refuse(registry, rc, err);
     }
+    if (__builtin_expect(level >= PNX_LEVEL_ADVANCED, 0))
+        pnx__trace_added(registry, level, id);
     *ret_id = id;
     return 0;
 }
@@ -551,24 +559,39 @@ static enum pnx_resource_state public_state(uint64_t word) {
     }
 }
 
-void pnx__row_copy(struct pnx_registry *registry, const struct pnx_row *row, uint64_t word,
-        pnx_ns now, struct pnx_resource_info *ret_info) {
-    memset(ret_info, 0, sizeof(*ret_info));
-    ret_info->id = pnx__word_id(word);
-    ret_info->state = public_state(word);
-    ret_info->type = row->type;
-    ret_info->site = row->site;
-    ret_info->bytes = row->bytes;
+static uint32_t public_flags(const struct pnx_row *row) {
+    return (uint32_t)(row->order & (PNX_ROW_FORCEABLE | PNX_ROW_OWNED | PNX_ROW_KEEP));
+}
+
+void pnx__row_describe(const struct pnx_registry *registry, const struct pnx_row *row,
+        const struct pnx_row_label *label, pnx_ns now, struct pnx_resource_info *ret_info) {
+    uint64_t word = row->word.v; /* a copy's, or under the shard's lock */
     pnx_ns added =
             registry->made + (pnx_ns)((row->stamp & PNX_STAMP_ADDED_MASK) << PNX_STAMP_UNIT_LOG2);
+    ret_info->id = pnx__word_id(word);
+    ret_info->parent = label ? label->parent : 0;
+    ret_info->state = public_state(word);
+    ret_info->code = 0;
+    ret_info->type = row->type;
+    ret_info->site = row->site;
+    ret_info->owner = label ? label->owner : 0;
+    ret_info->tag = label ? label->tag : 0;
+    ret_info->bytes = row->bytes;
     ret_info->age = now > added ? now - added : 0;
-    const struct pnx_row_label *label = pnx__row_label(registry, ret_info->id);
-    if (!label)
-        return;
-    ret_info->parent = label->parent;
-    ret_info->owner = label->owner;
-    ret_info->tag = label->tag;
-    memcpy(ret_info->name, label->name, sizeof(ret_info->name));
+    ret_info->flags = public_flags(row);
+    ret_info->priority = pnx__row_priority(row);
+    ret_info->asked = (row->order & PNX_ROW_ASKED) != 0;
+    if (label)
+        memcpy(ret_info->name, label->name, sizeof(ret_info->name));
+    else
+        ret_info->name[0] = '\0';
+}
+
+void pnx__row_copy(struct pnx_registry *registry, const struct pnx_row *row, uint64_t word,
+        pnx_ns now, struct pnx_resource_info *ret_info) {
+    struct pnx_row copy = *row;
+    copy.word.v = word;
+    pnx__row_describe(registry, &copy, pnx__row_label(registry, pnx__word_id(word)), now, ret_info);
 }
 
 /* Locks the shard of a row that is there under the id; NULL, and nothing is locked, when there is none. */

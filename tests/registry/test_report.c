@@ -4,7 +4,9 @@
 #include "registry/ledger.h"
 #include "registry/out.h"
 
+#include <patinox/leaks.h>
 #include <patinox/registry.h>
+#include <patinox/trace.h>
 
 struct text {
     char buf[16384];
@@ -166,9 +168,9 @@ TEST(the_json_says_the_same) {
     CHECK_STR(text.buf,
             "{\"registry\":\"test\",\"live\":2,\"bytes\":1024,\"groups\":["
             "{\"type\":\"pool\",\"site\":\"a.c:1\",\"count\":1,\"bytes\":1024,\"oldest_ns\":2,"
-            "\"name\":\"db\"},"
+            "\"name\":\"db\",\"known\":false,\"stack\":[]},"
             "{\"type\":\"cursor\",\"site\":\"\",\"count\":1,\"bytes\":0,\"oldest_ns\":2,"
-            "\"name\":\"\"}]}\n");
+            "\"name\":\"\",\"known\":false,\"stack\":[]}]}\n");
     end(&registry);
 }
 
@@ -277,4 +279,28 @@ TEST(a_string_of_any_length_is_written_whole) {
     CHECK_EQ(pnx__out_end(&out), 0);
     CHECK_STR(text.buf, type);
     free(type);
+}
+
+/* ---- known leaks, backtraces ---- */
+
+TEST(known_leaks_are_marked_and_backtraces_shown) {
+    struct pnx_registry *registry = fresh();
+    CHECK_EQ(pnx_registry_set_level(registry, PNX_LEVEL_PARANOID), 0);
+    CHECK_EQ(pnx_registry_suppress(registry, "pool", NULL), 0);
+    pnx_resource_id first = add(registry, "pool", "a.c:1", "db", 1024);
+    add(registry, "cursor", "b.c:2", NULL, 0);
+    struct pnx_resource_trace trace = {.size = sizeof(trace)};
+    CHECK_EQ(pnx_registry_trace(registry, first, &trace), 0);
+    struct text text = {.n = 0};
+    CHECK_EQ(pnx_registry_report(registry, PNX_REPORT_TEXT, collect, &text), 0);
+    CHECK_CONTAINS(text.buf, "\"db\" (known)\n");
+    if (trace.n_frames)
+        CHECK_CONTAINS(text.buf, "\n             test_registry_report+0x");
+    text.n = 0;
+    CHECK_EQ(pnx_registry_report(registry, PNX_REPORT_JSON, collect, &text), 0);
+    CHECK_CONTAINS(text.buf, "\"name\":\"db\",\"known\":true,\"stack\":[");
+    CHECK_CONTAINS(text.buf, "\"name\":\"\",\"known\":false,\"stack\":[");
+    if (trace.n_frames)
+        CHECK_CONTAINS(text.buf, "\"stack\":[\"test_registry_report+0x");
+    end(&registry);
 }

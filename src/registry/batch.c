@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * registry/batch.c - ending what is not one's own: forcing one row, or many that match.
+ *
+ *   P1  What may be run and what may only be asked follows from the row's flags (may_run()), which are fixed while the
+ *       row is there; the claim decides whether it still is.
+ */
+#include "base/env.h"
+#include "registry/query.h"
+
+#include <string.h>
+
+#define KNOWN_FLAGS ((uint32_t)PNX_CLEANUP_UNUSED)
+
+static bool may_run(const struct pnx_row *row, uint32_t flags) {
+    if (row->order & PNX_ROW_OWNED)
+        return false;
+    return row->order & PNX_ROW_FORCEABLE || flags & PNX_CLEANUP_UNUSED;
+}
+
+/* Copies the row that is there under the id.  false when there is none. */
+static bool look(struct pnx_registry *registry, pnx_resource_id id, struct pnx_row *ret_row) {
+    const struct pnx_row *row = registry->off ? NULL : pnx__row_find(registry, id);
+    if (!row)
+        return false;
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    *ret_row = *row;
+    pnx__unlock(&shard->lock);
+    return pnx__word_id(ret_row->word.v) == id;
+}
+
+bool pnx_registry_asked(struct pnx_registry *registry, pnx_resource_id id) {
+    struct pnx_row row;
+    return look(pnx__registry_resolve(registry), id, &row) && pnx__word_is_there(row.word.v) &&
+           row.order & PNX_ROW_ASKED;
+}
+
+/* Runs the row's cleanup, or says why not; *ret_claimed tells the two apart. */
+static int run(
+        struct pnx_registry *registry, pnx_resource_id id, pnx_ns deadline, bool *ret_claimed) {
+    struct pnx_row_request request = {.cancel.deadline = {(uint64_t)deadline}};
+    return pnx__registry_run(registry, id, &request, ret_claimed);
+}
+
+int pnx_registry_force(struct pnx_registry *registry, pnx_resource_id id) {
+    registry = pnx__registry_resolve(registry);
+    struct pnx_row row;
+    if (!look(registry, id, &row) || !pnx__row_is_ours(&row))
+        return -ESTALE;
+    if (!pnx__word_is_there(row.word.v))
+        return -EALREADY;
+    int rc = pnx__row_ask(registry, id);
+    if (rc)
+        return -EALREADY; /* it has just gone */
+    pnx__registry_count_up(&registry->values.asked);
+    if (pnx__word_state(row.word.v) != PNX_ROW_LIVE)
+        return -EALREADY;
+    if (!may_run(&row, 0))
+        return -EBUSY;
+    bool claimed;
+    rc = run(registry, id, PNX_NEVER, &claimed);
+    if (claimed)
+        pnx__registry_count_up(&registry->values.forced);
+    return rc == -ESTALE && !claimed ? -EALREADY : rc;
+}
+
+/* ---- batches ---- */
+
+struct batch {
+    struct pnx_registry *registry;
+    uint32_t flags;
+    pnx_ns deadline;
+    struct pnx_batch_result result;
+    bool late;
+    int first; /* error of a cleanup */
+};
+
+static void note(struct batch *batch, int code) {
+    if (code == -EAGAIN)
+        batch->result.again++;
+    else if (code && code != -EINPROGRESS)
+        batch->result.failed++;
+    else
+        batch->result.done++;
+    if (code && code != -EINPROGRESS && !batch->first)
+        batch->first = code;
+}
+
+static void end_row(struct batch *batch, pnx_resource_id id) {
+    if (pnx__now(&batch->registry->env) >= batch->deadline) {
+        batch->result.left++;
+        batch->late = true;
+        return;
+    }
+    bool claimed;
+    int rc = run(batch->registry, id, batch->deadline, &claimed);
+    if (claimed) {
+        pnx__registry_count_up(&batch->registry->values.forced);
+        note(batch, rc);
+    } else if (rc == -ENOTSUP || rc == -ENOMEM) {
+        batch->result.left++;
+        if (rc == -ENOMEM && !batch->first)
+            batch->first = rc;
+    } else {
+        batch->result.busy++;
+    }
+}
+
+static int visit(void *ctx, const struct pnx_row *row, const struct pnx_resource_info *info) {
+    struct batch *batch = ctx;
+    if (!pnx__row_is_ours(row))
+        return 0; /* a parent process's: not ours to end */
+    batch->result.matched++;
+    if (pnx__word_state(row->word.v) != PNX_ROW_LIVE) {
+        batch->result.busy++;
+    } else if (may_run(row, batch->flags)) {
+        end_row(batch, info->id);
+    } else if (pnx__row_ask(batch->registry, info->id) == 0) {
+        batch->result.asked++;
+        pnx__registry_count_up(&batch->registry->values.asked);
+    } else {
+        batch->result.busy++; /* it has just gone */
+    }
+    return 0;
+}
+
+int pnx_registry_cleanup_where(struct pnx_registry *registry,
+        const struct pnx_resource_filter *filter, uint32_t flags, pnx_ns timeout,
+        struct pnx_batch_result *ret_result) {
+    registry = pnx__registry_resolve(registry);
+    struct pnx_resource_filter own;
+    if (flags & ~KNOWN_FLAGS || timeout < 0 ||
+            (ret_result && ret_result->size < sizeof(ret_result->size)))
+        return -EINVAL;
+    int rc = pnx__filter_copy(filter, &own);
+    if (rc)
+        return rc;
+    struct batch batch = {.registry = registry, .flags = flags};
+    if (!registry->off) {
+        batch.deadline = pnx__deadline(pnx__now(&registry->env), timeout);
+        (void)pnx__rows_walk(registry, &own, visit, &batch);
+    }
+    if (ret_result) {
+        size_t size = ret_result->size;
+        batch.result.size = size;
+        memcpy(ret_result, &batch.result,
+                size < sizeof(batch.result) ? size : sizeof(batch.result));
+    }
+    return batch.late ? -ETIMEDOUT : batch.first;
+}
