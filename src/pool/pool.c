@@ -217,6 +217,7 @@ static int join_registry(
             .arg = pool,
             .bytes = pool->bytes,
     };
+    pool->site = opts->site;
     pool->registry = pnx_registry_ref(registry);
     return pnx_registry_add(pool->registry, &resource, err, &pool->row);
 }

@@ -89,6 +89,7 @@ struct pnx_pool {
 
     struct pnx_registry *registry;
     pnx_resource_id row;
+    const char *site; /* where it was made; fixed */
     struct pnx_budget *budget;
     struct pnx_reclaimer_handle *reclaimer;
     size_t bytes; /* lock: memory of the pool itself, charged */

@@ -81,6 +81,7 @@ struct pnx_slot {
     pnx_ns born_at;   /* lock */
     pnx_ns job_since; /* lock: when the running job started */
     pnx_ns job_late;  /* lock: when it counts as overdue */
+    uint64_t row;     /* its resource's in the registry, or 0; only who runs a job looks */
     uint32_t index;   /* fixed: for people */
     uint8_t job;      /* lock: enum pnx__pool_job_kind while on the list running */
     uint8_t reason;   /* lock: enum pnx__pool_reason while CLOSING */

@@ -6,6 +6,8 @@
  *
  *   J1  No operation runs while this thread holds a lock, and its result reaches the core exactly once.
  *   J2  A resource's bytes are charged before its connect and given back after its close, or failed connect.
+ *   J3  A resource is a row of the pool's registry, a child of the pool's, from its connect to its close.  It has no
+ *       cleanup of its own: the pool ends it.  If there is no memory for the row, the resource serves without.
  */
 #include "os/thread.h"
 #include "pool/pool.h"
@@ -48,6 +50,26 @@ void pnx__pool_health_locked(struct pnx_pool *pool) {
     pnx__health_set(&pool->block, status, reason);
 }
 
+static void join_registry(struct pnx_pool *pool, struct pnx_slot *slot) {
+    const struct pnx_resource resource = {
+            .size = sizeof(resource),
+            .type = "connection",
+            .name = pool->name,
+            .site = pool->site,
+            .parent = pool->row,
+            .tag = slot->index,
+            .bytes = pool->resource_bytes,
+    };
+    pnx_resource_id row;
+    /* Fails, too, when the pool's own row is being ended: no more need for it then. */
+    slot->row = pnx_registry_add(pool->registry, &resource, NULL, &row) == 0 ? row : 0;
+}
+
+static void leave_registry(struct pnx_pool *pool, struct pnx_slot *slot) {
+    (void)pnx_registry_remove_at(pool->registry, slot->row, pool->site);
+    slot->row = 0;
+}
+
 /* What came of a job, before the core is told. */
 struct result {
     int rc;
@@ -82,14 +104,15 @@ static void call_connect(struct pnx_pool *pool, pnx_ns deadline, struct result *
     }
 }
 
-static void call_manager(
-        struct pnx_pool *pool, const struct pnx_slot *slot, struct result *result) {
+static void call_manager(struct pnx_pool *pool, struct pnx_slot *slot, struct result *result) {
     pnx_ns start = pnx__now(&pool->env);
     /* job, reason and resource stay as they are until the job is reported, and only this thread does that */
     void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_jobs.resource");
     switch ((enum pnx__pool_job_kind)slot->job) {
     case PNX__POOL_CONNECT:
         call_connect(pool, pnx__deadline(start, pool->connect_timeout), result);
+        if (result->rc == 0)
+            join_registry(pool, slot);
         break;
     case PNX__POOL_CHECK:
         result->rc =
@@ -98,6 +121,7 @@ static void call_manager(
     case PNX__POOL_CLOSE:
     case PNX__POOL_JOB_KINDS:
         pool->manager.close(pool->ctx, resource, pnx__deadline(start, pool->close_timeout));
+        leave_registry(pool, slot);
         if (pool->resource_bytes)
             pnx_budget_uncharge(pool->budget, pool->resource_bytes);
         break;

@@ -55,6 +55,81 @@ TEST(a_pool_is_one_row_of_the_registry_which_can_end_it) {
     CHECK_EQ(rows_seen, 1);
 }
 
+static int see_connection(void *ctx, const struct pnx_resource_info *info) {
+    struct pnx_resource_info *seen = ctx;
+    if (strcmp(info->type, "connection") == 0) {
+        rows_seen++;
+        *seen = *info;
+    }
+    return 0;
+}
+
+static int count_connections(struct pnx_registry *registry, struct pnx_resource_info *ret_last) {
+    rows_seen = 0;
+    CHECK_EQ(pnx_registry_each(registry, see_connection, ret_last), 0);
+    return rows_seen;
+}
+
+TEST(each_connection_is_a_row_and_a_child_of_its_pool) {
+    set_up();
+    struct pnx_registry *registry;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    struct pnx_pool *pool =
+            mock_pool(&mock_manager, OPTS(.max = 2, .registry = registry, .resource_bytes = 100));
+    struct pnx_resource_info seen;
+    struct pnx_lease one = mock_acquire(pool, PNX_SEC), two = mock_acquire(pool, PNX_SEC);
+    pnx_resource_id id = 0;
+    rows_seen = 0;
+    CHECK_EQ(pnx_registry_each(registry, see_row, &id), 0);
+    CHECK_EQ(count_connections(registry, &seen), 2);
+    CHECK_EQ(seen.parent, id);
+    CHECK_STR(seen.name, "db");
+    CHECK_CONTAINS(seen.site, "test_report.c:");
+    CHECK_EQ(seen.bytes, 100);
+    pnx_lease_discard(&two);
+    CHECK_EQ(count_connections(registry, &seen), 1);
+    pnx_lease_release(&one);
+    CHECK_EQ(count_connections(registry, &seen), 1); /* idle, and there */
+    tear_down(pool);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx_registry_release(&registry);
+}
+
+TEST(a_shutdown_ends_connections_by_ending_their_pool) {
+    set_up();
+    struct pnx_registry *registry;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    struct pnx_pool *pool = mock_pool(&mock_manager, OPTS(.max = 2, .registry = registry));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    pnx_lease_release(&lease);
+    struct pnx_shutdown_report *report;
+    struct pnx_shutdown_counts counts = {.size = sizeof(counts)};
+    CHECK_EQ(pnx_registry_shutdown(registry, 10 * PNX_SEC, &report), 0);
+    CHECK_EQ(pnx_shutdown_report_counts(report, &counts), 0);
+    CHECK_EQ(counts.done, 2);
+    CHECK_EQ(counts.leaked, 0);
+    CHECK_EQ(mock->closes, 1);
+    pnx_shutdown_report_release(&report);
+    tear_down(pool);
+    pnx_registry_release(&registry);
+}
+
+TEST(a_connection_serves_though_there_is_no_room_for_its_row) {
+    set_up();
+    struct pnx_registry *registry;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.max = 1), NULL, &registry), 0);
+    struct pnx_pool *pool = mock_pool(&mock_manager, OPTS(.max = 2, .registry = registry));
+    struct pnx_resource_info seen;
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    CHECK_EQ(count_connections(registry, &seen), 0);
+    pnx_lease_discard(&lease);
+    lease = mock_acquire(pool, PNX_SEC);
+    pnx_lease_release(&lease);
+    tear_down(pool);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx_registry_release(&registry);
+}
+
 TEST(a_shutdown_waits_for_leases_until_its_deadline) {
     set_up();
     te.virtual_time = false;
