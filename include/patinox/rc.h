@@ -211,8 +211,8 @@ static inline struct pnx_rc_tally_opts pnx_rc_tally_opts_init(void) {
 
 /*
  * Creates a tally.  Its row shows the bytes to within an eighth; a shutdown that finds objects still alive when its
- * turn has come reports it as failed, with -EBUSY: they have leaked.  When its budget refuses, making an object
- * is -ENOMEM.  opts may be NULL.  -EINVAL (err names the field), -E2BIG, -ENOMEM, or the registry's -ESHUTDOWN or
+ * turn has come, after all that has another priority than PNX_PRIORITY_LAST, reports it as failed, with -EBUSY: they
+ * have leaked.  When its budget refuses, making an object is -ENOMEM.  opts may be NULL.  -EINVAL (err names the field), -E2BIG, -ENOMEM, or the registry's -ESHUTDOWN or
  * -EBUSY.
  */
 PNX_API PNX_NODISCARD int pnx_rc_tally_create(const struct pnx_rc_tally_opts *opts,

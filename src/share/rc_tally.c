@@ -14,6 +14,7 @@
 #include "stats/stats.h"
 
 #include <patinox/budget.h>
+#include <patinox/reclaim.h>
 #include <patinox/registry.h>
 
 #include <assert.h>
@@ -70,10 +71,14 @@ static void unref_tally(struct pnx_rc_tally *tally) {
     pnx__free(&env, tally, 1, sizeof(*tally));
 }
 
-/* At a shutdown, which ends containers before what was made before them: what is live now has leaked. */
+/* At a shutdown, when all containers have ended: what is live now has leaked, unless it only waits for readers. */
 static int cleanup(void *arg, const struct pnx_cancel *cancel) {
     const struct pnx_rc_tally *tally = arg;
-    (void)cancel;
+    if (read_one(&tally->values.live)) {
+        pnx_ns left = pnx__remaining(pnx__now(&tally->env), pnx_cancel_deadline(cancel));
+        int rc = pnx_reclaim_barrier(NULL, left < PNX_SEC ? left : PNX_SEC);
+        (void)rc; /* a reader that stays longer than that is reported elsewhere */
+    }
     return read_one(&tally->values.live) ? -EBUSY : 0;
 }
 
@@ -88,6 +93,7 @@ static int add_row(
             .site = opts->site,
             .cleanup = cleanup,
             .arg = tally,
+            .priority = PNX_PRIORITY_LAST,
     };
     struct pnx_registry *registry = pnx_registry_ref(opts->registry);
     int rc = pnx_registry_add(registry, &resource, err, &tally->id);
