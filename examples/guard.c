@@ -6,6 +6,7 @@
  * can also be run by a shutdown, and shows up in reports until then.
  */
 #include <patinox/guard.h>
+#include <patinox/shutdown.h>
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -17,6 +17,7 @@
 
 #include <patinox/config.h>
 #include <patinox/rc.h>
+#include <patinox/shutdown.h>
 #include <patinox/stats.h>
 
 #include <errno.h>

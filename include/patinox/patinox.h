@@ -18,6 +18,7 @@
 #include <patinox/reclaim.h>
 #include <patinox/registry.h>
 #include <patinox/rwdata.h>
+#include <patinox/shutdown.h>
 #include <patinox/snapshot.h>
 #include <patinox/stats.h>
 #include <patinox/trace.h>

@@ -29,8 +29,8 @@
  *   P3  Ids are never reused: a stale or foreign id is an error, never somebody else's resource.  (Another
  *       registry's ids are told apart by where its generations start: certain until some slot has been reused
  *       2^34 / n times, n being the number of registries that the process has made.)
- *   P4  Shutdown runs cleanups one at a time, last made first, and so children before parents; it returns by
- *       its deadline even when a cleanup hangs; nothing is struck from the report to make it look better.
+ *   P4  A shutdown (patinox/shutdown.h) ends all rows, children before their parents, by its deadline even when a
+ *       cleanup hangs; nothing is struck from its report to make it look better.
  *   P5  No cleanup or callback runs while the registry holds a lock.
  *   P6  Adding a row allocates nothing once as many rows have been live before, save that threads which add at the
  *       same time get memory apart from each other.  What a row says beside type, site, cleanup and bytes has memory of
@@ -245,7 +245,10 @@ PNX_API int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id 
  */
 PNX_API int pnx_registry_forked(struct pnx_registry *registry);
 
-/* Changes the bytes that a row shows.  An id of 0 is fine.  -ESTALE. */
+/*
+ * Changes the bytes that a row shows.  An id of 0 is fine.  -ESTALE.  Once a shutdown has begun rows show what they were
+ * then, and this changes nothing.
+ */
 PNX_API int pnx_registry_set_bytes(
         struct pnx_registry *registry, pnx_resource_id id, uint64_t bytes);
 
@@ -310,62 +313,6 @@ struct pnx_registry_stats {
 /* Fills *ret_stats up to its size, which the caller sets.  -EINVAL. */
 PNX_API int pnx_registry_read_stats(
         const struct pnx_registry *registry, struct pnx_registry_stats *ret_stats);
-
-/* ---- shutdown ---- */
-
-struct pnx_shutdown_report; /* what a shutdown did; release it */
-
-/* The sum of a shutdown.  done + failed + abandoned + leaked = rows that were there when it began. */
-struct pnx_shutdown_counts {
-    size_t size; /* sizeof(struct pnx_shutdown_counts) */
-    size_t done;
-    size_t failed;
-    size_t abandoned;
-    size_t leaked;
-    pnx_ns took_ns;
-};
-
-/*
- * Ends everything in the registry, for good: refuses new rows, runs the cleanups of all live rows in order (P4)
- * on a thread of its own, each told its share of the time that is left (at least PNX_SHUTDOWN_SHARE_MIN), and
- * returns when all have ended or timeout has passed.  A cleanup that overruns its share is asked to hurry
- * (pnx_cancel_requested), is an event, and is routed around: up to PNX_SHUTDOWN_WORKERS threads are stuck in
- * overdue cleanups before the rest has to wait.  A row is never cleaned up before its children have ended, and
- * a row that its owner removes meanwhile counts as done.  In a forked child, rows of the parent are left alone.
- *
- * Allocates, once, an array of the rows (-ENOMEM, and nothing has begun, when it cannot be had), and its threads.  When
- * not even one thread can be had, the cleanups run on the caller, and then a cleanup that hangs does hold it up beyond
- * the deadline.  A cleanup that returns -EAGAIN has failed; one that is pending is waited for.
- *
- * Returns 0 when everything is done, -ETIMEDOUT when the deadline came first, else the first cleanup's error;
- * PNX_E_BROKEN when all cleanups were fine but something leaked.  In each of these cases *ret_report is set;
- * ret_report may be NULL.  Concurrent and later callers get the same result and the same report.
- * No report: -EDEADLK from inside a cleanup of this registry, -EINVAL for a negative timeout or a registry of
- * NULL, -EINPROGRESS when another caller's shutdown outlasts this caller's timeout.
- *
- * After -ETIMEDOUT, do not release objects that the report calls abandoned: pnx_registry_remove() would wait.
- */
-#define PNX_SHUTDOWN_SHARE_MIN (100 * PNX_MS)
-#define PNX_SHUTDOWN_WORKERS   8
-PNX_API int pnx_registry_shutdown(
-        struct pnx_registry *registry, pnx_ns timeout, struct pnx_shutdown_report **ret_report);
-
-/* Fills *ret_counts up to its size.  -EINVAL. */
-PNX_API int pnx_shutdown_report_counts(
-        const struct pnx_shutdown_report *report, struct pnx_shutdown_counts *ret_counts);
-
-/* Calls visit for each row that was live when the shutdown began, in the order of cleaning up. */
-PNX_API int pnx_shutdown_report_each(const struct pnx_shutdown_report *report,
-        int (*visit)(void *ctx, const struct pnx_resource_info *info), void *ctx);
-
-/* Writes the report, as lines for people or as one JSON object.  -EINVAL, -ENOMEM, or what write returned. */
-PNX_API PNX_NODISCARD int pnx_shutdown_report_write(const struct pnx_shutdown_report *report,
-        enum pnx_report_format format, pnx_write_fn *write, void *ctx);
-
-PNX_API void pnx_shutdown_report_release(struct pnx_shutdown_report **report);
-
-/* pnx_registry_shutdown() of the process's default registry. */
-PNX_API int pnx_shutdown(pnx_ns timeout, struct pnx_shutdown_report **ret_report);
 
 PNX_END_DECLS
 #endif /* PNX_REGISTRY_H */

@@ -82,6 +82,22 @@ enum pnx_row_hand {
     PNX_HAND_NOBODY, /* it ends later, and nobody is told: cleanup and arg are back in the row */
 };
 
+/*
+ * What a shutdown has noted about a member.  The first two are for now, until the shutdown is over; then AGAIN
+ * means that the row has failed with -EAGAIN, and the code in the row is not looked at.
+ */
+enum pnx_row_outcome {
+    PNX_OUTCOME_NONE = 0,
+    PNX_OUTCOME_AGAIN,  /* its last try returned -EAGAIN */
+    PNX_OUTCOME_PASSED, /* it has no cleanup, and had its turn */
+    PNX_OUTCOME_DONE = PNX_RESOURCE_DONE,
+    PNX_OUTCOME_FAILED = PNX_RESOURCE_FAILED,
+    PNX_OUTCOME_ABANDONED = PNX_RESOURCE_ABANDONED,
+    PNX_OUTCOME_LEAKED = PNX_RESOURCE_LEAKED,
+    PNX_OUTCOME_SUPPRESSED = PNX_RESOURCE_SUPPRESSED,
+};
+static_assert(PNX_RESOURCE_DONE > 2 && PNX_RESOURCE_SUPPRESSED < 8, "an outcome is three bits");
+
 /* The bits of row->order: flags, and above them the serial number, the order of adding. */
 #define PNX_ROW_FLAG(flag)     ((uint64_t)(flag)) /* PNX_RESOURCE_*, 3 bits */
 #define PNX_ROW_FORCEABLE      PNX_ROW_FLAG(PNX_RESOURCE_FORCEABLE)
@@ -90,10 +106,9 @@ enum pnx_row_hand {
 #define PNX_ROW_MEMBER         (UINT64_C(1) << 3) /* it was there when the shutdown began */
 #define PNX_ROW_ASKED          (UINT64_C(1) << 4) /* somebody has asked for its end */
 #define PNX_ROW_PRIORITY_SHIFT 5                  /* enum pnx_priority as given, 3 bits */
-#define PNX_ROW_OUTCOME_SHIFT \
-    8 /* enum pnx_resource_state of a member, 3 bits; 0 until it is known */
-#define PNX_ROW_HAND_SHIFT   11 /* enum pnx_row_hand, 2 bits */
-#define PNX_ROW_SERIAL_SHIFT 13
+#define PNX_ROW_OUTCOME_SHIFT  8                  /* enum pnx_row_outcome, 3 bits */
+#define PNX_ROW_HAND_SHIFT     11                 /* enum pnx_row_hand, 2 bits */
+#define PNX_ROW_SERIAL_SHIFT   13
 
 /* The bits of row->stamp: when it was added (in units of 1024 ns since the registry was made), pends, fork. */
 #define PNX_STAMP_ADDED_BITS 48
@@ -117,6 +132,7 @@ struct pnx_cancel {
 struct pnx_row_request {
     struct pnx_cancel cancel;            /* deadline: PNX_NEVER or a time */
     bool last;                           /* a cleanup that returns -EAGAIN has failed */
+    bool quiet;                          /* a shutdown runs it, and need not be woken */
     void (*pended)(void *ctx, int code); /* see pnx__registry_run(); NULL: nobody needs to know */
     void *ctx;
     /* Guarded by the shard's lock. */
@@ -216,62 +232,6 @@ struct pnx_shard {
     struct pnx_aptr side[PNX_SIDES][PNX_CHUNKS];
 };
 
-/* A row that was there when the shutdown began.  Guarded by the shutdown's lock; fixed once it is over. */
-struct pnx_shutdown_member {
-    struct pnx_row *row;
-    uint64_t serial; /* fixed, like the next four */
-    pnx_resource_id id;
-    uint64_t bytes;                     /* when the shutdown began */
-    struct pnx_shutdown_member *parent; /* NULL: none that is part of the shutdown */
-    struct pnx_shutdown_member *todo;   /* next on its list: not started, or run by others */
-    struct pnx_shutdown_member *group;  /* in the order of the report's groups */
-    size_t children;                    /* how many have no outcome yet */
-    enum pnx_resource_state outcome;    /* 0 until it is known, then fixed */
-    int32_t code;
-    bool bare; /* its turn came, and it had no cleanup */
-};
-
-/* What a shutdown did: part of the registry, which the report's holders keep alive. */
-struct pnx_shutdown_report {
-    struct pnx_registry *registry;
-    struct pnx_shutdown_member *members; /* in the order of cleaning up */
-    size_t n;
-    size_t capacity;                    /* of members */
-    struct pnx_shutdown_member *groups; /* by member.group */
-    struct pnx_shutdown_counts counts;
-    pnx_ns began;
-    int code;
-};
-
-/* A thread of the shutdown. */
-struct pnx_shutdown_worker {
-    struct pnx_registry *registry;
-    struct pnx_os_thread *thread;       /* only the leader touches it */
-    struct pnx_shutdown_member *member; /* what it is cleaning up; NULL: it is not in a cleanup */
-    struct pnx_row_request request;
-    pnx_ns overdue_at;
-    bool used; /* the thread has not said yet that it ends */
-    bool overdue;
-};
-
-/* See src/resource/shutdown.c. */
-struct pnx_shutdown_state {
-    struct pnx_mutex lock;
-    struct pnx_a32 phase;   /* enum pnx_shutdown_phase; a futex */
-    struct pnx_a32 changed; /* counts what may let a shutdown go on; a futex */
-    /* Written by the leader before there are workers. */
-    pnx_ns deadline;
-    /* Guarded by lock. */
-    struct pnx_shutdown_member *todo;    /* not started, in the order of cleaning up */
-    struct pnx_shutdown_member *foreign; /* being cleaned up by others, or pending */
-    size_t left;                         /* members without an outcome */
-    bool over;                           /* no cleanup may be started any more */
-    struct pnx_shutdown_worker *active;  /* the one that may start cleanups; NULL: none */
-    struct pnx_shutdown_worker workers[PNX_SHUTDOWN_WORKERS];
-    struct pnx_shutdown_report
-            report; /* fixed, and read without the lock, once the phase is DONE */
-};
-
 /*
  * Owned by its holders.  It is freed when it has neither holders nor rows: each shard that has rows has a
  * reference, which it keeps while there are holders, so that rows come and go without touching refs.
@@ -297,7 +257,8 @@ struct pnx_registry {
     struct pnx_aptr first;               /* the first chunks of all shards; set once */
     _Alignas(128) struct pnx_a64 serial; /* the last one that a shard has got */
     struct pnx_shard shard[PNX_SHARDS];
-    struct pnx_shutdown_state shutdown;
+    struct pnx_shutdown_state *shutdown; /* stands behind the registry: registry/shutdown_state.h */
+    struct pnx_a32 changed; /* counts, once closed, what may let the shutdown go on; a futex */
     struct pnx_stats_block block;
     struct pnx_registry_values values;
     struct pnx_link link; /* in the list of all, whose lock guards it */
@@ -407,9 +368,14 @@ static inline enum pnx_priority pnx__row_priority(const struct pnx_row *row) {
     return priority ? (enum pnx_priority)priority : PNX_PRIORITY_NORMAL;
 }
 
-/* The outcome that the shutdown has noted in the row; 0: none yet. */
-static inline enum pnx_resource_state pnx__row_outcome(const struct pnx_row *row) {
-    return (enum pnx_resource_state)(row->order >> PNX_ROW_OUTCOME_SHIFT & 7);
+/* Under the shard's lock, like the next one: the bits beside it change. */
+static inline enum pnx_row_outcome pnx__row_outcome(const struct pnx_row *row) {
+    return (enum pnx_row_outcome)(row->order >> PNX_ROW_OUTCOME_SHIFT & 7);
+}
+
+static inline void pnx__row_set_outcome_locked(struct pnx_row *row, enum pnx_row_outcome outcome) {
+    row->order &= ~(UINT64_C(7) << PNX_ROW_OUTCOME_SHIFT);
+    row->order |= (uint64_t)outcome << PNX_ROW_OUTCOME_SHIFT;
 }
 
 /* Whether the row was added by the process that is running: others' rows are left alone. */
@@ -507,7 +473,7 @@ void pnx__shards_free(struct pnx_registry *registry);
 /* What is to be done when the shard's lock has been given back. */
 struct pnx_row_effects {
     bool wake;     /* those who wait for an end in the shard */
-    bool shutdown; /* look again */
+    bool shutdown; /* is to look again */
     bool unheld;   /* the shard has dropped its reference to the registry */
 };
 
@@ -549,6 +515,13 @@ void pnx__row_changed_locked(
 /* Ends a row that has been taken out of the shard's counts: queues its slot (not of a LATE one), drops what is held. */
 void pnx__row_gone_locked(struct pnx_registry *registry, struct pnx_shard *shard,
         struct pnx_row *row, pnx_resource_id id, struct pnx_row_effects *effects);
+
+/* Whether leaks like this row are known ones.  May be called under the shard's lock. */
+static inline bool pnx__registry_suppressed(
+        const struct pnx_registry *registry, const struct pnx_row *row) {
+    (void)registry, (void)row; /* there are no suppressions yet */
+    return false;
+}
 
 /* Runs the effects.  The registry may be gone afterwards, unless the caller keeps it. */
 void pnx__row_effects(struct pnx_registry *registry, struct pnx_shard *shard,
@@ -600,6 +573,7 @@ static inline void pnx__request_init(struct pnx_row_request *request, pnx_ns dea
     pnx_store(&request->cancel.deadline, (uint64_t)deadline, PNX_RELAXED, "run.set_deadline");
     pnx_store(&request->cancel.requested, 0, PNX_RELAXED, "run.not_requested");
     request->last = false;
+    request->quiet = false;
     request->pended = NULL;
     request->ctx = NULL;
 }
@@ -629,8 +603,8 @@ int pnx__registry_run(struct pnx_registry *registry, pnx_resource_id id,
 /* Asks for the row's end: its flag, and the token of its cleanup if that runs or is pending.  -ESTALE. */
 int pnx__row_ask(struct pnx_registry *registry, pnx_resource_id id);
 
-/* Marks a running or pending row as abandoned, and asks its cleanup to hurry.  false when it has just ended. */
-bool pnx__row_abandon(struct pnx_registry *registry, pnx_resource_id id);
+/* The same under the shard's lock, for a row that is there. */
+void pnx__row_ask_locked(struct pnx_row *row, uint64_t word);
 
 /*
  * Waits until the running cleanup of the row has ended, or goes on without a thread: 0.  -EALREADY when it runs on

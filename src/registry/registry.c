@@ -15,6 +15,7 @@
 #include "os/fork.h"
 #include "registry/leaks.h"
 #include "registry/ledger.h"
+#include "registry/shutdown_state.h"
 #include "registry/suppress.h"
 #include "registry/trace.h"
 
@@ -43,16 +44,27 @@ static const struct pnx_opt rows[] = {
 static const struct pnx_opt_table options = {
         "registry", sizeof(struct pnx_registry_opts), rows, sizeof(rows) / sizeof(rows[0])};
 
-static struct pnx_registry default_registry;
+/* A registry with what it needs for its shutdown: one block of memory. */
+struct whole {
+    struct pnx_registry registry;
+    struct pnx_shutdown_state shutdown;
+};
+
+static struct whole default_whole;
+static struct pnx_registry *const default_registry = &default_whole.registry;
 struct pnx_aptr pnx__registry_default;
 static pthread_once_t default_once = PTHREAD_ONCE_INIT;
 static char default_name[] = "default";
 static char off_name[] = "off";
+static struct pnx_registry off_registry;
+static struct pnx_shutdown_state off_shutdown = {
+        .whole = true, /* of no rows */
+        .report = {.registry = &off_registry, .counts.size = sizeof(struct pnx_shutdown_counts)},
+};
 static struct pnx_registry off_registry = {
         .off = true,
         .name = off_name,
-        .shutdown.report = {.registry = &off_registry,
-                .counts.size = sizeof(struct pnx_shutdown_counts)},
+        .shutdown = &off_shutdown,
 };
 
 /* ---- fork: the child finds the rows of all registries in one piece, and no lock held ---- */
@@ -162,9 +174,9 @@ static void refresh(const struct pnx_stats_block *block) {
     pnx_store(&values->cleanups_ok_ppm, stats.cleanups_ok_ppm, PNX_RELAXED, "registry.refresh_ok");
 }
 
-static void set_up(
-        struct pnx_registry *registry, const struct pnx_env *env, char *name, uint32_t max) {
+static void set_up(struct whole *whole, const struct pnx_env *env, char *name, uint32_t max) {
     static struct pnx_a64 made;
+    struct pnx_registry *registry = &whole->registry;
     uint64_t number = pnx_fetch_add(&made, 1, PNX_RELAXED, "registry.number"); /* unique, no more */
     registry->env = *env;
     registry->name = name;
@@ -178,9 +190,10 @@ static void set_up(
     registry->last = registry->base == 1 ? GENERATION_MASK : registry->base - 1;
     for (uint32_t i = 0; i < PNX_SHARDS; i++)
         pnx__lock_init(&registry->shard[i].lock, PNX_RANK_REGISTRY);
-    pnx__mutex_init(&registry->shutdown.lock, PNX_RANK_SHUTDOWN);
-    registry->shutdown.report.registry = registry;
-    registry->shutdown.report.counts.size = sizeof(struct pnx_shutdown_counts);
+    registry->shutdown = &whole->shutdown;
+    pnx__mutex_init(&whole->shutdown.lock, PNX_RANK_SHUTDOWN);
+    whole->shutdown.report.registry = registry;
+    whole->shutdown.report.counts.size = sizeof(struct pnx_shutdown_counts);
     /* The maker's own; whoever gets the pointer later synchronises by the way it gets it. */
     pnx_store(&registry->refs, PNX_REGISTRY_HOLDER, PNX_RELAXED, "registry.create");
     pnx__trace_set(registry, PNX_LEVEL_SIMPLE, SAMPLE_DEFAULT);
@@ -192,31 +205,31 @@ static void set_up(
 /* What the environment of the process says about the default registry. */
 static void obey_environment(void) {
     const char *text = pnx__os_variable("PATINOX_REGISTRY");
-    if (text && !pnx__trace_obey(&default_registry, text))
-        pnx__health_set(&default_registry.block, PNX_HEALTH_DEGRADED,
+    if (text && !pnx__trace_obey(default_registry, text))
+        pnx__health_set(&default_registry->block, PNX_HEALTH_DEGRADED,
                 "PATINOX_REGISTRY is not off, simple, advanced or paranoid, with ,sample=N");
     text = pnx__os_variable("PATINOX_LEAKS");
     if (text && !pnx__leaks_obey(text))
-        pnx__health_set(&default_registry.block, PNX_HEALTH_DEGRADED,
+        pnx__health_set(&default_registry->block, PNX_HEALTH_DEGRADED,
                 "PATINOX_LEAKS is not off, report or fail");
     text = pnx__os_variable("PATINOX_SUPPRESS");
-    if (text && pnx__suppress_all(&default_registry, text))
-        pnx__health_set(&default_registry.block, PNX_HEALTH_DEGRADED,
+    if (text && pnx__suppress_all(default_registry, text))
+        pnx__health_set(&default_registry->block, PNX_HEALTH_DEGRADED,
                 "PATINOX_SUPPRESS is not a list of TYPE@SITE, or too long");
 }
 
 static void set_up_default(void) {
-    set_up(&default_registry, pnx__env_system(), default_name,
+    set_up(&default_whole, pnx__env_system(), default_name,
             UINT32_C(1) << (PNX_SLOT_BITS + PNX_SHARD_BITS));
     obey_environment();
-    pnx__stats_add(NULL, &default_registry.block);
-    pnx_store(&pnx__registry_default, &default_registry, PNX_RELEASE,
+    pnx__stats_add(NULL, &default_registry->block);
+    pnx_store(&pnx__registry_default, default_registry, PNX_RELEASE,
             "registry.set_default"); /* pairs with registry.default */
 }
 
 struct pnx_registry *pnx_registry_default(void) {
     pthread_once(&default_once, set_up_default);
-    return &default_registry;
+    return default_registry;
 }
 
 struct pnx_registry *pnx_registry_off(void) {
@@ -232,33 +245,34 @@ int pnx_registry_create(const struct pnx_registry_opts *opts, struct pnx_error *
         rc = pnx__env_resolve(resolved.env, err, &env);
     if (rc)
         return rc;
-    struct pnx_registry *registry =
-            pnx__alloc_aligned(&env, 1, sizeof(*registry), _Alignof(struct pnx_registry));
+    struct whole *whole = pnx__alloc_aligned(&env, 1, sizeof(*whole), _Alignof(struct whole));
     char *name = pnx__strdup(&env, resolved.name ? resolved.name : "registry");
-    if (!registry || !name) {
-        pnx__free(&env, registry, 1, sizeof(*registry));
+    if (!whole || !name) {
+        pnx__free(&env, whole, 1, sizeof(*whole));
         pnx__strfree(&env, name);
         return pnx__fail(err, -ENOMEM, 0, "create", "registry: out of memory");
     }
-    set_up(registry, &env, name, resolved.max);
-    pnx__trace_set(registry, (enum pnx_registry_level)resolved.level, resolved.sample);
-    pnx__stats_add(resolved.stats, &registry->block);
-    *ret_registry = registry;
+    set_up(whole, &env, name, resolved.max);
+    pnx__trace_set(&whole->registry, (enum pnx_registry_level)resolved.level, resolved.sample);
+    pnx__stats_add(resolved.stats, &whole->registry.block);
+    *ret_registry = &whole->registry;
     return 0;
 }
 
 static void destroy(struct pnx_registry *registry) {
+    struct whole *whole = PNX_CONTAINER(registry, struct whole, registry);
+    struct pnx_shutdown_state *shutdown = &whole->shutdown;
     struct pnx_env env = registry->env;
     leave_all(registry);
     pnx__stats_remove(&registry->block);
     pnx__shards_free(registry);
     pnx__stacks_free(registry);
     pnx__suppressions_free(registry);
-    pnx__free(&env, registry->shutdown.report.members, registry->shutdown.report.capacity,
-            sizeof(struct pnx_shutdown_member));
-    pnx__mutex_destroy(&registry->shutdown.lock);
+    if (shutdown->members != shutdown->window)
+        pnx__free(&env, shutdown->members, shutdown->capacity, sizeof(*shutdown->members));
+    pnx__mutex_destroy(&shutdown->lock);
     pnx__strfree(&env, registry->name);
-    pnx__free(&env, registry, 1, sizeof(*registry));
+    pnx__free(&env, whole, 1, sizeof(*whole));
 }
 
 /* ---- references ---- */
@@ -315,7 +329,7 @@ void pnx__registry_unhold(struct pnx_registry *registry) {
 
 struct pnx_registry *pnx_registry_ref(struct pnx_registry *registry) {
     registry = pnx__registry_resolve(registry);
-    if (registry != &default_registry && !registry->off)
+    if (registry != default_registry && !registry->off)
         pnx__registry_hold(registry);
     return registry;
 }
@@ -325,7 +339,7 @@ void pnx_registry_release(struct pnx_registry **registry) {
         return;
     struct pnx_registry *own = *registry;
     *registry = NULL;
-    if (own != &default_registry && !own->off)
+    if (own != default_registry && !own->off)
         pnx__registry_unhold(own);
 }
 

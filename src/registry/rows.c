@@ -364,7 +364,7 @@ void pnx__row_changed_locked(
     }
     if (pnx__registry_is_closed(registry)) {
         /* pairs with shutdown.changed: the shutdown's next look sees the row's new state */
-        pnx_fetch_add(&registry->shutdown.changed, 1, PNX_RELEASE, "rows.changed");
+        pnx_fetch_add(&registry->changed, 1, PNX_RELEASE, "rows.changed");
         effects->shutdown = true;
     }
 }
@@ -386,7 +386,7 @@ void pnx__row_effects(struct pnx_registry *registry, struct pnx_shard *shard,
     if (effects->wake)
         pnx__futex_wake(&shard->turn, INT_MAX);
     if (effects->shutdown)
-        pnx__futex_wake(&registry->shutdown.changed, INT_MAX);
+        pnx__futex_wake(&registry->changed, INT_MAX);
     if (effects->unheld)
         pnx__registry_unheld(registry);
 }
@@ -618,7 +618,8 @@ int pnx_registry_set_bytes(struct pnx_registry *registry, pnx_resource_id id, ui
     struct pnx_row *row = find_locked(registry, id, &shard);
     if (!row)
         return -ESTALE;
-    row->bytes = bytes;
+    if (!(row->order & PNX_ROW_MEMBER)) /* a report shows what there was when the shutdown began */
+        row->bytes = bytes;
     pnx__unlock(&shard->lock);
     return 0;
 }

@@ -314,6 +314,7 @@ static inline bool end_quickly(struct pnx_registry *registry, struct pnx_row *ro
 static __attribute__((noinline)) int end_slowly(struct pnx_row_request *request, int code) {
     struct pnx_registry *registry = request->registry;
     pnx_resource_id id = request->id;
+    bool quiet = request->quiet;
     struct pnx_shard *shard = pnx__row_lock(registry, id);
     struct end end = {.code = 0};
     bool pends = code == -EINPROGRESS && pnx__row_hand(request->row) == PNX_HAND_PENDED;
@@ -326,6 +327,8 @@ static __attribute__((noinline)) int end_slowly(struct pnx_row_request *request,
     else
         end_locked(registry, shard, request->row, id, as_code(code), request->last, &end);
     pnx__unlock(&shard->lock);
+    if (quiet)
+        end.effects.shutdown = false;
     return finish(registry, shard, id, &end); /* a request that is pending may be gone */
 }
 
@@ -359,6 +362,11 @@ static void request_locked(struct pnx_row *row, uint64_t word) {
     pnx_store(&row->request->cancel.requested, 1, PNX_RELAXED, "run.request"); /* a hint */
 }
 
+void pnx__row_ask_locked(struct pnx_row *row, uint64_t word) {
+    row->order |= PNX_ROW_ASKED;
+    request_locked(row, word);
+}
+
 int pnx__row_ask(struct pnx_registry *registry, pnx_resource_id id) {
     struct pnx_row *row = pnx__row_find(registry, id);
     if (!row)
@@ -366,26 +374,10 @@ int pnx__row_ask(struct pnx_registry *registry, pnx_resource_id id) {
     struct pnx_shard *shard = pnx__row_lock(registry, id);
     uint64_t word = pnx__row_word(row);
     bool there = pnx__word_id(word) == id && pnx__word_is_there(word);
-    if (there) {
-        row->order |= PNX_ROW_ASKED;
-        request_locked(row, word);
-    }
+    if (there)
+        pnx__row_ask_locked(row, word);
     pnx__unlock(&shard->lock);
     return there ? 0 : -ESTALE;
-}
-
-bool pnx__row_abandon(struct pnx_registry *registry, pnx_resource_id id) {
-    struct pnx_row *row = pnx__row_find(registry, id);
-    struct pnx_shard *shard = pnx__row_lock(registry, id);
-    uint64_t word = pnx__row_word(row);
-    bool runs = pnx__word_id(word) == id && (pnx__word_state(word) == PNX_ROW_RUNNING ||
-                                                    pnx__word_state(word) == PNX_ROW_PENDING);
-    if (runs) {
-        request_locked(row, word);
-        pnx__row_move_locked(row, id, PNX_ROW_ABANDONED);
-    }
-    pnx__unlock(&shard->lock);
-    return runs;
 }
 
 /* ---- waiting ---- */

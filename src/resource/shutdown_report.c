@@ -2,22 +2,100 @@
 /*
  * resource/shutdown_report.c - reading and writing what a shutdown did.
  *
- * The report is part of the registry, and its rows are the registry's: reading it needs no memory, and each holder of
- * a report holds a reference to the registry.  All that is read here is fixed once the shutdown is over.
+ * The report is what the registry's rows say, and each holder of a report holds a reference to the registry: reading
+ * it needs no memory.  The order is that of the members, where all rows are members; else the next rows in order are
+ * looked for, some at a time.  Rows are copied under their shard's lock, since they live on: an owner may still
+ * remove what has leaked, a cleanup that was abandoned may end.  Their outcomes, and what they were, stay.
  *
  *   P1  Every row that was there when the shutdown began is in the report, with one outcome.
+ *   P2  visit and write run with no lock held.
  */
 #include "registry/out.h"
+#include "registry/sort.h"
 #include "resource/shutdown.h"
 
-#include <patinox/registry.h>
+#include <patinox/shutdown.h>
 
 #include <inttypes.h>
 #include <string.h>
 
 #define NAMES_SHOWN 3
+#define GROUPS      32 /* that are summed up in one walk over the rows */
+#define BATCH       64 /* rows that are looked for at once when not all are members */
 
-/* ---- order ---- */
+/* ---- rows ---- */
+
+/* Copies a row as the report has it. */
+static void describe(const struct pnx_shutdown_report *report, const struct pnx_row *row,
+        struct pnx_resource_info *ret_info) {
+    struct pnx_registry *registry = report->registry;
+    pnx_resource_id id = pnx__word_id(pnx__row_word(row)); /* it keeps its slot */
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    pnx__row_copy(registry, row, id, report->began, ret_info);
+    enum pnx_row_outcome outcome = pnx__row_outcome(row);
+    ret_info->code = outcome == PNX_OUTCOME_FAILED  ? (int32_t)row->code
+                     : outcome == PNX_OUTCOME_AGAIN ? -EAGAIN
+                                                    : 0;
+    pnx__unlock(&shard->lock);
+    ret_info->state =
+            outcome == PNX_OUTCOME_AGAIN ? PNX_RESOURCE_FAILED : (enum pnx_resource_state)outcome;
+}
+
+/* The rows in order, one by one. */
+struct walk {
+    const struct pnx_shutdown_report *report;
+    size_t at; /* in members, or in batch */
+    /* When not all rows are members: the next ones in order, the last of them at the top of a heap until sorted. */
+    size_t n;
+    uint64_t after; /* key of the last one of the batch before */
+    bool begun;
+    struct place {
+        uint64_t key;
+        const struct pnx_row *row;
+    } batch[BATCH];
+};
+
+static bool place_before(const void *a, const void *b) {
+    return ((const struct place *)a)->key < ((const struct place *)b)->key;
+}
+
+static void look_at_row(void *ctx, struct pnx_row *row, uint64_t word) {
+    struct walk *walk = ctx;
+    (void)word;
+    struct place spare, place = {pnx__shutdown_key_locked(row), row};
+    if (!(row->order & PNX_ROW_MEMBER) || (walk->begun && place.key <= walk->after))
+        return;
+    if (walk->n < BATCH) {
+        walk->batch[walk->n++] = place;
+        if (walk->n < BATCH)
+            return;
+        for (size_t i = BATCH / 2; i > 0; i--)
+            pnx__sort_sift(walk->batch, i - 1, BATCH, sizeof(spare), &spare, place_before);
+    } else if (place.key < walk->batch[0].key) {
+        walk->batch[0] = place;
+        pnx__sort_sift(walk->batch, 0, BATCH, sizeof(spare), &spare, place_before);
+    }
+}
+
+static const struct pnx_row *next_row(struct walk *walk) {
+    const struct pnx_shutdown_state *state = walk->report->registry->shutdown;
+    if (state->whole)
+        return walk->at < state->n ? state->members[walk->at++].row : NULL;
+    if (walk->at == walk->n) {
+        struct place spare;
+        walk->at = 0;
+        walk->n = 0;
+        pnx__shutdown_each_slot(walk->report->registry, look_at_row, walk);
+        pnx__sort(walk->batch, walk->n, sizeof(spare), &spare, place_before);
+        if (walk->n == 0)
+            return NULL;
+        walk->begun = true;
+        walk->after = walk->batch[walk->n - 1].key;
+    }
+    return walk->batch[walk->at++].row;
+}
+
+/* ---- groups ---- */
 
 /* What needs attention comes first. */
 static int weight(enum pnx_resource_state outcome) {
@@ -28,63 +106,100 @@ static int weight(enum pnx_resource_state outcome) {
         return 1;
     case PNX_RESOURCE_FAILED:
         return 2;
-    default:
+    case PNX_RESOURCE_SUPPRESSED:
         return 3;
+    default:
+        return 4;
     }
 }
 
-static int compare_group(const struct pnx_shutdown_member *a, const struct pnx_shutdown_member *b) {
+/* Rows with the same outcome, type, site and code. */
+struct group {
+    enum pnx_resource_state outcome;
+    int code;
+    const char *type;
+    const char *site;
+    size_t count;
+    uint64_t bytes;
+    pnx_ns oldest;
+    uint32_t n_names;
+    const char *names[NAMES_SHOWN]; /* the rows', of the first that have one */
+};
+
+/* Groups that stand side by side in the report; sorted. */
+struct groups {
+    const struct pnx_shutdown_report *report;
+    size_t n;
+    bool begun;
+    struct group last; /* of the ones before */
+    struct group group[GROUPS];
+};
+
+static int compare(const struct group *a, const struct group *b) {
     int order = weight(a->outcome) - weight(b->outcome);
-    if (order == 0)
-        order = strcmp(a->row->type, b->row->type);
-    if (order == 0)
-        order = strcmp(a->row->site, b->row->site);
+    if (order == 0 && a->type != b->type)
+        order = strcmp(a->type, b->type);
+    if (order == 0 && a->site != b->site)
+        order = strcmp(a->site, b->site);
     if (order == 0)
         order = (a->code > b->code) - (a->code < b->code);
     return order;
 }
 
-static struct pnx_shutdown_member *merge(
-        struct pnx_shutdown_member *a, struct pnx_shutdown_member *b) {
-    struct pnx_shutdown_member *list = NULL;
-    struct pnx_shutdown_member **at = &list;
-    while (a && b) {
-        struct pnx_shutdown_member **from = compare_group(b, a) < 0 ? &b : &a;
-        *at = *from;
-        at = &(*from)->group;
-        *from = *at;
+/* Returns the group, which is made if it belongs among the first GROUPS; NULL when it does not. */
+static struct group *find_group(struct groups *groups, const struct group *key) {
+    size_t from = 0, to = groups->n;
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        int order = compare(&groups->group[middle], key);
+        if (order == 0)
+            return &groups->group[middle];
+        if (order < 0)
+            from = middle + 1;
+        else
+            to = middle;
     }
-    *at = a ? a : b;
-    return list;
+    if (from == GROUPS)
+        return NULL;
+    /* One that falls out at the end is found again in the next walk, whole. */
+    size_t keep = groups->n < GROUPS ? groups->n++ : GROUPS - 1;
+    memmove(&groups->group[from + 1], &groups->group[from], (keep - from) * sizeof(*key));
+    groups->group[from] = *key;
+    return &groups->group[from];
 }
 
-/* Sorts by group, stably. */
-static struct pnx_shutdown_member *sort_groups(struct pnx_shutdown_member *list) {
-    /* runs[i]: sorted, 2^i members; or none */
-    struct pnx_shutdown_member *runs[sizeof(size_t) * 8] = {NULL};
-    size_t n = 0;
-    while (list) {
-        struct pnx_shutdown_member *run = list;
-        list = run->group;
-        run->group = NULL;
-        size_t i = 0;
-        for (; runs[i]; i++) {
-            run = merge(runs[i], run);
-            runs[i] = NULL;
-        }
-        runs[i] = run;
-        n = i > n ? i : n;
-    }
-    struct pnx_shutdown_member *sorted = NULL;
-    for (size_t i = 0; i <= n; i++)
-        sorted = merge(runs[i], sorted);
-    return sorted;
+static void count_row(struct groups *groups, const struct pnx_row *row) {
+    struct pnx_resource_info info;
+    describe(groups->report, row, &info);
+    struct group key = {
+            .outcome = info.state, .code = info.code, .type = info.type, .site = info.site};
+    if (groups->begun && compare(&key, &groups->last) <= 0)
+        return;
+    struct group *group = find_group(groups, &key);
+    if (!group)
+        return;
+    group->count++;
+    group->bytes += info.bytes;
+    group->oldest = info.age > group->oldest ? info.age : group->oldest;
+    const struct pnx_row_label *label = pnx__row_label(groups->report->registry, info.id);
+    if (label && label->name[0] && group->n_names < NAMES_SHOWN)
+        group->names[group->n_names++] = label->name; /* it stays */
 }
 
-void pnx__shutdown_group(struct pnx_shutdown_report *report) {
-    for (size_t i = 0; i + 1 < report->n; i++)
-        report->members[i].group = &report->members[i + 1];
-    report->groups = sort_groups(report->n ? report->members : NULL);
+/* Sums up the groups that come next; false when there are none. */
+static bool next_groups(struct groups *groups) {
+    if (groups->n) {
+        groups->begun = true;
+        groups->last = groups->group[groups->n - 1];
+    }
+    if (groups->begun && groups->n < GROUPS)
+        return false;
+    groups->n = 0;
+    struct walk walk = {.report = groups->report};
+    const struct pnx_row *row;
+    while ((row = next_row(&walk)))
+        count_row(groups, row);
+    return groups->n > 0;
 }
 
 /* ---- reading ---- */
@@ -99,22 +214,16 @@ int pnx_shutdown_report_counts(
     return 0;
 }
 
-static void describe(const struct pnx_shutdown_report *report,
-        const struct pnx_shutdown_member *member, struct pnx_resource_info *ret_info) {
-    pnx__row_copy(report->registry, member->row, member->id, report->began, ret_info);
-    ret_info->state = member->outcome;
-    ret_info->code = member->code;
-    ret_info->bytes = member->bytes;
-}
-
 int pnx_shutdown_report_each(const struct pnx_shutdown_report *report,
         int (*visit)(void *ctx, const struct pnx_resource_info *info), void *ctx) {
     if (!report || !visit)
         return -EINVAL;
     pnx__mutex_assert_none_held();
-    for (size_t i = 0; i < report->n; i++) {
+    struct walk walk = {.report = report};
+    const struct pnx_row *row;
+    while ((row = next_row(&walk))) {
         struct pnx_resource_info info;
-        describe(report, &report->members[i], &info);
+        describe(report, row, &info);
         int rc = visit(ctx, &info);
         if (rc)
             return rc;
@@ -140,60 +249,19 @@ static const char *outcome_name(enum pnx_resource_state outcome) {
         return "leaked";
     case PNX_RESOURCE_FAILED:
         return "failed";
+    case PNX_RESOURCE_SUPPRESSED:
+        return "suppressed";
     default:
         return "done";
     }
 }
 
-/* The rows of one group, from first on. */
-struct group {
-    const struct pnx_shutdown_member *first;
-    const struct pnx_shutdown_member *end; /* the next group's first; NULL after the last */
-    size_t count;
-    uint64_t bytes;
-    pnx_ns oldest;
-};
-
-static struct group group_from(
-        const struct pnx_shutdown_report *report, const struct pnx_shutdown_member *first) {
-    struct group group = {.first = first};
-    const struct pnx_shutdown_member *member = first;
-    for (; member && compare_group(member, first) == 0; member = member->group) {
-        struct pnx_resource_info info;
-        describe(report, member, &info);
-        group.count++;
-        group.bytes += info.bytes;
-        group.oldest = info.age > group.oldest ? info.age : group.oldest;
-    }
-    group.end = member;
-    return group;
-}
-
-static void write_names(
-        const struct pnx_shutdown_report *report, struct pnx_out *out, const struct group *group) {
-    size_t shown = 0;
-    for (const struct pnx_shutdown_member *member = group->first;
-            member != group->end && shown < NAMES_SHOWN; member = member->group) {
-        const struct pnx_row_label *label = pnx__row_label(report->registry, member->id);
-        if (!label || !label->name[0])
-            continue;
-        pnx__out(out, shown ? ", \"" : ": \"");
-        pnx__out_text(out, label->name);
-        pnx__out(out, "\"");
-        shown++;
-    }
-    if (shown && group->count > shown)
-        pnx__out(out, " and %zu more", group->count - shown);
-}
-
-static void write_group_text(
-        const struct pnx_shutdown_report *report, struct pnx_out *out, const struct group *group) {
-    const struct pnx_shutdown_member *end = group->first;
-    pnx__out(out, "  %-9s %6zu x ", outcome_name(end->outcome), group->count);
-    pnx__out_text(out, group->first->row->type);
-    if (group->first->row->site[0]) {
+static void write_group_text(struct pnx_out *out, const struct group *group) {
+    pnx__out(out, "  %-10s %6zu x ", outcome_name(group->outcome), group->count);
+    pnx__out_text(out, group->type);
+    if (group->site[0]) {
         pnx__out(out, " at ");
-        pnx__out_text(out, group->first->row->site);
+        pnx__out_text(out, group->site);
     }
     if (group->bytes) {
         pnx__out(out, ", ");
@@ -201,9 +269,16 @@ static void write_group_text(
     }
     pnx__out(out, ", oldest ");
     pnx__out_ns(out, group->oldest);
-    if (end->code)
-        pnx__out(out, ", %s (%d): %s", pnx_errname(end->code), end->code, pnx_strerror(end->code));
-    write_names(report, out, group);
+    if (group->code)
+        pnx__out(out, ", %s (%d): %s", pnx_errname(group->code), group->code,
+                pnx_strerror(group->code));
+    for (uint32_t i = 0; i < group->n_names; i++) {
+        pnx__out(out, i ? ", \"" : ": \"");
+        pnx__out_text(out, group->names[i]);
+        pnx__out(out, "\"");
+    }
+    if (group->n_names && group->count > group->n_names)
+        pnx__out(out, " and %zu more", group->count - group->n_names);
     pnx__out(out, "\n");
 }
 
@@ -211,17 +286,19 @@ static void write_text(const struct pnx_shutdown_report *report, struct pnx_out 
     const struct pnx_shutdown_counts *counts = &report->counts;
     pnx__out(out, "shutdown of registry ");
     pnx__out_text(out, report->registry->name);
-    pnx__out(out, ": %zu done, %zu failed, %zu abandoned, %zu leaked, in ", counts->done,
-            counts->failed, counts->abandoned, counts->leaked);
+    pnx__out(out, ": %zu done, %zu failed, %zu abandoned, %zu leaked, %zu suppressed, in ",
+            counts->done, counts->failed, counts->abandoned, counts->leaked, counts->suppressed);
     pnx__out_ns(out, counts->took_ns);
     if (report->code)
         pnx__out(out, "; %s (%d)", pnx_errname(report->code), report->code);
     pnx__out(out, "\n");
-    for (const struct pnx_shutdown_member *member = report->groups; member;) {
-        struct group group = group_from(report, member);
-        write_group_text(report, out, &group);
-        member = group.end;
+    struct groups groups = {.report = report};
+    while (next_groups(&groups)) {
+        for (size_t i = 0; i < groups.n; i++)
+            write_group_text(out, &groups.group[i]);
     }
+    if (counts->unreclaimed)
+        pnx__out(out, "  retired, but not freed: %zu objects\n", counts->unreclaimed);
 }
 
 static void write_error_json(struct pnx_out *out, int code) {
@@ -233,14 +310,13 @@ static void write_error_json(struct pnx_out *out, int code) {
 }
 
 static void write_group_json(struct pnx_out *out, const struct group *group) {
-    const struct pnx_shutdown_member *member = group->first;
-    pnx__out(out, "{\"outcome\":\"%s\",\"type\":", outcome_name(member->outcome));
-    pnx__out_json(out, member->row->type);
+    pnx__out(out, "{\"outcome\":\"%s\",\"type\":", outcome_name(group->outcome));
+    pnx__out_json(out, group->type);
     pnx__out(out, ",\"site\":");
-    pnx__out_json(out, member->row->site);
+    pnx__out_json(out, group->site);
     pnx__out(out, ",\"count\":%zu,\"bytes\":%" PRIu64 ",\"oldest_ns\":%" PRId64, group->count,
             group->bytes, group->oldest);
-    write_error_json(out, member->code);
+    write_error_json(out, group->code);
     pnx__out(out, "}");
 }
 
@@ -268,21 +344,24 @@ static void write_json(const struct pnx_shutdown_report *report, struct pnx_out 
     pnx__out(out, "{\"registry\":");
     pnx__out_json(out, report->registry->name);
     write_error_json(out, report->code);
-    pnx__out(out,
-            ",\"took_ns\":%" PRId64
-            ",\"done\":%zu,\"failed\":%zu,\"abandoned\":%zu,\"leaked\":%zu,\"groups\":[",
-            counts->took_ns, counts->done, counts->failed, counts->abandoned, counts->leaked);
-    for (const struct pnx_shutdown_member *member = report->groups; member;) {
-        struct group group = group_from(report, member);
-        write_group_json(out, &group);
-        member = group.end;
-        pnx__out(out, member ? "," : "");
+    pnx__out(out, ",\"took_ns\":%" PRId64 ",\"done\":%zu,\"failed\":%zu,\"abandoned\":%zu",
+            counts->took_ns, counts->done, counts->failed, counts->abandoned);
+    pnx__out(out, ",\"leaked\":%zu,\"suppressed\":%zu,\"unreclaimed\":%zu,\"groups\":[",
+            counts->leaked, counts->suppressed, counts->unreclaimed);
+    struct groups groups = {.report = report};
+    while (next_groups(&groups)) {
+        for (size_t i = 0; i < groups.n; i++) {
+            pnx__out(out, i || groups.begun ? "," : "");
+            write_group_json(out, &groups.group[i]);
+        }
     }
     pnx__out(out, "],\"resources\":[");
-    for (size_t i = 0; i < report->n; i++) {
+    struct walk walk = {.report = report};
+    const struct pnx_row *row;
+    for (bool first = true; (row = next_row(&walk)); first = false) {
         struct pnx_resource_info info;
-        describe(report, &report->members[i], &info);
-        pnx__out(out, i ? "," : "");
+        describe(report, row, &info);
+        pnx__out(out, first ? "" : ",");
         write_row_json(out, &info);
     }
     pnx__out(out, "]}\n");

@@ -3,6 +3,7 @@
 #include "harness/harness.h"
 
 #include <patinox/pool.h>
+#include <patinox/shutdown.h>
 #include <patinox/sqlite.h>
 
 #include <pthread.h>

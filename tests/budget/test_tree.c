@@ -3,6 +3,8 @@
 #include "budget/budget.h"
 #include "harness/harness.h"
 
+#include <patinox/shutdown.h>
+
 #include <signal.h>
 
 static struct pnx_budget *root_of_its_own(size_t soft, size_t hard) {

@@ -2,6 +2,8 @@
 /* P4 and P5: each value is destroyed exactly once, with its cause, outside all locks; callbacks may call back. */
 #include "cache/common.h"
 
+#include <patinox/shutdown.h>
+
 #include <pthread.h>
 #include <signal.h>
 

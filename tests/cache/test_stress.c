@@ -7,6 +7,8 @@
  */
 #include "cache/common.h"
 
+#include <patinox/shutdown.h>
+
 #include <pthread.h>
 
 #define KEYS 64

@@ -5,6 +5,8 @@
 #include "server.h"
 #include "server_internal.h"
 
+#include <patinox/shutdown.h>
+
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>

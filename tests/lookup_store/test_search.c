@@ -4,6 +4,7 @@
 
 #include <patinox/cache.h>
 #include <patinox/pool.h>
+#include <patinox/shutdown.h>
 
 #include <errno.h>
 #include <jansson.h>

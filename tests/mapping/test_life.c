@@ -2,6 +2,8 @@
 /* Open mappings: files that change beneath them, advice, rows, references, threads. */
 #include "mapping/help.h"
 
+#include <patinox/shutdown.h>
+
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/stat.h>

@@ -6,6 +6,8 @@
 #include "pool/mock.h"
 #include "pool/pool.h"
 
+#include <patinox/shutdown.h>
+
 static struct mock *mock;
 static struct test_env te;
 

@@ -5,6 +5,7 @@
 
 #include <patinox/guard.h>
 #include <patinox/registry.h>
+#include <patinox/shutdown.h>
 
 #include <pthread.h>
 #include <sched.h>

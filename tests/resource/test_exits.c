@@ -4,6 +4,7 @@
 #include "resource/exit_frames.h"
 
 #include <patinox/guard.h>
+#include <patinox/shutdown.h>
 
 #include <pthread.h>
 #include <setjmp.h>

@@ -4,6 +4,7 @@
 #include "registry/ledger.h"
 
 #include <patinox/guard.h>
+#include <patinox/shutdown.h>
 
 #include <pthread.h>
 #include <sched.h>

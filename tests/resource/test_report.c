@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The report of a shutdown: resource/shutdown_report.c, and the events of a shutdown. */
 #include "harness/harness.h"
-#include "registry/ledger.h"
-#include "resource/shutdown.h"
 
-#include <patinox/registry.h>
+#include <patinox/shutdown.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 struct text {
-    char buf[16384];
+    char buf[1 << 17];
     size_t n;
     int fail_with;
 };
@@ -83,11 +84,11 @@ TEST(the_text_groups_what_needs_attention_first) {
     struct text text = {.n = 0};
     CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_TEXT, collect, &text), 0);
     CHECK_STR(text.buf,
-            "shutdown of registry server: 2 done, 1 failed, 0 abandoned, 2 leaked, in 0 ms; "
-            "EIO (-5)\n"
-            "  leaked         2 x lease at l.c:3, 7 B, oldest 0 ms\n"
-            "  failed         1 x disk at d.c:2, oldest 0 ms, EIO (-5): input or output failed\n"
-            "  done           2 x session at s.c:1, 1.5 KiB, oldest 90.0 s: \"bob\", \"ann\"\n");
+            "shutdown of registry server: 2 done, 1 failed, 0 abandoned, 2 leaked, 0 suppressed, "
+            "in 0 ms; EIO (-5)\n"
+            "  leaked          2 x lease at l.c:3, 7 B, oldest 0 ms\n"
+            "  failed          1 x disk at d.c:2, oldest 0 ms, EIO (-5): input or output failed\n"
+            "  done            2 x session at s.c:1, 1.5 KiB, oldest 90.0 s: \"bob\", \"ann\"\n");
     clean_up(&registry, &report, ids);
 }
 
@@ -99,8 +100,9 @@ TEST(the_json_has_groups_and_every_resource_in_order) {
     CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_JSON, collect, &text), 0);
     CHECK_CONTAINS(text.buf,
             "{\"registry\":\"server\",\"code\":-5,\"error\":\"EIO\",\"took_ns\":0,\"done\":2,"
-            "\"failed\":1,\"abandoned\":0,\"leaked\":2,\"groups\":[{\"outcome\":\"leaked\","
-            "\"type\":\"lease\",\"site\":\"l.c:3\",\"count\":2,\"bytes\":7,\"oldest_ns\":0,"
+            "\"failed\":1,\"abandoned\":0,\"leaked\":2,\"suppressed\":0,\"unreclaimed\":0,"
+            "\"groups\":[{\"outcome\":\"leaked\",\"type\":\"lease\",\"site\":\"l.c:3\",\"count\":2,"
+            "\"bytes\":7,\"oldest_ns\":0,"
             "\"code\":0,\"error\":null},");
     char row[256];
     snprintf(row, sizeof(row),
@@ -131,6 +133,78 @@ TEST(names_shown_are_few_and_escaped) {
     CHECK_CONTAINS(text.buf, "\"name\":\"one\\u000atwo \\\"q\\\"\"");
     pnx_shutdown_report_release(&report);
     pnx_registry_release(&registry);
+}
+
+/* ---- the JSON, read by another ---- */
+
+static void check_json(const struct pnx_shutdown_report *report) {
+    static struct text text;
+    const char *path = test_path("report.json");
+    char script[512];
+    text.n = 0;
+    CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_JSON, collect, &text), 0);
+    test_write_file(path, text.buf, text.n);
+    snprintf(script, sizeof(script), "%s/tests/resource/check_report.py", test_source_dir());
+    fflush(NULL);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        execl("/usr/bin/python3", "python3", script, path, (char *)NULL);
+        _exit(77);
+    }
+    int status = 0;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77)
+        test_skip("python3 is not installed");
+    CHECK_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(the_json_is_valid_and_its_parts_agree) {
+    pnx_resource_id ids[5];
+    struct pnx_registry *registry = fresh(NULL);
+    struct pnx_shutdown_report *report = five(registry, ids);
+    check_json(report);
+    clean_up(&registry, &report, ids);
+    struct pnx_shutdown_report *none;
+    CHECK_EQ(pnx_registry_shutdown(pnx_registry_off(), 0, &none), 0);
+    check_json(none);
+    pnx_shutdown_report_release(&none);
+}
+
+/* More groups than are summed up at once, in an order that has them come and go. */
+TEST(many_groups_are_all_there_once_and_in_order) {
+    static char sites[100][16], types[100][16];
+    static int codes[100];
+    struct pnx_registry *registry = fresh(NULL);
+    uint64_t state = test_seed();
+    pnx_resource_id ids[400];
+    for (int i = 0; i < 100; i++) {
+        snprintf(sites[i], sizeof(sites[i]), "%d.c:%d", i % 10, i);
+        snprintf(types[i], sizeof(types[i]), i % 7 ? "type %d" : "\xc3\xa9 \"%d\"", i % 11);
+        codes[i] = i % 3 ? -EIO : 0;
+    }
+    for (int i = 0; i < 400; i++) {
+        int k = (int)(test_random(&state) % 100);
+        char name[16];
+        snprintf(name, sizeof(name), i % 5 ? "" : "row\t%d\xff", i);
+        test_env_advance(&te, PNX_SEC);
+        ids[i] = add(registry, types[k], sites[k], name, test_random(&state) % 1000,
+                k % 4 ? &codes[k] : NULL);
+    }
+    struct pnx_shutdown_report *report;
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_NEVER, &report), -EIO);
+    check_json(report);
+    static struct text text;
+    CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_TEXT, collect, &text), 0);
+    const char *leaked = strstr(text.buf, "\n  leaked "), *failed = strstr(text.buf, "\n  failed "),
+               *done = strstr(text.buf, "\n  done ");
+    CHECK(leaked && failed && done && leaked < failed && failed < done);
+    CHECK(strstr(done, "\n  leaked ") == NULL && strstr(done, "\n  failed ") == NULL);
+    pnx_shutdown_report_release(&report);
+    for (int i = 0; i < 400; i++)
+        (void)pnx_registry_remove(registry, ids[i]); /* those that leaked are ours */
+    pnx_registry_release(&registry);
+    test_env_check_empty(&te);
 }
 
 static int stop_at_two(void *ctx, const struct pnx_resource_info *info) {

@@ -7,6 +7,7 @@
 #include "registry/ledger.h"
 
 #include <patinox/guard.h>
+#include <patinox/shutdown.h>
 
 #include <sched.h>
 #include <unistd.h>

@@ -4,6 +4,8 @@
 #include "share/cmap.h"
 #include "share/cmap_hash.h"
 
+#include <patinox/shutdown.h>
+
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>

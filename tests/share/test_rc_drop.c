@@ -5,6 +5,7 @@
 
 #include <patinox/budget.h>
 #include <patinox/rc.h>
+#include <patinox/shutdown.h>
 #include <patinox/stats.h>
 
 #include <pthread.h>

@@ -5,6 +5,7 @@
 #include "share/reclaim.h"
 
 #include <patinox/reclaim.h>
+#include <patinox/shutdown.h>
 
 #include <errno.h>
 #include <linux/filter.h>

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * registry/shutdown_state.h - what a registry keeps for its shutdown (src/resource/shutdown*.c).
+ *
+ * It is part of the registry, so that a shutdown can neither fail for want of memory nor be in progress twice.
+ */
+#ifndef PNX_SRC_REGISTRY_SHUTDOWN_STATE_H
+#define PNX_SRC_REGISTRY_SHUTDOWN_STATE_H
+
+#include "base/atomic.h"
+#include "os/mutex.h"
+#include "registry/ledger.h"
+
+#include <patinox/shutdown.h>
+
+/* Rows that are looked at together when there is no memory for more. */
+#define PNX_SHUTDOWN_WINDOW 64
+
+enum pnx_member_state {
+    PNX_MEMBER_HELD = 0,  /* it has a child that has not ended */
+    PNX_MEMBER_READY,     /* in ready */
+    PNX_MEMBER_RUNNING,   /* a worker runs its cleanup */
+    PNX_MEMBER_ELSEWHERE, /* on elsewhere: run by others, pending, or its owner's to end */
+    PNX_MEMBER_AGAIN,     /* in again: its cleanup has returned -EAGAIN */
+    PNX_MEMBER_ENDED,     /* nobody waits for it any more */
+};
+
+/* A row that the shutdown is looking at.  Guarded by the shutdown's lock, but for what is fixed. */
+struct pnx_shutdown_member {
+    struct pnx_row *row; /* fixed, like the next three */
+    pnx_resource_id id;
+    uint64_t key;                       /* the smaller, the earlier its turn */
+    struct pnx_shutdown_member *parent; /* waits for its end; NULL: none, or not at hand */
+    struct pnx_shutdown_member *next;   /* on a list; in a heap: its next sibling */
+    struct pnx_shutdown_member *child;  /* in a heap: its first child */
+    pnx_ns due;                         /* AGAIN: when it is tried again */
+    uint32_t children;                  /* rows for whose end it waits */
+    uint8_t state;                      /* enum pnx_member_state */
+    uint8_t tries;                      /* that returned -EAGAIN; no more than 255 */
+    bool owned;                         /* fixed: only its owner ends it */
+    bool bare;                          /* fixed: it has no cleanup */
+};
+
+/* What a shutdown did: part of the registry, which the report's holders keep alive. */
+struct pnx_shutdown_report {
+    struct pnx_registry *registry;
+    struct pnx_shutdown_counts counts;
+    pnx_ns began;
+    int code;
+};
+
+/* A thread of the shutdown.  Guarded by the shutdown's lock; thread: the leader's. */
+struct pnx_shutdown_worker {
+    struct pnx_registry *registry;
+    struct pnx_os_thread *thread;
+    struct pnx_shutdown_member *member; /* whose cleanup it runs; NULL: none */
+    struct pnx_shutdown_member own;     /* member, when its place has been given to another row */
+    struct pnx_row_request request;
+    pnx_ns overdue_at;
+    bool used;    /* the thread has not said yet that it ends */
+    bool overdue; /* it has been asked to hurry, and is not waited for */
+    bool in_barrier;
+};
+
+/* What is done when all rows of the process's registry have ended. */
+enum pnx_shutdown_barrier {
+    PNX_BARRIER_NOT_WANTED = 0,
+    PNX_BARRIER_WANTED,
+    PNX_BARRIER_RUNS,
+    PNX_BARRIER_OVER,
+};
+
+/*
+ * Without memory for all rows the members are a window that moves over them, from the first in order to the last,
+ * again and again: a sweep is one such way.
+ */
+struct pnx_shutdown_sweep {
+    uint64_t after;   /* key up to which this sweep has come; UINT64_MAX: it is over */
+    uint32_t changed; /* registry->changed before it began */
+    bool stirred;     /* a row has ended since */
+    bool retries;     /* rows that returned -EAGAIN have a turn */
+    bool again;       /* there are such rows */
+    uint8_t tries;    /* sweeps that have retried, for the pause between two */
+    pnx_ns retry_at;  /* when the next one may */
+};
+
+/* Conservation: left = rows of the shutdown that are there, but for bare ones that have had their turn. */
+struct pnx_shutdown_state {
+    struct pnx_mutex lock;
+    struct pnx_a32 phase; /* enum pnx_shutdown_phase, and who leads; a futex */
+    /* Written by the leader before there are workers, then fixed. */
+    pnx_ns deadline;
+    bool enlisted; /* the registry is closed: no shard gets further slots, and empty ones are left out */
+    struct pnx_shutdown_member *members; /* allocated, or window */
+    size_t capacity;                     /* of members */
+    bool whole;                          /* all rows are members, in order */
+    uint64_t random;                     /* for the pauses between tries; guarded by lock */
+    /* Guarded by lock; n is fixed when whole. */
+    size_t n;
+    struct pnx_shutdown_member *ready;     /* a heap, by key */
+    struct pnx_shutdown_member *again;     /* a heap, by due; only when whole, like elsewhere */
+    struct pnx_shutdown_member *elsewhere; /* a list */
+    size_t n_elsewhere;
+    size_t left;
+    struct pnx_shutdown_sweep sweep; /* only when not whole */
+    enum pnx_shutdown_barrier barrier;
+    int barrier_code;
+    pnx_ns until;                       /* when the leader will look again by itself */
+    bool recordless;                    /* a worker could not work for want of a thread's record */
+    bool over;                          /* no cleanup may be started any more */
+    struct pnx_shutdown_worker *active; /* the one that may start cleanups; NULL: none */
+    struct pnx_shutdown_worker workers[PNX_SHUTDOWN_WORKERS];
+    struct pnx_shutdown_member window[PNX_SHUTDOWN_WINDOW];
+    struct pnx_shutdown_report report; /* fixed, and read without the lock, in phase DONE */
+};
+
+#endif

@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * resource/shutdown_order.c - whose turn it is.
+ *
+ * Rows become members of an array that is sorted by key: priority, then last made first.  A member has its turn when
+ * all its children have ended; those that may have it wait in a heap, so that the first of them is found in a few
+ * steps however many there are.
+ *
+ *      HELD --children ended--> READY --taken--> RUNNING --0, error--> ENDED
+ *                                ^ ^                |  |
+ *                                | +--due-- AGAIN <-+  +--pending, or claimed by others--> ELSEWHERE --ended--> ENDED
+ *                                |            ^                                              |   ^
+ *                                |            +---------------- live again ------------------+   +-- owned rows
+ *                                +-- untaken
+ *
+ *   P1  A member is READY only when all rows that name it as their parent have ended.
+ *   P2  Of those that are READY the one with the smallest key is taken.
+ *   P3  Nothing is allocated once the array is there; without memory it is a window (shutdown_sweep.c).
+ */
+#include "base/env.h"
+#include "registry/sort.h"
+#include "resource/shutdown.h"
+
+#define PAUSE_MIN   (10 * PNX_MS) /* before the second try */
+#define PAUSE_MAX   PNX_SEC
+#define SERIAL_MASK (UINT64_MAX >> PNX_ROW_SERIAL_SHIFT)
+
+/* ---- heaps ---- */
+
+/* Pairing heaps (Fredman, Sedgewick, Sleator, Tarjan, 1986): their links are in the members. */
+
+static bool comes_first(
+        const struct pnx_shutdown_member *a, const struct pnx_shutdown_member *b, bool by_due) {
+    return by_due && a->due != b->due ? a->due < b->due : a->key < b->key;
+}
+
+static struct pnx_shutdown_member *meld(
+        struct pnx_shutdown_member *a, struct pnx_shutdown_member *b, bool by_due) {
+    if (!a || !b)
+        return a ? a : b;
+    if (comes_first(b, a, by_due)) {
+        struct pnx_shutdown_member *first = b;
+        b = a;
+        a = first;
+    }
+    b->next = a->child;
+    a->child = b;
+    return a;
+}
+
+static void push(
+        struct pnx_shutdown_member **heap, struct pnx_shutdown_member *member, bool by_due) {
+    member->next = NULL;
+    member->child = NULL;
+    *heap = meld(*heap, member, by_due);
+}
+
+/* Melds the children two by two, and what comes of it from the last to the first. */
+static struct pnx_shutdown_member *pop(struct pnx_shutdown_member **heap, bool by_due) {
+    struct pnx_shutdown_member *root = *heap;
+    if (!root)
+        return NULL;
+    struct pnx_shutdown_member *pairs = NULL;
+    for (struct pnx_shutdown_member *a = root->child; a;) {
+        struct pnx_shutdown_member *b = a->next;
+        struct pnx_shutdown_member *rest = b ? b->next : NULL;
+        a->next = NULL;
+        if (b)
+            b->next = NULL;
+        a = meld(a, b, by_due);
+        a->next = pairs;
+        pairs = a;
+        a = rest;
+    }
+    *heap = NULL;
+    while (pairs) {
+        struct pnx_shutdown_member *rest = pairs->next;
+        pairs->next = NULL;
+        *heap = meld(*heap, pairs, by_due);
+        pairs = rest;
+    }
+    root->child = NULL;
+    return root;
+}
+
+/* ---- rows ---- */
+
+void pnx__shutdown_each_slot(struct pnx_registry *registry,
+        void (*fn)(void *ctx, struct pnx_row *row, uint64_t word), void *ctx) {
+    bool enlisted = registry->shutdown->enlisted;
+    for (uint32_t s = 0; s < PNX_SHARDS; s++) {
+        struct pnx_shard *shard = &registry->shard[s];
+        if (enlisted && shard->used == 0)
+            continue;
+        pnx__lock(&shard->lock);
+        for (uint32_t slot = shard->used; slot > 0; slot--) {
+            struct pnx_row *row = pnx__slot_row(shard, slot - 1);
+            fn(ctx, row, pnx__row_word(row));
+        }
+        pnx__unlock(&shard->lock);
+    }
+}
+
+uint64_t pnx__shutdown_key_locked(const struct pnx_row *row) {
+    enum pnx_priority priority = pnx__row_priority(row);
+    uint32_t rank = priority == PNX_PRIORITY_LAST ? PNX_PRIORITY_CRITICAL
+                                                  : PNX_PRIORITY_CRITICAL - (uint32_t)priority;
+    return (uint64_t)rank << PNX_SHUTDOWN_RANK_SHIFT | (SERIAL_MASK - pnx__row_serial(row));
+}
+
+void pnx__order_note(struct pnx_registry *registry, const struct pnx_shutdown_member *member,
+        enum pnx_row_outcome outcome) {
+    struct pnx_shard *shard = pnx__row_lock(registry, member->id);
+    pnx__row_set_outcome_locked(member->row, outcome);
+    pnx__unlock(&shard->lock);
+}
+
+/* ---- members ---- */
+
+void pnx__member_init_locked(
+        struct pnx_shutdown_member *member, struct pnx_row *row, uint64_t word, uint64_t key) {
+    bool owned = (row->order & PNX_ROW_OWNED) != 0;
+    *member = (struct pnx_shutdown_member){
+            .row = row,
+            .id = pnx__word_id(word),
+            .key = key,
+            .tries = pnx__row_outcome(row) == PNX_OUTCOME_AGAIN,
+            .owned = owned,
+            .bare = pnx__word_state(word) == PNX_ROW_LIVE && !row->cleanup && !owned,
+    };
+}
+
+struct pnx_shutdown_member *pnx__member_find(const struct pnx_shutdown_state *state, uint64_t key) {
+    size_t from = 0, to = state->n;
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        if (state->members[middle].key == key)
+            return &state->members[middle];
+        if (state->members[middle].key < key)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    return NULL;
+}
+
+/* Returns the parent, which may be the next to have its turn. */
+static struct pnx_shutdown_member *end_member_locked(
+        struct pnx_shutdown_state *state, struct pnx_shutdown_member *member) {
+    member->state = PNX_MEMBER_ENDED;
+    state->left--;
+    state->sweep.stirred = true;
+    if (member->parent)
+        member->parent->children--;
+    return member->parent;
+}
+
+void pnx__member_admit_locked(struct pnx_registry *registry, struct pnx_shutdown_member *member) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    while (member && member->state == PNX_MEMBER_HELD && member->children == 0) {
+        if (!member->bare) {
+            member->state = PNX_MEMBER_READY;
+            push(&state->ready, member, false);
+            return;
+        }
+        /* Nobody needs to wait for it; whether it has leaked is seen at the end. */
+        pnx__order_note(registry, member, PNX_OUTCOME_PASSED);
+        member = end_member_locked(state, member);
+    }
+}
+
+struct pnx_shutdown_member *pnx__order_take_locked(struct pnx_shutdown_state *state) {
+    return pop(&state->ready, false);
+}
+
+void pnx__order_untake_locked(
+        struct pnx_shutdown_state *state, struct pnx_shutdown_member *member) {
+    push(&state->ready, member, false);
+}
+
+void pnx__order_ended_locked(struct pnx_registry *registry, struct pnx_shutdown_member *member) {
+    pnx__mutex_assert_held(&registry->shutdown->lock);
+    pnx__member_admit_locked(registry, end_member_locked(registry->shutdown, member));
+}
+
+/* SplitMix64 (Steele, Lea, Flood, 2014). */
+static uint64_t jitter(struct pnx_shutdown_state *state) {
+    uint64_t x = state->random += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+pnx_ns pnx__shutdown_pause_locked(struct pnx_shutdown_state *state, uint32_t tries, pnx_ns now) {
+    pnx_ns pause = tries < 7 ? PAUSE_MIN << tries : PAUSE_MAX;
+    if (pause > PAUSE_MAX)
+        pause = PAUSE_MAX;
+    pause = pause / 2 + (pnx_ns)(jitter(state) % (uint64_t)(pause / 2 + 1));
+    pnx_ns left = pnx__remaining(now, state->deadline);
+    if (pause < left)
+        return pause;
+    return left > PAUSE_MIN ? left / 2 : left; /* a last try, or a few, before time is over */
+}
+
+pnx_ns pnx__order_again_locked(
+        struct pnx_registry *registry, struct pnx_shutdown_member *member, pnx_ns now) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    pnx__mutex_assert_held(&state->lock);
+    pnx__order_note(registry, member, PNX_OUTCOME_AGAIN);
+    member->state = PNX_MEMBER_AGAIN;
+    if (!state->whole) {
+        if (!state->sweep.again) {
+            state->sweep.again = true;
+            state->sweep.retry_at =
+                    now + pnx__shutdown_pause_locked(state, state->sweep.tries, now);
+        }
+        return state->sweep.retry_at;
+    }
+    member->due = now + pnx__shutdown_pause_locked(state, member->tries, now);
+    if (member->tries < UINT8_MAX)
+        member->tries++;
+    push(&state->again, member, true);
+    return member->due;
+}
+
+void pnx__order_elsewhere_locked(
+        struct pnx_registry *registry, struct pnx_shutdown_member *member, pnx_ns now) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    /*
+     * Under the shard's lock: what happens to the row after this look counts registry->changed up after it, and so
+     * after the leader's last look, which this one follows under the shutdown's lock.
+     */
+    struct pnx_shard *shard = pnx__row_lock(registry, member->id);
+    uint64_t word = pnx__row_word(member->row);
+    pnx__unlock(&shard->lock);
+    if (!pnx__word_is_there(word)) {
+        pnx__order_ended_locked(registry, member);
+    } else if (pnx__word_state(word) == PNX_ROW_LIVE && !member->owned) {
+        (void)pnx__order_again_locked(registry, member, now);
+    } else {
+        member->state = PNX_MEMBER_ELSEWHERE;
+        if (!state->whole)
+            return; /* the next sweep finds what has become of it */
+        member->next = state->elsewhere;
+        state->elsewhere = member;
+        state->n_elsewhere++;
+    }
+}
+
+static void look_elsewhere_locked(struct pnx_registry *registry, pnx_ns now) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    struct pnx_shutdown_member **at = &state->elsewhere;
+    while (*at) {
+        struct pnx_shutdown_member *member = *at;
+        uint64_t word = pnx__row_word(member->row);
+        bool there = pnx__word_is_there(word);
+        if (there && (pnx__word_state(word) != PNX_ROW_LIVE || member->owned)) {
+            at = &member->next;
+            continue;
+        }
+        *at = member->next;
+        state->n_elsewhere--;
+        if (there) /* its cleanup has returned -EAGAIN */
+            (void)pnx__order_again_locked(registry, member, now);
+        else
+            pnx__order_ended_locked(registry, member);
+    }
+}
+
+pnx_ns pnx__order_look_locked(struct pnx_registry *registry, uint32_t seen, pnx_ns now) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    if (!state->whole)
+        return pnx__sweep_locked(registry, seen, now);
+    look_elsewhere_locked(registry, now);
+    while (state->again && state->again->due <= now) {
+        struct pnx_shutdown_member *member = pop(&state->again, true);
+        member->state = PNX_MEMBER_READY;
+        push(&state->ready, member, false);
+    }
+    return state->again ? state->again->due : PNX_NEVER;
+}
+
+/* ---- the beginning ---- */
+
+/* Rows that are there now are the shutdown's; each is asked to end. */
+static void enlist_row(void *ctx, struct pnx_row *row, uint64_t word) {
+    size_t *n = ctx;
+    if (!pnx__word_is_there(word) || !pnx__row_is_ours(row))
+        return; /* a parent process's: not ours to end */
+    row->order |= PNX_ROW_MEMBER;
+    pnx__row_ask_locked(row, word);
+    ++*n;
+}
+
+static void collect_row(void *ctx, struct pnx_row *row, uint64_t word) {
+    struct pnx_shutdown_state *state = ctx;
+    if (row->order & PNX_ROW_MEMBER)
+        pnx__member_init_locked(
+                &state->members[state->n++], row, word, pnx__shutdown_key_locked(row));
+}
+
+static bool by_key(const void *a, const void *b) {
+    const struct pnx_shutdown_member *x = a, *y = b;
+    return x->key < y->key;
+}
+
+/* Gets room for up to n members; NULL when there is no memory for more than stand ready in the registry. */
+static struct pnx_shutdown_member *get_room(
+        struct pnx_registry *registry, size_t n, size_t *ret_room) {
+    for (; n > PNX_SHUTDOWN_WINDOW; n /= 2) {
+        struct pnx_shutdown_member *members = pnx__alloc(&registry->env, n, sizeof(*members));
+        *ret_room = n;
+        if (members)
+            return members;
+    }
+    return NULL;
+}
+
+/* Returns the member that is the parent of the row with this id; NULL: none. */
+static struct pnx_shutdown_member *parent_of(struct pnx_registry *registry, pnx_resource_id id) {
+    const struct pnx_row_label *label = pnx__row_label(registry, id);
+    const struct pnx_row *row =
+            label && label->parent ? pnx__row_find(registry, label->parent) : NULL;
+    if (!row)
+        return NULL;
+    struct pnx_shard *shard = pnx__row_lock(registry, label->parent);
+    bool member = (row->order & PNX_ROW_MEMBER) && /* else it had ended before its child */
+                  pnx__word_id(pnx__row_word(row)) == label->parent;
+    uint64_t key = pnx__shutdown_key_locked(row);
+    pnx__unlock(&shard->lock);
+    return member ? pnx__member_find(registry->shutdown, key) : NULL;
+}
+
+static void line_up(struct pnx_registry *registry) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    struct pnx_shutdown_member spare;
+    pnx__shutdown_each_slot(registry, collect_row, state);
+    pnx__sort(state->members, state->n, sizeof(spare), &spare, by_key);
+    for (size_t i = 0; i < state->n; i++) {
+        struct pnx_shutdown_member *member = &state->members[i];
+        member->parent = parent_of(registry, member->id);
+        if (member->parent)
+            member->parent->children++;
+        if (member->owned) { /* nobody's turn; the first look sees whether it is there */
+            member->state = PNX_MEMBER_ELSEWHERE;
+            member->next = state->elsewhere;
+            state->elsewhere = member;
+            state->n_elsewhere++;
+        }
+    }
+    /* The last first: so each is smaller than all in the heap, which makes the heap a list. */
+    for (size_t i = state->n; i > 0; i--)
+        pnx__member_admit_locked(registry, &state->members[i - 1]);
+}
+
+void pnx__order_begin(struct pnx_registry *registry) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    size_t n = 0;
+    /* No partner: see pnx__registry_is_closed(). */
+    pnx_fetch_or(&registry->refs, PNX_REGISTRY_CLOSED, PNX_RELAXED, "shutdown.close");
+    pnx__shutdown_each_slot(registry, enlist_row, &n);
+    state->enlisted = true;
+    size_t room = 0;
+    struct pnx_shutdown_member *members = get_room(registry, n, &room);
+    uint64_t random = registry->env.random(registry->env.ctx);
+    pnx__mutex_lock(&state->lock);
+    state->members = members ? members : state->window;
+    state->capacity = members ? room : PNX_SHUTDOWN_WINDOW;
+    state->whole = state->capacity >= n;
+    state->random = random;
+    state->left = n;
+    state->sweep = (struct pnx_shutdown_sweep){.after = UINT64_MAX, .stirred = true};
+    if (state->whole)
+        line_up(registry);
+    pnx__mutex_unlock(&state->lock);
+}

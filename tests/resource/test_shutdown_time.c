@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Shutdowns for which time matters: P3 and P4 of patinox/shutdown.h; cleanups that hang, say not now, or end later;
+ * owners that are waited for.  The clock is the tests' own, and stands still while they do not move it.
+ */
+#include "resource/shutdown.h"
+#include "resource/shutdown_case.h"
+
+/* ---- cleanups that hang ---- */
+
+TEST(p2_a_parent_waits_for_a_child_whose_cleanup_is_overdue) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t entered, go;
+    sem_init(&entered, 0, 0);
+    sem_init(&go, 0, 0);
+    struct item other = {.number = 0}, parent = {.number = 1},
+                child = {.number = 2, .go = &go, .entered = &entered};
+    add(registry, &other, 0); /* the oldest: runs last, unless the parent has to wait */
+    add(registry, &parent, 0);
+    add(registry, &child, parent.id);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 9 * PNX_SEC);
+    sem_wait(&entered);
+    pass(registry, 3 * PNX_SEC); /* the child's share */
+    await_calls(2);
+    CHECK_EQ(order[1], 0);
+    pass(registry, 6 * PNX_SEC);
+    CHECK_EQ(end_shutdown(&shutting), -ETIMEDOUT);
+    CHECK_COUNTS(shutting.report, 1, 0, 1, 1);
+    CHECK_EQ(counts_of(shutting.report).took_ns, 9 * PNX_SEC);
+    CHECK_EQ(outcome_of(shutting.report, parent.id).state, PNX_RESOURCE_LEAKED);
+    pnx_shutdown_report_release(&shutting.report);
+    sem_post(&go); /* the child ends late; its parent stays untouched */
+    CHECK_EQ(pnx_registry_remove(registry, parent.id), 0);
+    while (pnx_registry_count(registry) > 0)
+        sched_yield();
+    CHECK_EQ(n_ordered(), 2);
+    pnx_registry_release(&registry);
+}
+
+TEST(p2_a_parent_follows_once_its_overdue_child_has_ended) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t entered;
+    sem_init(&entered, 0, 0);
+    struct item parent = {.number = 1},
+                child = {.number = 2, .until_asked = true, .entered = &entered};
+    add(registry, &parent, 0);
+    add(registry, &child, parent.id);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 10 * PNX_SEC);
+    sem_wait(&entered);
+    pass(registry, 5 * PNX_SEC);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    CHECK_COUNTS(shutting.report, 2, 0, 0, 0);
+    CHECK_EQ(order[0], 2);
+    CHECK_EQ(order[1], 1);
+    CHECK(child.was_asked);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(p3_a_cleanup_that_hangs_is_routed_around_and_the_deadline_is_kept) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t entered, go;
+    sem_init(&entered, 0, 0);
+    sem_init(&go, 0, 0);
+    struct item hung = {.number = 9, .entered = &entered, .go = &go}, fine[5];
+    for (int i = 0; i < 5; i++) {
+        fine[i] = (struct item){.number = i};
+        add(registry, &fine[i], 0);
+    }
+    pnx_resource_id id = add(registry, &hung, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 6 * PNX_SEC);
+    sem_wait(&entered);
+    CHECK_EQ(hung.deadline, 2 * PNX_SEC); /* its share: a sixth */
+    pass(registry, PNX_SEC);
+    await_calls(6);
+    pass(registry, 5 * PNX_SEC);
+    CHECK_EQ(end_shutdown(&shutting), -ETIMEDOUT);
+    CHECK_EQ(counts_of(shutting.report).took_ns, 6 * PNX_SEC);
+    CHECK_COUNTS(shutting.report, 5, 0, 1, 0);
+    struct pnx_registry_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
+    CHECK_EQ(stats.cleanups_overdue, 1);
+    CHECK_EQ(stats.cleanups, 5);
+    struct pnx_resource_info info;
+    CHECK_EQ(pnx_registry_info(registry, id, &info), 0); /* its row stays while it runs */
+    CHECK_EQ(info.state, PNX_RESOURCE_ABANDONED);
+    CHECK_EQ(pnx_registry_count(registry), 1);
+    hung.code = -EIO;
+    sem_post(&go);
+    CHECK_EQ(pnx_registry_remove(registry, id), -EALREADY); /* waits for its end */
+    CHECK_EQ(pnx_registry_info(registry, id, &info), -ESTALE);
+    CHECK_COUNTS(shutting.report, 5, 0, 1, 0); /* history is not rewritten */
+    CHECK_EQ(outcome_of(shutting.report, id).state, PNX_RESOURCE_ABANDONED);
+    CHECK_EQ(outcome_of(shutting.report, id).code, 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(p4_when_all_workers_are_stuck_the_rest_is_reported_as_leaked) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t go;
+    sem_init(&go, 0, 0);
+    struct item items[PNX_SHUTDOWN_WORKERS + 3];
+    for (int i = 0; i < PNX_SHUTDOWN_WORKERS + 3; i++) {
+        items[i] = (struct item){.number = i, .go = &go};
+        add(registry, &items[i], 0);
+    }
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, LONG);
+    for (int i = 1; i <= PNX_SHUTDOWN_WORKERS; i++) {
+        await_calls(i);
+        pass_until(registry, items[order[i - 1]].deadline);
+    }
+    pass(registry, LONG);
+    CHECK_EQ(end_shutdown(&shutting), -ETIMEDOUT);
+    CHECK_COUNTS(shutting.report, 0, 0, PNX_SHUTDOWN_WORKERS, 3);
+    CHECK_EQ(n_ordered(), PNX_SHUTDOWN_WORKERS);
+    for (int i = 0; i < PNX_SHUTDOWN_WORKERS; i++)
+        sem_post(&go);
+    while (pnx_registry_count(registry) > 3)
+        sched_yield();
+    CHECK_EQ(n_ordered(), PNX_SHUTDOWN_WORKERS); /* nothing starts after the deadline */
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(p4_workers_that_come_back_are_used_again) {
+    struct pnx_registry *registry = on_virtual_time();
+    enum { N = PNX_SHUTDOWN_WORKERS * 2 };
+    struct item items[N];
+    for (int i = 0; i < N; i++) {
+        items[i] = (struct item){.number = i, .until_asked = i > 0};
+        add(registry, &items[i], 0);
+    }
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, LONG);
+    for (int i = 1; i < N; i++) {
+        await_calls(i);
+        pass_until(registry, items[order[i - 1]].deadline); /* now it is asked, and ends */
+    }
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    CHECK_COUNTS(shutting.report, N, 0, 0, 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+/* ---- shares ---- */
+
+TEST(each_cleanup_is_told_its_share_of_the_time) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item items[4], owned = {.number = 4};
+    for (int i = 0; i < 4; i++) {
+        items[i] = (struct item){.number = i};
+        add(registry, &items[i], 0);
+    }
+    add_with(registry, &owned, 0, PNX_RESOURCE_OWNED, 0); /* not to be run: it has no share */
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 12 * PNX_SEC);
+    await_calls(4);
+    CHECK_EQ(pnx_registry_remove(registry, owned.id), 0);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    pnx_shutdown_report_release(&shutting.report);
+    for (int i = 0; i < 4; i++) /* the first of four has a quarter, the last one all that is left */
+        CHECK_EQ(items[i].deadline, PNX_SEC + 12 * PNX_SEC / (i + 1));
+    pnx_registry_release(&registry);
+}
+
+TEST(a_share_is_not_too_short_to_be_of_use) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item items[100];
+    memset(items, 0, sizeof(items));
+    for (int i = 0; i < 100; i++)
+        add(registry, &items[i], 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(items[99].deadline, PNX_SEC + PNX_SHUTDOWN_SHARE_MIN);
+    CHECK_EQ(items[0].deadline, 2 * PNX_SEC);
+    pnx_registry_release(&registry);
+}
+
+TEST(without_a_deadline_cleanups_have_none_either) {
+    struct pnx_registry *registry = fresh();
+    struct item item = {.number = 1};
+    add(registry, &item, 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_NEVER, NULL), 0);
+    CHECK_EQ(item.deadline, PNX_NEVER);
+    CHECK(!pthread_equal(item.thread, pthread_self())); /* on a thread of its own */
+    pnx_registry_release(&registry);
+}
+
+TEST(a_timeout_of_zero_starts_nothing_and_says_so) {
+    struct pnx_registry *registry = fresh();
+    struct item item = {.number = 1};
+    pnx_resource_id id = add(registry, &item, 0);
+    struct pnx_shutdown_report *report;
+    CHECK_EQ(pnx_registry_shutdown(registry, 0, &report), -ETIMEDOUT);
+    CHECK_EQ(n_ordered(), 0);
+    CHECK_COUNTS(report, 0, 0, 0, 1);
+    pnx_shutdown_report_release(&report);
+    CHECK_EQ(pnx_registry_remove(registry, id), 0); /* it is still its owner's */
+    pnx_registry_release(&registry);
+}
+
+/* ---- not now ---- */
+
+static uint64_t retried(struct pnx_registry *registry) {
+    struct pnx_registry_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
+    return stats.cleanups_retried;
+}
+
+TEST(a_cleanup_that_says_not_now_is_tried_again_after_pauses_that_grow) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item item = {.number = 1, .again = 10};
+    add(registry, &item, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, PNX_NEVER);
+    while (calls_of(&item) < 11)
+        creep(registry);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    CHECK_COUNTS(shutting.report, 1, 0, 0, 0);
+    for (int i = 1; i < 11; i++) { /* half of 10 ms, 20 ms, ..., 1 s at least */
+        pnx_ns least = 5 * PNX_MS << (i - 1);
+        least = least < 500 * PNX_MS ? least : 500 * PNX_MS;
+        pnx_ns pause = item.at[i] - item.at[i - 1];
+        CHECK_MSG(pause >= least, "pause %d was %lld ns", i, (long long)pause);
+    }
+    CHECK_EQ(retried(registry), 10);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(others_have_their_turn_during_the_pause_but_not_its_parent) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item first = {.number = 0}, parent = {.number = 1}, item = {.number = 2, .again = 1};
+    add(registry, &first, 0);
+    add(registry, &parent, 0);
+    add(registry, &item, parent.id);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, PNX_NEVER);
+    await_calls(2);
+    CHECK_EQ(order[1], 0);
+    while (n_ordered() < 4)
+        creep(registry);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    CHECK_EQ(order[2], 2);
+    CHECK_EQ(order[3], 1);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(what_says_not_now_until_the_deadline_has_failed_with_that) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item item = {.number = 1, .again = -1}, fine = {.number = 2};
+    add(registry, &fine, 0);
+    add(registry, &item, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, LONG);
+    while (calls_of(&item) < 3)
+        creep(registry);
+    pass(registry, LONG);
+    CHECK_EQ(end_shutdown(&shutting), -ETIMEDOUT);
+    CHECK_COUNTS(shutting.report, 1, 1, 0, 0);
+    CHECK_EQ(outcome_of(shutting.report, item.id).state, PNX_RESOURCE_FAILED);
+    CHECK_EQ(outcome_of(shutting.report, item.id).code, -EAGAIN);
+    /* Its row is live, and its owner's: what becomes of it now does not change the report. */
+    item.again = 0;
+    item.code = -EIO;
+    CHECK_EQ(pnx_registry_cleanup(registry, item.id), -EIO);
+    CHECK_EQ(outcome_of(shutting.report, item.id).code, -EAGAIN);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(pauses_double_up_to_a_second_and_leave_room_for_a_try_before_the_deadline) {
+    struct pnx_shutdown_state state = {.random = test_seed()};
+    for (int round = 0; round < 1000; round++) {
+        pnx_ns now = PNX_SEC;
+        state.deadline = now + (pnx_ns)(test_random(&state.random) % (10 * PNX_SEC));
+        uint32_t tries = 0;
+        pnx_ns last = now;
+        for (; now < state.deadline; tries++) {
+            pnx_ns pause = pnx__shutdown_pause_locked(&state, tries, now);
+            pnx_ns most = tries < 7 ? 10 * PNX_MS << tries : PNX_SEC;
+            most = most < PNX_SEC ? most : PNX_SEC;
+            bool cut = now + most >= state.deadline;
+            CHECK(pause > 0 && pause <= most && (pause >= most / 2 || cut));
+            last = now;
+            now += pause;
+        }
+        CHECK_EQ(now, state.deadline); /* when nothing is started any more */
+        CHECK(state.deadline - last <= 10 * PNX_MS);
+        CHECK(tries <= 40);
+    }
+    state.deadline = PNX_NEVER;
+    CHECK(pnx__shutdown_pause_locked(&state, UINT8_MAX, PNX_SEC) <= PNX_SEC);
+}
+
+TEST(its_owner_may_remove_what_says_not_now) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item item = {.number = 1, .again = -1}, parent = {.number = 2};
+    add(registry, &parent, 0);
+    add(registry, &item, parent.id);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, PNX_NEVER);
+    while (calls_of(&item) < 2)
+        creep(registry);
+    CHECK_EQ(pnx_registry_remove(registry, item.id), 0); /* waits if it is just being tried */
+    while (calls_of(&parent) == 0)
+        creep(registry); /* it is found to have ended when its turn comes */
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    CHECK_COUNTS(shutting.report, 2, 0, 0, 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+/* ---- later ---- */
+
+TEST(what_is_pending_is_waited_for_and_its_parent_comes_after_it) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item parent = {.number = 1}, item = {.number = 2, .pends = true};
+    add(registry, &parent, 0);
+    add(registry, &item, parent.id);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, LONG);
+    while (calls_of(&item) == 0)
+        sched_yield();
+    CHECK_EQ(pnx_completion_done(&item.completion, -EIO), 0);
+    CHECK_EQ(end_shutdown(&shutting), -EIO);
+    CHECK_COUNTS(shutting.report, 1, 1, 0, 0);
+    CHECK_EQ(order[1], 1);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(what_is_pending_may_say_not_now_and_is_tried_again) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item item = {.number = 2, .pends = true};
+    add(registry, &item, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, PNX_NEVER);
+    for (int i = 1; i <= 3; i++) {
+        while (calls_of(&item) < i)
+            creep(registry);
+        CHECK_EQ(pnx_completion_done(&item.completion, i < 3 ? -EAGAIN : 0), 0);
+    }
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    CHECK_EQ(calls_of(&item), 3);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(what_is_pending_at_the_deadline_is_abandoned) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t entered;
+    sem_init(&entered, 0, 0);
+    struct item item = {.number = 2, .pends = true, .entered = &entered};
+    add(registry, &item, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, PNX_SEC);
+    sem_wait(&entered);
+    struct pnx_resource_info info;
+    do /* until it has left its thread */
+        CHECK_EQ(pnx_registry_info(registry, item.id, &info), 0);
+    while (info.state != PNX_RESOURCE_PENDING);
+    pass(registry, PNX_SEC);
+    CHECK_EQ(end_shutdown(&shutting), -ETIMEDOUT);
+    CHECK_COUNTS(shutting.report, 0, 0, 1, 0);
+    CHECK_EQ(pnx_registry_count(registry), 1);
+    CHECK_EQ(pnx_completion_done(&item.completion, -EAGAIN), 0); /* now it is too late for that */
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    CHECK_EQ(outcome_of(shutting.report, item.id).state, PNX_RESOURCE_ABANDONED);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+/* ---- owned ---- */
+
+TEST(an_owner_is_waited_for_and_nothing_is_run) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item parent = {.number = 0}, owned = {.number = 1}, other = {.number = 2};
+    add(registry, &parent, 0);
+    add_with(registry, &owned, parent.id, PNX_RESOURCE_OWNED, 0);
+    add(registry, &other, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, LONG);
+    await_calls(1);
+    CHECK_EQ(order[0], 2);
+    pass(registry, PNX_SEC);
+    CHECK_EQ(pnx_registry_remove(registry, owned.id), 0);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    CHECK_COUNTS(shutting.report, 3, 0, 0, 0);
+    CHECK_EQ(calls_of(&owned), 0);
+    CHECK_EQ(calls_of(&parent), 1); /* once its child had gone */
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(an_owner_may_run_the_cleanup_itself) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item owned = {.number = 1, .again = 1, .code = -EIO};
+    add_with(registry, &owned, 0, PNX_RESOURCE_OWNED, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, LONG);
+    CHECK_EQ(pnx_registry_cleanup(registry, owned.id), -EAGAIN);
+    pass(registry, PNX_SEC); /* it stays its owner's */
+    CHECK_EQ(calls_of(&owned), 1);
+    CHECK_EQ(pnx_registry_cleanup(registry, owned.id), -EIO);
+    CHECK_EQ(end_shutdown(&shutting), -EIO);
+    CHECK_COUNTS(shutting.report, 0, 1, 0, 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(what_its_owner_has_not_ended_in_time_has_leaked_and_so_have_its_parents) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item parent = {.number = 0}, owned[100];
+    add(registry, &parent, 0);
+    for (int i = 0; i < 100; i++) {
+        owned[i] = (struct item){.number = 1 + i};
+        add_with(registry, &owned[i], i ? 0 : parent.id, PNX_RESOURCE_OWNED, 0);
+    }
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 10 * PNX_SEC);
+    for (int i = 1; i < 100; i++)
+        CHECK_EQ(pnx_registry_remove(registry, owned[i].id), 0);
+    pass(registry, 10 * PNX_SEC);
+    CHECK_EQ(end_shutdown(&shutting), -ETIMEDOUT);
+    struct pnx_shutdown_counts counts = counts_of(shutting.report);
+    CHECK_EQ(counts.leaked, 2);
+    CHECK(counts.done <= 99); /* those removed before it began are none of its */
+    CHECK_EQ(counts.failed + counts.abandoned, 0);
+    CHECK_EQ(n_ordered(), 0);
+    CHECK_EQ(pnx_registry_remove(registry, owned[0].id), 0);
+    CHECK_EQ(outcome_of(shutting.report, owned[0].id).state, PNX_RESOURCE_LEAKED);
+    pnx_shutdown_report_release(&shutting.report);
+    CHECK_EQ(pnx_registry_remove(registry, parent.id), 0);
+    pnx_registry_release(&registry);
+}
+
+TEST(every_row_is_asked_at_the_beginning) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item items[3];
+    for (int i = 0; i < 3; i++) {
+        items[i] = (struct item){.number = i};
+        add_with(registry, &items[i], 0, i ? PNX_RESOURCE_OWNED : 0, 0);
+    }
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, LONG);
+    for (int i = 0; i < 3; i++) {
+        const struct pnx_row *row = pnx__row_find(registry, items[i].id);
+        for (bool asked = false; !asked;) { /* soon */
+            struct pnx_shard *shard = pnx__row_lock(registry, items[i].id);
+            asked = (row->order & PNX_ROW_ASKED) != 0;
+            pnx__unlock(&shard->lock);
+        }
+    }
+    for (int i = 1; i < 3; i++)
+        CHECK_EQ(pnx_registry_remove(registry, items[i].id), 0);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+struct foreign {
+    struct pnx_registry *registry;
+    struct item item;
+};
+
+static void *clean_up_foreign(void *ctx) {
+    struct foreign *foreign = ctx;
+    CHECK_EQ(pnx_registry_cleanup(foreign->registry, foreign->item.id), 0);
+    return NULL;
+}
+
+TEST(a_cleanup_that_others_are_running_is_asked_to_hurry) {
+    sem_t entered;
+    sem_init(&entered, 0, 0);
+    struct foreign foreign = {.registry = on_virtual_time(),
+            .item = {.number = 1, .until_asked = true, .entered = &entered}};
+    add(foreign.registry, &foreign.item, 0);
+    pthread_t thread = begin(clean_up_foreign, &foreign);
+    sem_wait(&entered);
+    struct pnx_shutdown_report *report;
+    CHECK_EQ(pnx_registry_shutdown(foreign.registry, LONG, &report), 0);
+    CHECK_COUNTS(report, 1, 0, 0, 0);
+    CHECK(foreign.item.was_asked);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    pnx_shutdown_report_release(&report);
+    pnx_registry_release(&foreign.registry);
+}
