@@ -516,12 +516,8 @@ void pnx__row_changed_locked(
 void pnx__row_gone_locked(struct pnx_registry *registry, struct pnx_shard *shard,
         struct pnx_row *row, pnx_resource_id id, struct pnx_row_effects *effects);
 
-/* Whether leaks like this row are known ones.  May be called under the shard's lock. */
-static inline bool pnx__registry_suppressed(
-        const struct pnx_registry *registry, const struct pnx_row *row) {
-    (void)registry, (void)row; /* there are no suppressions yet */
-    return false;
-}
+/* Whether leaks like this row are known ones (suppress.c).  May be called under the shard's lock. */
+bool pnx__registry_suppressed(const struct pnx_registry *registry, const struct pnx_row *row);
 
 /* Runs the effects.  The registry may be gone afterwards, unless the caller keeps it. */
 void pnx__row_effects(struct pnx_registry *registry, struct pnx_shard *shard,

@@ -39,6 +39,10 @@ bool pnx__suppressed(const struct pnx_registry *registry, const char *type, cons
     return false;
 }
 
+bool pnx__registry_suppressed(const struct pnx_registry *registry, const struct pnx_row *row) {
+    return pnx__suppressed(registry, row->type, row->site);
+}
+
 /* Adds a pattern of two pieces of text; a NULL piece stands for any. */
 static int add(struct pnx_registry *registry, const char *type, size_t type_size, const char *site,
         size_t site_size) {

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_shutdown.c - shutdowns under every interleaving: beside owners that remove and release, others that run
+ * cleanups, complete pending ones or add rows, and further shutdowns.  No cleanup runs twice or on memory that its
+ * owner has freed, no wake of a leader is lost, and the report agrees with what happened.
+ */
+#include "explorer/explorer.h"
+#include "registry/shutdown_state.h"
+
+#include <patinox/shutdown.h>
+
+#define PREEMPTIONS (test_long() ? 3 : 2)
+
+/* What a row stands for.  Freed by its owner, once the row is removed. */
+struct object {
+    struct x_cell calls; /* written by the cleanup, read by the owner: a race when they meet */
+    struct pnx_completion completion;
+    struct pnx_a32 pended;
+};
+
+struct state {
+    struct pnx_registry *registry;
+    struct object *objects[2];
+    pnx_resource_id ids[2];
+    struct pnx_a32 again; /* so many calls of cleanups return -EAGAIN */
+    struct pnx_a32 calls; /* of cleanups */
+    bool pends;           /* fixed: all cleanups do */
+    int removed[2];       /* what the owners' removes returned */
+    int cleaned;          /* what pnx_registry_cleanup() returned */
+    int added;
+    struct pnx_shutdown_counts counts[2];
+    int results[2];
+    struct pnx_resource_info rows[2]; /* as the first report has them, in its order */
+    size_t n_rows;
+};
+static struct state *now;
+
+static int end(void *arg, const struct pnx_cancel *cancel) {
+    struct object *object = arg;
+    x_cell_write(&object->calls, x_cell_read(&object->calls) + 1);
+    uint32_t call = pnx_fetch_add(&now->calls, 1, PNX_RELAXED, "shutdown_suite.call");
+    if (call < pnx_load(&now->again, PNX_RELAXED, "shutdown_suite.again"))
+        return -EAGAIN;
+    if (!now->pends)
+        return 0;
+    CHECK_EQ(pnx_cancel_pend(cancel, &object->completion), 0);
+    pnx_store(&object->pended, 1, PNX_RELEASE, "shutdown_suite.pended"); /* with complete */
+    return -EINPROGRESS;
+}
+
+static void add_row(struct state *s, int i, pnx_resource_id parent, uint32_t flags) {
+    s->objects[i] = x_alloc(sizeof(struct object));
+    CHECK_EQ(pnx_registry_add(s->registry,
+                     PNX_RESOURCE(.type = "object", .cleanup = end, .arg = s->objects[i],
+                             .parent = parent, .flags = flags),
+                     NULL, &s->ids[i]),
+            0);
+}
+
+static void begin(struct state *s) {
+    now = s;
+    s->removed[0] = s->removed[1] = s->cleaned = s->added = 1; /* nobody has */
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = x_env(), .stats = pnx_stats_off()), NULL,
+                     &s->registry),
+            0);
+}
+
+static int note_row(void *ctx, const struct pnx_resource_info *info) {
+    struct state *s = ctx;
+    CHECK(s->n_rows < 2);
+    s->rows[s->n_rows++] = *info;
+    return 0;
+}
+
+static void shut_down(struct state *s, int i, pnx_ns timeout) {
+    struct pnx_shutdown_report *report = NULL;
+    s->results[i] = pnx_registry_shutdown(s->registry, timeout, &report);
+    if (!report)
+        return;
+    s->counts[i].size = sizeof(s->counts[i]);
+    CHECK_EQ(pnx_shutdown_report_counts(report, &s->counts[i]), 0);
+    if (i == 0)
+        CHECK_EQ(pnx_shutdown_report_each(report, note_row, s), 0);
+    pnx_shutdown_report_release(&report);
+}
+
+static void shut_down_first(void *state) {
+    shut_down(state, 0, PNX_NEVER);
+}
+
+static void shut_down_second(void *state) {
+    shut_down(state, 1, PNX_NEVER);
+}
+
+/* As an owner does: nobody uses the object once its row is removed. */
+static void release_object(struct state *s, int i) {
+    s->removed[i] = pnx_registry_remove(s->registry, s->ids[i]);
+    CHECK(s->removed[i] == 0 || s->removed[i] == -EALREADY);
+    CHECK_EQ(x_cell_read(&s->objects[i]->calls) > 0, s->removed[i] == -EALREADY);
+    x_free(s->objects[i]);
+    s->objects[i] = NULL;
+}
+
+static void release_second(void *state) {
+    release_object(state, 1);
+}
+
+static void clean_first(void *state) {
+    struct state *s = state;
+    s->cleaned = pnx_registry_cleanup(s->registry, s->ids[0]);
+    CHECK(s->cleaned == 0 || s->cleaned == -EALREADY || s->cleaned == -EAGAIN);
+}
+
+/* The rest, alone: what is left is released. */
+static void finish(struct state *s) {
+    for (int i = 0; i < 2; i++) {
+        if (s->objects[i])
+            release_object(s, i);
+    }
+    CHECK_EQ(pnx_registry_count(s->registry), 0);
+    pnx__registry_check(s->registry);
+    pnx_registry_release(&s->registry);
+}
+
+/* Each row that the report has, has ended well. */
+static void check_all_done(struct state *s) {
+    CHECK_EQ(s->results[0], 0);
+    CHECK_EQ(s->counts[0].failed + s->counts[0].abandoned + s->counts[0].leaked, 0);
+    for (size_t i = 0; i < s->n_rows; i++) {
+        CHECK(s->rows[i].id == s->ids[0] || s->rows[i].id == s->ids[1]);
+        CHECK_EQ(s->rows[i].state, PNX_RESOURCE_DONE);
+    }
+    CHECK_EQ(s->counts[0].done, s->n_rows);
+}
+
+/* ---- owners, and others that run cleanups ---- */
+
+static void parent_and_child(void *state) {
+    begin(state);
+    struct state *s = state;
+    add_row(s, 0, 0, 0);
+    add_row(s, 1, s->ids[0], 0);
+}
+
+static void finish_plain(void *state) {
+    struct state *s = state;
+    check_all_done(s);
+    CHECK_EQ(x_cell_read(&s->objects[0]->calls), 1);
+    finish(s);
+}
+
+TEST_LIMIT(p1_beside_an_owner_that_releases_and_another_that_cleans_up, 600) {
+    x_explore(&(struct x_test){.name = "owner-other",
+            .size = sizeof(struct state),
+            .setup = parent_and_child,
+            .thread = {shut_down_first, release_second, clean_first},
+            .final = finish_plain,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .floor = 1000});
+}
+
+/* ---- not now ---- */
+
+static void one_not_now(void *state) {
+    struct state *s = state;
+    begin(s);
+    add_row(s, 0, 0, 0);
+    pnx_store(&s->again, 1, PNX_RELAXED, "shutdown_suite.set");
+}
+
+static void finish_not_now(void *state) {
+    struct state *s = state;
+    check_all_done(s);
+    CHECK_EQ(x_cell_read(&s->objects[0]->calls), 2);
+    finish(s);
+}
+
+TEST_LIMIT(p1_what_says_not_now_to_another_or_to_it_is_tried_again, 600) {
+    x_explore(&(struct x_test){.name = "not-now",
+            .size = sizeof(struct state),
+            .setup = one_not_now,
+            .thread = {shut_down_first, clean_first},
+            .final = finish_not_now,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .floor = 100});
+}
+
+/* ---- pending ---- */
+
+static void one_pends(void *state) {
+    struct state *s = state;
+    begin(s);
+    s->pends = true;
+    add_row(s, 0, 0, 0);
+}
+
+static void complete(void *state) {
+    struct state *s = state;
+    struct object *object = s->objects[0];
+    while (!pnx_load(&object->pended, PNX_ACQUIRE, "shutdown_suite.complete"))
+        pnx__spin_hint();
+    CHECK_EQ(pnx_completion_done(&object->completion, 0), 0);
+}
+
+TEST_LIMIT(p1_no_completion_of_what_is_pending_is_missed, 600) {
+    x_explore(&(struct x_test){.name = "pending",
+            .size = sizeof(struct state),
+            .setup = one_pends,
+            .thread = {shut_down_first, complete},
+            .final = finish_plain,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .floor = 100});
+}
+
+/* ---- owners that are waited for, and callers that share ---- */
+
+static void one_owned(void *state) {
+    struct state *s = state;
+    begin(s);
+    add_row(s, 0, 0, 0);
+    add_row(s, 1, s->ids[0], PNX_RESOURCE_OWNED);
+}
+
+static void finish_shared(void *state) {
+    struct state *s = state;
+    check_all_done(s);
+    CHECK_EQ(s->results[1], 0);
+    CHECK(memcmp(&s->counts[0], &s->counts[1], sizeof(s->counts[0])) == 0);
+    CHECK_EQ(s->removed[1], 0); /* nobody else runs what is owned */
+    CHECK_EQ(x_cell_read(&s->objects[0]->calls), 1);
+    finish(s);
+}
+
+TEST_LIMIT(p6_two_callers_share_one_shutdown_that_waits_for_an_owner, 600) {
+    x_explore(&(struct x_test){.name = "owned",
+            .size = sizeof(struct state),
+            .setup = one_owned,
+            .thread = {shut_down_first, shut_down_second, release_second},
+            .final = finish_shared,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .floor = 100});
+}
+
+/* ---- admission ---- */
+
+static void empty(void *state) {
+    begin(state);
+}
+
+static void add_late(void *state) {
+    struct state *s = state;
+    struct object *object = x_alloc(sizeof(struct object));
+    s->added = pnx_registry_add(s->registry,
+            PNX_RESOURCE(.type = "object", .cleanup = end, .arg = object), NULL, &s->ids[0]);
+    CHECK(s->added == 0 || s->added == -ESHUTDOWN);
+    if (s->added == 0)
+        s->objects[0] = object;
+    else
+        x_free(object);
+}
+
+static void finish_added(void *state) {
+    struct state *s = state;
+    check_all_done(s);
+    CHECK_EQ(s->counts[0].done, s->added == 0);
+    if (s->added == 0)
+        CHECK_EQ(x_cell_read(&s->objects[0]->calls), 1);
+    finish(s);
+}
+
+TEST_LIMIT(p1_a_row_is_refused_or_ended, 600) {
+    x_explore(&(struct x_test){.name = "late",
+            .size = sizeof(struct state),
+            .setup = empty,
+            .thread = {shut_down_first, add_late},
+            .final = finish_added,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .floor = 100});
+}
+
+/* ---- time ---- */
+
+static void shut_down_soon(void *state) {
+    shut_down(state, 0, PNX_MS);
+}
+
+static void finish_in_time(void *state) {
+    struct state *s = state;
+    size_t done = s->counts[0].done, leaked = s->counts[0].leaked;
+    CHECK(s->results[0] == (leaked ? -ETIMEDOUT : 0));
+    CHECK(done + leaked <= 1 && s->counts[0].failed + s->counts[0].abandoned == 0);
+    CHECK_EQ(s->removed[1], 0);
+    s->ids[0] = 0; /* there was none */
+    finish(s);
+}
+
+static void one_owned_alone(void *state) {
+    struct state *s = state;
+    begin(s);
+    add_row(s, 1, 0, PNX_RESOURCE_OWNED);
+}
+
+TEST_LIMIT(p3_an_owner_comes_before_the_deadline_or_after_it, 600) {
+    x_explore(&(struct x_test){.name = "deadline",
+            .size = sizeof(struct state),
+            .setup = one_owned_alone,
+            .thread = {shut_down_soon, release_second},
+            .final = finish_in_time,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .floor = 100});
+}
