@@ -17,6 +17,7 @@ MODULES = [
     ("src/pool/pool_opts.def", "pool.h", "pnx_pool_opts", "pool.md"),
     ("src/cache/cache_opts.def", "cache.h", "pnx_cache_opts", "cache.md"),
     ("src/registry/registry_options.def", "registry.h", "pnx_registry_opts", "resource.md"),
+    ("src/resource/executor_opts.def", "executor.h", "pnx_executor_opts", "executor.md"),
     ("src/budget/budget_opts.def", "budget.h", "pnx_budget_opts", "budget.md"),
     ("src/mapping/mapping_opts.def", "mapping.h", "pnx_mapping_opts", "mapping.md"),
     ("src/share/reclaim_opts.def", "reclaim.h", "pnx_reclaim_opts", "share.md"),

@@ -16,7 +16,7 @@ PUBLIC = {"base": "base", "atomic_inl": "base", "reclaim": "share", "reclaim_inl
           "rwdata": "share", "rwdata_inl": "share", "snapshot_inl": "share", "cmap": "share", "cmap_inl": "share",
           "watch": "share", "error": "base", "stats": "stats", "registry": "registry", "query": "registry",
           "trace": "registry", "leaks": "registry", "shutdown": "registry", "budget": "budget",
-          "rc": "share", "snapshot": "share", "config": "share", "guard": "resource", "pool": "pool",
+          "rc": "share", "snapshot": "share", "config": "share", "guard": "resource", "executor": "resource", "pool": "pool",
           "mapping": "mapping", "cache": "cache", "sqlite": "adapters", "patinox": "adapters"}
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')

@@ -42,6 +42,9 @@
 
 PNX_BEGIN_DECLS
 
+struct pnx_executor;
+struct pnx_job;
+
 /* ---- macros ---- */
 
 #ifdef PNX_CLEANUP
@@ -97,6 +100,7 @@ struct pnx_guard {
     void *arg;
     struct pnx_registry *registry; /* a reference, while tracked; else NULL */
     pnx_resource_id id;            /* its row, while tracked */
+    struct pnx_executor *executor; /* where a drop goes; NULL: here */
 };
 
 #ifdef PNX_CLEANUP
@@ -132,6 +136,20 @@ PNX_API int pnx_guard_run(struct pnx_guard *guard);
  * shutdown or anybody to end; an untracked one's status is lost.  NULL is fine.
  */
 PNX_API void pnx_guard_drop(struct pnx_guard *guard);
+
+/*
+ * Drops the guard to the background: an executor runs the cleanup, of a tracked one as pnx_executor_cleanup() does.
+ * job says how, and may be NULL; its run and arg stay NULL.  On failure the guard stays as it is, armed.
+ * -EINVAL for an empty guard, and as pnx_executor_submit() and pnx_executor_cleanup() say.
+ */
+PNX_API PNX_NODISCARD int pnx_guard_defer(struct pnx_guard *guard, struct pnx_executor *executor,
+        const struct pnx_job *job, struct pnx_error *err, uint64_t *ret_id);
+
+/*
+ * From now on a drop of this guard goes to the executor (NULL: is run here again), which must live until then.  If the
+ * executor refuses, the drop runs the cleanup here.  A move takes it along.  -EINVAL for an empty guard.
+ */
+PNX_API int pnx_guard_set_executor(struct pnx_guard *guard, struct pnx_executor *executor);
 
 /* Returns the guard's content and leaves it empty: the way to hand a guard to a caller or another thread. */
 PNX_API PNX_NODISCARD struct pnx_guard pnx_guard_move(struct pnx_guard *guard);

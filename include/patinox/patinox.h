@@ -9,6 +9,7 @@
 #include <patinox/cmap.h>
 #include <patinox/config.h>
 #include <patinox/error.h>
+#include <patinox/executor.h>
 #include <patinox/guard.h>
 #include <patinox/leaks.h>
 #include <patinox/mapping.h>

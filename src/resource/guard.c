@@ -85,6 +85,8 @@ int pnx_guard_run(struct pnx_guard *guard) {
 }
 
 void pnx_guard_drop(struct pnx_guard *guard) {
+    if (guard && guard->executor && pnx_guard_defer(guard, guard->executor, NULL, NULL, NULL) == 0)
+        return;
     if (guard)
         run(guard, false);
 }

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * resource/executor_rows.c - jobs that end a row of a registry, and guards that are dropped to the background.
+ *
+ *   P1  Such a job has a reference to the registry from its submission until it has been told.
+ *   P2  A guard that an executor has not taken stays as it is, armed.
+ */
+#include "resource/executor.h"
+
+#include <patinox/guard.h>
+
+#include <errno.h>
+
+/* Copies what the caller says about how to run it.  It must not say what. */
+static int copy_job(const struct pnx_job *job, struct pnx_error *err, struct pnx_job *ret_job) {
+    *ret_job = (struct pnx_job){.size = sizeof(*ret_job)};
+    int rc = job ? pnx__opts_copy("job", sizeof(*ret_job), job, ret_job, err) : 0;
+    if (rc)
+        return rc;
+    if (ret_job->run || ret_job->arg)
+        return pnx__fail_field(err, -EINVAL, ret_job->run ? "run" : "arg",
+                "job.%s: what is ended says what is to be run", ret_job->run ? "run" : "arg");
+    return pnx__executor_check_job(ret_job, err);
+}
+
+int pnx_executor_cleanup(struct pnx_executor *executor, struct pnx_registry *registry,
+        pnx_resource_id id, const struct pnx_job *job, struct pnx_error *err, pnx_job_id *ret_id) {
+    struct pnx_job how;
+    struct pnx_resource_info info;
+    pnx_job_id job_id = 0;
+    if (!executor)
+        return pnx__fail_field(err, -EINVAL, "executor", "executor.cleanup: executor is NULL");
+    pnx__executor_check(executor);
+    int rc = copy_job(job, err, &how);
+    if (rc)
+        return rc;
+    rc = pnx_registry_info(registry, id, &info);
+    if (rc)
+        return pnx__fail(
+                err, rc, rc, "submit", "executor %.60s: there is no such row", executor->name);
+    if (!how.name)
+        how.name = info.type;
+    if (!how.site)
+        how.site = info.site;
+    struct pnx__job_work work = {.registry = pnx_registry_ref(registry), .row = id};
+    rc = pnx__executor_submit(executor, &how, &work, err, &job_id);
+    if (rc)
+        pnx_registry_release(&work.registry);
+    else if (ret_id)
+        *ret_id = job_id;
+    return rc;
+}
+
+/* ---- guards ---- */
+
+int pnx_guard_defer(struct pnx_guard *guard, struct pnx_executor *executor,
+        const struct pnx_job *job, struct pnx_error *err, pnx_job_id *ret_id) {
+    if (!guard || !guard->fn)
+        return pnx__fail_field(err, -EINVAL, "guard", "guard: there is nothing to defer");
+    if (!executor)
+        return pnx__fail_field(err, -EINVAL, "executor", "guard: executor is NULL");
+    if (guard->registry) {
+        /* Emptied first: the job may run inline, and meet its own guard. */
+        struct pnx_guard own = pnx_guard_move(guard);
+        int rc = pnx_executor_cleanup(executor, own.registry, own.id, job, err, ret_id);
+        if (rc)
+            *guard = own;
+        else
+            pnx_registry_release(&own.registry);
+        return rc;
+    }
+    static const struct pnx_job plain = {.size = sizeof(plain)};
+    struct pnx_job how;
+    if (job) {
+        int rc = copy_job(job, err, &how);
+        if (rc)
+            return rc;
+        job = &how;
+    }
+    pnx__executor_check(executor);
+    struct pnx_guard own = pnx_guard_move(guard);
+    struct pnx__job_work work = {.run = own.fn, .arg = own.arg};
+    pnx_job_id id = 0;
+    int rc = pnx__executor_submit(executor, job ? job : &plain, &work, err, &id);
+    if (rc)
+        *guard = own;
+    else if (ret_id)
+        *ret_id = id;
+    return rc;
+}
+
+int pnx_guard_set_executor(struct pnx_guard *guard, struct pnx_executor *executor) {
+    if (!guard || !guard->fn)
+        return -EINVAL;
+    guard->executor = executor;
+    return 0;
+}
