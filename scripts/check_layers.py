@@ -16,7 +16,8 @@ PUBLIC = {"base": "base", "atomic_inl": "base", "reclaim": "share", "reclaim_inl
           "rwdata": "share", "rwdata_inl": "share", "snapshot_inl": "share", "cmap": "share", "cmap_inl": "share",
           "watch": "share", "error": "base", "stats": "stats", "registry": "registry", "query": "registry",
           "trace": "registry", "leaks": "registry", "shutdown": "registry", "budget": "budget",
-          "rc": "share", "snapshot": "share", "config": "share", "guard": "resource", "executor": "resource", "pool": "pool",
+          "rc": "share", "snapshot": "share", "config": "share", "guard": "resource", "executor": "resource",
+          "guard_inl": "resource", "pool": "pool",
           "mapping": "mapping", "cache": "cache", "sqlite": "adapters", "patinox": "adapters"}
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')
@@ -59,7 +60,7 @@ def main(root):
     for top in ("src", "include", "examples", "tools"):
         for folder, _, files in sorted(os.walk(os.path.join(root, top))):
             for file in sorted(files):
-                if not file.endswith((".c", ".h", ".inc", ".def")):
+                if not file.endswith((".c", ".cc", ".h", ".inc", ".def")):
                     continue
                 path = os.path.relpath(os.path.join(folder, file), root)
                 module = module_of(path)

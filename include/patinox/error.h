@@ -25,7 +25,7 @@
 
 /* Words taken from errno: X(name, recovery, text) */
 #define PNX_ERRORS_ERRNO(X) \
-    X(ETIMEDOUT, RETRY, "the deadline passed") \
+    X(ETIMEDOUT, RETRY, "timed out: the deadline passed") \
     X(EDEADLK, FAIL, "waiting here would never end") \
     X(ESHUTDOWN, FAIL, "the object is closed or closing") \
     X(ECANCELED, FAIL, "cancelled") \

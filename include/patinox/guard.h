@@ -7,22 +7,43 @@
  *   struct pnx_guard                 one cleanup as a value: dismissed, run, moved, tracked in a registry
  *   struct pnx_scope                 an explicit stack of cleanups with marks; any compiler, longjmp landing sites
  *
- * Which exits run a PNX_AUTO, a PNX_DEFER, and a guard or scope declared with PNX_AUTO_GUARD or PNX_AUTO_SCOPE:
+ * Which exits run a PNX_AUTO, a PNX_DEFER, and a guard or scope declared with PNX_AUTO_GUARD or PNX_AUTO_SCOPE, by
+ * how the function was compiled that they stand in: C by gcc, clang and musl-gcc, called from C and C++; C++ by g++
+ * and clang++.  "-": it cannot happen there.
  *
- *   leaving the scope by                                    gcc, clang   and built with -fexceptions
- *   falling through, return, break, continue, goto out      runs         runs
- *   a C++ exception that passes through                     no           runs
- *   pthread_exit, thread cancellation (glibc)               no           runs
- *   the same on musl                                        no           no
- *   longjmp, siglongjmp                                     no           no
- *   exit, _Exit, abort, exec, a fatal signal                no           no
+ *   -- the table: scripts/exits.py --update writes it, check.exits tries every cell --
+ *
+ *     A  gcc, clang, g++ -fno-exceptions, clang++ -fno-exceptions
+ *     B  gcc -fexceptions, clang -fexceptions, g++, clang++
+ *     C  musl-gcc with or without -fexceptions
+ *
+ *   leaving the scope by     A           B           C
+ *   falling through          runs        runs        runs
+ *   return                   runs        runs        runs
+ *   break                    runs        runs        runs
+ *   continue                 runs        runs        runs
+ *   goto out of it           runs        runs        runs
+ *   a C++ exception          no          runs        -
+ *   pthread_exit             no          runs        no
+ *   thread cancellation      no          runs        no
+ *   thrd_exit                no          runs        no
+ *   longjmp past it          no          no          no
+ *   siglongjmp past it       no          no          no
+ *   exit                     no          no          no
+ *   _Exit                    no          no          no
+ *   abort                    no          no          no
+ *   a fatal signal           no          no          no
+ *   exec                     no          no          no
+ *
+ *   -- end of the table --
  *
  * They run on the leaving thread, in reverse order of declaration; a return expression is evaluated first.
  * A goto or switch must not jump over a declaration into its scope.  What these exits miss, a tracked guard
  * still shows: its row stays in the registry's report, and a shutdown can run it.  A pnx_scope that lives
  * outside the frame that longjmp leaves is unwound at the landing site with pnx_scope_unwind().
  *
- *   P1  An armed guard's cleanup runs exactly once, or never if it is dismissed.
+ *   P1  An armed guard's cleanup runs exactly once, or never if it is dismissed; again only after it has returned
+ *       -EAGAIN.
  *   P2  A tracked guard and its registry row are one thing: whichever of guard, forced cleanup and shutdown comes
  *       first runs the cleanup; a guard that comes while it runs on another thread waits for its end.
  *   P3  A scope runs its entries last pushed first, each at most once, all of them even if some fail; the status
@@ -30,6 +51,8 @@
  *   P4  A push that fails has run nothing and lost nothing.
  *   P5  Nothing here allocates but pnx_scope_push() and pnx_scope_reserve() beyond PNX_SCOPE_INLINE entries, and
  *       pnx_guard_track() as pnx_registry_add() does.
+ *   P6  A guard that is not tracked, armed and dropped in one function, costs that function the call of the cleanup
+ *       and at most two instructions more.
  *
  * A guard or scope belongs to one thread at a time, and may be handed on.
  */
@@ -108,18 +131,21 @@ struct pnx_guard {
 #define PNX_AUTO_GUARD PNX_CLEANUP(pnx_guard_drop) struct pnx_guard
 #endif
 
-/* Arms an empty guard: fn(arg, NULL) will end the resource.  -EINVAL without fn, -EBUSY when it is armed. */
-PNX_API int pnx_guard_arm(struct pnx_guard *guard, pnx_cleanup_fn *fn, void *arg);
+/* Arms an empty guard: fn(arg, NULL) will end the resource.  -EINVAL without guard or fn, -EBUSY when it is armed. */
+static inline int pnx_guard_arm(struct pnx_guard *guard, pnx_cleanup_fn *fn, void *arg);
 
 /* Returns whether the guard holds a cleanup.  A tracked one may have been run by the registry meanwhile. */
-PNX_API bool pnx_guard_armed(const struct pnx_guard *guard);
+static inline bool pnx_guard_armed(const struct pnx_guard *guard);
+
+/* Returns the argument of the cleanup that an armed guard holds: the resource, which stays the guard's; else NULL. */
+static inline void *pnx_guard_resource(const struct pnx_guard *guard);
 
 /*
  * Empties the guard without running the cleanup and returns its argument: the caller owns the resource again.
- * Returns NULL for an empty guard, and for a tracked one whose cleanup the registry has run; waits while the
- * cleanup runs on another thread.
+ * Returns NULL for an empty guard, and for a tracked one whose cleanup the registry has run, or which is pending and
+ * so still uses the resource; waits while the cleanup runs on another thread.
  */
-PNX_API void *pnx_guard_dismiss(struct pnx_guard *guard);
+static inline void *pnx_guard_dismiss(struct pnx_guard *guard);
 
 /*
  * Runs the cleanup here and empties the guard.  Returns what the cleanup returned; 0 for an empty guard.  When that
@@ -128,14 +154,14 @@ PNX_API void *pnx_guard_dismiss(struct pnx_guard *guard);
  * pnx_registry_remove() says); -ESTALE in a forked child for a tracked guard of its parent, whose cleanup it does
  * not run; -ENOMEM, for a tracked one, as pnx_registry_cleanup() says, and then the guard stays armed.
  */
-PNX_API int pnx_guard_run(struct pnx_guard *guard);
+static inline int pnx_guard_run(struct pnx_guard *guard);
 
 /*
  * Does the same without a status, and empties the guard in any case: the handler of PNX_AUTO_GUARD.  A tracked
  * cleanup that fails is still an event, and one that returns -EAGAIN leaves its row live in the registry, for a
  * shutdown or anybody to end; an untracked one's status is lost.  NULL is fine.
  */
-PNX_API void pnx_guard_drop(struct pnx_guard *guard);
+static inline void pnx_guard_drop(struct pnx_guard *guard);
 
 /*
  * Drops the guard to the background: an executor runs the cleanup, of a tracked one as pnx_executor_cleanup() does.
@@ -152,7 +178,7 @@ PNX_API PNX_NODISCARD int pnx_guard_defer(struct pnx_guard *guard, struct pnx_ex
 PNX_API int pnx_guard_set_executor(struct pnx_guard *guard, struct pnx_executor *executor);
 
 /* Returns the guard's content and leaves it empty: the way to hand a guard to a caller or another thread. */
-PNX_API PNX_NODISCARD struct pnx_guard pnx_guard_move(struct pnx_guard *guard);
+PNX_NODISCARD static inline struct pnx_guard pnx_guard_move(struct pnx_guard *guard);
 
 /*
  * Makes the guard a row of the registry (NULL: the process's), which owns the cleanup from now on (P2).
@@ -165,7 +191,13 @@ PNX_API PNX_NODISCARD int pnx_guard_track(struct pnx_guard *guard, struct pnx_re
         const struct pnx_resource *resource, struct pnx_error *err);
 
 /* Returns the id of a tracked guard's row, else 0. */
-PNX_API pnx_resource_id pnx_guard_id(const struct pnx_guard *guard);
+static inline pnx_resource_id pnx_guard_id(const struct pnx_guard *guard);
+
+/*
+ * Returns whether somebody has asked for the end of a tracked guard's resource: see pnx_registry_asked().  An owner that
+ * uses it for long looks now and then, and drops the guard when it can.  false for a guard that is not tracked.
+ */
+PNX_API bool pnx_guard_asked(const struct pnx_guard *guard);
 
 /* ---- scope ---- */
 
@@ -229,7 +261,8 @@ PNX_API pnx_scope_position pnx_scope_mark(const struct pnx_scope *scope);
 
 /*
  * Runs what was pushed since the mark and returns to that state: what failed since then no longer counts.
- * Returns the first failing cleanup's status, or -EINVAL, and nothing runs, for a mark above the top.
+ * Returns the first failing cleanup's status, or -EINVAL, and nothing runs, for a mark above the top.  Nobody tries
+ * again or waits here: -EAGAIN is a failure like any other, and so is -EINPROGRESS, which becomes -EINVAL.
  */
 PNX_API int pnx_scope_unwind(struct pnx_scope *scope, pnx_scope_position mark);
 
@@ -240,4 +273,7 @@ PNX_API int pnx_scope_end(struct pnx_scope *scope);
 PNX_API void pnx_scope_drop(struct pnx_scope *scope);
 
 PNX_END_DECLS
+
+#include <patinox/guard_inl.h>
+
 #endif /* PNX_GUARD_H */

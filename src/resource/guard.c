@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * resource/guard.c - one cleanup as a value, alone or as a row of a registry.
+ * resource/guard.c - guards that are rows of a registry, or go to an executor; the others are inline (guard_inl.h).
  *
- *   P1  A guard is emptied before its cleanup runs, so that a cleanup that meets its own guard finds it empty.
- *   P2  A tracked guard's cleanup is run by whoever claims the row; see registry/rows.c.
+ *   P1  A tracked guard's cleanup is run by whoever claims the row; see registry/rows.c.
  */
 #include "base/error.h"
 #include "base/options.h"
@@ -11,37 +10,20 @@
 #include "registry/ledger.h"
 
 #include <patinox/guard.h>
+#include <patinox/query.h>
 
-int pnx_guard_arm(struct pnx_guard *guard, pnx_cleanup_fn *fn, void *arg) {
-    if (!guard || !fn)
-        return -EINVAL;
-    if (guard->fn)
-        return -EBUSY;
-    *guard = (struct pnx_guard){.fn = fn, .arg = arg};
-    return 0;
+void pnx_guard_expect_no_lock_(void) {
+    pnx__mutex_assert_none_held();
 }
 
-bool pnx_guard_armed(const struct pnx_guard *guard) {
-    return guard && guard->fn;
-}
-
-struct pnx_guard pnx_guard_move(struct pnx_guard *guard) {
-    struct pnx_guard moved = *guard;
-    *guard = (struct pnx_guard){0};
-    return moved;
-}
-
-void *pnx_guard_dismiss(struct pnx_guard *guard) {
-    struct pnx_guard own = pnx_guard_move(guard);
-    if (!own.registry)
-        return own.arg;
-    int rc = pnx__row_remove(own.registry, own.id, "pnx_guard_dismiss()");
-    pnx_registry_release(&own.registry);
-    return rc ? NULL : own.arg; /* the registry's cleanup was first */
+void *pnx_guard_dismiss_tracked_(struct pnx_registry *registry, pnx_resource_id id, void *arg) {
+    int rc = pnx__row_remove(registry, id, "pnx_guard_dismiss()");
+    pnx_registry_release(&registry);
+    return rc ? NULL : arg; /* the registry's cleanup was first */
 }
 
 /* *ret_kept: the row is as it was, and so the guard must be. */
-static int run_tracked(struct pnx_registry *registry, pnx_resource_id id, bool *ret_kept) {
+static int run(struct pnx_registry *registry, pnx_resource_id id, bool *ret_kept) {
     struct pnx_row_request request;
     pnx__request_init(&request, PNX_NEVER);
     bool claimed;
@@ -59,36 +41,26 @@ static int run_tracked(struct pnx_registry *registry, pnx_resource_id id, bool *
     return rc == -EDEADLK || rc == -EINPROGRESS ? rc : -EALREADY;
 }
 
-static int run(struct pnx_guard *guard, bool keep) {
-    struct pnx_guard own = pnx_guard_move(guard);
-    if (!own.fn)
-        return 0;
-    bool kept;
-    int rc;
-    if (own.registry) {
-        rc = run_tracked(own.registry, own.id, &kept);
-        if (keep && kept)
-            *guard = own;
-        else
-            pnx_registry_release(&own.registry);
-        return rc;
-    }
-    pnx__mutex_assert_none_held();
-    rc = own.fn(own.arg, NULL);
-    if (keep && rc == -EAGAIN)
-        *guard = own;
-    return rc > 0 || rc == -EINPROGRESS ? -EINVAL : rc;
+int pnx_guard_run_tracked_(struct pnx_registry *registry, pnx_resource_id id, bool *ret_kept) {
+    int rc = run(registry, id, ret_kept);
+    if (!*ret_kept)
+        pnx_registry_release(&registry);
+    return rc;
 }
 
-int pnx_guard_run(struct pnx_guard *guard) {
-    return run(guard, true);
-}
-
-void pnx_guard_drop(struct pnx_guard *guard) {
-    if (guard && guard->executor && pnx_guard_defer(guard, guard->executor, NULL, NULL, NULL) == 0)
+void pnx_guard_drop_slow_(pnx_cleanup_fn *fn, void *arg, struct pnx_registry *registry,
+        pnx_resource_id id, struct pnx_executor *executor) {
+    struct pnx_guard guard = {fn, arg, registry, id, executor};
+    if (executor && pnx_guard_defer(&guard, executor, NULL, NULL, NULL) == 0)
         return;
-    if (guard)
-        run(guard, false);
+    if (registry) {
+        bool kept;
+        run(registry, id, &kept); /* a row that was kept is the registry's alone from now on */
+        pnx_registry_release(&registry);
+    } else {
+        pnx__mutex_assert_none_held();
+        (void)fn(arg, NULL);
+    }
 }
 
 int pnx_guard_track(struct pnx_guard *guard, struct pnx_registry *registry,
@@ -114,13 +86,13 @@ int pnx_guard_track(struct pnx_guard *guard, struct pnx_registry *registry,
         return 0;
     pnx_resource_id id;
     int rc = pnx__row_add(registry, resource, guard->fn, guard->arg, err, &id);
-    if (rc)
+    if (rc || id == 0) /* at PNX_LEVEL_OFF nothing is kept */
         return rc;
     guard->registry = pnx_registry_ref(registry);
     guard->id = id;
     return 0;
 }
 
-pnx_resource_id pnx_guard_id(const struct pnx_guard *guard) {
-    return guard ? guard->id : 0;
+bool pnx_guard_asked(const struct pnx_guard *guard) {
+    return guard && guard->registry && pnx_registry_asked(guard->registry, guard->id);
 }

@@ -117,7 +117,7 @@ int pnx_scope_unwind(struct pnx_scope *scope, pnx_scope_position mark) {
         pnx__mutex_assert_none_held();
         int rc = entry.fn(entry.arg, NULL);
         if (rc && !first)
-            first = rc > 0 ? -EINVAL : rc;
+            first = rc > 0 || rc == -EINPROGRESS ? -EINVAL : rc;
     }
     scope->failed = mark & 1;
     return first;

@@ -157,6 +157,7 @@ static void lead(struct pnx_registry *registry, pnx_ns now, pnx_ns deadline) {
     struct books books = {.registry = registry, .counts = &state->report.counts};
     state->deadline = deadline;
     state->report.began = now;
+    pnx__health_set(&registry->block, PNX_HEALTH_DOWN, "shut down: it takes no new resources");
     plan_barrier(registry);
     pnx__order_begin(registry);
     pnx__shutdown_run(registry);

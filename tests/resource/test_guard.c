@@ -4,6 +4,7 @@
 #include "registry/ledger.h"
 
 #include <patinox/guard.h>
+#include <patinox/query.h>
 #include <patinox/shutdown.h>
 
 #include <pthread.h>
@@ -61,6 +62,17 @@ TEST(a_guard_that_is_armed_or_gets_no_function_is_not_armed_again) {
     CHECK_EQ(pnx_guard_id(NULL), 0);
 }
 
+TEST(the_resource_of_an_armed_guard_can_be_had) {
+    int n = 0;
+    struct pnx_guard guard = {0};
+    CHECK(pnx_guard_resource(NULL) == NULL);
+    CHECK(pnx_guard_resource(&guard) == NULL);
+    CHECK_EQ(pnx_guard_arm(&guard, count_up, &n), 0);
+    CHECK(pnx_guard_resource(&guard) == &n);
+    pnx_guard_drop(&guard);
+    CHECK(pnx_guard_resource(&guard) == NULL);
+}
+
 static int fail(void *arg, const struct pnx_cancel *cancel) {
     (void)cancel;
     return *(int *)arg;
@@ -74,6 +86,24 @@ TEST(run_returns_the_cleanups_status) {
     code = 1;
     CHECK_EQ(pnx_guard_arm(&guard, fail, &code), 0);
     CHECK_EQ(pnx_guard_run(&guard), -EINVAL);
+}
+
+static int not_now(void *arg, const struct pnx_cancel *cancel) {
+    (void)cancel;
+    return --*(int *)arg >= 0 ? -EAGAIN : 0;
+}
+
+TEST(p1_a_cleanup_that_could_not_runs_again_at_the_end_of_the_scope) {
+    int left = 2;
+    {
+        PNX_AUTO_GUARD guard = {0};
+        CHECK_EQ(pnx_guard_arm(&guard, not_now, &left), 0);
+        CHECK_EQ(pnx_guard_run(&guard), -EAGAIN);
+        CHECK_EQ(pnx_guard_run(&guard), -EAGAIN);
+        CHECK(pnx_guard_resource(&guard) == &left);
+        CHECK_EQ(pnx_guard_arm(&guard, not_now, &left), -EBUSY);
+    }
+    CHECK_EQ(left, -1);
 }
 
 static void drop_on_other_thread(unsigned index, void *ctx) {
@@ -157,6 +187,48 @@ TEST(p2_dismissing_a_tracked_guard_strikes_its_row) {
     CHECK_EQ(pnx_registry_cleanup(registry, pnx_guard_id(&guard)), 0);
     CHECK(pnx_guard_dismiss(&guard) == NULL); /* there is nothing to give back any more */
     CHECK_EQ(resource_n, 1);
+    pnx_registry_release(&registry);
+}
+
+static struct pnx_completion closing;
+
+static int close_later(void *arg, const struct pnx_cancel *cancel) {
+    (void)arg;
+    int rc = pnx_cancel_pend(cancel, &closing);
+    return rc ? rc : -EINPROGRESS;
+}
+
+static struct pnx_guard pending(struct pnx_registry *registry) {
+    struct pnx_guard guard = {0};
+    CHECK_EQ(pnx_guard_arm(&guard, close_later, &resource_n), 0);
+    CHECK_EQ(pnx_guard_track(&guard, registry, PNX_RESOURCE(.type = "handle"), NULL), 0);
+    return guard;
+}
+
+TEST(p2_a_tracked_guards_cleanup_may_end_later) {
+    struct pnx_registry *registry = fresh();
+    struct pnx_guard guard = pending(registry);
+    CHECK_EQ(pnx_guard_run(&guard), -EINPROGRESS);
+    CHECK(!pnx_guard_armed(&guard));
+    CHECK_EQ(pnx_registry_count(registry), 1);
+    CHECK_EQ(pnx_completion_done(&closing, 0), 0);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+
+    guard = pending(registry);
+    pnx_guard_drop(&guard);
+    CHECK_EQ(pnx_completion_done(&closing, 0), 0);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx_registry_release(&registry);
+}
+
+TEST(p2_a_resource_whose_cleanup_is_pending_cannot_be_taken_back) {
+    struct pnx_registry *registry = fresh();
+    struct pnx_guard guard = pending(registry);
+    CHECK_EQ(pnx_registry_cleanup(registry, pnx_guard_id(&guard)), -EINPROGRESS);
+    CHECK(pnx_guard_dismiss(&guard) == NULL);
+    CHECK(!pnx_guard_armed(&guard));
+    CHECK_EQ(pnx_completion_done(&closing, 0), 0);
+    CHECK_EQ(pnx_registry_count(registry), 0);
     pnx_registry_release(&registry);
 }
 
@@ -380,4 +452,39 @@ TEST(auto_and_take) {
     free(text);
     CHECK(make_text(false) == NULL);
     CHECK_STR(trace, "xx");
+}
+
+/* ---- levels, and who asks ---- */
+
+TEST(a_tracked_guard_knows_when_somebody_asks_for_its_end) {
+    struct pnx_registry *registry;
+    struct pnx_guard guard = {0};
+    int ran = 0;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    CHECK(!pnx_guard_asked(NULL));
+    CHECK(!pnx_guard_asked(&guard));
+    CHECK_EQ(pnx_guard_arm(&guard, count_up, &ran), 0);
+    CHECK(!pnx_guard_asked(&guard));
+    CHECK_EQ(pnx_guard_track(&guard, registry, PNX_RESOURCE(.type = "thing"), NULL), 0);
+    CHECK(!pnx_guard_asked(&guard));
+    CHECK_EQ(pnx_registry_force(registry, pnx_guard_id(&guard)), -EBUSY);
+    CHECK(pnx_guard_asked(&guard));
+    pnx_guard_drop(&guard);
+    CHECK_EQ(ran, 1);
+    CHECK(!pnx_guard_asked(&guard));
+    pnx_registry_release(&registry);
+}
+
+TEST(where_nothing_is_kept_a_guard_stays_untracked_and_runs) {
+    struct pnx_registry *registry;
+    struct pnx_guard guard = {0};
+    int ran = 0;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.level = PNX_LEVEL_OFF), NULL, &registry), 0);
+    CHECK_EQ(pnx_guard_arm(&guard, count_up, &ran), 0);
+    CHECK_EQ(pnx_guard_track(&guard, registry, PNX_RESOURCE(.type = "thing"), NULL), 0);
+    CHECK_EQ(pnx_guard_id(&guard), 0);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx_registry_release(&registry);
+    pnx_guard_drop(&guard);
+    CHECK_EQ(ran, 1);
 }

@@ -57,6 +57,18 @@ TEST(p3_all_run_even_if_some_fail_and_the_first_failure_is_returned) {
     CHECK_EQ(pnx_scope_end(&scope), -EINVAL); /* a positive value is no error code */
 }
 
+TEST(p3_a_scope_neither_tries_again_nor_waits) {
+    struct pnx_scope scope = {0};
+    entries[1].code = -EAGAIN;
+    push(&scope, 1);
+    CHECK_EQ(pnx_scope_end(&scope), -EAGAIN);
+    CHECK_EQ(n_order, 1);
+    entries[1].code = -EINPROGRESS; /* it has no cancel that could pend */
+    push(&scope, 1);
+    CHECK_EQ(pnx_scope_end(&scope), -EINVAL);
+    CHECK_EQ(n_order, 2);
+}
+
 static void push_three(struct pnx_scope *scope) {
     for (int i = 0; i < 3; i++) {
         entries[i].number = i;
