@@ -4,6 +4,7 @@
 #include "registry/ledger.h"
 
 #include <patinox/registry.h>
+#include <patinox/shutdown.h>
 
 #include <sched.h>
 #include <signal.h>

@@ -5,6 +5,7 @@
 #include "registry/suppress.h"
 
 #include <patinox/leaks.h>
+#include <patinox/shutdown.h>
 
 #include <fcntl.h>
 #include <sys/wait.h>

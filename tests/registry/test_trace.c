@@ -6,6 +6,7 @@
 #include "registry/trace.h"
 
 #include <patinox/trace.h>
+#include <patinox/shutdown.h>
 
 static struct test_env te;
 static struct pnx_registry *registry;

@@ -4,6 +4,7 @@
 
 #include <patinox/guard.h>
 #include <patinox/registry.h>
+#include <patinox/shutdown.h>
 
 static sem_t begun, gate;
 

@@ -8,6 +8,7 @@
 
 #include <patinox/guard.h>
 #include <patinox/registry.h>
+#include <patinox/shutdown.h>
 #include <patinox/stats.h>
 
 #include <inttypes.h>
