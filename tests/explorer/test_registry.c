@@ -8,6 +8,7 @@
 
 #include <patinox/guard.h>
 #include <patinox/registry.h>
+#include <patinox/shutdown.h>
 
 #include <errno.h>
 #include <string.h>
@@ -426,9 +427,23 @@ TEST_LIMIT(a_pending_cleanup_is_completed_once_by_another_thread, 300) {
 
 /* ---- abandoned ---- */
 
+/* As a shutdown does at its deadline (resource/shutdown.c). */
+static bool abandon(struct pnx_registry *registry, pnx_resource_id id) {
+    struct pnx_row *row = pnx__row_find(registry, id);
+    (void)pnx__row_ask(registry, id);
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    uint64_t word = pnx__row_word(row);
+    bool runs = pnx__word_id(word) == id && (pnx__word_state(word) == PNX_ROW_RUNNING ||
+                                                    pnx__word_state(word) == PNX_ROW_PENDING);
+    if (runs)
+        pnx__row_move_locked(row, id, PNX_ROW_ABANDONED);
+    pnx__unlock(&shard->lock);
+    return runs;
+}
+
 static void abandoner(void *arg) {
     struct state *state = arg;
-    state->rc[3] = pnx__row_abandon(state->registry, state->id[0]);
+    state->rc[3] = abandon(state->registry, state->id[0]);
 }
 
 static void abandoned_final(void *arg) {

@@ -3,6 +3,8 @@
 #include "base/atomic.h" /* PNX_TSAN */
 #include "resource/executor_case.h"
 
+#include <patinox/shutdown.h>
+
 #include <sys/wait.h>
 
 static sem_t begun, gate;
