@@ -97,5 +97,7 @@ int main(void) {
     }
     printf("row %s, %zu live\n", pnx_guard_id(&tracked) ? "made" : "missing",
             pnx_registry_count(registry));
+    if (pnx_guard_asked(&tracked)) /* a long use looks now and then whether it should end */
+        pnx_guard_drop(&tracked);
     return pnx_registry_shutdown(registry, PNX_SEC, NULL) ? 1 : 0;
 }

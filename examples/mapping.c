@@ -123,6 +123,7 @@ int main(void) {
     pnx_mapping_release(&shared);
 
 out:
+    pnx_mapping_close(mapping); /* no new views; the pages go with the last reference */
     pnx_mapping_release(&mapping);
     unlink(path);
     return rc != 0;

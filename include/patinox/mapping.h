@@ -112,6 +112,13 @@ PNX_API struct pnx_mapping *pnx_mapping_ref(struct pnx_mapping *mapping);
 /* Drops a reference; with the last one all views end.  NULL-safe, clears *mapping, cannot fail. */
 PNX_API void pnx_mapping_release(struct pnx_mapping **mapping);
 
+/*
+ * Closes the mapping: no view and no copy is to be had any more (-ESHUTDOWN; pnx_view_all() gives an empty one).  Views
+ * that are out stay valid until the last reference goes, which is also when the bytes are unmapped or freed: under
+ * somebody's view they must not.  NULL-safe, idempotent, any thread.  A shutdown of the registry does the same.
+ */
+PNX_API void pnx_mapping_close(struct pnx_mapping *mapping);
+
 /* Returns what holds the bytes. */
 PNX_API enum pnx_mapping_backing pnx_mapping_backing(const struct pnx_mapping *mapping);
 
@@ -129,7 +136,7 @@ PNX_API PNX_NODISCARD int pnx_mapping_changed(struct pnx_mapping *mapping);
 /*
  * Copies n bytes at offset to dst, by a system call where the backing is MMAP, so that it fails where a load
  * would raise SIGBUS.  On failure the content of dst is undefined.  Any thread; may wait for the disk.
- * -ERANGE outside the mapping, -ESTALE when the file has become too short, -EIO.
+ * -ERANGE outside the mapping, -ESTALE when the file has become too short, -EIO, -ESHUTDOWN once it is closed.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_copy_out(
         struct pnx_mapping *mapping, uint64_t offset, void *dst, size_t n);
@@ -165,7 +172,7 @@ struct pnx_view {
     struct pnx_mapping *mapping;
 };
 
-/* Gets n bytes at offset; n may be 0.  -ERANGE. */
+/* Gets n bytes at offset; n may be 0.  -ERANGE, -ESHUTDOWN once the mapping is closed. */
 PNX_API PNX_NODISCARD int pnx_view_get(
         struct pnx_mapping *mapping, uint64_t offset, size_t n, struct pnx_view *ret_view);
 

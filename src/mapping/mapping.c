@@ -72,14 +72,32 @@ static void dispose(struct pnx_mapping *mapping) {
     pnx__free(&env, mapping, 1, sizeof(*mapping));
 }
 
+static bool is_closed(const struct pnx_mapping *mapping) {
+    /* A wish, without data: no partner. */
+    return pnx_load(&mapping->closed, PNX_RELAXED, "mapping.closed") != 0;
+}
+
+void pnx_mapping_close(struct pnx_mapping *mapping) {
+    if (mapping)
+        pnx_store(&mapping->closed, 1, PNX_RELAXED, "mapping.close"); /* see is_closed() */
+}
+
+/* What a shutdown does: it must not unmap under somebody's view. */
+static int cleanup(void *arg, const struct pnx_cancel *cancel) {
+    (void)cancel;
+    pnx_mapping_close(arg);
+    return 0;
+}
+
 static int register_row(struct pnx_mapping *mapping, const char *site, struct pnx_error *err) {
-    /* No cleanup: to unmap under somebody's view would be worse than to be reported as leaked. */
     return pnx_registry_add(mapping->registry,
             &(const struct pnx_resource){
                     .size = sizeof(struct pnx_resource),
                     .type = "mapping",
                     .name = mapping->name,
                     .site = site,
+                    .cleanup = cleanup,
+                    .arg = mapping,
                     .bytes = mapping->size,
             },
             err, &mapping->row);
@@ -239,6 +257,8 @@ static bool holds(const struct pnx_mapping *mapping, uint64_t offset, size_t n) 
 int pnx_mapping_copy_out(struct pnx_mapping *mapping, uint64_t offset, void *dst, size_t n) {
     if (!mapping || (!dst && n))
         return -EINVAL;
+    if (is_closed(mapping))
+        return -ESHUTDOWN;
     if (!holds(mapping, offset, n))
         return -ERANGE;
     pnx_fetch_add(&mapping->values.copy_outs, 1, PNX_RELAXED, "mapping.copy_out"); /* a statistic */
@@ -285,13 +305,15 @@ int pnx_mapping_read_stats(const struct pnx_mapping *mapping, struct pnx_mapping
 struct pnx_view pnx_view_all(struct pnx_mapping *mapping) {
     if (!mapping)
         return (struct pnx_view){.p = NULL};
-    return (struct pnx_view){mapping->data, mapping->size, mapping};
+    return (struct pnx_view){mapping->data, is_closed(mapping) ? 0 : mapping->size, mapping};
 }
 
 int pnx_view_get(
         struct pnx_mapping *mapping, uint64_t offset, size_t n, struct pnx_view *ret_view) {
     if (!mapping || !ret_view)
         return -EINVAL;
+    if (is_closed(mapping))
+        return -ESHUTDOWN;
     if (!holds(mapping, offset, n))
         return -ERANGE;
     *ret_view = (struct pnx_view){mapping->data + offset, n, mapping};

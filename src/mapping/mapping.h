@@ -27,7 +27,7 @@
     64 /* copies keep the alignment that the bytes have in the file, up to this */
 
 /*
- * Owned by its references.  Fixed once opened: everything but refs and values, which are atomic.
+ * Owned by its references.  Fixed once opened: everything but refs, closed and values, which are atomic.
  *
  *     MMAP:   base .. base + base_size is mapped; data lies inside
  *     COPY:   base .. base + base_size is allocated, and charged; data lies inside
@@ -35,6 +35,7 @@
  */
 struct pnx_mapping {
     struct pnx_a64 refs;
+    struct pnx_a32 closed; /* bool; set once */
     struct pnx_env env;
     char *name;
     struct pnx_registry *registry; /* holds a reference */

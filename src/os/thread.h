@@ -48,9 +48,9 @@ struct pnx_thread {
     /* share: how many latches it owns; the function is called at the thread's end if there are any. */
     uint32_t latches;
     void (*latches_end)(struct pnx_thread *thread);
-    uint16_t watch_depth;   /* share: inside a watch's callback: a cancel must not wait */
-    uint16_t calls;         /* inside another function of the user's that somebody may wait for */
-    uint32_t shard;         /* registry: where it added last; at first by its number */
+    uint16_t watch_depth; /* share: inside a watch's callback: a cancel must not wait */
+    uint16_t calls;       /* inside another function of the user's that somebody may wait for */
+    uint32_t shard;       /* registry: where it added last; at first by its number */
     struct pnx_row_request *runs; /* registry: cleanups that run on this thread, innermost first */
     const struct pnx_cleanup_wait *cleanup_wait; /* registry: see run.c, whose lock guards it */
     const void *executor_calls; /* resource: innermost function that an executor runs here */

@@ -246,7 +246,7 @@ struct pnx_registry {
     uint64_t base; /* generations start here, and end before it */
     uint64_t last; /* the one before */
     uint32_t max;
-    bool off; /* pnx_registry_off() */
+    bool off;              /* pnx_registry_off() */
     struct pnx_a32 level;  /* enum pnx_registry_level, never the default */
     struct pnx_a32 sample; /* at ADVANCED one row in so many gets a backtrace */
     struct pnx_a32 sampled;

@@ -5,8 +5,8 @@
 #include "registry/ledger.h"
 #include "registry/trace.h"
 
-#include <patinox/trace.h>
 #include <patinox/shutdown.h>
+#include <patinox/trace.h>
 
 static struct test_env te;
 static struct pnx_registry *registry;

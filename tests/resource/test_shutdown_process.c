@@ -280,13 +280,16 @@ static void shuffle(enum kind *kinds, uint64_t *state) {
 static int check_row(void *ctx, const struct pnx_resource_info *info) {
     int *n = ctx;
     int kind = 0;
+    if (strcmp(info->type, "connection") == 0) { /* the pool's */
+        CHECK_EQ(info->state, PNX_RESOURCE_DONE);
+        return 0;
+    }
     while (kind < KINDS && strcmp(info->type, types[kind]) != 0)
         kind++;
     CHECK(kind < KINDS);
     ++*n;
-    enum pnx_resource_state expected = kind == MAPPING ? PNX_RESOURCE_LEAKED : PNX_RESOURCE_DONE;
-    CHECK_MSG(info->state == expected, "the outcome of the %s is %d, %s", info->type, info->state,
-            pnx_errname(info->code));
+    CHECK_MSG(info->state == PNX_RESOURCE_DONE, "the outcome of the %s is %d, %s", info->type,
+            info->state, pnx_errname(info->code));
     CHECK_CONTAINS(info->site, "test_shutdown_process.c:");
     return 0;
 }
@@ -294,14 +297,14 @@ static int check_row(void *ctx, const struct pnx_resource_info *info) {
 static void shut_down_all(struct pnx_registry *registry, const enum kind *kinds) {
     struct pnx_shutdown_report *report;
     int n = 0;
-    CHECK_EQ(pnx_registry_shutdown(registry, LONG, &report), PNX_E_BROKEN); /* the mapping */
+    CHECK_EQ(pnx_registry_shutdown(registry, LONG, &report), 0);
     CHECK_EQ(pnx_shutdown_report_each(report, check_row, &n), 0);
     CHECK_EQ(n, KINDS);
     check_closed();
     struct pnx_shutdown_counts counts = {.size = sizeof(counts)};
     CHECK_EQ(pnx_shutdown_report_counts(report, &counts), 0);
-    CHECK_EQ(counts.done, KINDS - 1);
-    CHECK_EQ(counts.leaked, 1);
+    CHECK(counts.done >= (size_t)KINDS); /* connections, too */
+    CHECK_EQ(counts.leaked, 0);
     pnx_shutdown_report_release(&report);
     for (int i = 0; i < KINDS; i++)
         let_go(kinds[i]);
