@@ -34,28 +34,37 @@ void *pnx__inbox_call(struct pnx__inbox *inbox, void *attention, void **ret_call
     return attention;
 }
 
-struct pnx__job *pnx__inbox_next(struct pnx__inbox *inbox) {
+/* The job at a position of the ring if it has just been posted there, else NULL; *ret_open: nothing was yet. */
+static struct pnx__job *look_at(struct pnx__inbox *inbox, uint64_t at, bool *ret_open) {
+    struct pnx_a32 *cell = &inbox->cell[at & inbox->mask];
+    /* relaxed: written under the lock */
+    uint32_t index = pnx_load(cell, PNX_RELAXED, "executor_inbox.next_cell");
+    *ret_open = false;
+    if (index == PNX_INBOX_NONE)
+        return NULL;
+    struct pnx__job *job = &inbox->jobs[index];
+    /* acquire: pairs with executor_inbox.post */
+    uint64_t ticket = pnx_load(&job->mail.ticket, PNX_ACQUIRE, "executor_inbox.look");
+    *ret_open = ticket == job->generation;
+    if (*ret_open)
+        return NULL;
+    job->generation = ticket;
+    pnx_store(cell, PNX_INBOX_NONE, PNX_RELAXED, "executor_inbox.taken"); /* under the lock */
+    pnx_owner_add(&inbox->accepted, 1);
+    return job;
+}
+
+struct pnx__job *pnx__inbox_next(struct pnx__inbox *inbox, uint64_t *at) {
     /* relaxed: what it misses, its submitter will tell of, or the next holder of the lock sees (I1) */
     uint64_t head = pnx_load(&inbox->head, PNX_RELAXED, "executor_inbox.next") >> 1;
-    for (uint64_t at = inbox->looked; at < head; at++) {
-        struct pnx_a32 *cell = &inbox->cell[at & inbox->mask];
-        /* relaxed: written under the lock */
-        uint32_t index = pnx_load(cell, PNX_RELAXED, "executor_inbox.next_cell");
-        if (index != PNX_INBOX_NONE) {
-            struct pnx__job *job = &inbox->jobs[index];
-            /* acquire: pairs with executor_inbox.post */
-            uint64_t ticket = pnx_load(&job->mail.ticket, PNX_ACQUIRE, "executor_inbox.look");
-            if (ticket == job->generation)
-                continue; /* its submitter is about to; those behind it need not wait for him */
-            job->generation = ticket;
-            pnx_store(cell, PNX_INBOX_NONE, PNX_RELAXED, "executor_inbox.taken");
-            pnx_owner_add(&inbox->accepted, 1);
-            if (at == inbox->looked)
-                inbox->looked++;
-            return job;
-        }
-        if (at == inbox->looked)
+    while (*at < head) {
+        bool open; /* its submitter is about to post; those behind him need not wait for it */
+        struct pnx__job *job = look_at(inbox, *at, &open);
+        if (*at == inbox->looked && !open)
             inbox->looked++;
+        ++*at;
+        if (job)
+            return job;
     }
     return NULL;
 }

@@ -104,8 +104,11 @@ void *pnx__inbox_call(struct pnx__inbox *inbox, void *attention, void **ret_call
 
 /* ---- under the lock ---- */
 
-/* Returns a posted job that has not been accepted yet, with its new generation, or NULL: call it until then. */
-struct pnx__job *pnx__inbox_next(struct pnx__inbox *inbox);
+/*
+ * Returns a posted job that has not been accepted yet, with its new generation, or NULL: call it until then, with
+ * *at = inbox->looked first.
+ */
+struct pnx__job *pnx__inbox_next(struct pnx__inbox *inbox, uint64_t *at);
 
 /* A job's place is free. */
 void pnx__inbox_give(struct pnx__inbox *inbox, const struct pnx__job *job);

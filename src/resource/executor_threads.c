@@ -47,8 +47,9 @@ void pnx__executor_advance_locked(
 /* ---- accepting ---- */
 
 void pnx__executor_accept_locked(struct pnx_executor *executor) {
+    uint64_t at = executor->inbox.looked;
     struct pnx__job *job;
-    while ((job = pnx__inbox_next(&executor->inbox)) != NULL)
+    while ((job = pnx__inbox_next(&executor->inbox, &at)) != NULL)
         pnx__executor_core_accept(&executor->core, job);
 }
 
