@@ -2,6 +2,8 @@
 /* Shutdown: P1 and P6 of patinox/shutdown.h, owners and others that race with it, forks.  More: shutdown_*.c. */
 #include "resource/shutdown_case.h"
 
+#include <patinox/leaks.h>
+
 TEST(an_empty_registry_is_done_at_once) {
     struct pnx_registry *registry = fresh();
     struct pnx_shutdown_report *report;
@@ -52,6 +54,39 @@ TEST(a_row_without_cleanup_is_leaked_and_its_parent_is_still_ended) {
     CHECK_COUNTS(report, 1, 0, 0, 1);
     pnx_shutdown_report_release(&report);
     CHECK_EQ(pnx_registry_remove(registry, child), 0);
+    pnx_registry_release(&registry);
+}
+
+TEST(a_known_leak_is_listed_and_counted_as_such_and_is_no_failure) {
+    struct pnx_registry *registry = fresh();
+    pnx_resource_id known, other;
+    CHECK_EQ(pnx_registry_suppress(registry, "handle", "vendor/*"), 0);
+    CHECK_EQ(pnx_registry_add(
+                     registry, PNX_RESOURCE_AT("vendor/x.c:1", .type = "handle"), NULL, &known),
+            0);
+    struct pnx_shutdown_report *report;
+    struct pnx_shutdown_counts counts = {.size = sizeof(counts)};
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), 0);
+    CHECK_EQ(pnx_shutdown_report_counts(report, &counts), 0);
+    CHECK_EQ(counts.suppressed, 1);
+    CHECK_EQ(counts.leaked, 0);
+    pnx_shutdown_report_release(&report);
+    CHECK_EQ(pnx_registry_remove(registry, known), 0);
+    pnx_registry_release(&registry);
+
+    registry = fresh();
+    CHECK_EQ(pnx_registry_suppress(registry, "handle", "vendor/*"), 0);
+    CHECK_EQ(pnx_registry_add(
+                     registry, PNX_RESOURCE_AT("vendor/x.c:1", .type = "handle"), NULL, &known),
+            0);
+    CHECK_EQ(pnx_registry_add(registry, PNX_RESOURCE(.type = "handle"), NULL, &other), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), PNX_E_BROKEN);
+    CHECK_EQ(pnx_shutdown_report_counts(report, &counts), 0);
+    CHECK_EQ(counts.suppressed, 1);
+    CHECK_EQ(counts.leaked, 1);
+    pnx_shutdown_report_release(&report);
+    CHECK_EQ(pnx_registry_remove(registry, known), 0);
+    CHECK_EQ(pnx_registry_remove(registry, other), 0);
     pnx_registry_release(&registry);
 }
 

@@ -31,10 +31,11 @@ enum kind {
     POOL,
     CACHE,
     MAPPING,
+    EXECUTOR,
     KINDS
 };
 static const char *const types[KINDS] = {"budget", "reclaim domain", "rc objects", "snapshot",
-        "watch", "cmap", "rwdata", "config", "pool", "cache", "mapping"};
+        "watch", "cmap", "rwdata", "config", "pool", "cache", "mapping", "executor"};
 
 /* Those that are there are used by those that are made after them. */
 static struct all {
@@ -51,7 +52,8 @@ static struct all {
     struct pnx_pool *pool;
     struct pnx_cache *cache;
     struct pnx_mapping *mapping;
-    int connected, destroyed;
+    struct pnx_executor *executor;
+    int connected, destroyed, ran;
 } all;
 
 static const struct pnx_rc_type counted_type =
@@ -146,8 +148,27 @@ static void make_cache(void) {
     CHECK_EQ(pnx_cache_put(all.cache, "key", 3, "value", 5, PNX_NEVER), 0);
 }
 
+static int run_job(void *arg, const struct pnx_cancel *cancel) {
+    (void)cancel;
+    __atomic_add_fetch((int *)arg, 1, __ATOMIC_RELAXED);
+    return 0;
+}
+
+static void make_executor(void) {
+    CHECK_EQ(pnx_executor_create(PNX_EXECUTOR_OPTS(.registry = all.registry, .env = &all.te.env),
+                     NULL, &all.executor),
+            0);
+    for (int i = 0; i < 10; i++)
+        CHECK_EQ(pnx_executor_submit(
+                         all.executor, PNX_JOB(.run = run_job, .arg = &all.ran), NULL, NULL),
+                0);
+}
+
 static void make(enum kind kind) {
     switch (kind) {
+    case EXECUTOR:
+        make_executor();
+        break;
     case BUDGET:
         CHECK_EQ(pnx_budget_create(PNX_BUDGET_OPTS(.registry = all.registry, .env = &all.te.env),
                          NULL, &all.budget),
@@ -216,6 +237,13 @@ static void check_closed(void) {
     struct pnx_rwdata_read_guard guard = {0};
     CHECK_EQ(pnx_rwdata_read(all.rwdata, 0, NULL, &guard), -ESHUTDOWN);
     CHECK_EQ(pnx_config_wait(all.config, 77, LONG), -ESHUTDOWN);
+    CHECK_EQ(__atomic_load_n(&all.ran, __ATOMIC_RELAXED),
+            10); /* nothing that was accepted is lost */
+    CHECK_EQ(
+            pnx_executor_submit(all.executor, PNX_JOB(.run = run_job, .arg = &all.ran), NULL, NULL),
+            -ESHUTDOWN);
+    struct pnx_view view;
+    CHECK_EQ(pnx_view_get(all.mapping, 0, 1, &view), -ESHUTDOWN);
 }
 
 static void let_go(enum kind kind) {
@@ -249,6 +277,9 @@ static void let_go(enum kind kind) {
         break;
     case CACHE:
         pnx_cache_release(&all.cache);
+        break;
+    case EXECUTOR:
+        pnx_executor_release(&all.executor);
         break;
     default:
         pnx_mapping_release(&all.mapping);
@@ -288,6 +319,8 @@ static int check_row(void *ctx, const struct pnx_resource_info *info) {
         kind++;
     CHECK(kind < KINDS);
     ++*n;
+    /* Last are ended what others may need in order to end, and what only counts. */
+    CHECK((kind == EXECUTOR || kind == TALLY) == (*n >= KINDS - 1));
     CHECK_MSG(info->state == PNX_RESOURCE_DONE, "the outcome of the %s is %d, %s", info->type,
             info->state, pnx_errname(info->code));
     CHECK_CONTAINS(info->site, "test_shutdown_process.c:");
