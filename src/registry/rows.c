@@ -579,7 +579,7 @@ void pnx__row_describe(const struct pnx_registry *registry, const struct pnx_row
     ret_info->bytes = row->bytes;
     ret_info->age = now > added ? now - added : 0;
     ret_info->flags = public_flags(row);
-    ret_info->priority = pnx__row_priority(row);
+    ret_info->priority = (int32_t)pnx__row_priority(row);
     ret_info->asked = (row->order & PNX_ROW_ASKED) != 0;
     if (label)
         memcpy(ret_info->name, label->name, sizeof(ret_info->name));

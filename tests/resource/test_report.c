@@ -185,8 +185,9 @@ TEST(many_groups_are_all_there_once_and_in_order) {
     }
     for (int i = 0; i < 400; i++) {
         int k = (int)(test_random(&state) % 100);
-        char name[16];
-        snprintf(name, sizeof(name), i % 5 ? "" : "row\t%d\xff", i);
+        char name[16] = "";
+        if (i % 5 == 0)
+            snprintf(name, sizeof(name), "row\t%d\xff", i);
         test_env_advance(&te, PNX_SEC);
         ids[i] = add(registry, types[k], sites[k], name, test_random(&state) % 1000,
                 k % 4 ? &codes[k] : NULL);
