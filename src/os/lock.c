@@ -159,7 +159,8 @@ void pnx__lock_assert_held(const struct pnx_lock *lock) {
     pnx__mutex_assert_held(&lock->model);
 }
 
-/* Whether it is cheap depends on what was before, and callers must do as well without: the explorer says yes. */
+/* Whether it is cheap depends on what was before, and callers must do as well without: the explorer says yes.  But a
+ * lock is biased to a record: to a thread without one it is never cheap. */
 bool pnx__lock_cheap(struct pnx_lock *lock, struct pnx_thread *self) {
     return self && pnx__mutex_trylock(&lock->model);
 }

@@ -34,10 +34,8 @@ struct pnx_thread *pnx__thread(void) {
 }
 
 void pnx__thread_each(void (*fn)(void *ctx, const struct pnx_thread *thread), void *ctx) {
-    for (unsigned i = 0; i < x.n_threads; i++) {
-        if (x.threads[i].made_record)
-            fn(ctx, &x.threads[i].record);
-    }
+    for (unsigned i = 0; i < x.n_threads; i++) /* ended ones, too: a record outlives its thread */
+        fn(ctx, &x.threads[i].record);
 }
 
 /*

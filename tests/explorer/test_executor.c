@@ -119,15 +119,24 @@ static void submit_and_drain(void *state) {
     leave(s);
 }
 
-TEST_LIMIT(p9_no_wake_is_lost_between_a_submit_and_a_worker_that_goes_to_sleep, LIMIT) {
-    x_explore(&(struct x_test){.name = "executor-wake",
+static void explore_wakes(const char *name, bool fences) {
+    x_explore(&(struct x_test){.name = name,
             .size = sizeof(struct state),
             .setup = begin_two,
             .thread = {wait_0, submit_and_drain},
+            .fences = fences,
             .preemptions = PREEMPTIONS,
             .timeouts = X_NONE,
             .random = 5000,
             .floor = 1000});
+}
+
+TEST_LIMIT(p9_no_wake_is_lost_between_a_submit_and_a_worker_that_goes_to_sleep, LIMIT) {
+    explore_wakes("executor-wake", false);
+}
+
+TEST_LIMIT(p9_nor_where_the_kernel_grants_no_membarrier, LIMIT) {
+    explore_wakes("executor-wake-fences", true);
 }
 
 static void begin_blocked(void *state) {
@@ -292,6 +301,37 @@ TEST_LIMIT(a_completion_and_the_return_of_its_function_end_the_job_once, LIMIT) 
             .timeouts = X_NONE,
             .random = 5000,
             .floor = 1000});
+}
+
+/* ---- releasing from inside ---- */
+
+static int release_it(void *arg, const struct pnx_cancel *cancel) {
+    struct pnx_executor *own = now->executor;
+    (void)arg;
+    (void)cancel;
+    pnx_executor_release(
+            &own); /* freed when this thread ends; who has submitted may not be back yet */
+    return 0;
+}
+
+static void submit_the_end(void *state) {
+    struct state *s = state;
+    CHECK_EQ(submit(s, 0, release_it, NULL), 0);
+}
+
+static void begin_alone(void *state) {
+    create(state, 1, UNTIMED(.queue_max = 1));
+}
+
+TEST_LIMIT(p8_a_job_may_release_its_executor_before_its_submit_has_returned, LIMIT) {
+    x_explore(&(struct x_test){.name = "executor-release",
+            .size = sizeof(struct state),
+            .setup = begin_alone,
+            .thread = {submit_the_end},
+            .timeouts = X_NONE,
+            .leaks = true, /* the thread that frees it cannot join itself */
+            .random = 5000,
+            .floor = 100});
 }
 
 /* ---- running out of time ---- */

@@ -104,7 +104,7 @@ TEST(when_no_thread_has_a_record_nothing_runs_until_there_is_memory_again) {
     test_os_fault("thread_record", 1, true, ENOMEM);
     struct shutting shutting;
     begin_shutdown(&shutting, registry, PNX_NEVER);
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < 300; i++)
         creep(registry);
     CHECK_EQ(calls_of(&item), 0);
     CHECK(test_os_fault_clear() >= 1);
