@@ -13,7 +13,12 @@
 
 #include <string.h>
 
-#define PLACES (2 * PNX_TRACE_STACKS)
+#ifdef PNX_EXPLORE
+#define STACKS_MAX 1 /* the explorer remembers what happened to each byte */
+#else
+#define STACKS_MAX PNX_TRACE_STACKS
+#endif
+#define PLACES (2 * STACKS_MAX)
 
 struct stack {
     uint32_t n; /* frames; 0: a free place */
@@ -37,8 +42,8 @@ static struct pnx_stacks *make(struct pnx_registry *registry) {
         return NULL;
     pnx__mutex_init(&made->lock, PNX_RANK_STACKS);
     void *found = NULL;
-    /* Release: pairs with stacks.found; acquire: the set may be another thread's. */
-    if (pnx_cas_acquire(&registry->stacks, &found, made, PNX_ACQ_REL, "stacks.made"))
+    /* Release: pairs with stacks.found; acquire where it fails: the set is another thread's. */
+    if (pnx_cas_acquire(&registry->stacks, &found, made, PNX_RELEASE, "stacks.made"))
         return made;
     pnx__mutex_destroy(&made->lock);
     pnx__free(&registry->env, made, 1, sizeof(*made));
@@ -61,7 +66,7 @@ uint32_t pnx__stack_keep(struct pnx_registry *registry, void *const *frames, uin
     for (;; at = (at + 1) % PLACES) {
         struct stack *stack = &stacks->place[at];
         if (stack->n == 0) {
-            if (stacks->count == PNX_TRACE_STACKS)
+            if (stacks->count == STACKS_MAX)
                 break;
             stacks->count++;
             stack->n = n;

@@ -68,8 +68,8 @@ static int add(struct pnx_registry *registry, const char *type, size_t type_size
             pnx__free(&registry->env, one, 1, size);
             return -EBUSY;
         }
-        /* Release: pairs with suppress.list; acquire: who is added behind another reads its count. */
-    } while (!pnx_cas_acquire(&registry->suppressions, &first, one, PNX_ACQ_REL, "suppress.add"));
+        /* Release: pairs with suppress.list; acquire where it fails: who is added behind another reads its count. */
+    } while (!pnx_cas_acquire(&registry->suppressions, &first, one, PNX_RELEASE, "suppress.add"));
     return 0;
 }
 
