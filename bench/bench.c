@@ -10,7 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BATCH 256 /* operations between two looks at the stop flag */
+#define BATCH       256   /* operations between two looks at the stop flag */
+#define ROUNDS_KEPT 65536 /* of each thread */
 
 static double now_s(clockid_t clock) {
     struct timespec ts;
@@ -29,103 +30,227 @@ struct bench_args bench_parse(int argc, char **argv) {
             args.impl = argv[++i];
         } else if (i + 1 < argc && strcmp(argv[i], "--threads") == 0) {
             args.threads = (unsigned)strtoul(argv[++i], NULL, 10);
+        } else if (i + 1 < argc && strcmp(argv[i], "--count") == 0) {
+            args.count = strtoull(argv[++i], NULL, 10);
         } else {
             fprintf(stderr, "%s: cannot use \"%s\"\n", argv[0], argv[i]);
             exit(2);
         }
     }
     if (!args.case_name || !args.impl || args.threads < 1 || args.threads > BENCH_MAX_THREADS) {
-        fprintf(stderr, "usage: %s --case NAME --impl NAME --threads N [--quick]\n", argv[0]);
+        fprintf(stderr, "usage: %s --case NAME --impl NAME --threads N [--quick] [--count N]\n",
+                argv[0]);
         exit(2);
     }
     return args;
 }
 
-struct run {
+/* What all threads of a run share. */
+struct group {
     const struct bench_impl *impl;
     void *state;
-    pthread_barrier_t *barrier;
-    volatile int *stop;
+    unsigned n;
+    uint64_t batch;
+    pthread_barrier_t barrier;
+    int stop;     /* atomic; a round's is written by thread 0 between two gates */
+    uint64_t out; /* atomic: passages of the gate that have begun */
+    double limit_s;
+};
+
+struct run {
+    struct group *group;
     unsigned index;
     bool pin;
     double began;
     double ended;
     double cpu;
     uint64_t operations;
+    uint32_t n_rounds; /* that were measured; the time of each of the first ROUNDS_KEPT */
+    double *round;
 };
 
-static void *thread_main(void *arg) {
+static void pin_to(unsigned cpu) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    sched_setaffinity(0, sizeof(set), &set); /* best effort: a container may forbid it */
+}
+
+static void *cycle_main(void *arg) {
     struct run *run = arg;
-    if (run->pin) {
-        cpu_set_t set;
-        CPU_ZERO(&set);
-        CPU_SET(run->index, &set);
-        sched_setaffinity(0, sizeof(set), &set); /* best effort: a container may forbid it */
-    }
-    if (run->impl->enter_thread)
-        run->impl->enter_thread(run->state, run->index);
-    run->impl->work(run->state, run->index, 10 * BATCH);
-    pthread_barrier_wait(run->barrier);
+    struct group *group = run->group;
+    const struct bench_impl *impl = group->impl;
+    if (run->pin)
+        pin_to(run->index);
+    if (impl->enter_thread)
+        impl->enter_thread(group->state, run->index);
+    impl->work(group->state, run->index, impl->batch ? impl->batch : 10 * group->batch);
+    pthread_barrier_wait(&group->barrier);
     double cpu = now_s(CLOCK_THREAD_CPUTIME_ID);
     run->began = now_s(CLOCK_MONOTONIC);
-    while (!__atomic_load_n(run->stop, __ATOMIC_RELAXED)) {
-        run->impl->work(run->state, run->index, BATCH);
-        run->operations += BATCH;
+    while (!__atomic_load_n(&group->stop, __ATOMIC_RELAXED)) {
+        impl->work(group->state, run->index, group->batch);
+        run->operations += group->batch;
     }
     run->ended = now_s(CLOCK_MONOTONIC);
     run->cpu = now_s(CLOCK_THREAD_CPUTIME_ID) - cpu;
-    if (run->impl->leave_thread)
-        run->impl->leave_thread(run->state, run->index);
+    if (impl->leave_thread)
+        impl->leave_thread(group->state, run->index);
     return NULL;
 }
 
-int bench_cycle(const struct bench_args *args, const struct bench_impl *impl) {
+/* Lets the threads through when all have come, without putting one to sleep that would have to be woken. */
+static void gate(struct group *group) {
+    uint64_t turn = __atomic_fetch_add(&group->out, 1, __ATOMIC_ACQ_REL) / group->n;
+    while (__atomic_load_n(&group->out, __ATOMIC_ACQUIRE) / group->n == turn) {
+        if (group->n > 2)
+            sched_yield();
+    }
+}
+
+static void *rounds_main(void *arg) {
+    struct run *run = arg;
+    struct group *group = run->group;
+    const struct bench_impl *impl = group->impl;
+    bool leads = run->index == 0;
+    if (run->pin)
+        pin_to(run->index);
+    if (impl->enter_thread)
+        impl->enter_thread(group->state, run->index);
+    pthread_barrier_wait(&group->barrier);
+    double start = now_s(CLOCK_MONOTONIC);
+    for (uint64_t round = 0; !__atomic_load_n(&group->stop, __ATOMIC_RELAXED); round++) {
+        if (leads)
+            impl->begin_round(group->state);
+        gate(group);
+        double cpu = now_s(CLOCK_THREAD_CPUTIME_ID);
+        double began = now_s(CLOCK_MONOTONIC);
+        impl->work(group->state, run->index, group->batch);
+        double ended = now_s(CLOCK_MONOTONIC);
+        cpu = now_s(CLOCK_THREAD_CPUTIME_ID) - cpu;
+        if (round >= 4) { /* warm by now */
+            run->ended += ended - began;
+            run->cpu += cpu;
+            run->operations += group->batch;
+            if (run->n_rounds < ROUNDS_KEPT)
+                run->round[run->n_rounds++] = ended - began;
+        }
+        gate(group);
+        if (leads) {
+            impl->end_round(group->state);
+            __atomic_store_n(
+                    &group->stop, round > 8 && ended - start > group->limit_s, __ATOMIC_RELAXED);
+        }
+        gate(group);
+    }
+    if (impl->leave_thread)
+        impl->leave_thread(group->state, run->index);
+    return NULL;
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The median of an operation over the rounds of all threads. */
+static double median_round_s(const struct run *runs, unsigned n, uint64_t batch) {
+    size_t all = 0;
+    for (unsigned i = 0; i < n; i++)
+        all += runs[i].n_rounds;
+    double *merged = malloc((all + 1) * sizeof(*merged));
+    if (!merged || all == 0)
+        return 0;
+    all = 0;
+    for (unsigned i = 0; i < n; i++) {
+        memcpy(merged + all, runs[i].round, runs[i].n_rounds * sizeof(*merged));
+        all += runs[i].n_rounds;
+    }
+    qsort(merged, all, sizeof(*merged), by_size);
+    double median = merged[all / 2] / (double)batch;
+    free(merged);
+    return median;
+}
+
+static int count_only(const struct bench_args *args, const struct bench_impl *impl) {
+    void *state = impl->set_up(1);
+    if (!state)
+        return 1;
+    if (impl->enter_thread)
+        impl->enter_thread(state, 0);
+    impl->work(state, 0, args->count);
+    _exit(0);
+}
+
+/* Starts the threads, gathers what they did, and prints it. */
+static int run_threads(const struct bench_args *args, const struct bench_impl *impl,
+        void *(*thread_main)(void *arg), bool rounds) {
+    if (args->count)
+        return count_only(args, impl);
     unsigned n = args->threads;
     struct run *runs = calloc(n, sizeof(*runs));
     pthread_t *threads = calloc(n, sizeof(*threads));
-    void *state = impl->set_up(n);
-    if (!runs || !threads || !state) {
+    double limit_s = args->quick ? 0.15 : 0.5;
+    struct group group = {.impl = impl,
+            .state = impl->set_up(n),
+            .n = n,
+            .batch = impl->batch ? impl->batch : BATCH,
+            .limit_s = limit_s};
+    if (!runs || !threads || !group.state) {
         fprintf(stderr, "%s: set-up failed\n", impl->name);
         return 1;
     }
-    pthread_barrier_t barrier;
-    pthread_barrier_init(&barrier, NULL, n + 1);
-    int stop = 0;
+    pthread_barrier_init(&group.barrier, NULL, n + 1);
     bool pin = n <= (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
     for (unsigned i = 0; i < n; i++) {
-        runs[i] = (struct run){.impl = impl,
-                .state = state,
-                .barrier = &barrier,
-                .stop = &stop,
-                .index = i,
-                .pin = pin};
+        runs[i] = (struct run){.group = &group, .index = i, .pin = pin};
+        if (rounds && !(runs[i].round = malloc(ROUNDS_KEPT * sizeof(double))))
+            return 1;
         if (pthread_create(&threads[i], NULL, thread_main, &runs[i]) != 0)
             return 1;
     }
-    pthread_barrier_wait(&barrier);
-    struct timespec span = {0, args->quick ? 150000000 : 500000000};
-    nanosleep(&span, NULL);
-    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
-    double began = 0, ended = 0, cpu = 0;
+    pthread_barrier_wait(&group.barrier);
+    if (!rounds) {
+        struct timespec span = {0, (long)(limit_s * 1e9)};
+        nanosleep(&span, NULL);
+        __atomic_store_n(&group.stop, 1, __ATOMIC_RELAXED);
+    }
+    double began = 0, ended = 0, cpu = 0, sum = 0;
     uint64_t operations = 0;
     for (unsigned i = 0; i < n; i++) {
         pthread_join(threads[i], NULL);
         began = i == 0 || runs[i].began < began ? runs[i].began : began;
         ended = runs[i].ended > ended ? runs[i].ended : ended;
+        sum += runs[i].ended;
         operations += runs[i].operations;
         cpu += runs[i].cpu;
     }
-    if (impl->tear_down)
-        impl->tear_down(state);
-    printf("{\"version\":\"%s\",\"ns_per_op\":%.3f,\"cpu_ns_per_op\":%.3f,\"operations\":%llu}\n",
-            impl->version, (ended - began) * 1e9 * n / (double)operations,
-            cpu * 1e9 / (double)operations, (unsigned long long)operations);
+    double busy = rounds ? sum : (ended - began) * n; /* time of all threads together */
+    printf("{\"version\":\"%s\",\"ns_per_op\":%.3f,\"cpu_ns_per_op\":%.3f,\"operations\":%llu",
+            impl->version, busy * 1e9 / (double)operations, cpu * 1e9 / (double)operations,
+            (unsigned long long)operations);
+    if (rounds)
+        printf(",\"op_p50_ns\":%.3f", median_round_s(runs, n, group.batch) * 1e9);
+    if (impl->fields)
+        impl->fields(group.state, stdout);
+    printf("}\n");
     fflush(stdout);
     if (!impl->tear_down)
         _exit(0); /* nor destructors, nor whatever waits in them */
+    impl->tear_down(group.state);
+    for (unsigned i = 0; i < n; i++)
+        free(runs[i].round);
     free(runs);
     free(threads);
     return 0;
+}
+
+int bench_cycle(const struct bench_args *args, const struct bench_impl *impl) {
+    return run_threads(args, impl, cycle_main, false);
+}
+
+int bench_rounds(const struct bench_args *args, const struct bench_impl *impl) {
+    return run_threads(args, impl, rounds_main, true);
 }
 
 /* A field of /proc/self/smaps_rollup in bytes; exact, unlike statm, which sums up per-CPU counters late. */

@@ -3,7 +3,8 @@
  * bench.h - what every benchmark program shares: threads that start together, pinned, and one line of JSON.
  *
  * A program is started by bench/run as  PROGRAM --case NAME --impl NAME --threads N [--quick]  and prints the
- * measured fields of one repetition as one JSON object.
+ * measured fields of one repetition as one JSON object.  With --count N it does N operations in one thread and prints
+ * nothing: two such runs under an instruction counter tell what one operation takes.
  */
 #ifndef PNX_BENCH_H
 #define PNX_BENCH_H
@@ -11,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #define BENCH_MAX_THREADS 1024
 
@@ -24,6 +26,12 @@ struct bench_impl {
     /* Called in each thread before its first work and after its last; may be NULL. */
     void (*enter_thread)(void *state, unsigned index);
     void (*leave_thread)(void *state, unsigned index);
+    /* Prints further fields, each with a comma before it: ,"name":value.  Called before tear_down; may be NULL. */
+    void (*fields)(void *state, FILE *out);
+    /* For bench_rounds(): what goes before and after the work of all threads, and is not measured. */
+    void (*begin_round)(void *state);
+    void (*end_round)(void *state);
+    uint64_t batch; /* n of each call of work; 0: 256 */
 };
 
 /* One row of a program's table: an implementation, and the case that it is for. */
@@ -36,6 +44,7 @@ struct bench_args {
     const char *case_name;
     const char *impl;
     unsigned threads;
+    uint64_t count; /* with --count: do so many operations in one thread, measure nothing */
     bool quick;
 };
 
@@ -48,6 +57,13 @@ struct bench_args bench_parse(int argc, char **argv);
  * {"version":..,"ns_per_op":..,"cpu_ns_per_op":..,"operations":..}: wall time, and CPU time of the threads.
  */
 int bench_cycle(const struct bench_args *args, const struct bench_impl *impl);
+
+/*
+ * Does the same for operations that something else must be made ready for: impl->begin_round(), then one batch
+ * of work in each thread, then impl->end_round(), again and again.  Only the batches are measured, in each thread by
+ * its own clock; "op_p50_ns" is the median over them.
+ */
+int bench_rounds(const struct bench_args *args, const struct bench_impl *impl);
 
 /*
  * Prints {"version":..,"bytes_per_entry":..,"huge_pages_per_entry":..}: what the process holds resident after

@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cases of bench/run: which program runs which implementation, in how many threads, and what is wanted."""
+from collections import namedtuple
+
+# ours takes at most factor x peer + plus, "best" being the best peer and a peer of None being 1; plus is a number, or an
+# implementation.  threads None stands for any number, unit None for the case's.
+Target = namedtuple("Target", "ours factor peer threads unit plus", defaults=(None, None, 0))
 
 STATIC, SHARED, PEERS = "bench_share_static", "bench_share_shared", "bench_share_peers"
 OURS = {"patinox": STATIC, "patinox-so": SHARED}
-FLOORS = ("plain-load",)  # what cannot be beaten; no peer
+FLOORS = ("plain-load", "futex-wake")  # what cannot be beaten; no peer
 MAPS = {"rwlock-hashmap-foldhash": "rust", "dashmap-foldhash": "rust", "papaya-foldhash": "rust",
         "rculfhash": PEERS, "ck_ht": PEERS, "ghashtable-rwlock": PEERS}
 VALUE = {"value_bytes": 8}
 ENTRIES = {"entries": 1_000_000, "key": "u64", "value": "u64"}
+RESOURCE = {"patinox": "bench_resource_static", "patinox-so": "bench_resource_shared"}
+RESOURCE_PEERS = "bench_resource_peers"
 
 
 def case(params, peers, targets=(), **more):
-    """targets: (ours, factor, peer, threads): ours takes at most factor x peer, "best" being the best peer;
-    threads None stands for any number."""
-    return {"params": params, "impls": {**more.pop("ours", OURS), **peers}, "targets": targets,
-            "threads": more.pop("threads", (1, 2)), "unit": more.pop("unit", "ns_per_op")}
+    """instructions: the number of instructions of an operation is counted, too, in one thread."""
+    return {"params": params, "impls": {**more.pop("ours", OURS), **peers},
+            "targets": [Target(*target) for target in targets], "threads": more.pop("threads", (1, 2)),
+            "unit": more.pop("unit", "ns_per_op"), "instructions": more.pop("instructions", False)}
 
 
 CASES = {
@@ -52,6 +59,24 @@ CASES = {
         ours={**OURS, "patinox-single": STATIC}),
     "share/cmap-memory": case(
         ENTRIES, MAPS, [("patinox", 1.0, "dashmap-foldhash", None)], threads=(1,), unit="bytes_per_entry"),
+    "resource/guard-cycle": case(
+        {}, {"direct-call": RESOURCE_PEERS},
+        [Target("patinox", 1.0, "direct-call", 1, unit="instructions_per_op", plus=2)],
+        ours=RESOURCE, instructions=True),
+    "resource/track-cycle": case(
+        {"live": 1000},
+        dict.fromkeys(("mutexed-hash-registry", "mutexed-list-registry", "talloc", "apr_pool"), RESOURCE_PEERS),
+        [("patinox", 0.6, "mutexed-hash-registry", 1), ("patinox", 1.0, "talloc", 1),
+         ("patinox", 0.15, "mutexed-hash-registry", 2), Target("patinox", 64, None, 1, unit="bytes_per_row")],
+        ours={**RESOURCE, "patinox-memory": "bench_resource_static"}),
+    "resource/defer": case(
+        {"queue_max": 1024, "workers": 1},
+        dict.fromkeys(("g_async_queue", "g_async_queue-flow", "g_async_queue-asleep", "futex-wake"), RESOURCE_PEERS),
+        [("patinox", 1.0, "g_async_queue", None), ("patinox-flow", 1.0, "g_async_queue-flow", None),
+         Target("patinox-asleep", 1.0, "patinox", 1, unit="op_p50_ns", plus="futex-wake")],
+        ours={**RESOURCE, "patinox-flow": "bench_resource_static", "patinox-asleep": "bench_resource_static"}),
+    "resource/enumerate": case(
+        {"rows": 1_000_000}, {"memcpy": RESOURCE_PEERS}, [("patinox", 3.0, "memcpy", None)], ours=RESOURCE),
 }
 
 

@@ -108,9 +108,17 @@ static void apr_tear_down(void *state) {
 #endif
 
 static const struct bench_impl impls[] = {
-        {"pthread-stack", "glibc", stack_set_up, stack_work, stack_tear_down, NULL, NULL},
+        {.name = "pthread-stack",
+                .version = "glibc",
+                .set_up = stack_set_up,
+                .work = stack_work,
+                .tear_down = stack_tear_down},
 #ifdef HAVE_APR
-        {"apr_reslist", APU_VERSION_STRING, apr_set_up, apr_work, apr_tear_down, NULL, NULL},
+        {.name = "apr_reslist",
+                .version = APU_VERSION_STRING,
+                .set_up = apr_set_up,
+                .work = apr_work,
+                .tear_down = apr_tear_down},
 #endif
 };
 
