@@ -197,6 +197,14 @@ TEST(names_are_escaped_for_their_reader) {
     end(&registry);
 }
 
+TEST(a_callback_of_null_is_refused) {
+    CHECK_EQ(pnx_registry_each(NULL, NULL, NULL), -EINVAL);
+    CHECK_EQ(pnx_registry_report(NULL, PNX_REPORT_TEXT, NULL, NULL), -EINVAL);
+    struct pnx_resource_info info;
+    CHECK_EQ(pnx_registry_info(NULL, 1, NULL), -EINVAL);
+    CHECK_EQ(pnx_registry_info(NULL, 1, &info), -ESTALE);
+}
+
 TEST(an_error_of_write_ends_the_report_and_is_returned) {
     struct pnx_registry *registry = fresh();
     for (int i = 0; i < 100; i++)

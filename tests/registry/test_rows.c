@@ -486,6 +486,30 @@ TEST(an_owner_that_comes_after_the_registrys_cleanup_did_nothing_wrong) {
     pnx_stats_release(&stats);
 }
 
+static void end_both(unsigned index, void *ctx) {
+    struct pnx_registry **registry = ctx;
+    static pnx_resource_id ids[2];
+    static int n;
+    (void)index;
+    if (!ids[0]) {
+        ids[0] = add(*registry, &n);
+        ids[1] = add(*registry, &n);
+        return;
+    }
+    CHECK_EQ(pnx_registry_remove(*registry, ids[0]), 0);
+    CHECK_EQ(pnx_registry_cleanup(*registry, ids[1]), 0);
+    CHECK_EQ(n, 1);
+}
+
+TEST(any_thread_may_end_a_row) {
+    struct pnx_registry *registry = fresh();
+    test_threads(1, end_both, &registry);
+    test_threads(1, end_both, &registry);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx__registry_check(registry);
+    pnx_registry_release(&registry);
+}
+
 /* ---- lifetimes ---- */
 
 TEST(rows_and_holders_keep_the_registry) {
