@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sockets.c - connections that are ended while they are in use: one by name, the rest by a shutdown.
+ * sockets.c - connections that are ended while they are in use: one by force, a tenant's all together, the rest by a
+ * shutdown.
  *
  * The thread of each connection waits in read().  The row's cleanup calls shutdown(2), after which that read returns:
  * safe while somebody uses the descriptor, which makes the row forceable.  close() would not be: the number might be
@@ -78,10 +79,18 @@ static bool answers(int fd) {
 
 static int use(
         struct pnx_registry *registry, const struct connection *connections, const int *fds) {
-    int rc = pnx_registry_cleanup(registry, connections[0].row);
-    printf("ended the first: %s; it answers: %d\n", pnx_strerror(rc), answers(fds[0]));
-    if (rc || answers(fds[0]))
+    int rc = pnx_registry_force(registry, connections[0].row);
+    printf("forced the first: %s; it answers: %d\n", pnx_strerror(rc), answers(fds[0]));
+    if (rc)
+        return rc;
+
+    struct pnx_batch_result result = {.size = sizeof(result)};
+    rc = pnx_registry_cleanup_where(
+            registry, PNX_FILTER(.type = "connection", .tag = 7), 0, PNX_SEC, &result);
+    printf("tenant 7: %zu of %zu ended\n", result.done, result.matched);
+    if (rc || result.done != 2 || answers(fds[1]) || answers(fds[2]))
         return rc ? rc : -EIO;
+
     printf("the last one answers: %d\n", answers(fds[3]));
     return pnx_registry_shutdown(registry, 5 * PNX_SEC, NULL);
 }
