@@ -216,8 +216,8 @@ static void attend(struct pnx_executor *executor, void *attention, pnx_ns now) {
     attention = pnx__inbox_call(&executor->inbox, attention, &called);
     if (called) {
         struct pnx__executor_thread *thread = called;
-        /* relaxed: executor_inbox.call orders what was posted */
-        pnx_store(&thread->woken, 1, PNX_RELAXED, "executor_submit.wake");
+        /* release: pairs with executor_threads.was_called; what was posted, and that attention was taken */
+        pnx_store(&thread->woken, 1, PNX_RELEASE, "executor_submit.wake");
         pnx__futex_wake(&thread->woken, 1);
     } else if (attention) {
         struct pnx__executor_effects effects;

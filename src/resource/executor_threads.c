@@ -336,10 +336,20 @@ void pnx__executor_unlock(struct pnx_executor *executor, struct pnx__executor_ef
 
 /* ---- threads ---- */
 
+/* Whether a submitter has called the thread since the last look; what he has posted can be accepted then. */
+static bool was_called(struct pnx__executor_thread *self) {
+    /* acquire: pairs with executor_submit.wake; an exchange, so that a call which comes after it is not undone */
+    return pnx_exchange(&self->woken, 0, PNX_ACQUIRE, "executor_threads.was_called") != 0;
+}
+
 /* Sleeps until there may be work; the lock is held before and after.  false: the thread may end. */
 static bool park(struct pnx_executor *executor, struct pnx__executor_thread *self,
         struct pnx__executor_effects *effects, bool *lingered) {
     bool keeper = !executor->keeper;
+    if (was_called(self)) {
+        pnx__executor_accept_locked(executor);
+        return true;
+    }
     if (!keeper && *lingered)
         return false;
     *lingered = false;
@@ -350,11 +360,12 @@ static bool park(struct pnx_executor *executor, struct pnx__executor_thread *sel
     } else {
         until = pnx__deadline(executor->core.now, executor->linger);
     }
-    pnx_store(&self->woken, 0, PNX_RELAXED, "executor_threads.park"); /* the lock orders it */
     pnx__list_push_front(&executor->parked, &self->link);
     executor->searching--;
     pnx__executor_unlock(executor, effects); /* this thread has a reference */
     (void)pnx__wait(&self->woken, 0, &executor->env, until);
+    (void)was_called(
+            self); /* first, and then the lock is taken: what the caller has posted is accepted */
     pnx__executor_lock(executor);
     pnx__executor_effects_init(effects);
     if (!pnx__list_linked(&self->link))

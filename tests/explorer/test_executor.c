@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <unistd.h>
 
 #define PREEMPTIONS (test_long() ? 2 : 1)
 #define LIMIT       600
@@ -386,9 +387,15 @@ static bool readable(const struct state *s) {
     return poll(&fd, 1, 0) == 1;
 }
 
+/* Executions that are cut short leave their descriptor. */
+static int fd_left = -1;
+
 static void begin_ticked(void *state) {
     struct state *s = state;
+    if (fd_left >= 0)
+        close(fd_left);
     create(s, 1, UNTIMED(.queue_max = 2, .flags = PNX_EXECUTOR_TICK));
+    fd_left = pnx_executor_fd(s->executor);
     CHECK(!readable(s));
 }
 
@@ -426,6 +433,7 @@ static void all_run_or_readable(void *state) {
     for (int i = 0; i < 2; i++)
         has_ended(s, i, 1, 0);
     pnx_executor_release(&s->executor);
+    fd_left = -1;
 }
 
 TEST_LIMIT(a_loop_that_polls_its_descriptor_misses_no_job, LIMIT) {
@@ -434,7 +442,7 @@ TEST_LIMIT(a_loop_that_polls_its_descriptor_misses_no_job, LIMIT) {
             .setup = begin_ticked,
             .thread = {submit_0, submit_1, loop},
             .final = all_run_or_readable,
-            .preemptions = 3,
+            .preemptions = PREEMPTIONS + 1,
             .timeouts = X_NONE,
             .random = 5000,
             .floor = 500});
