@@ -206,7 +206,11 @@ TEST(p3_a_child_keeps_a_section_for_which_there_was_no_memory) {
 
 static bool stop_forking;
 
-/* No memory is allocated or freed: a sanitizer's allocator does not survive a fork under load. */
+/*
+ * No memory is allocated or freed, not even for a thread's record, while there may be forks: a sanitizer's allocator does
+ * not survive them.
+ */
+static pthread_barrier_t joined;
 static struct slot {
     struct pnx_reclaim_node node;
     int busy;
@@ -236,6 +240,9 @@ static void use_after_load(void *ctx) {
 
 static void load_it(unsigned index, void *ctx) {
     struct pnx_reclaim *domain = ctx;
+    pnx_reclaim_enter(domain);
+    pnx_reclaim_exit(domain);
+    pthread_barrier_wait(&joined);
     if (index == 0) {
         for (int i = 0; i < (test_slow() ? 10 : 60); i++) {
             forked = domain;
@@ -260,6 +267,7 @@ static void load_it(unsigned index, void *ctx) {
 
 TEST(forks_under_load_leave_every_child_a_domain_in_order) {
     struct pnx_reclaim *domain = make();
+    pthread_barrier_init(&joined, NULL, 3);
     test_threads(3, load_it, domain);
     pnx_reclaim_release(&domain);
 }
