@@ -119,7 +119,7 @@ static struct pnx_thread *claim_record(void) {
         /* acquire: pairs with thread.give_back; the thread before has ended its use */
         if (!found && pnx_cas(&record->owned, &found, 1, PNX_ACQUIRE, "thread.claim")) {
             size_t own = offsetof(struct pnx_thread, id);
-            memset((unsigned char *)record + own, 0, offsetof(struct pnx_thread, posts_to) - own);
+            memset((unsigned char *)record + own, 0, sizeof(*record) - own);
             return record;
         }
     }
@@ -166,13 +166,6 @@ struct pnx_thread *pnx__thread(void) {
     record->shard = (uint32_t)(record->id % PNX_THREAD_SHARDS);
     pnx_self_ = record;
     return record;
-}
-
-void pnx__thread_each(void (*fn)(void *ctx, const struct pnx_thread *thread), void *ctx) {
-    /* acquire: pairs with thread.push; the record is all there */
-    const struct pnx_thread *record = pnx_load(&records, PNX_ACQUIRE, "thread.each");
-    for (; record; record = record->next)
-        fn(ctx, record);
 }
 
 bool pnx__thread_is_here(const struct pnx_thread *thread) {

@@ -29,7 +29,7 @@ struct pnx_thread {
             owned; /* 0: free, 1: a thread has it, 2: its thread has gone, and nobody may have it */
     struct pnx_a32
             inside; /* os/lock.h: the lock that it is in by the bias, or about to look; 0: none.  A futex */
-    uint64_t id; /* 1, 2, 3 ...; never reused: from here on zeroed for each owner, up to posts_to */
+    uint64_t id;                 /* 1, 2, 3 ...; never reused: from here on zeroed for each owner */
     uint32_t held;               /* debug: locks held, and their ranks in order of locking */
     uint16_t rank[PNX_HELD_MAX]; /* debug */
     uint16_t fault_depth;        /* nesting of access scopes (mapping) */
@@ -61,8 +61,6 @@ struct pnx_thread {
     uint32_t rwdata_n;
     uint32_t rwdata_more; /* ... that did not fit */
     void (*rwdata_end)(struct pnx_thread *thread);
-    /* resource: the executor to which it is submitting, whose end waits for that; others look at it, too. */
-    struct pnx_aptr posts_to;
 };
 
 /* Returns the calling thread's record; NULL only when memory for it could not be had. */
@@ -95,9 +93,6 @@ bool pnx__thread_is_here(const struct pnx_thread *thread);
 
 /* The calling thread, which ends, is not here any more, and nobody else ever gets its record. */
 void pnx__thread_abandon(struct pnx_thread *thread);
-
-/* Calls fn for each record, of threads that are there and of others. */
-void pnx__thread_each(void (*fn)(void *ctx, const struct pnx_thread *thread), void *ctx);
 
 /* Has fn called at the end of each thread that has a record, before another can get it.  There is one such fn. */
 void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread));

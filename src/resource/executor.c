@@ -8,7 +8,6 @@
 
 #include "os/clock.h"
 #include "os/file.h"
-#include "os/futex.h"
 #include "os/notify.h"
 
 #include <assert.h>
@@ -89,17 +88,14 @@ static void configure(struct pnx_executor *executor, const struct pnx_executor_o
     executor->driving_until = PNX_NEVER;
 }
 
-/* Fills what is not counted as it happens; under the set's lock. */
+/* Fills *success_ppm from the two that it depends on; under the set's lock. */
 static void refresh(const struct pnx_stats_block *block) {
-    const struct pnx_executor *executor = PNX_CONTAINER(block, struct pnx_executor, block);
     struct pnx_a64 *values = block->values;
     /* Numbers for exporters, which need no order. */
     uint64_t done =
             pnx_load(&values[PNX__EXECUTOR_STAT_done], PNX_RELAXED, "executor.refresh_done");
     uint64_t failed =
             pnx_load(&values[PNX__EXECUTOR_STAT_failed], PNX_RELAXED, "executor.refresh_failed");
-    pnx_store(&values[PNX__EXECUTOR_STAT_fresh], pnx__inbox_under_way(&executor->inbox),
-            PNX_RELAXED, "executor.refresh_fresh");
     double ratio = done + failed ? (double)done / (double)(done + failed) : 1.0;
     pnx_store(&values[PNX__EXECUTOR_STAT_success_ppm], (uint64_t)(ratio * 1e6), PNX_RELAXED,
             "executor.refresh");
@@ -114,19 +110,13 @@ static int make_jobs(struct pnx_executor *executor, const struct pnx_executor_op
             .max_workers = executor->tick ? UINT32_MAX : opts->max_workers,
     };
     uint32_t n = executor->queue_max;
-    struct pnx__job *jobs =
-            pnx__alloc_aligned(&executor->env, n, sizeof(*jobs), _Alignof(struct pnx__job));
+    struct pnx__job *jobs = pnx__alloc(&executor->env, n, sizeof(*jobs));
     struct pnx__job **heap = pnx__alloc(&executor->env, n, sizeof(struct pnx__job *));
-    executor->jobs = jobs;
-    executor->heap = heap;
-    executor->cells = pnx__alloc(&executor->env, pnx__inbox_cells(n), sizeof(*executor->cells));
-    bool whole = jobs && heap && executor->cells;
     /* Ids of another executor are not taken for its own: generations start somewhere. */
     uint64_t first = executor->env.random(executor->env.ctx) >> (PNX_INDEX_BITS + 1);
-    pnx__inbox_init(&executor->inbox, jobs, executor->cells, whole ? n : 0, first);
     pnx__executor_core_init(
-            &executor->core, &config, jobs, heap, whole ? n : 0, pnx__now(&executor->env));
-    for (uint32_t i = 0; whole && i < n; i++)
+            &executor->core, &config, jobs, heap, jobs ? n : 0, first, pnx__now(&executor->env));
+    for (uint32_t i = 0; jobs && i < n; i++)
         jobs[i].executor = executor;
     if (executor->n_threads > 0)
         executor->threads =
@@ -135,13 +125,12 @@ static int make_jobs(struct pnx_executor *executor, const struct pnx_executor_op
         executor->n_threads = 0;
     for (uint32_t i = 0; i < executor->n_threads; i++)
         executor->threads[i].executor = executor;
-    return whole && (executor->threads || executor->tick) ? 0 : -ENOMEM;
+    return jobs && heap && (executor->threads || executor->tick) ? 0 : -ENOMEM;
 }
 
 static int join_budget(struct pnx_executor *executor, struct pnx_budget *budget) {
     size_t bytes = sizeof(*executor) +
                    executor->queue_max * (sizeof(struct pnx__job) + sizeof(struct pnx__job *)) +
-                   pnx__inbox_cells(executor->queue_max) * sizeof(struct pnx_a32) +
                    executor->n_threads * sizeof(struct pnx__executor_thread);
     executor->budget = pnx_budget_ref(budget ? budget : pnx_budget_default());
     int rc = pnx_budget_charge(executor->budget, bytes, 0);
@@ -172,14 +161,6 @@ static int join_registry(
     return pnx_registry_add(executor->registry, &resource, err, &executor->row);
 }
 
-/* Accepts what was posted, and sets attention. */
-static void look_once(struct pnx_executor *executor) {
-    struct pnx__executor_effects effects;
-    pnx__executor_effects_init(&effects);
-    pnx__executor_lock(executor);
-    pnx__executor_unlock(executor, &effects);
-}
-
 static int fill(struct pnx_executor *executor, const struct pnx_executor_opts *opts,
         struct pnx_error *err) {
     executor->name = pnx__strdup(&executor->env, opts->name ? opts->name : "executor");
@@ -201,10 +182,7 @@ static int fill(struct pnx_executor *executor, const struct pnx_executor_opts *o
             (struct pnx_executor_values *)executor->core.stats, &executor->histograms);
     executor->block.refresh = refresh;
     pnx__stats_add(opts->stats, &executor->block);
-    if (executor->tick)
-        look_once(executor);
-    else
-        rc = pnx__executor_start_first(executor);
+    rc = executor->tick ? 0 : pnx__executor_start_first(executor);
     if (rc)
         return pnx__fail(err, rc, rc, "thread", "executor %.40s: no thread can be started: %s",
                 executor->name, pnx_strerror(rc));
@@ -222,8 +200,7 @@ int pnx_executor_create(const struct pnx_executor_opts *user, struct pnx_error *
         rc = pnx__env_resolve(opts.env, err, &env);
     if (rc)
         return rc;
-    struct pnx_executor *executor =
-            pnx__alloc_aligned(&env, 1, sizeof(*executor), _Alignof(struct pnx_executor));
+    struct pnx_executor *executor = pnx__alloc(&env, 1, sizeof(*executor));
     if (!executor)
         return pnx__fail(err, -ENOMEM, 0, "create", "executor: out of memory");
     executor->magic = PNX_EXECUTOR_MAGIC;
@@ -259,49 +236,16 @@ static void free_executor(struct pnx_executor *executor) {
     if (executor->fd >= 0)
         (void)pnx__os_close(&executor->fd);
     pnx__free(&env, executor->threads, executor->n_threads, sizeof(*executor->threads));
-    pnx__free(&env, executor->cells, pnx__inbox_cells(n), sizeof(*executor->cells));
-    pnx__free(&env, executor->heap, n, sizeof(struct pnx__job *));
-    pnx__free(&env, executor->jobs, n, sizeof(struct pnx__job));
+    pnx__free(&env, executor->core.heap, n, sizeof(struct pnx__job *));
+    pnx__free(&env, executor->core.jobs, n, sizeof(struct pnx__job));
     pnx__strfree(&env, executor->name);
     pnx__mutex_destroy(&executor->lock);
     executor->magic = 0;
     pnx__free(&env, executor, 1, sizeof(*executor));
 }
 
-struct posting {
-    const struct pnx_executor *executor;
-    const struct pnx_thread *self;
-    bool found;
-};
-
-static void look_for_post(void *ctx, const struct pnx_thread *thread) {
-    struct posting *posting = ctx;
-    /* acquire: pairs with executor_submit.note; that thread does not touch the executor any more */
-    if (thread != posting->self &&
-            pnx_load(&thread->posts_to, PNX_ACQUIRE, "executor.posts") == posting->executor &&
-            pnx__thread_is_here(thread))
-        posting->found = true;
-}
-
-/* A submit whose job has run, and has released the executor, may not have returned yet. */
-static void wait_for_posts(const struct pnx_executor *executor) {
-    struct posting posting = {.executor = executor, .self = pnx__thread()};
-    for (unsigned looks = 0;; looks++) {
-        posting.found = false;
-        pnx__thread_each(look_for_post, &posting);
-        if (!posting.found)
-            return;
-        struct pnx_a32 never = {0};
-        if (looks % 64 < 63)
-            pnx__spin_hint();
-        else /* it has been put off its processor */
-            (void)pnx__futex_wait(&never, 0, pnx__os_now() + 50 * PNX_US);
-    }
-}
-
 void pnx__executor_destroy(struct pnx_executor *executor, const struct pnx__executor_thread *self) {
     pnx__executor_join(executor, self);
-    wait_for_posts(executor);
     free_executor(executor);
 }
 
@@ -323,7 +267,7 @@ void pnx_executor_release(struct pnx_executor **handle) {
     bool inside = pnx__executor_inside(executor);
     struct pnx__executor_effects effects;
     pnx__executor_effects_init(&effects);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     if (!pnx__executor_close_now(executor))
         return; /* forked in a done function */
     if (!inside)
@@ -347,7 +291,7 @@ static bool run_due(
         if (!pnx__executor_drive(executor, effects, &ran))
             return false;
         pnx__executor_unlock(executor, effects);
-        pnx__executor_lock(executor);
+        pnx__mutex_lock(&executor->lock);
         pnx__executor_effects_init(effects);
     }
     return true;
@@ -364,7 +308,7 @@ pnx_ns pnx_executor_tick(struct pnx_executor *executor, pnx_ns now) {
     pnx__executor_effects_init(&effects);
     /* First the descriptor, then the flag, then the jobs: what comes in between sets it once too often at worst. */
     pnx__eventfd_clear(executor->fd);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     uint64_t driver = self ? self->id : 0;
     executor->several = executor->several || (executor->driver != 0 && executor->driver != driver);
     executor->driver = driver;
@@ -397,8 +341,6 @@ int pnx_executor_read_stats(
     if (!executor || !ret_stats || ret_stats->size < sizeof(size_t))
         return -EINVAL;
     pnx__executor_check(executor);
-    if (!pnx__executor_forked(executor))
-        look_once((struct pnx_executor *)(uintptr_t)executor); /* what was posted is counted, too */
     refresh(&executor->block);
     struct pnx_executor_stats stats;
     size_t n = ret_stats->size < sizeof(stats) ? ret_stats->size : sizeof(stats);

@@ -10,8 +10,7 @@
  *
  * One of the parked ones is the keeper, who sleeps no longer than until the next timer.
  *
- *   X1  When a job that was accepted may start, somebody searches, or no thread can be had; what was posted and not yet
- *       accepted is seen in time (I1 in executor_inbox.h).
+ *   X1  When a job may start, somebody searches, or a parked thread is being woken, or no thread can be had.
  *   X2  When no thread is the keeper, somebody searches, and so will be, or no thread can be had (START_PAUSE).
  *   X3  After an unlock that left the executor without anybody, it is freed once: by the last of refs.
  *   X4  While submitters wait for room, there is none.
@@ -23,7 +22,7 @@
 #include "base/options.h"
 #include "os/mutex.h"
 #include "os/thread.h"
-#include "resource/executor_inbox.h"
+#include "resource/executor_core.h"
 
 #define PNX_GROUP     executor
 #define PNX_GROUP_DEF <patinox/stats/executor.def>
@@ -89,7 +88,6 @@ struct pnx__executor_effects {
     } overdue[PNX_EXECUTOR_OVERDUE]; /* to be told of */
     bool wake_waiters;               /* see home */
     bool signal;                     /* the descriptor */
-    bool barrier; /* attention was set: accept once more behind a heavy barrier */
     struct pnx__executor_thread *start;
     struct pnx_os_thread *join; /* what start was before */
     struct pnx__executor_thread
@@ -119,15 +117,9 @@ struct pnx_executor {
     bool tick;
     int fd; /* tick: the descriptor */
 
-    struct pnx__job *jobs;   /* queue_max of them, NULL while half-made, like the next two */
-    struct pnx__job **heap;  /* of the core */
-    struct pnx_a32 *cells;   /* of the inbox */
-    struct pnx__inbox inbox; /* places for jobs; see there for which lock */
-
-    struct pnx_mutex lock; /* taken by pnx__executor_lock() only */
+    struct pnx_mutex lock;
     /* Guarded by lock, all below. */
     struct pnx__executor_core core;
-    void *attention; /* what the inbox's was set to last */
     struct pnx_link waiters;
     struct pnx_link blocked;
     struct pnx_a32 home;  /* counts what those who wait may wait for; a futex */
@@ -135,7 +127,7 @@ struct pnx_executor {
     pnx_ns driving_until; /* the earliest time to which one of them sleeps */
     uint32_t refs;
     bool released;
-    bool destroying; /* by the thread that found it unused; that happens once */
+    bool destroying;
 
     struct pnx__executor_thread *threads;
     struct pnx_link parked; /* latest first */
@@ -152,6 +144,7 @@ struct pnx_executor {
 
     /* Of the close. */
     pnx_ns closed_at;
+    size_t at_close;                       /* jobs alive when it began */
     size_t closed[PNX__FATE_CANCELED + 1]; /* those that have ended since, by enum pnx__job_fate */
     bool dropped;                          /* some had no time */
     bool told;                             /* the event */
@@ -172,7 +165,6 @@ static inline void pnx__executor_effects_init(struct pnx__executor_effects *effe
     effects->n_overdue = 0;
     effects->wake_waiters = false;
     effects->signal = false;
-    effects->barrier = false;
     effects->start = NULL;
     effects->join = NULL;
     effects->self = NULL;
@@ -184,15 +176,6 @@ static inline void pnx__executor_effects_init(struct pnx__executor_effects *effe
 void pnx__executor_destroy(struct pnx_executor *executor, const struct pnx__executor_thread *self);
 
 /* ---- executor_threads.c ---- */
-
-/* Accepts what has been posted. */
-void pnx__executor_accept_locked(struct pnx_executor *executor);
-
-/* Takes the lock, and accepts what has been posted. */
-void pnx__executor_lock(struct pnx_executor *executor);
-
-/* Jobs that have not been told how they ended: those accepted, and those whose submit is under way. */
-uint64_t pnx__executor_alive_locked(const struct pnx_executor *executor);
 
 /* Decides what else is to be done, unlocks, and does it; may free the executor. */
 void pnx__executor_unlock(struct pnx_executor *executor, struct pnx__executor_effects *effects);
@@ -246,19 +229,13 @@ uint64_t pnx__executor_random(const struct pnx_executor *executor, int code);
 
 /* ---- executor_submit.c ---- */
 
-/* Checks a job's fields, but run and arg.  -EINVAL. */
-int pnx__executor_check_job(const struct pnx_job *job, struct pnx_error *err);
+/* Fills what a job says, but what it runs.  -EINVAL. */
+int pnx__executor_resolve(const struct pnx_executor *executor, const struct pnx_job *job,
+        struct pnx_error *err, struct pnx__job_spec *ret_spec);
 
-/*
- * Submits a job that was checked: what it runs is given apart, fn with arg or, if fn is NULL, the cleanup of a row.  On
- * success the reference to the registry is the job's.
- */
-int pnx__executor_submit(struct pnx_executor *executor, const struct pnx_job *job,
-        const struct pnx__job_work *work, struct pnx_error *err, pnx_job_id *ret_id);
-
-/* Makes a job of a free place.  The lock is held. */
-void pnx__executor_place_locked(struct pnx_executor *executor, struct pnx__job *job,
-        const struct pnx__job_spec *spec, pnx_ns now);
+/* Submits; on success the spec's registry is the job's. */
+int pnx__executor_submit(struct pnx_executor *executor, const struct pnx__job_spec *spec,
+        struct pnx_error *err, pnx_job_id *ret_id);
 
 /* ---- executor_wait.c ---- */
 

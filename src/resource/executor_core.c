@@ -92,7 +92,7 @@ static struct pnx_link *list_of(struct pnx__executor_core *core, const struct pn
     case PNX__JOB_DELAYED:
         return &core->delayed;
     case PNX__JOB_QUEUED:
-        return &core->lane[job->lane];
+        return &core->lane[job->spec.lane];
     case PNX__JOB_RUNNING:
     case PNX__JOB_PENDING:
         return &core->busy;
@@ -102,7 +102,7 @@ static struct pnx_link *list_of(struct pnx__executor_core *core, const struct pn
     case PNX__JOB_STATES:
         break;
     }
-    return NULL;
+    return &core->free;
 }
 
 static struct pnx_a64 *gauge_of(struct pnx__executor_core *core, const struct pnx__job *job) {
@@ -110,7 +110,7 @@ static struct pnx_a64 *gauge_of(struct pnx__executor_core *core, const struct pn
     case PNX__JOB_DELAYED:
         return &core->stats[PNX__EXECUTOR_STAT_delayed];
     case PNX__JOB_QUEUED:
-        return &core->stats[PNX__EXECUTOR_STAT_queued_low + job->lane];
+        return &core->stats[PNX__EXECUTOR_STAT_queued_low + job->spec.lane];
     case PNX__JOB_RUNNING:
         return &core->stats[PNX__EXECUTOR_STAT_running];
     case PNX__JOB_PENDING:
@@ -135,18 +135,14 @@ static void to_state(
     pnx__list_remove(&job->link);
     job->state = (uint8_t)state;
     core->n[state]++;
-    struct pnx_link *list = list_of(core, job);
-    if (list)
-        pnx__list_push_back(list, &job->link);
+    pnx__list_push_back(list_of(core, job), &job->link);
     gauge = gauge_of(core, job);
     if (gauge)
         pnx_owner_add(gauge, 1);
 }
 
-/* E3: a job that was submitted before another one was queued, and is accepted after it, counts as queued with it. */
-static void enqueue(struct pnx__executor_core *core, struct pnx__job *job, pnx_ns at) {
-    struct pnx_link *last = pnx__list_last(&core->lane[job->lane]);
-    job->queued_at = last && job_of(last)->queued_at > at ? job_of(last)->queued_at : at;
+static void enqueue(struct pnx__executor_core *core, struct pnx__job *job) {
+    job->queued_at = core->now;
     to_state(core, job, PNX__JOB_QUEUED);
 }
 
@@ -157,7 +153,7 @@ static void ask(struct pnx__job *job) {
 
 void pnx__executor_core_init(struct pnx__executor_core *core,
         const struct pnx__executor_config *config, struct pnx__job *jobs, struct pnx__job **heap,
-        uint32_t n, pnx_ns now) {
+        uint32_t n, uint64_t first_generation, pnx_ns now) {
     *core = (struct pnx__executor_core){
             .config = *config,
             .jobs = jobs,
@@ -167,41 +163,49 @@ void pnx__executor_core_init(struct pnx__executor_core *core,
             .next_timer = PNX_NEVER,
             .close_at = PNX_NEVER,
     };
+    pnx__list_init(&core->free);
     pnx__list_init(&core->delayed);
     for (int i = 0; i < PNX_LANES; i++)
         pnx__list_init(&core->lane[i]);
     pnx__list_init(&core->busy);
     pnx__list_init(&core->ending);
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
+        jobs[i].index = i;
+        jobs[i].generation = first_generation;
         jobs[i].at = PNX_NEVER;
+        pnx__list_push_back(&core->free, &jobs[i].link);
+    }
     core->n[PNX__JOB_FREE] = n;
 }
 
 /* ---- events ---- */
 
-void pnx__executor_core_accept(struct pnx__executor_core *core, struct pnx__job *job) {
-    const struct pnx__job_spec *spec = &job->mail.spec;
-    pnx_ns at = job->mail.at;
-    see(core, at);
-    job->submitted_at = at;
+struct pnx__job *pnx__executor_core_submit(
+        struct pnx__executor_core *core, const struct pnx__job_spec *spec, pnx_ns now) {
+    struct pnx_link *link = pnx__list_first(&core->free);
+    if (!link)
+        return NULL;
+    struct pnx__job *job = job_of(link);
+    see(core, now);
+    job->generation++;
     job->serial = ++core->serial;
-    job->name = spec->name;
-    job->site = spec->site;
-    job->attempts = spec->attempts;
-    job->lane = spec->lane;
+    job->spec = *spec;
+    job->submitted_at = core->now;
     job->attempt = 0;
     job->code = 0;
     job->overdue = false;
     job->asked = false;
     job->settled = false;
-    job->due_at = spec->delay >= PNX_NEVER - at ? PNX_NEVER : at + spec->delay;
     if (spec->delay > 0) {
+        job->due_at = spec->delay >= PNX_NEVER - core->now ? PNX_NEVER : core->now + spec->delay;
         to_state(core, job, PNX__JOB_DELAYED);
         set_timer(core, job, job->due_at);
     } else {
-        enqueue(core, job, at);
+        job->due_at = core->now;
+        enqueue(core, job);
     }
     pnx__executor_count(core, PNX__EXECUTOR_STAT_submitted);
+    return job;
 }
 
 struct pnx__job *pnx__executor_core_advance(struct pnx__executor_core *core, pnx_ns now) {
@@ -210,7 +214,7 @@ struct pnx__job *pnx__executor_core_advance(struct pnx__executor_core *core, pnx
         struct pnx__job *job = core->heap[0];
         clear_timer(core, job);
         if (job->state == PNX__JOB_DELAYED) {
-            enqueue(core, job, core->now);
+            enqueue(core, job);
             continue;
         }
         job->overdue = true;
@@ -230,7 +234,7 @@ struct rank {
 };
 
 static struct rank rank_of(const struct pnx__executor_core *core, const struct pnx__job *job) {
-    struct rank rank = {job->lane, job->queued_at};
+    struct rank rank = {job->spec.lane, job->queued_at};
     if (core->config.ageing == PNX_NEVER)
         return rank;
     int64_t rises = (core->now - job->queued_at) / core->config.ageing;
@@ -262,7 +266,7 @@ static struct pnx__job *best(const struct pnx__executor_core *core) {
 
 /* When an attempt that begins now runs out of time; PNX_NEVER: not by its own limit. */
 static pnx_ns limit_of(const struct pnx__executor_core *core, const struct pnx__job *job) {
-    pnx_ns timeout = job->mail.spec.timeout;
+    pnx_ns timeout = job->spec.timeout;
     return timeout >= PNX_NEVER - core->now ? PNX_NEVER : core->now + timeout;
 }
 
@@ -307,14 +311,13 @@ bool pnx__executor_core_end(struct pnx__executor_core *core, struct pnx__job *jo
     see(core, now);
     if (code > 0 || code == -EINPROGRESS)
         code = -EINVAL; /* -EINPROGRESS without having pended, or in a completion */
-    /* A row whose cleanup has returned anything but -EAGAIN is gone, and with the last attempt that one, too. */
-    bool row = job->mail.spec.work.registry != NULL;
-    bool last = job->attempt >= job->attempts;
+    /* A row whose cleanup has returned anything but -EAGAIN is gone. */
+    bool timed_out = job->overdue && code == -ETIMEDOUT && !job->spec.registry;
+    bool again = code == -EAGAIN || timed_out;
     bool over = core->closing && core->now >= core->close_at;
-    bool again = code == -EAGAIN || (job->overdue && code == -ETIMEDOUT && !row);
-    if (code == -EAGAIN && job->asked && !(row && last))
-        code = -ECANCELED; /* it is as it was */
-    again = again && !job->asked && !over && !last;
+    if (again && job->asked && code == -EAGAIN)
+        code = -ECANCELED;
+    again = again && !job->asked && !over && job->attempt < job->spec.attempts;
     job->code = code;
     job->settled = !again;
     if (!again)
@@ -361,7 +364,7 @@ void pnx__executor_core_free(struct pnx__executor_core *core, struct pnx__job *j
     if (job->overdue && job->state != PNX__JOB_ENDING)
         pnx__executor_count(core, PNX__EXECUTOR_STAT_late);
     clear_timer(core, job);
-    pnx__executor_count(core, pnx__job_fate_stat(&job->mail.spec, job->code));
+    pnx__executor_count(core, pnx__job_fate_stat(&job->spec, job->code));
     to_state(core, job, PNX__JOB_FREE);
 }
 

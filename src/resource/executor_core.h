@@ -6,7 +6,7 @@
  * shell (executor.h) holds the lock around each call; the tests need none.
  *
  *   state    list     timer (heap)          left by                         to
- *   FREE     none     none                  accept                          QUEUED | DELAYED
+ *   FREE     free     none                  submit                          QUEUED | DELAYED
  *   DELAYED  delayed  when it is due        advance, close                  QUEUED
  *                                           cancel, drop                    ENDING
  *   QUEUED   lane[]   none                  take                            RUNNING
@@ -21,7 +21,7 @@
  * An attempt that ended for good leaves its job RUNNING or PENDING, but settled: its done function takes a worker's
  * time, too, and may hang as well.  ENDING is a job that was called off before it began.
  *
- *   E1  A job is on the list of its state, and on no other; n[] counts them, and their sum is the capacity.
+ *   E1  A job is on exactly one list, the one of its state; n[] counts them, and their sum is the capacity.
  *   E2  A job has a timer if and only if it is DELAYED, or RUNNING or PENDING and neither overdue nor without limit;
  *       next_timer is the earliest, PNX_NEVER when there is none.
  *   E3  A lane is ordered by queued_at.  take() gives the best of the lanes' first jobs: of the highest rank; among
@@ -54,18 +54,13 @@ enum pnx__job_state {
     PNX__JOB_STATES,
 };
 
-/* What a job does. */
-struct pnx__job_work {
-    pnx_cleanup_fn *run; /* NULL: the cleanup of a row */
-    void *arg;
-    struct pnx_registry
-            *registry; /* the row's: a reference, until the job has been told; else NULL */
-    pnx_resource_id row;
-};
-
 /* What was submitted, with defaults filled in. */
 struct pnx__job_spec {
-    struct pnx__job_work work;
+    pnx_cleanup_fn *run; /* NULL: the cleanup of a row */
+    void *arg;
+    struct pnx_registry *
+            registry; /* the row's: a reference, given back when the job has been told; else NULL */
+    pnx_resource_id row;
     pnx_job_done_fn *done;
     void *ctx;
     const char *name; /* NULL: the executor's */
@@ -76,22 +71,14 @@ struct pnx__job_spec {
     uint32_t lane; /* 0: PNX_PRIORITY_LOW */
 };
 
-/* What a submitter writes, without the lock, and posts; from then on it is fixed until the job's place is free. */
-struct pnx__mail {
-    struct pnx__job_spec spec;
-    pnx_ns at;             /* when it was submitted */
-    struct pnx_a64 ticket; /* the generation of the last job that was posted here */
-};
-
 /*
- * One job's place.  Everything is guarded by the shell's lock, save mail, and request, which is the job's own while an
- * attempt is under way (its cancel may be looked at then).
+ * One job's place, owned by the core for ever.  Everything is guarded by the shell's lock, save that request
+ * is the job's own while an attempt is under way (its cancel always may be looked at), and that spec does not change while the job is neither QUEUED nor FREE.
  */
 struct pnx__job {
-    _Alignas(64) struct pnx__mail mail;
     struct pnx_link link;
-    uint64_t generation; /* of the last job that was accepted: half of its id */
-    uint64_t serial;     /* in order of acceptance, among all jobs; 0: the place was never used */
+    uint64_t generation; /* grows each time the place is used: half of the id */
+    uint64_t serial;     /* in order of submission, among all jobs */
     pnx_ns submitted_at;
     pnx_ns due_at;    /* when it was to start for the first time: from here on it waits */
     pnx_ns queued_at; /* when it came into its lane */
@@ -101,16 +88,12 @@ struct pnx__job {
     uint32_t attempt; /* attempts begun */
     int32_t code;     /* settled, ENDING, FREE: how it ended; before: of the last attempt */
     uint8_t state;
-    bool overdue; /* the attempt under way has run out of time */
-    bool asked;   /* somebody wants it to end */
-    bool settled; /* the outcome is fixed, and is being told */
-    /* Copied from the mail, for those who ask about a job that has ended. */
-    const char *name;
-    const char *site;
-    uint32_t attempts;
-    uint32_t lane;
+    bool overdue;                   /* the attempt under way has run out of time */
+    bool asked;                     /* somebody wants it to end */
+    bool settled;                   /* the outcome is fixed, and is being told */
     struct pnx_row_request request; /* for its cancel, and for the registry when it is a row's */
-    struct pnx_executor *executor;  /* fixed */
+    struct pnx__job_spec spec;
+    struct pnx_executor *executor; /* fixed */
     /* The shell's: the completion that is out. */
     uint64_t token;       /* 0: none */
     uint64_t pends;       /* how many there were: makes tokens differ */
@@ -143,6 +126,7 @@ struct pnx__executor_core {
     uint32_t capacity;
     uint32_t timers; /* in the heap */
 
+    struct pnx_link free; /* first in, first out, so that an ended job stays known for long */
     struct pnx_link delayed;
     struct pnx_link lane[PNX_LANES];
     struct pnx_link busy; /* RUNNING, PENDING */
@@ -152,21 +136,22 @@ struct pnx__executor_core {
 
     bool closing;
     pnx_ns close_at; /* closing: no attempt begins after this */
-    uint64_t serial; /* of the last job accepted */
+    uint64_t serial; /* of the last job submitted */
     pnx_ns now;      /* latest time seen */
     pnx_ns next_timer;
     struct pnx_a64 stats[PNX__EXECUTOR_STATS]; /* written under the lock by pnx_owner_add */
 };
 
-/* jobs and heap have room for n; jobs are zeroed, but for what pnx__inbox_init() has filled. */
+/* jobs and heap have room for n; jobs are zeroed.  Generations start behind first_generation. */
 void pnx__executor_core_init(struct pnx__executor_core *core,
         const struct pnx__executor_config *config, struct pnx__job *jobs, struct pnx__job **heap,
-        uint32_t n, pnx_ns now);
+        uint32_t n, uint64_t first_generation, pnx_ns now);
 
 /* ---- events ---- */
 
-/* Accepts a job whose mail is filled, and whose generation is new: queued, or delayed. */
-void pnx__executor_core_accept(struct pnx__executor_core *core, struct pnx__job *job);
+/* Accepts a job: queued, or delayed.  NULL when there is no room; not to be called once closing. */
+struct pnx__job *pnx__executor_core_submit(
+        struct pnx__executor_core *core, const struct pnx__job_spec *spec, pnx_ns now);
 
 /*
  * Lets time pass: queues what is due.  Returns a job that has just become overdue, which has been asked to end and is
@@ -204,28 +189,24 @@ void pnx__executor_core_ask_all(struct pnx__executor_core *core);
 
 /* ---- questions ---- */
 
-/* Jobs that were accepted, and have not been told how they ended. */
+static inline bool pnx__executor_core_has_room(const struct pnx__executor_core *core) {
+    return core->n[PNX__JOB_FREE] > 0;
+}
+
+/* Jobs that have not been told how they ended. */
 static inline uint32_t pnx__executor_core_alive(const struct pnx__executor_core *core) {
     return core->capacity - core->n[PNX__JOB_FREE];
 }
 
-/* Whether a job may start, if there is one. */
-static inline bool pnx__executor_core_has_capacity(const struct pnx__executor_core *core) {
-    return core->n[PNX__JOB_RUNNING] - core->late < core->config.workers &&
+/* Whether take() would give a job. */
+static inline bool pnx__executor_core_may_start(const struct pnx__executor_core *core) {
+    return core->n[PNX__JOB_QUEUED] > 0 &&
+           core->n[PNX__JOB_RUNNING] - core->late < core->config.workers &&
            core->n[PNX__JOB_RUNNING] < core->config.max_workers;
 }
 
-/* Whether take() would give a job. */
-static inline bool pnx__executor_core_may_start(const struct pnx__executor_core *core) {
-    return core->n[PNX__JOB_QUEUED] > 0 && pnx__executor_core_has_capacity(core);
-}
-
-static inline pnx_job_id pnx__job_id_of(uint64_t generation, uint32_t index) {
-    return generation << PNX_INDEX_BITS | index;
-}
-
 static inline pnx_job_id pnx__job_id(const struct pnx__job *job) {
-    return pnx__job_id_of(job->generation, job->index);
+    return job->generation << PNX_INDEX_BITS | job->index;
 }
 
 /* Returns the place that an id names, while it is that job's, or was its last; NULL. */
@@ -243,12 +224,11 @@ enum pnx__job_fate { PNX__FATE_DONE, PNX__FATE_FAILED, PNX__FATE_CANCELED };
 
 static inline enum pnx__job_fate pnx__job_fate(const struct pnx__job_spec *spec, int code) {
     if (code == 0 ||
-            (code == -EINPROGRESS && spec->work.registry)) /* inline: the row goes on by itself */
+            (code == -EINPROGRESS && spec->registry)) /* inline: the row goes on by itself */
         return PNX__FATE_DONE;
     if (code == -ECANCELED)
         return PNX__FATE_CANCELED;
-    bool taken =
-            spec->work.registry && (code == -EALREADY || code == -ESTALE); /* by somebody else */
+    bool taken = spec->registry && (code == -EALREADY || code == -ESTALE); /* by somebody else */
     return taken ? PNX__FATE_CANCELED : PNX__FATE_FAILED;
 }
 

@@ -24,9 +24,8 @@ static bool walk(const struct pnx__executor_core *core, const struct pnx_link *l
 static const char *check_lists(const struct pnx__executor_core *core) {
     uint32_t n[PNX__JOB_STATES] = {0};
     uint32_t busy = 1u << PNX__JOB_RUNNING | 1u << PNX__JOB_PENDING;
-    for (uint32_t i = 0; i < core->capacity; i++)
-        n[PNX__JOB_FREE] += core->jobs[i].state == PNX__JOB_FREE;
-    bool whole = walk(core, &core->delayed, 1u << PNX__JOB_DELAYED, n) &&
+    bool whole = walk(core, &core->free, 1u << PNX__JOB_FREE, n) &&
+                 walk(core, &core->delayed, 1u << PNX__JOB_DELAYED, n) &&
                  walk(core, &core->busy, busy, n) &&
                  walk(core, &core->ending, 1u << PNX__JOB_ENDING, n);
     for (int lane = 0; whole && lane < PNX_LANES; lane++)
@@ -45,7 +44,7 @@ static const char *check_lanes(const struct pnx__executor_core *core) {
         for (const struct pnx_link *link = core->lane[lane].next; link != &core->lane[lane];
                 link = link->next) {
             const struct pnx__job *job = PNX_CONTAINER(link, struct pnx__job, link);
-            if (job->lane != lane || job->queued_at < last || job->queued_at > core->now)
+            if (job->spec.lane != lane || job->queued_at < last || job->queued_at > core->now)
                 return "E3: a lane is out of order";
             last = job->queued_at;
         }
@@ -83,7 +82,7 @@ static const char *check_jobs(const struct pnx__executor_core *core) {
         const struct pnx__job *job = &core->jobs[i];
         if (job->state == PNX__JOB_RUNNING && job->overdue)
             late++;
-        if (job->attempt > job->attempts)
+        if (job->attempt > job->spec.attempts)
             return "E5: more attempts than allowed";
         bool told = job->state == PNX__JOB_ENDING || job->state == PNX__JOB_FREE;
         bool waits = job->state == PNX__JOB_DELAYED || job->state == PNX__JOB_QUEUED;

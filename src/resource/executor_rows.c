@@ -20,32 +20,36 @@ static int copy_job(const struct pnx_job *job, struct pnx_error *err, struct pnx
     if (ret_job->run || ret_job->arg)
         return pnx__fail_field(err, -EINVAL, ret_job->run ? "run" : "arg",
                 "job.%s: what is ended says what is to be run", ret_job->run ? "run" : "arg");
-    return pnx__executor_check_job(ret_job, err);
+    return 0;
 }
 
 int pnx_executor_cleanup(struct pnx_executor *executor, struct pnx_registry *registry,
         pnx_resource_id id, const struct pnx_job *job, struct pnx_error *err, pnx_job_id *ret_id) {
     struct pnx_job how;
+    struct pnx__job_spec spec;
     struct pnx_resource_info info;
     pnx_job_id job_id = 0;
     if (!executor)
         return pnx__fail_field(err, -EINVAL, "executor", "executor.cleanup: executor is NULL");
     pnx__executor_check(executor);
     int rc = copy_job(job, err, &how);
+    if (rc == 0)
+        rc = pnx__executor_resolve(executor, &how, err, &spec);
     if (rc)
         return rc;
     rc = pnx_registry_info(registry, id, &info);
     if (rc)
         return pnx__fail(
                 err, rc, rc, "submit", "executor %.60s: there is no such row", executor->name);
-    if (!how.name)
-        how.name = info.type;
-    if (!how.site)
-        how.site = info.site;
-    struct pnx__job_work work = {.registry = pnx_registry_ref(registry), .row = id};
-    rc = pnx__executor_submit(executor, &how, &work, err, &job_id);
+    if (!spec.name)
+        spec.name = info.type;
+    if (!spec.site)
+        spec.site = info.site;
+    spec.registry = pnx_registry_ref(registry);
+    spec.row = id;
+    rc = pnx__executor_submit(executor, &spec, err, &job_id);
     if (rc)
-        pnx_registry_release(&work.registry);
+        pnx_registry_release(&spec.registry);
     else if (ret_id)
         *ret_id = job_id;
     return rc;
@@ -69,23 +73,16 @@ int pnx_guard_defer(struct pnx_guard *guard, struct pnx_executor *executor,
             pnx_registry_release(&own.registry);
         return rc;
     }
-    static const struct pnx_job plain = {.size = sizeof(plain)};
     struct pnx_job how;
-    if (job) {
-        int rc = copy_job(job, err, &how);
-        if (rc)
-            return rc;
-        job = &how;
-    }
-    pnx__executor_check(executor);
+    int rc = copy_job(job, err, &how);
+    if (rc)
+        return rc;
     struct pnx_guard own = pnx_guard_move(guard);
-    struct pnx__job_work work = {.run = own.fn, .arg = own.arg};
-    pnx_job_id id = 0;
-    int rc = pnx__executor_submit(executor, job ? job : &plain, &work, err, &id);
+    how.run = own.fn;
+    how.arg = own.arg;
+    rc = pnx_executor_submit(executor, &how, err, ret_id);
     if (rc)
         *guard = own;
-    else if (ret_id)
-        *ret_id = id;
     return rc;
 }
 

@@ -57,7 +57,7 @@ unsigned pnx__executor_nested(const struct pnx_executor *executor) {
 
 static int run_row(const struct pnx__job_spec *spec, struct pnx_row_request *request) {
     bool claimed; /* if not, somebody else was first, and the job ends with the claim's error */
-    return pnx__registry_run(spec->work.registry, spec->work.row, request, &claimed);
+    return pnx__registry_run(spec->registry, spec->row, request, &claimed);
 }
 
 bool pnx__executor_call_job(const struct pnx_executor *executor, const struct pnx__job_spec *spec,
@@ -65,8 +65,7 @@ bool pnx__executor_call_job(const struct pnx_executor *executor, const struct pn
     struct pnx__executor_call call __attribute__((cleanup(check_returned))) = {.inlined = inlined};
     uint32_t fork = executor->fork;
     enter(executor, &call);
-    int code = spec->work.run ? spec->work.run(spec->work.arg, &request->cancel)
-                              : run_row(spec, request);
+    int code = spec->run ? spec->run(spec->arg, &request->cancel) : run_row(spec, request);
     leave(&call);
     *ret_code = code;
     return fork == pnx__fork_generation();
@@ -75,7 +74,7 @@ bool pnx__executor_call_job(const struct pnx_executor *executor, const struct pn
 bool pnx__executor_tell(const struct pnx_executor *executor, const struct pnx__job_spec *spec,
         pnx_job_id id, int code) {
     struct pnx__executor_call call __attribute__((cleanup(check_returned))) = {0};
-    struct pnx_registry *registry = spec->work.registry;
+    struct pnx_registry *registry = spec->registry;
     uint32_t fork = executor->fork;
     /* Monitors, too, run inside: one that waits for this executor would wait for this very job. */
     enter(executor, &call);
@@ -113,17 +112,15 @@ static void satisfy_waiters_locked(struct pnx_executor *executor, const struct p
     }
 }
 
-/* A place has become free: the first submitter who waits gets it. */
-static void give_place_locked(struct pnx_executor *executor, struct pnx__job *job,
-        struct pnx__executor_effects *effects) {
+/* The first submitter who waits gets the place that has become free. */
+static void serve_blocked_locked(
+        struct pnx_executor *executor, struct pnx__executor_effects *effects) {
     struct pnx_link *link = pnx__list_pop_front(&executor->blocked);
-    if (!link) {
-        pnx__inbox_give(&executor->inbox, job);
+    if (!link)
         return;
-    }
     struct pnx__executor_blocked *blocked = PNX_CONTAINER(link, struct pnx__executor_blocked, link);
-    pnx__executor_place_locked(executor, job, blocked->spec, executor->core.now);
-    blocked->id = pnx__job_id(job);
+    blocked->id = pnx__job_id(
+            pnx__executor_core_submit(&executor->core, blocked->spec, executor->core.now));
     /* relaxed: the lock orders it; only the address is used after it is released */
     pnx_store(&blocked->outcome, PNX__BLOCKED_TAKEN, PNX_RELAXED, "executor_run.taken");
     pnx__executor_wake(effects, &blocked->outcome);
@@ -133,29 +130,29 @@ static void give_place_locked(struct pnx_executor *executor, struct pnx__job *jo
 
 static void count_closed_locked(struct pnx_executor *executor, const struct pnx__job *job) {
     if (executor->core.closing)
-        executor->closed[pnx__job_fate(&job->mail.spec, job->code)]++;
+        executor->closed[pnx__job_fate(&job->spec, job->code)]++;
 }
 
 bool pnx__executor_conclude(struct pnx_executor *executor, struct pnx__job *job,
         struct pnx__executor_effects *effects) {
-    const struct pnx__job_spec *spec = &job->mail.spec;
+    const struct pnx__job_spec *spec = &job->spec;
     bool failed = pnx__job_fate(spec, job->code) == PNX__FATE_FAILED;
-    if (spec->done || failed || spec->work.registry) {
+    if (spec->done || failed || spec->registry) {
         pnx_job_id id = pnx__job_id(job);
         int code = job->code;
         pnx__executor_unlock(
                 executor, effects); /* the job's place, not free yet, keeps the executor */
         if (!pnx__executor_tell(executor, spec, id, code))
             return false;
-        pnx__executor_lock(executor);
+        pnx__mutex_lock(&executor->lock);
         pnx__executor_effects_init(effects);
     }
     pnx__histogram_record(&executor->histograms.total, executor->core.now - job->due_at);
     count_closed_locked(executor, job);
     satisfy_waiters_locked(executor, job, effects);
     pnx__executor_core_free(&executor->core, job);
-    give_place_locked(executor, job, effects);
-    if (executor->core.closing && pnx__executor_alive_locked(executor) == 0)
+    serve_blocked_locked(executor, effects);
+    if (executor->core.closing && pnx__executor_core_alive(&executor->core) == 0)
         effects->wake_waiters = true;
     return true;
 }
@@ -182,7 +179,7 @@ static int complete_job(
     pnx_ns now = pnx__now(&executor->env);
     struct pnx__executor_effects effects;
     pnx__executor_effects_init(&effects);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     if (job->token != token || job->completed_early) {
         pnx__mutex_unlock(&executor->lock);
         return -ESTALE;
@@ -223,7 +220,7 @@ static int pend(const struct pnx_cancel *cancel, struct pnx_completion *ret_comp
     if (pnx__executor_forked(executor))
         return -ENOTSUP;
     int rc = 0;
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     if (job->state != PNX__JOB_RUNNING || job->settled || job->token != 0) {
         rc = -EALREADY;
     } else {
@@ -239,15 +236,14 @@ static int pend(const struct pnx_cancel *cancel, struct pnx_completion *ret_comp
 static void prepare(struct pnx__job *job) {
     struct pnx_row_request *request = &job->request;
     request->cancel.pend = pend; /* the registry puts its own in its place */
-    request->last = job->attempt >= job->attempts;
+    request->last = job->attempt >= job->spec.attempts;
     request->pended = row_ended;
     request->ctx = job;
 }
 
 /* Whether an attempt that returned code goes on: it pended, and has not been completed. */
 static bool goes_on(const struct pnx__job *job, int code) {
-    return code == -EINPROGRESS && !job->completed_early &&
-           (job->token != 0 || !job->mail.spec.work.run);
+    return code == -EINPROGRESS && !job->completed_early && (job->token != 0 || !job->spec.run);
 }
 
 bool pnx__executor_run(struct pnx_executor *executor, struct pnx__job *job,
@@ -257,11 +253,11 @@ bool pnx__executor_run(struct pnx_executor *executor, struct pnx__job *job,
     prepare(job);
     pnx__executor_unlock(executor, effects);
     int code;
-    if (!pnx__executor_call_job(executor, &job->mail.spec, &job->request, false, &code))
+    if (!pnx__executor_call_job(executor, &job->spec, &job->request, false, &code))
         return false;
     uint64_t random = pnx__executor_random(executor, code);
     pnx_ns now = pnx__now(&executor->env);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     pnx__executor_effects_init(effects);
     pnx__executor_advance_locked(executor, now, effects);
     if (goes_on(job, code)) {

@@ -6,7 +6,6 @@
  * to take further jobs: it wakes one, or starts one, before it runs its own.  So submitting never starts a thread,
  * unless one could not be had before.
  */
-#include "os/clock.h"
 #include "os/futex.h"
 #include "os/notify.h"
 #include "resource/executor.h"
@@ -39,33 +38,15 @@ void pnx__executor_advance_locked(
             return;
         uint32_t i = effects->n_overdue++;
         effects->overdue[i].id = pnx__job_id(job);
-        effects->overdue[i].name = job->name;
-        effects->overdue[i].site = job->site;
+        effects->overdue[i].name = job->spec.name;
+        effects->overdue[i].site = job->spec.site;
     }
-}
-
-/* ---- accepting ---- */
-
-void pnx__executor_accept_locked(struct pnx_executor *executor) {
-    uint64_t at = executor->inbox.looked;
-    struct pnx__job *job;
-    while ((job = pnx__inbox_next(&executor->inbox, &at)) != NULL)
-        pnx__executor_core_accept(&executor->core, job);
-}
-
-void pnx__executor_lock(struct pnx_executor *executor) {
-    pnx__mutex_lock(&executor->lock);
-    pnx__executor_accept_locked(executor);
-}
-
-uint64_t pnx__executor_alive_locked(const struct pnx_executor *executor) {
-    return pnx__executor_core_alive(&executor->core) + pnx__inbox_under_way(&executor->inbox);
 }
 
 /* ---- deciding ---- */
 
 static bool finished(const struct pnx_executor *executor) {
-    return executor->core.closing && pnx__executor_alive_locked(executor) == 0;
+    return executor->core.closing && pnx__executor_core_alive(&executor->core) == 0;
 }
 
 static bool nobody_looks(const struct pnx_executor *executor) {
@@ -177,55 +158,13 @@ static void set_health_locked(struct pnx_executor *executor) {
     pnx__health_set(&executor->block, status, reason);
 }
 
-/*
- * What a submitter is to attend to, while nothing changes: see executor_inbox.h.  A thread that searches takes the
- * lock before it parks, and one that runs a job does when no further one may run before.
- */
-static void *wanted_attention(struct pnx_executor *executor) {
-    const struct pnx__executor_core *core = &executor->core;
-    if (core->closing || executor->driving > 0)
-        return &executor->inbox;
-    if (executor->tick)
-        return executor->signalled ? NULL : &executor->inbox;
-    if (nobody_looks(executor))
-        return &executor->inbox;
-    if (executor->searching > 0 || !pnx__executor_core_has_capacity(core))
-        return NULL;
-    return parked_thread(executor);
-}
-
-/* Sets attention.  false: it was taken, for something that was posted meanwhile, and all must be decided again. */
-static bool set_attention_locked(
-        struct pnx_executor *executor, struct pnx__executor_effects *effects) {
-    struct pnx__inbox *inbox = &executor->inbox;
-    void *wanted = wanted_attention(executor);
-    /* acquire: pairs with executor_inbox.call; what was posted is accepted */
-    void *found = pnx_load(&inbox->attention, PNX_ACQUIRE, "executor_threads.called");
-    bool called = found != executor->attention;
-    if (!called && wanted == found)
-        return true;
-    if (!called && !found) {
-        /* relaxed: the heavy barrier puts it in order */
-        pnx_store(&inbox->attention, wanted, PNX_RELAXED, "executor_threads.attend");
-        effects->barrier = true;
-    } else if (!called) {
-        /* acquire: as executor_threads.called */
-        called = !pnx_cas_acquire(
-                &inbox->attention, &found, wanted, PNX_ACQUIRE, "executor_threads.change");
-    }
-    executor->attention = called ? NULL : wanted;
-    if (called)
-        pnx__executor_accept_locked(executor);
-    return !called;
-}
-
 #ifdef PNX_DEBUG
 static void check_locked(const struct pnx_executor *executor) {
     const char *broken = NULL;
     if (executor->core.capacity <= CHECKED_JOBS)
         broken = pnx__executor_core_check(&executor->core);
     if (!broken && !pnx__list_empty(&executor->blocked) &&
-            executor->core.n[PNX__JOB_FREE] > pnx__inbox_under_way(&executor->inbox))
+            pnx__executor_core_has_room(&executor->core))
         broken = "X4: a submitter waits though there is room";
     if (!broken)
         return;
@@ -271,27 +210,16 @@ static void note_start_locked(struct pnx_executor *executor, struct pnx__executo
     pnx__executor_count(&executor->core, PNX__EXECUTOR_STAT_thread_failures);
 }
 
-/*
- * The kernel has taken membarrier away, which it does not do to a process that may use it, unless a filter comes later.
- * What a submitter has posted becomes visible all the same, long before this ends.
- */
-static void pause_instead(void) {
-    struct pnx_a32 never = {0};
-    (void)pnx__futex_wait(&never, 0, pnx__os_now() + PNX_MS);
-}
-
 /* Does what may call out or block; the caller has a reference.  The lock is held afterwards, with new effects. */
 static void act(struct pnx_executor *executor, struct pnx__executor_effects *effects) {
     struct pnx__executor_thread *thread = effects->start;
     struct pnx_os_thread *os = NULL;
     if (effects->signal)
         pnx__eventfd_set(executor->fd);
-    if (effects->barrier && pnx__barrier_heavy() != 0)
-        pause_instead();
     int rc = thread ? start(executor, effects, &os) : 0;
     tell_overdue(executor, effects);
     const struct pnx__executor_thread *self = effects->self;
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     pnx__executor_effects_init(effects);
     effects->self = (struct pnx__executor_thread *)(uintptr_t)self;
     if (thread)
@@ -302,23 +230,19 @@ static void act(struct pnx_executor *executor, struct pnx__executor_effects *eff
 
 void pnx__executor_unlock(struct pnx_executor *executor, struct pnx__executor_effects *effects) {
     for (;;) {
-        do {
-            if (executor->tick)
-                plan_tick_locked(executor, effects);
-            else
-                plan_threads_locked(executor, effects);
-            plan_driving_locked(executor, effects);
-        } while (!set_attention_locked(executor, effects));
+        if (executor->tick)
+            plan_tick_locked(executor, effects);
+        else
+            plan_threads_locked(executor, effects);
+        plan_driving_locked(executor, effects);
         set_health_locked(executor);
         if (effects->wake_waiters)
             /* relaxed: the lock orders all that it tells of */
             pnx_fetch_add(&executor->home, 1, PNX_RELAXED, "executor_threads.home");
-        bool acts = effects->signal || effects->barrier || effects->start || effects->n_overdue;
+        bool acts = effects->signal || effects->start || effects->n_overdue;
         executor->refs += acts;
-        bool destroy = executor->released && !executor->destroying && executor->refs == 0 &&
-                       pnx__executor_alive_locked(executor) == 0;
-        if (destroy)
-            executor->destroying = true;
+        bool destroy = executor->released && executor->refs == 0 &&
+                       pnx__executor_core_alive(&executor->core) == 0;
         check_locked(executor);
         pnx__mutex_unlock(&executor->lock);
         for (uint32_t i = 0; i < effects->wakes; i++)
@@ -336,20 +260,10 @@ void pnx__executor_unlock(struct pnx_executor *executor, struct pnx__executor_ef
 
 /* ---- threads ---- */
 
-/* Whether a submitter has called the thread since the last look; what he has posted can be accepted then. */
-static bool was_called(struct pnx__executor_thread *self) {
-    /* acquire: pairs with executor_submit.wake; an exchange, so that a call which comes after it is not undone */
-    return pnx_exchange(&self->woken, 0, PNX_ACQUIRE, "executor_threads.was_called") != 0;
-}
-
 /* Sleeps until there may be work; the lock is held before and after.  false: the thread may end. */
 static bool park(struct pnx_executor *executor, struct pnx__executor_thread *self,
         struct pnx__executor_effects *effects, bool *lingered) {
     bool keeper = !executor->keeper;
-    if (was_called(self)) {
-        pnx__executor_accept_locked(executor);
-        return true;
-    }
     if (!keeper && *lingered)
         return false;
     *lingered = false;
@@ -360,13 +274,12 @@ static bool park(struct pnx_executor *executor, struct pnx__executor_thread *sel
     } else {
         until = pnx__deadline(executor->core.now, executor->linger);
     }
+    pnx_store(&self->woken, 0, PNX_RELAXED, "executor_threads.park"); /* the lock orders it */
     pnx__list_push_front(&executor->parked, &self->link);
     executor->searching--;
     pnx__executor_unlock(executor, effects); /* this thread has a reference */
     (void)pnx__wait(&self->woken, 0, &executor->env, until);
-    (void)was_called(
-            self); /* first, and then the lock is taken: what the caller has posted is accepted */
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     pnx__executor_effects_init(effects);
     if (!pnx__list_linked(&self->link))
         return true; /* somebody took it off, and counted it */
@@ -388,7 +301,7 @@ static void thread_main(void *arg) {
     struct pnx__executor_effects effects;
     bool lingered = false;
     pnx__executor_effects_init(&effects);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     count_thread_locked(executor, 1);
     for (;;) {
         pnx_ns now = pnx__now(&executor->env);
@@ -418,13 +331,13 @@ int pnx__executor_start_first(struct pnx_executor *executor) {
     struct pnx__executor_effects effects;
     struct pnx_os_thread *os = NULL;
     pnx__executor_effects_init(&effects);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     start_locked(executor, &effects);
     pnx__mutex_unlock(&executor->lock);
     struct pnx__executor_thread *thread = effects.start;
     int rc = start(executor, &effects, &os);
     pnx__executor_effects_init(&effects);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     note_start_locked(executor, thread, rc, os);
     pnx__mutex_unlock(&executor->lock);
     return rc;
@@ -434,7 +347,7 @@ void pnx__executor_join(struct pnx_executor *executor, const struct pnx__executo
     for (uint32_t i = 0; i < executor->n_threads; i++) {
         struct pnx__executor_thread *thread = &executor->threads[i];
         struct pnx_os_thread *os = NULL;
-        pnx__executor_lock(executor);
+        pnx__mutex_lock(&executor->lock);
         if (thread->state == PNX__THREAD_ENDED && thread->os) {
             os = thread->os;
             thread->os = NULL;

@@ -29,7 +29,7 @@ static void sleep_driving(
             pnx_load(&executor->home, PNX_RELAXED, "executor_wait.home"); /* the lock orders it */
     pnx__executor_unlock(executor, effects);
     (void)pnx__wait(&executor->home, seen, &executor->env, until);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     executor->driving--;
 }
 
@@ -40,7 +40,7 @@ bool pnx__executor_idle(struct pnx_executor *executor, const struct pnx_a32 *wor
     if (!pnx__executor_must_drive_locked(executor)) {
         pnx__executor_unlock(executor, &effects);
         (void)pnx__wait(word, expected, &executor->env, deadline);
-        pnx__executor_lock(executor);
+        pnx__mutex_lock(&executor->lock);
         return true;
     }
     bool ran;
@@ -48,22 +48,11 @@ bool pnx__executor_idle(struct pnx_executor *executor, const struct pnx_a32 *wor
         return false;
     if (ran) {
         pnx__executor_unlock(executor, &effects);
-        pnx__executor_lock(executor);
+        pnx__mutex_lock(&executor->lock);
     } else {
         sleep_driving(executor, &effects, deadline);
     }
     return true;
-}
-
-/* Waits for something that home tells of, and leaves jobs to others. */
-static void sleep_at_home(struct pnx_executor *executor, pnx_ns deadline) {
-    struct pnx__executor_effects effects;
-    pnx__executor_effects_init(&effects);
-    uint32_t seen =
-            pnx_load(&executor->home, PNX_RELAXED, "executor_wait.sleep"); /* the lock orders it */
-    pnx__executor_unlock(executor, &effects);
-    (void)pnx__wait(&executor->home, seen, &executor->env, deadline);
-    pnx__executor_lock(executor);
 }
 
 /* Waits for something that home tells of.  false: forked. */
@@ -120,7 +109,7 @@ int pnx_executor_wait(struct pnx_executor *executor, pnx_job_id id, pnx_ns timeo
         return rc;
     if (pnx__executor_forked(executor))
         return -ESTALE;
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     const struct pnx__job *job = pnx__executor_core_find(&executor->core, id);
     if (job && job->state != PNX__JOB_FREE) {
         struct pnx__executor_waiter waiter = {.job = job, .left = 1};
@@ -140,10 +129,10 @@ int pnx_executor_drain(struct pnx_executor *executor, pnx_ns timeout) {
     int rc = may_wait(executor, timeout, &deadline);
     if (rc || pnx__executor_forked(executor))
         return rc;
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     struct pnx__executor_waiter waiter = {
             .serial = executor->core.serial,
-            .left = pnx__executor_alive_locked(executor),
+            .left = pnx__executor_core_alive(&executor->core),
     };
     return wait_for(executor, &waiter, deadline, NULL);
 }
@@ -167,7 +156,7 @@ static void refuse_blocked(struct pnx_executor *executor) {
         }
         effects.wake_waiters = executor->driving > 0;
         pnx__executor_unlock(executor, &effects);
-        pnx__executor_lock(executor);
+        pnx__mutex_lock(&executor->lock);
     }
 }
 
@@ -178,16 +167,13 @@ static void begin_close(struct pnx_executor *executor, pnx_ns deadline) {
     pnx__executor_effects_init(&effects);
     if (!executor->core.closing) {
         executor->closed_at = now;
-        pnx__inbox_shut(&executor->inbox);
+        executor->at_close = pnx__executor_core_alive(&executor->core);
     }
     pnx__executor_core_close(&executor->core, deadline, now);
     pnx__executor_advance_locked(executor, now, &effects);
     pnx__executor_unlock(executor, &effects);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     refuse_blocked(executor);
-    /* Submits under way: some instructions each.  They find that they must take the lock, or are seen behind it. */
-    while (pnx__inbox_under_way(&executor->inbox) > 0)
-        sleep_at_home(executor, PNX_NEVER);
 }
 
 /* The time is over: lock held before and after.  false: forked. */
@@ -202,7 +188,7 @@ static bool end_rest(struct pnx_executor *executor) {
             return false;
     }
     pnx__executor_unlock(executor, &effects);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     return true;
 }
 
@@ -212,16 +198,21 @@ bool pnx__executor_close_now(struct pnx_executor *executor) {
 }
 
 void pnx__executor_wait_threads(struct pnx_executor *executor, pnx_ns deadline) {
-    while (executor->live > 0 && pnx__executor_alive_locked(executor) == 0 &&
-            pnx__now(&executor->env) < deadline)
-        sleep_at_home(executor, deadline);
+    while (executor->live > 0 && pnx__executor_core_alive(&executor->core) == 0 &&
+            pnx__now(&executor->env) < deadline) {
+        uint32_t seen = pnx_load(
+                &executor->home, PNX_RELAXED, "executor_wait.threads"); /* the lock orders it */
+        unlock(executor);
+        (void)pnx__wait(&executor->home, seen, &executor->env, deadline);
+        pnx__mutex_lock(&executor->lock);
+    }
 }
 
 static int report_locked(const struct pnx_executor *executor, struct pnx_executor_report *ret) {
     ret->done = executor->closed[PNX__FATE_DONE];
     ret->failed = executor->closed[PNX__FATE_FAILED];
     ret->canceled = executor->closed[PNX__FATE_CANCELED];
-    ret->abandoned = pnx__executor_alive_locked(executor);
+    ret->abandoned = pnx__executor_core_alive(&executor->core);
     ret->took_ns = pnx__now(&executor->env) - executor->closed_at;
     return executor->dropped || ret->abandoned ? -ETIMEDOUT : 0;
 }
@@ -231,7 +222,7 @@ static int close_until(
         struct pnx_executor *executor, pnx_ns deadline, struct pnx_executor_report *ret_report) {
     executor->refs++;
     begin_close(executor, deadline);
-    while (pnx__executor_alive_locked(executor) > 0) {
+    while (pnx__executor_core_alive(&executor->core) > 0) {
         if (pnx__now(&executor->env) >= deadline) {
             if (!end_rest(executor))
                 return -ESHUTDOWN;
@@ -251,7 +242,7 @@ static int close_until(
                 (int64_t)(executor->dropped ? ret_report->canceled : 0) +
                         (int64_t)ret_report->abandoned,
                 0);
-    pnx__executor_lock(executor);
+    pnx__mutex_lock(&executor->lock);
     executor->refs--;
     unlock(executor);
     return rc;
@@ -267,7 +258,7 @@ int pnx_executor_close(
     if (rc)
         return rc;
     if (!pnx__executor_forked(executor)) {
-        pnx__executor_lock(executor);
+        pnx__mutex_lock(&executor->lock);
         rc = close_until(executor, deadline, &report);
     }
     if (ret_report) {

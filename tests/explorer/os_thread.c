@@ -33,11 +33,6 @@ struct pnx_thread *pnx__thread(void) {
     return &x.self->record;
 }
 
-void pnx__thread_each(void (*fn)(void *ctx, const struct pnx_thread *thread), void *ctx) {
-    for (unsigned i = 0; i < x.n_threads; i++) /* ended ones, too: a record outlives its thread */
-        fn(ctx, &x.threads[i].record);
-}
-
 /*
  * A record is used by one thread only: 2, as in os/thread.c, says that it has ended; nothing says that it has begun.
  * Relaxed, which is less than the real ones promise: under the lock of all latches it is enough.

@@ -13,8 +13,6 @@
 static struct pnx__job jobs[JOBS];
 static struct pnx__job *heap[JOBS];
 static struct pnx__executor_core core;
-static struct pnx__job *free_places[JOBS]; /* first in, first out, as the inbox gives them */
-static int n_free;
 
 static void begin(uint32_t workers, uint32_t max_workers) {
     struct pnx__executor_config config = {
@@ -25,12 +23,7 @@ static void begin(uint32_t workers, uint32_t max_workers) {
             .max_workers = max_workers,
     };
     memset(jobs, 0, sizeof(jobs));
-    pnx__executor_core_init(&core, &config, jobs, heap, JOBS, 0);
-    for (n_free = 0; n_free < JOBS; n_free++) {
-        jobs[n_free].index = (uint32_t)n_free;
-        jobs[n_free].generation = 7;
-        free_places[n_free] = &jobs[n_free];
-    }
+    pnx__executor_core_init(&core, &config, jobs, heap, JOBS, 7, 0);
 }
 
 static void check(void) {
@@ -39,27 +32,15 @@ static void check(void) {
 }
 
 static struct pnx__job *submit_job(enum pnx_priority priority, pnx_ns delay, pnx_ns now) {
-    if (n_free == 0)
-        return NULL;
-    struct pnx__job *job = free_places[0];
-    memmove(free_places, free_places + 1, (size_t)--n_free * sizeof(free_places[0]));
-    job->mail.spec = (struct pnx__job_spec){
+    struct pnx__job_spec spec = {
             .delay = delay,
             .timeout = LIMIT,
             .attempts = 3,
             .lane = (uint32_t)priority - PNX_PRIORITY_LOW,
     };
-    job->mail.at = now;
-    job->generation++;
-    pnx__executor_core_accept(&core, job);
+    struct pnx__job *job = pnx__executor_core_submit(&core, &spec, now);
     check();
     return job;
-}
-
-static void free_job(struct pnx__job *job) {
-    pnx__executor_core_free(&core, job);
-    free_places[n_free++] = job;
-    check();
 }
 
 static struct pnx__job *take(pnx_ns now) {
@@ -74,7 +55,7 @@ static bool end(struct pnx__job *job, int code, pnx_ns now) {
     bool settled = pnx__executor_core_end(&core, job, code, UINT64_MAX, now);
     check();
     if (settled)
-        free_job(job);
+        pnx__executor_core_free(&core, job);
     check();
     return settled;
 }
@@ -187,7 +168,7 @@ TEST(a_job_that_is_never_due_stays_until_it_is_cancelled) {
     CHECK_EQ(core.next_timer, PNX_NEVER);
     CHECK(!take(PNX_NEVER - 1));
     CHECK_EQ(pnx__executor_core_cancel(&core, job), 0);
-    free_job(job);
+    pnx__executor_core_free(&core, job);
     check();
 }
 
@@ -343,7 +324,7 @@ TEST(p5_a_done_function_takes_the_workers_time_as_well) {
     CHECK_EQ(pnx__executor_core_cancel(&core, job), -EALREADY);
     CHECK(pnx__executor_core_advance(&core, LIMIT) == job);
     CHECK(take(LIMIT) == next);
-    free_job(job);
+    pnx__executor_core_free(&core, job);
     check();
     CHECK_EQ(core.n[PNX__JOB_FREE], JOBS - 1);
 }
@@ -363,8 +344,8 @@ TEST(p6_a_job_that_waits_is_called_off_and_one_that_runs_is_asked) {
     CHECK_EQ(pnx__executor_core_cancel(&core, delayed), -EALREADY);
     CHECK_EQ(queued->code, -ECANCELED);
     check();
-    free_job(queued);
-    free_job(delayed);
+    pnx__executor_core_free(&core, queued);
+    pnx__executor_core_free(&core, delayed);
     CHECK_EQ(pnx__executor_core_cancel(&core, queued), -EALREADY);
     CHECK(end(running, -EAGAIN, 1)); /* and is not tried again */
     CHECK_EQ(running->code, -ECANCELED);
@@ -377,7 +358,7 @@ TEST(p6_a_retry_that_waits_is_called_off_too) {
     CHECK(take(0) == job);
     CHECK(!end(job, -EAGAIN, 0));
     CHECK_EQ(pnx__executor_core_cancel(&core, job), 0);
-    free_job(job);
+    pnx__executor_core_free(&core, job);
     CHECK(!take(100 * LIMIT));
     CHECK_EQ(core.stats[PNX__EXECUTOR_STAT_canceled].v, 1);
 }
@@ -418,7 +399,7 @@ TEST(p7_after_the_deadline_a_retryable_failure_is_the_end) {
     CHECK(pnx__executor_core_drop(&core) == other);
     CHECK_EQ(other->code, -ECANCELED);
     check();
-    free_job(other);
+    pnx__executor_core_free(&core, other);
     CHECK(!pnx__executor_core_drop(&core));
     CHECK_EQ(pnx__executor_core_alive(&core), 0);
 }
