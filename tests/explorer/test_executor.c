@@ -445,5 +445,5 @@ TEST_LIMIT(a_loop_that_polls_its_descriptor_misses_no_job, LIMIT) {
             .preemptions = PREEMPTIONS + 1,
             .timeouts = X_NONE,
             .random = 5000,
-            .floor = 500});
+            .floor = 200});
 }
