@@ -205,7 +205,7 @@ static int add_to_shard(struct pnx_registry *registry, uint32_t number, bool wai
         if (wait)
             pnx__lock(&shard->lock);
         else if (!pnx__trylock(&shard->lock))
-            return -ENOBUFS;
+            return -EBUSY;
         rc = add_locked(registry, shard, number, fresh, ret_id);
         pnx__unlock(&shard->lock);
     } while (rc == -ENODATA && (rc = pnx__side_make(registry, *ret_id, PNX_SIDE_LABEL)) == 0);
@@ -216,9 +216,9 @@ static int add_to_shard(struct pnx_registry *registry, uint32_t number, bool wai
 static int add_to_any(struct pnx_registry *registry, uint32_t home, bool wait,
         const struct fresh *fresh, pnx_resource_id *ret_id) {
     int rc = -ENOBUFS;
-    for (uint32_t i = 0; i < PNX_SHARDS && rc == -ENOBUFS; i++)
+    for (uint32_t i = 0; i < PNX_SHARDS && (rc == -ENOBUFS || rc == -EBUSY); i++)
         rc = add_to_shard(registry, (home + i) % PNX_SHARDS, wait, fresh, ret_id);
-    return rc;
+    return rc == -EBUSY ? -ENOBUFS : rc;
 }
 
 /* Grows a shard until the row fits in. */
@@ -246,18 +246,23 @@ static int add_and_grow(struct pnx_registry *registry, uint32_t home, const stru
 /*
  * A thread adds to the shard that it used last, at first to one by its number.  When that is full or somebody is in
  * it, the thread goes to another where there is room and nobody, and stays there.  So a shard grows only when all are
- * full or in use: the memory of threads that have gone is used again, and those that are there keep apart.
+ * full or in use: the memory of threads that have gone is used again, and those that are there keep apart.  Threads that
+ * have come together all the same, where there was room, part when they meet: each goes back to the shard by its number,
+ * and that one grows.
  */
 static __attribute__((noinline)) int add_row(
         struct pnx_registry *registry, const struct fresh *fresh, pnx_resource_id *ret_id) {
     struct pnx_thread *self = pnx__self();
     uint32_t home = self ? self->shard : 0;
+    uint32_t own = self ? (uint32_t)(self->id % PNX_SHARDS) : 0;
     int rc = add_to_shard(registry, home, false, fresh, ret_id);
-    if (rc != -ENOBUFS)
+    if (rc != -ENOBUFS && rc != -EBUSY)
         return rc;
-    rc = add_to_any(registry, home, false, fresh, ret_id);
-    if (rc == -ENOBUFS)
-        rc = add_and_grow(registry, home, fresh, ret_id);
+    bool met = rc == -EBUSY && home != own; /* somebody: threads that meet go back to their own */
+    if (!met)
+        rc = add_to_any(registry, home, false, fresh, ret_id);
+    if (met || rc == -ENOBUFS)
+        rc = add_and_grow(registry, met ? own : home, fresh, ret_id);
     if (rc == -EBUSY) /* there will be no more slots: a look at all of them */
         rc = add_to_any(registry, home, true, fresh, ret_id);
     if (rc == 0 && self)
