@@ -103,8 +103,10 @@ void pnx__lock_left(struct pnx_thread *self) {
 static void come_in(struct pnx_lock *lock, struct pnx_thread *self) {
     const struct pnx_thread *owner =
             pnx_load(&lock->bias, PNX_RELAXED, "lock.whose"); /* written under word */
-    if (owner)
+    if (owner && lock->forgotten == pnx__threads_forgotten())
         take_bias(lock, owner);
+    else if (owner) /* its record is no more */
+        pnx_store(&lock->bias, NULL, PNX_RELAXED, "lock.forget"); /* there are no other threads */
     lock->by_word = true;
     if (lock->last != self) {
         lock->last = self;
@@ -130,6 +132,7 @@ void pnx__lock_give(struct pnx_lock *lock) {
     lock->by_word = false;
     if (lock->streak >= lock->patience && lock->last && pnx__barrier_is_asymmetric()) {
         lock->streak = 0;
+        lock->forgotten = pnx__threads_forgotten();
         /* Relaxed: only we act upon it without word. */
         pnx_store(&lock->bias, lock->last, PNX_RELAXED, "lock.set_bias");
     }

@@ -20,7 +20,8 @@
 /*
  * Somebody is in when word is 1, or the thread that bias names says in its record that it is inside this lock.  A
  * thread is in one lock at most by the bias.  bias changes under word only, and only a thread itself sets it to its
- * own record; records are never freed, and who gets one gets its bias too.
+ * own record; who gets the record of one that has ended gets its bias too.  A bias from before all records were freed
+ * (pnx__threads_forget()) is nobody's: forgotten tells, and the record is not looked at.
  */
 struct pnx_lock {
     struct pnx_aptr bias;   /* record of the thread that need not take word; NULL: none */
@@ -32,6 +33,7 @@ struct pnx_lock {
     uint32_t patience;       /* the streak after which it is biased */
     struct pnx_thread *last; /* who took it last */
     uint32_t rank;           /* fixed at init */
+    uint32_t forgotten;      /* pnx__threads_forgotten() when the bias was set */
 #if defined(PNX_DEBUG) || defined(PNX_EXPLORE)
     struct pnx_mutex model; /* of the explorer; else only its owner, for the checks */
 #endif

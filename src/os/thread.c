@@ -36,6 +36,7 @@ static struct pnx_a32 fork_last = {1}; /* at least the number on the page of thi
 
 /* All records: a list that only grows, newest first. */
 static struct pnx_aptr records;
+static struct pnx_a32 forgotten; /* how often all have been freed */
 static struct pnx_aptr at_exit; /* void (*)(struct pnx_thread *) */
 
 static void drop_record(void *arg) {
@@ -177,6 +178,8 @@ void pnx__threads_forget(void) {
     /* acquire: as thread.list */
     struct pnx_thread *record = pnx_exchange(&records, NULL, PNX_ACQUIRE, "thread.forget");
     pnx_self_ = NULL;
+    /* Relaxed, as is the load: no other thread uses the library while this runs. */
+    pnx_fetch_add(&forgotten, 1, PNX_RELAXED, "thread.forgotten");
     if (has_key()) {
         /* Threads that end later still have their records under the old key, and must not find them. */
         pthread_key_delete(key);
@@ -188,6 +191,10 @@ void pnx__threads_forget(void) {
         free(record);
         record = next;
     }
+}
+
+uint32_t pnx__threads_forgotten(void) {
+    return pnx_load(&forgotten, PNX_RELAXED, "thread.how_often");
 }
 
 /*

@@ -103,6 +103,9 @@ void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread));
  */
 void pnx__threads_forget(void);
 
+/* How often they have been freed: a record that was found before is there as long as this has not changed. */
+uint32_t pnx__threads_forgotten(void);
+
 struct pnx_os_thread;
 
 /* Starts a joinable thread with all signals blocked but SIGBUS, SIGSEGV, SIGFPE and SIGILL.

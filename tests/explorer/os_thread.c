@@ -68,6 +68,10 @@ void x_thread_exit_hooks(struct x_thread *thread) {
 /* Nothing is unloaded, and nothing forks. */
 void pnx__threads_forget(void) {}
 
+uint32_t pnx__threads_forgotten(void) {
+    return 0;
+}
+
 void pnx__at_fork(
         enum pnx_lock_rank rank, void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
     (void)rank;

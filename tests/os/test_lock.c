@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 
 static struct pnx_lock lock;
 
@@ -117,4 +118,23 @@ TEST(a_thread_that_takes_it_often_gets_it_cheaply_until_another_takes_it) {
     CHECK(!cheap());
     take_often();
     CHECK(cheap());
+}
+
+/* What was the record's is soon somebody else's memory: here, of one who seems to be inside for ever. */
+TEST(a_bias_from_before_all_records_were_freed_is_nobodys) {
+    enum { BLOCKS = 16 };
+    pnx__lock_init(&lock, PNX_RANK_POOL);
+    take_often();
+    pnx__threads_forget();
+    uint32_t *block[BLOCKS];
+    for (int i = 0; i < BLOCKS; i++) {
+        block[i] = malloc(sizeof(struct pnx_thread));
+        CHECK(block[i]);
+        for (size_t k = 0; k < sizeof(struct pnx_thread) / sizeof(uint32_t); k++)
+            block[i][k] = pnx__lock_tag(&lock);
+    }
+    take_often();
+    CHECK_EQ(cheap(), pnx__barrier_is_asymmetric());
+    for (int i = 0; i < BLOCKS; i++)
+        free(block[i]);
 }
