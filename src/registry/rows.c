@@ -158,7 +158,7 @@ static inline pnx_resource_id add_quickly(struct pnx_registry *registry, struct 
     if (!pnx__lock_cheap(&shard->lock, self))
         return 0;
     struct pnx_row *row = shard->free_first;
-    if (shard->n_free > shard->rest + 1 && shard->serial != shard->serial_end &&
+    if (shard->n_free > shard->rest && shard->n_free > 1 && shard->serial != shard->serial_end &&
             pnx_load(&registry->serial, PNX_RELAXED, "rows.still_newest") == shard->serial_end &&
             pnx__registry_is_open(registry) && shard->held &&
             pnx__shard_rows_locked(shard) < shard->allowed) {
