@@ -245,7 +245,7 @@ TEST(at_most_max_rows_are_live) {
     CHECK_EQ(stats.added, 4);
     CHECK_EQ(stats.removed, 1);
     CHECK_EQ(stats.refused, 1);
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
     pnx_registry_release(&registry);
 }
 
@@ -367,7 +367,7 @@ TEST(p1_a_removed_row_is_never_cleaned_up) {
     pnx_resource_id id = add(registry, &n);
     CHECK_EQ(pnx_registry_remove(registry, id), 0);
     CHECK_EQ(pnx_registry_cleanup(registry, id), -EALREADY);
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
     CHECK_EQ(n, 0);
     pnx_registry_release(&registry);
 }
@@ -379,7 +379,7 @@ TEST(p1_a_cleanup_runs_once_however_often_it_is_asked_for) {
     CHECK_EQ(pnx_registry_cleanup(registry, id), 0);
     CHECK_EQ(pnx_registry_cleanup(registry, id), -EALREADY);
     CHECK_EQ(pnx_registry_remove(registry, id), -EALREADY);
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
     CHECK_EQ(n, 1);
     pnx_registry_release(&registry);
 }

@@ -284,7 +284,7 @@ TEST(a_forked_child_does_not_wait_for_a_cleanup_that_only_its_parent_has) {
 static void shut_down_in_the_child(unsigned index, void *ctx) {
     struct meeting *meeting = ctx;
     (void)index;
-    CHECK_EQ(pnx_registry_shutdown(meeting->registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_registry_shutdown(meeting->registry, 60 * PNX_SEC, NULL), 0);
 }
 
 static void start_threads_in_the_child(void *ctx) {

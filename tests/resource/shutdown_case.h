@@ -152,9 +152,15 @@ static inline struct pnx_shutdown_counts counts_of(const struct pnx_shutdown_rep
         CHECK_EQ(c_.suppressed, 0); \
     } while (0)
 
-/* Waits until the cleanups have been called so often. */
+/* Waits until the cleanups have been called so often.  The last of them may still run: see await_rows(). */
 static inline void await_calls(int n) {
     while (n_ordered() < n)
+        sched_yield();
+}
+
+/* Waits until no more than so many rows are there: the others have ended, whatever the time. */
+static inline void await_rows(const struct pnx_registry *registry, size_t n) {
+    while (pnx_registry_count(registry) > n)
         sched_yield();
 }
 

@@ -208,7 +208,7 @@ TEST(p5_a_job_that_hangs_is_asked_told_of_and_routed_around) {
         hangs[i].gate = &gate; /* and longer than that */
         submit(executor, WORK_JOB(&hangs[i]));
     }
-    pnx_job_id id = submit(executor, WORK_JOB(&work));
+    pnx_job_id id = submit(executor, WORK_JOB(&work, .timeout_ns = PNX_NEVER));
     CHECK_EQ(pnx_executor_wait(executor, id, SOON, NULL),
             0); /* though two are stuck, and one may run */
     struct pnx_executor_stats stats = stats_of(executor);
@@ -478,7 +478,7 @@ TEST(a_pending_job_that_is_cancelled_or_out_of_time_is_asked_to_end) {
     work_init(&work);
     work.pends = true;
     pnx_job_id id = submit(executor, WORK_JOB(&work));
-    WAIT_UNTIL(stats_of(executor).overdue == 1);
+    WAIT_UNTIL(stats_of(executor).overdue == 1 && stats_of(executor).pending == 1);
     CHECK_EQ(info_of(executor, id).overdue, 1);
     CHECK_EQ(pnx_executor_cancel(executor, id), -EINPROGRESS);
     CHECK_EQ(pnx_completion_done(&work.completion, -EAGAIN), 0);

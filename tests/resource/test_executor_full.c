@@ -287,6 +287,7 @@ TEST(a_close_refuses_those_who_wait_for_room) {
     }
     sem_post(&gate);
     pnx_executor_release(&full.executor);
+    sem_wait(&full.holder.ended); /* it is on this stack */
 }
 
 struct inside {

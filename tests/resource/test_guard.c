@@ -170,7 +170,7 @@ TEST(p2_a_shutdown_runs_a_tracked_guards_cleanup_and_the_drop_does_not) {
     struct pnx_registry *registry = fresh();
     {
         PNX_AUTO_GUARD guard = tracked(registry, &resource_n);
-        CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+        CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
         CHECK_EQ(resource_n, 1);
         CHECK(pnx_guard_armed(&guard));
     }
@@ -238,7 +238,7 @@ TEST(a_tracked_guard_may_be_moved_and_keeps_its_registry) {
     struct pnx_registry *registry;
     CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = &te.env), NULL, &registry), 0);
     struct pnx_guard guard = tracked(registry, &resource_n);
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
     pnx_registry_release(&registry);
     struct pnx_guard moved = pnx_guard_move(&guard);
     pnx_guard_drop(&guard);

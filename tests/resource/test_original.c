@@ -199,7 +199,7 @@ TEST(original_a_panicking_cleanup_surfaces_as_an_error) {
     struct pnx_registry *registry = fresh();
     add(registry, &thing);
     struct pnx_shutdown_report *report = NULL;
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), PNX_E_BROKEN);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, &report), PNX_E_BROKEN);
     size_t length = 0;
     CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_TEXT, append, &length), 0);
     CHECK_CONTAINS(text, pnx_strerror(PNX_E_BROKEN));
@@ -223,7 +223,7 @@ TEST(original_the_text_of_a_timeout_says_that_it_timed_out) {
 TEST(original_an_error_keeps_its_text_on_its_way_up) {
     static struct thing thing;
     struct pnx_registry *registry = fresh();
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
     struct pnx_guard guard = {0};
     struct pnx_error err = {0};
     CHECK_EQ(pnx_guard_arm(&guard, clean, &thing), 0);
@@ -258,7 +258,7 @@ TEST(original_1000_ids_are_unique_and_printable) {
         CHECK(strcmp(before, printed) < 0);
         strcpy(before, printed);
     }
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
     pnx_registry_release(&registry);
 }
 
@@ -345,7 +345,7 @@ TEST(original_a_registry_that_was_shut_down_is_empty_and_not_healthy) {
     CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.stats = stats), NULL, &registry), 0);
     for (int i = 0; i < 3; i++)
         add(registry, &things[i]);
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
     CHECK_EQ(pnx_registry_count(registry), 0);
     CHECK_EQ(pnx_health(stats, &entry, 1, NULL), PNX_HEALTH_DOWN);
     CHECK_CONTAINS(entry.reason, "shut down");
@@ -419,7 +419,7 @@ TEST(v1_bug_a_shutdown_ran_nothing_and_reported_success) {
     for (int i = 0; i < 3; i++)
         add(registry, &things[i]);
     struct pnx_shutdown_report *report = NULL;
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), -EIO);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, &report), -EIO);
     CHECK_EQ(things[0].cleaned + things[2].cleaned, 2);
     struct pnx_shutdown_counts counts = {.size = sizeof(counts)};
     CHECK_EQ(pnx_shutdown_report_counts(report, &counts), 0);

@@ -239,7 +239,7 @@ TEST(the_report_stays_as_it_was_when_owners_change_their_rows_afterwards) {
     pnx_resource_id a = add(registry, "a", "a", NULL, 5, NULL);
     pnx_resource_id b = add(registry, "b", "b", NULL, 5, NULL);
     struct pnx_shutdown_report *report;
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), PNX_E_BROKEN);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, &report), PNX_E_BROKEN);
     CHECK_EQ(pnx_registry_set_bytes(registry, a, 99), 0);
     CHECK_EQ(pnx_registry_remove(registry, b), 0);
     char types[8] = "";

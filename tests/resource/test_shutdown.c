@@ -50,7 +50,7 @@ TEST(a_row_without_cleanup_is_leaked_and_its_parent_is_still_ended) {
     CHECK_EQ(pnx_registry_add(registry, PNX_RESOURCE(.type = "handle", .parent = id), NULL, &child),
             0);
     struct pnx_shutdown_report *report;
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), PNX_E_BROKEN);
+    CHECK_EQ(pnx_registry_shutdown(registry, LONG, &report), PNX_E_BROKEN);
     CHECK_COUNTS(report, 1, 0, 0, 1);
     pnx_shutdown_report_release(&report);
     CHECK_EQ(pnx_registry_remove(registry, child), 0);
@@ -66,7 +66,7 @@ TEST(a_known_leak_is_listed_and_counted_as_such_and_is_no_failure) {
             0);
     struct pnx_shutdown_report *report;
     struct pnx_shutdown_counts counts = {.size = sizeof(counts)};
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, LONG, &report), 0);
     CHECK_EQ(pnx_shutdown_report_counts(report, &counts), 0);
     CHECK_EQ(counts.suppressed, 1);
     CHECK_EQ(counts.leaked, 0);
@@ -80,7 +80,7 @@ TEST(a_known_leak_is_listed_and_counted_as_such_and_is_no_failure) {
                      registry, PNX_RESOURCE_AT("vendor/x.c:1", .type = "handle"), NULL, &known),
             0);
     CHECK_EQ(pnx_registry_add(registry, PNX_RESOURCE(.type = "handle"), NULL, &other), 0);
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), PNX_E_BROKEN);
+    CHECK_EQ(pnx_registry_shutdown(registry, LONG, &report), PNX_E_BROKEN);
     CHECK_EQ(pnx_shutdown_report_counts(report, &counts), 0);
     CHECK_EQ(counts.suppressed, 1);
     CHECK_EQ(counts.leaked, 1);
@@ -111,7 +111,7 @@ TEST(a_row_without_cleanup_that_an_older_cleanup_removes_has_not_leaked) {
     CHECK_EQ(
             pnx_registry_add(holder.registry, PNX_RESOURCE(.type = "part"), NULL, &holder.part), 0);
     struct pnx_shutdown_report *report;
-    CHECK_EQ(pnx_registry_shutdown(holder.registry, PNX_SEC, &report), 0);
+    CHECK_EQ(pnx_registry_shutdown(holder.registry, LONG, &report), 0);
     CHECK_COUNTS(report, 2, 0, 0, 0);
     pnx_shutdown_report_release(&report);
     pnx_registry_release(&holder.registry);
@@ -143,7 +143,7 @@ TEST(a_cleanup_cannot_add_rows_to_the_registry_that_ends) {
                      PNX_RESOURCE(.type = "adder", .cleanup = add_inside, .arg = registry), NULL,
                      &id),
             0);
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), -ESHUTDOWN); /* the cleanup's error */
+    CHECK_EQ(pnx_registry_shutdown(registry, LONG, NULL), -ESHUTDOWN); /* the cleanup's error */
     pnx_registry_release(&registry);
 }
 
@@ -152,7 +152,7 @@ TEST(later_callers_get_the_same_result_and_the_same_report) {
     struct item item = {.number = 1, .code = -EIO};
     add(registry, &item, 0);
     struct pnx_shutdown_report *first, *second;
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &first), -EIO);
+    CHECK_EQ(pnx_registry_shutdown(registry, LONG, &first), -EIO);
     CHECK_EQ(pnx_registry_shutdown(registry, 0, &second), -EIO);
     CHECK(first == second);
     CHECK_EQ(n_ordered(), 1);
@@ -264,7 +264,7 @@ TEST(bad_arguments_are_refused_and_close_nothing) {
     CHECK(report == NULL);
     struct item item = {.number = 1};
     add(registry, &item, 0);
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, LONG, &report), 0);
     struct pnx_shutdown_counts counts = {.size = 0};
     CHECK_EQ(pnx_shutdown_report_counts(report, &counts), -EINVAL);
     CHECK_EQ(pnx_shutdown_report_counts(NULL, &counts), -EINVAL);
@@ -293,7 +293,7 @@ TEST(the_process_wide_registry_is_ended_by_pnx_shutdown) {
     struct item item = {.number = 1};
     add(NULL, &item, 0);
     struct pnx_shutdown_report *report;
-    CHECK_EQ(pnx_shutdown(PNX_SEC, &report), 0);
+    CHECK_EQ(pnx_shutdown(LONG, &report), 0);
     CHECK_EQ(n_ordered(), 1);
     pnx_shutdown_report_release(&report);
 }
@@ -403,7 +403,7 @@ TEST(an_object_may_be_released_after_the_registry_was_shut_down_and_released) {
     struct pnx_registry *registry;
     CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = &te.env), NULL, &registry), 0);
     struct object *object = object_create(registry, NULL, NULL);
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, LONG, NULL), 0);
     pnx_registry_release(&registry);
     CHECK(object_release(object));
     test_env_check_empty(&te);
@@ -482,7 +482,7 @@ static void shut_down_in_child(void *ctx) {
     struct item own = {.number = 5};
     add(registry, &own, 0);
     struct pnx_shutdown_report *report;
-    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, &report), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, LONG, &report), 0);
     CHECK_COUNTS(report, 1, 0, 0, 0); /* the child's own */
     CHECK_EQ(n_ordered(), 1);
     CHECK_EQ(order[0], 5);
