@@ -2,6 +2,7 @@
 /* metrics.c - see metrics.h. */
 #include "metrics.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,6 +127,22 @@ static void write_requests(const struct metrics *m, struct buffer *b) {
         }
 }
 
+/*
+ * What malloc has from the system, and how much of that is handed out: apart from resident memory, which also tells how
+ * the free blocks lie between those in use.
+ */
+static void write_heap(struct buffer *b) {
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+    struct mallinfo2 info = mallinfo2();
+    family(b, "process_heap_bytes", "gauge", "bytes", "Memory that malloc has from the system");
+    buffer_printf(b, "process_heap_bytes %zu\n", info.arena + info.hblkhd);
+    family(b, "process_heap_used_bytes", "gauge", "bytes", "Memory handed out by malloc");
+    buffer_printf(b, "process_heap_used_bytes %zu\n", info.uordblks + info.hblkhd);
+#else
+    (void)b;
+#endif
+}
+
 /* Memory and processor time of this process, by the names that all exporters use. */
 static void write_process(struct buffer *b) {
     unsigned long long pages = 0;
@@ -142,6 +159,7 @@ static void write_process(struct buffer *b) {
         buffer_printf(b, "process_resident_memory_bytes %llu\n",
                 pages * (unsigned long long)sysconf(_SC_PAGESIZE));
     }
+    write_heap(b);
     struct rusage usage;
     if (getrusage(RUSAGE_SELF, &usage) == 0) {
         family(b, "process_cpu_seconds", "counter", "seconds", "User and system time");

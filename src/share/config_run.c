@@ -13,6 +13,7 @@
 #include "os/notify.h"
 #include "share/config.h"
 #include "share/reclaim.h"
+#include "share/snapshot.h"
 #include "share/wait.h"
 
 #define RELOAD_WAIT (10 * PNX_SEC) /* for a reload that is under way on another thread */
@@ -64,6 +65,8 @@ void pnx__config_leave(struct pnx_config *config) {
         pnx__latch_release(&config->busy);
         /* An abort, or a release, that came after we looked found the latch taken, and left it to us. */
     } while (!released && has_left_over(config) && try_latch(config));
+    if (config->values) /* what was replaced under the latch can be let go only now */
+        pnx__snapshot_catch_up(config->values);
     if (released)
         pnx__config_finish_release(config);
 }

@@ -39,6 +39,15 @@ static void check(const struct pnx_reclaim *domain) {
     PNX_DEBUG_CHECK(domain->magic == MAGIC);
 }
 
+/* What is summed up over the sections is else written only where somebody needs it. */
+static void refresh(const struct pnx_stats_block *block) {
+    const struct pnx_reclaim *constant = PNX_CONTAINER(block, const struct pnx_reclaim, block);
+    struct pnx_reclaim *domain = (struct pnx_reclaim *)(uintptr_t)constant;
+    pnx__mutex_lock(&domain->lock);
+    pnx__reclaim_gauges(domain);
+    pnx__mutex_unlock(&domain->lock);
+}
+
 /* Everything but name, env, options, registry and the place among all domains. */
 static void init(struct pnx_reclaim *domain, bool fenced) {
     domain->magic = MAGIC;
@@ -47,6 +56,7 @@ static void init(struct pnx_reclaim *domain, bool fenced) {
     pnx_store(&domain->values.fences, fenced, PNX_RELAXED, "reclaim.stat_fences"); /* likewise */
     pnx__mutex_init(&domain->lock, PNX_RANK_RECLAIM);
     pnx__reclaim_stats_init(&domain->block, domain->name, &domain->values, NULL);
+    domain->block.refresh = refresh;
 }
 
 static void default_start(void) {
@@ -153,6 +163,7 @@ int pnx_reclaim_create(const struct pnx_reclaim_opts *user, struct pnx_error *er
         *ret_domain = domain;
         return 0;
     }
+    pnx__stats_remove(&domain->block); /* first: a refresh walks the sections */
     pnx__reclaim_part(domain);
 fail:
     free_domain(domain);
@@ -218,6 +229,7 @@ static void end(struct pnx_reclaim *domain) {
     const char *cause;
     int rc = empty(domain, &cause);
     if (rc == 0) {
+        pnx__stats_remove(&domain->block); /* first: a refresh walks the sections */
         pnx__reclaim_part(domain);
         free_domain(domain);
         return;

@@ -130,6 +130,8 @@ void pnx__reclaim_gauges(struct pnx_reclaim *domain);
 
 /* Without the lock: wakes sleepers, and tells of what was noted. */
 void pnx__reclaim_effects(struct pnx_reclaim *domain, const struct pnx_reclaim_effects *effects);
+/* Whether this thread may run callbacks where it is: see pnx__reclaim_run(). */
+bool pnx__reclaim_may_run(void);
 /*
  * Runs about max callbacks that are ready.  Does nothing where this thread is in a section, or in a callback, of reclaim
  * or one that holds a latch, but for anywhere: what is dropped may want to write where the latch is.

@@ -266,9 +266,14 @@ static void end_turn(struct turn *turn) {
     pnx__reclaim_effects(domain, &effects);
 }
 
+bool pnx__reclaim_may_run(void) {
+    const struct pnx_thread *self = pnx__thread();
+    return !pnx__reclaim_in_any() && !(self && (self->reclaim_calls || self->latches));
+}
+
 static void run_until(struct pnx_reclaim *domain, uint64_t max, bool anywhere, pnx_ns until) {
     struct pnx_thread *self = pnx__thread();
-    if (!anywhere && (pnx__reclaim_in_any() || (self && (self->reclaim_calls || self->latches))))
+    if (!anywhere && !pnx__reclaim_may_run())
         return;
     pnx__mutex_assert_none_held();
     pnx__mutex_lock(&domain->lock);
@@ -302,8 +307,7 @@ void pnx__reclaim_run(struct pnx_reclaim *domain, uint64_t max, bool anywhere) {
 void pnx__reclaim_assist_due(struct pnx_reclaim *handle) {
     struct pnx_reclaim *domain = pnx__reclaim_resolve(handle);
     struct pnx_reclaim_section *section = pnx__reclaim_join(domain);
-    struct pnx_thread *self = pnx__thread();
-    if (pnx__reclaim_in_any() || (self && (self->reclaim_calls || self->latches)))
+    if (!pnx__reclaim_may_run())
         return;
     /* Relaxed: a matter of costs only. */
     if (section && section->due_bytes < PNX_RECLAIM_DUE_BYTES &&

@@ -186,11 +186,11 @@ void pnx__snapshot_node_retire(struct pnx_snapshot_node *node) {
 
 /*
  * Lets go of all that was retired before, if the sections that are open end within timeout.  Not in a section, nor
- * in a callback of a domain (-EDEADLK), where what comes later will do it.
+ * in a callback of a domain, nor under a latch, where what comes later will do it.
  */
 static void drain(struct pnx_reclaim *handle, pnx_ns timeout) {
     struct pnx_reclaim *reclaim = pnx__reclaim_resolve(handle);
-    if ((reclaim->opts.flags & PNX_RECLAIM_NO_ASSIST) ||
+    if ((reclaim->opts.flags & PNX_RECLAIM_NO_ASSIST) || !pnx__reclaim_may_run() ||
             pnx_reclaim_synchronize(reclaim, timeout) != 0)
         return;
     struct pnx_reclaim_section *section = pnx__reclaim_section(handle);
@@ -220,10 +220,18 @@ static bool comes_alone(struct pnx_snapshot *snapshot) {
 
 void pnx__snapshot_assist(struct pnx_snapshot *snapshot) {
     pnx__mutex_assert_none_held();
+    if (!pnx__reclaim_may_run())
+        return; /* it stays due: see pnx__snapshot_catch_up() */
     if (comes_alone(snapshot))
         drain(snapshot->reclaim, 0);
     else
         pnx__reclaim_assist(snapshot->reclaim);
+}
+
+void pnx__snapshot_catch_up(struct pnx_snapshot *snapshot) {
+    const struct pnx_reclaim_section *section = pnx__reclaim_section(snapshot->reclaim);
+    if (!section || section->due_objects)
+        pnx__snapshot_assist(snapshot);
 }
 
 /* ---- fork: the child finds each cell in one piece ---- */

@@ -119,8 +119,14 @@ void pnx__snapshot_node_return(struct pnx_snapshot_node *node);
 /* Retires a node of the cell's. */
 void pnx__snapshot_node_retire(struct pnx_snapshot_node *node);
 
-/* Has what is due in the cell's domain done; no lock or latch may be held. */
+/* Has what is due in the cell's domain done, unless this thread may not do it here; no lock may be held. */
 void pnx__snapshot_assist(struct pnx_snapshot *snapshot);
+
+/*
+ * The same, if this thread has retired something since it was last done: for one who wrote while it held a latch, when
+ * that is free.  Without it, where all writes are like that, nothing would ever be freed.
+ */
+void pnx__snapshot_catch_up(struct pnx_snapshot *snapshot);
 
 /* Wakes those that sleep: changes as it was before a change. */
 void pnx__snapshot_wake(struct pnx_snapshot *snapshot, uint32_t changes);

@@ -89,7 +89,8 @@ struct pnx_stats_block {
     struct pnx_histogram *histograms;
     void (*refresh)(const struct pnx_stats_block
                     *block);       /* brings values up to date; NULL: they are.  Under
-                                                       the set's lock: it may take none */
+                                                       the set's lock: it may take only one
+                                                       that ranks after it */
     struct pnx_a32 health;         /* enum pnx_health_status */
     struct pnx_aptr health_reason; /* static text; meaningful while health is not OK */
     uint32_t number;    /* tells live blocks of one group and name apart; the set's lock */

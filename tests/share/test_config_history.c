@@ -98,6 +98,38 @@ TEST(without_history_nothing_is_kept) {
     case_end(&config);
 }
 
+/* Nobody but the config's loop ever frees anything here; what it replaces must not pile up. */
+TEST(old_values_are_let_go_without_anybody_elses_help) {
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    number_type.drop = count_drop;
+    struct pnx_config *config = begin(path, 0, 2);
+    char text[32];
+    for (int i = 2; i <= 100; i++) {
+        snprintf(text, sizeof(text), "%d", i);
+        put(path, text);
+        case_settle(config);
+        CHECK_EQ(case_value(config), i);
+        CHECK_EQ(drops, i > 3 ? i - 3 : 0); /* the one in force and two older ones are kept */
+    }
+    case_end(&config);
+}
+
+/* Of many in a row some dozens may wait, as with any cell. */
+TEST(old_values_of_quick_reloads_do_not_pile_up) {
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    number_type.drop = count_drop;
+    struct pnx_config *config = begin(path, PNX_CONFIG_NO_WATCH | PNX_CONFIG_NO_HISTORY, 0);
+    for (int i = 2; i <= 500; i++) {
+        load(config, path, i);
+        CHECK_MSG(i - 1 - drops <= 64, "%d of %d are left", i - 1 - drops, i - 1);
+    }
+    case_end(&config);
+}
+
 TEST(p10_a_rollback_publishes_an_older_value_as_a_new_version) {
     struct pnx_config_entry entry;
     case_begin();

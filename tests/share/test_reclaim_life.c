@@ -212,6 +212,29 @@ static void retire_more(struct pnx_reclaim_node *node) {
         free(node);
 }
 
+static int find_text(void *ctx, const char *text, size_t n) {
+    strncat(ctx, text, n);
+    return 0;
+}
+
+/* Nobody ticks, and nobody has asked for the numbers before. */
+TEST(what_waits_shows_in_the_statistics) {
+    static char text[1 << 18];
+    struct pnx_stats *set = NULL;
+    struct pnx_reclaim *domain = NULL;
+    struct thing *thing = calloc(1, sizeof(*thing));
+    CHECK_EQ(pnx_stats_create(NULL, NULL, &set), 0);
+    CHECK_EQ(pnx_reclaim_create(PNX_RECLAIM_OPTS(.name = "d", .stats = set), NULL, &domain), 0);
+    pnx_reclaim_retire(domain, &thing->node, free_thing, 77);
+    CHECK_EQ(pnx_stats_openmetrics(set, find_text, text), 0);
+    CHECK_CONTAINS(text, "patinox_reclaim_retired_total{reclaim=\"d\",number=\"0\"} 1\n");
+    CHECK_CONTAINS(text, "patinox_reclaim_pending{reclaim=\"d\",number=\"0\"} 1\n");
+    CHECK_CONTAINS(text, "patinox_reclaim_pending_memory_bytes{reclaim=\"d\",number=\"0\"} 77\n");
+    pnx_reclaim_release(&domain);
+    CHECK_EQ(n_run, 1);
+    pnx_stats_release(&set);
+}
+
 TEST(close_and_release_run_what_callbacks_retire) {
     struct pnx_reclaim *domain = retires_into = make(PNX_RECLAIM_AUTO);
     struct thing *thing = malloc(sizeof(*thing));
