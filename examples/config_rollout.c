@@ -5,6 +5,7 @@
  */
 #include <patinox/config.h>
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,11 +16,13 @@ struct limits {
 static const struct pnx_rc_type limits_type = PNX_RC_TYPE(struct limits);
 
 static int parse(void *ctx, const char *text, size_t n, struct pnx_error *err, void **ret_value) {
-    struct limits limits = {atoi(text)};
+    char *end;
     (void)ctx;
     (void)n;
-    if (limits.requests <= 0)
+    long requests = strtol(text, &end, 10);
+    if (*end || requests <= 0 || requests > INT_MAX)
         return pnx_config_fail(err, PNX_E_FORMAT, "\"%.20s\" is no limit", text);
+    struct limits limits = {(int)requests};
     return pnx_rc_new(&limits_type, &limits, ret_value);
 }
 

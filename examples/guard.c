@@ -86,7 +86,9 @@ int main(void) {
     /* Dismissed: the file is ours again, and its cleanup will not run by itself. */
     char *path = pnx_guard_dismiss(&kept);
     printf("armed after dismissal: %d\n", pnx_guard_armed(&kept));
-    if (pnx_guard_arm(&kept, delete_file, path) || pnx_guard_run(&kept)) /* now, with a status */
+    if (!path || pnx_guard_arm(&kept, delete_file, path))
+        return 1;
+    if (pnx_guard_run(&kept)) /* now, with a status */
         return 1;
 
     /* Tracked: guard and row are one.  Here the registry ends it, and the guard's drop finds nothing to do. */

@@ -19,8 +19,8 @@
 struct connection {
     struct pnx_registry *registry;
     pnx_resource_id row;
-    int fd;
     pthread_t thread;
+    int fd;
     bool ended_by_registry;
 };
 
@@ -50,10 +50,11 @@ static void *serve(void *arg) {
 static int connect_to(struct pnx_registry *registry, uint64_t tenant, const char *name,
         struct connection *connection, int *ret_fd) {
     int ends[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
-        return -errno;
+    int rc = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) ? -errno : 0;
+    if (rc)
+        return rc;
     *connection = (struct connection){.registry = registry, .fd = ends[0]};
-    int rc = pnx_registry_add(registry,
+    rc = pnx_registry_add(registry,
             PNX_RESOURCE(.type = "connection", .name = name, .cleanup = hang_up, .arg = connection,
                     .tag = tenant, .flags = PNX_RESOURCE_FORCEABLE),
             NULL, &connection->row);

@@ -82,13 +82,13 @@ static int directory_create_at(const char *site, struct directory **ret_director
     if (!directory)
         return -ENOMEM;
     strcpy(directory->path, "/tmp/pnx-example-XXXXXX");
-    if (!mkdtemp(directory->path)) {
-        int rc = -errno;
+    int rc = mkdtemp(directory->path) ? 0 : -errno;
+    if (rc) {
         free(directory);
         return rc;
     }
     directory->registry = pnx_registry_ref(NULL);
-    int rc = pnx_registry_add(directory->registry,
+    rc = pnx_registry_add(directory->registry,
             PNX_RESOURCE_AT(site, .type = "temporary directory", .name = directory->path,
                     .cleanup = remove_directory, .arg = directory),
             NULL, &directory->row);
@@ -139,7 +139,7 @@ int main(void) {
         if (directory_create(&directory) || fill(directory) || directory_create(&left) ||
                 fill(left))
             return 1;
-        strcpy(path, directory->path);
+        memcpy(path, directory->path, sizeof(path));
         if (pnx_registry_report(NULL, PNX_REPORT_TEXT, print, stdout)) /* two of them, and where */
             return 1;
     }

@@ -33,6 +33,16 @@ PNX_API void pnx_guard_expect_no_lock_(void);
 #define PNX_GUARD_EXPECT_NO_LOCK_() ((void)0)
 #endif
 
+/*
+ * Static analysis does not know the cleanup attribute, and would take what a guard owns for leaked.  There is no such
+ * function: analysis believes that it keeps the pointer, and compilers do not see it.
+ */
+#ifdef __clang_analyzer__
+void pnx_guard_owns_(void *arg);
+#else
+#define pnx_guard_owns_(arg) ((void)0)
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
 #define PNX_GUARD_INLINE_ __attribute__((always_inline)) static inline
 #else
@@ -59,6 +69,7 @@ PNX_GUARD_INLINE_ int pnx_guard_arm(struct pnx_guard *guard, pnx_cleanup_fn *fn,
         return -EBUSY;
     guard->fn = fn; /* the rest is 0 in an empty guard */
     guard->arg = arg;
+    pnx_guard_owns_(arg);
     return 0;
 }
 

@@ -303,14 +303,18 @@ PNX_API void pnx_weak_release(struct pnx_weak *weak);
 #define PNX_RC_DEFINE(prefix, T, d) \
     PNX_NODISCARD PNX_RC_INLINE_ int prefix##_new(const T *init_, T **ret_object_) { \
         void *made_ = NULL; \
-        int rc_ = pnx_rc_new(&(d), init_, ret_object_ ? &made_ : NULL); \
+        if (!ret_object_) \
+            return -EINVAL; \
+        int rc_ = pnx_rc_new(&(d), init_, &made_); \
         if (rc_ == 0) \
             *ret_object_ = (T *)made_; \
         return rc_; \
     } \
     PNX_NODISCARD PNX_RC_INLINE_ int prefix##_new_flexible(const T *init_, size_t extra_, T **ret_object_) { \
         void *made_ = NULL; \
-        int rc_ = pnx_rc_new_flexible(&(d), init_, extra_, ret_object_ ? &made_ : NULL); \
+        if (!ret_object_) \
+            return -EINVAL; \
+        int rc_ = pnx_rc_new_flexible(&(d), init_, extra_, &made_); \
         if (rc_ == 0) \
             *ret_object_ = (T *)made_; \
         return rc_; \
@@ -318,7 +322,9 @@ PNX_API void pnx_weak_release(struct pnx_weak *weak);
     PNX_NODISCARD PNX_RC_INLINE_ int prefix##_new_cyclic( \
             const T *init_, pnx_rc_make_fn *make_, void *ctx_, T **ret_object_) { \
         void *made_ = NULL; \
-        int rc_ = pnx_rc_new_cyclic(&(d), init_, 0, make_, ctx_, ret_object_ ? &made_ : NULL); \
+        if (!ret_object_) \
+            return -EINVAL; \
+        int rc_ = pnx_rc_new_cyclic(&(d), init_, 0, make_, ctx_, &made_); \
         if (rc_ == 0) \
             *ret_object_ = (T *)made_; \
         return rc_; \
@@ -349,13 +355,17 @@ PNX_API void pnx_weak_release(struct pnx_weak *weak);
     PNX_NODISCARD PNX_RC_INLINE_ int prefix##_copy(const T *object_, T **ret_copy_) { \
         void *copy_ = NULL; \
         PNX_RC_EXPECT_(object_, &(d), #prefix "_copy"); \
-        int rc_ = pnx_rc_clone(object_, ret_copy_ ? &copy_ : NULL); \
+        if (!ret_copy_) \
+            return -EINVAL; \
+        int rc_ = pnx_rc_clone(object_, &copy_); \
         if (rc_ == 0) \
             *ret_copy_ = (T *)copy_; \
         return rc_; \
     } \
     PNX_NODISCARD PNX_RC_INLINE_ int prefix##_make_mut(T **handle_) { \
-        void *object_ = handle_ ? *handle_ : NULL; \
+        if (!handle_) \
+            return -EINVAL; \
+        void *object_ = *handle_; \
         PNX_RC_EXPECT_(object_, &(d), #prefix "_make_mut"); \
         int rc_ = pnx_rc_make_mut(&object_); \
         if (rc_ == 0) \
@@ -363,7 +373,9 @@ PNX_API void pnx_weak_release(struct pnx_weak *weak);
         return rc_; \
     } \
     PNX_NODISCARD PNX_RC_INLINE_ int prefix##_update(T **handle_, pnx_rc_edit_fn *edit_, void *ctx_) { \
-        void *object_ = handle_ ? *handle_ : NULL; \
+        if (!handle_) \
+            return -EINVAL; \
+        void *object_ = *handle_; \
         PNX_RC_EXPECT_(object_, &(d), #prefix "_update"); \
         int rc_ = pnx_rc_update(&object_, edit_, ctx_); \
         if (rc_ == 0) \

@@ -62,7 +62,7 @@ static void fill(struct pnx_error *err, int code, int cause, const char *phase, 
         err->message[0] = '\0';
 }
 
-int pnx__fail(
+int(pnx__fail)(
         struct pnx_error *err, int code, int cause, const char *phase, const char *format, ...) {
     if (err) {
         va_list args;
@@ -73,7 +73,7 @@ int pnx__fail(
     return code;
 }
 
-int pnx__fail_field(struct pnx_error *err, int code, const char *field, const char *format, ...) {
+int(pnx__fail_field)(struct pnx_error *err, int code, const char *field, const char *format, ...) {
     if (err) {
         va_list args;
         va_start(args, format);

@@ -256,12 +256,12 @@ struct pnx_registry {
     struct pnx_a32 room;                 /* rows that no shard has been allowed yet */
     struct pnx_aptr first;               /* the first chunks of all shards; set once */
     _Alignas(128) struct pnx_a64 serial; /* the last one that a shard has got */
+    struct pnx_stats_block block;        /* next to it, as is the link: hardly ever written */
+    struct pnx_link link;                /* in the list of all, whose lock guards it */
     struct pnx_shard shard[PNX_SHARDS];
     struct pnx_shutdown_state *shutdown; /* stands behind the registry: registry/shutdown_state.h */
     struct pnx_a32 changed; /* counts, once closed, what may let the shutdown go on; a futex */
-    struct pnx_stats_block block;
     struct pnx_registry_values values;
-    struct pnx_link link; /* in the list of all, whose lock guards it */
 };
 
 #define PNX_REGISTRY_HOLDER (UINT64_C(1) << 32)

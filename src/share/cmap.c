@@ -318,6 +318,7 @@ int pnx__cmap_key(
         return -E2BIG;
     struct pnx_cmap_key key = {.bytes = bytes, .size = (uint32_t)size};
     if (map->inlined) {
+        PNX_DEBUG_CHECK(bytes); /* key_size is not 0, and size is the same */
         memcpy(&key.word, bytes, size);
         key.hash = pnx__cmap_hash_word(map, key.word);
     } else {

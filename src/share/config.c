@@ -74,7 +74,7 @@ static void free_config(struct pnx_config *config) {
     pnx__config_record_free(config, config->rollout.candidate);
     for (uint32_t i = 0; i < config->history_n; i++)
         pnx__config_record_free(config, config->history[i]);
-    pnx__free(&env, config->history, config->history_room, sizeof(*config->history));
+    pnx__free(&env, config->history, config->history_room, sizeof(struct pnx_config_record *));
     (void)pnx__os_close(&config->loop_fd);
     pnx__watcher_close(&config->watcher);
     (void)pnx__os_close(&config->wake_fd);
@@ -201,7 +201,7 @@ static int copy_strings(
         config->env_prefix = pnx__strdup(env, opts->env_prefix);
     bool keeps = !(opts->flags & PNX_CONFIG_NO_HISTORY);
     config->history_room = 1 + (keeps ? opts->history : 0);
-    config->history = pnx__alloc(env, config->history_room, sizeof(*config->history));
+    config->history = pnx__alloc(env, config->history_room, sizeof(struct pnx_config_record *));
     if (!config->name || !config->history || (opts->env_prefix && !config->env_prefix))
         return pnx__fail(err, -ENOMEM, 0, "create", "config: out of memory");
     return opts->path ? make_absolute(env, opts->path, err, &config->path) : 0;

@@ -34,7 +34,7 @@ struct pnx_config_record *pnx__config_history_push_locked(
     if (config->history_n == config->history_room)
         old = config->history[--config->history_n];
     memmove(&config->history[1], &config->history[0],
-            config->history_n * sizeof(config->history[0]));
+            config->history_n * sizeof(struct pnx_config_record *));
     config->history[0] = record;
     config->history_n++;
     return old;

@@ -6,6 +6,7 @@
  * of the buffer's sticks, so that a source that looks at no return value cannot publish half a text.
  */
 #include "share/callback.h"
+#include "share/check.h"
 #include "share/config.h"
 
 #include <string.h>
@@ -39,6 +40,7 @@ void pnx_config_fetch_set_tag(struct pnx_config_fetch *fetch, const char *tag) {
 /* Makes room for n bytes more and the NUL. */
 static int grow(struct pnx_config_fetch *fetch, size_t n) {
     struct pnx_text *text = &fetch->text;
+    PNX_DEBUG_CHECK(text->bytes ? text->n < text->room : text->n == 0 && text->room == 0);
     if (n > fetch->max - text->n)
         return -EFBIG;
     size_t want = text->n + n + 1;

@@ -322,7 +322,7 @@ static void end(struct pnx_snapshot *snapshot) {
     pnx__stats_remove(&snapshot->block);
     for (uint32_t i = 0; i < snapshot->past_count; i++)
         pnx__snapshot_node_retire(snapshot->past[i]);
-    pnx__free(env, snapshot->past, snapshot->history_depth, sizeof(snapshot->past[0]));
+    pnx__free(env, snapshot->past, snapshot->history_depth, sizeof(struct pnx_snapshot_node *));
     struct pnx_snapshot_node_ *shown =
             pnx_load(&snapshot->head.node, PNX_RELAXED, "snapshot.ended"); /* the last reference */
     if (shown)
@@ -347,7 +347,8 @@ static int fill(struct pnx_snapshot *snapshot, const void *initial,
     if (!snapshot->name)
         return -ENOMEM;
     if (opts->history_depth) {
-        snapshot->past = pnx__alloc(&snapshot->env, opts->history_depth, sizeof(snapshot->past[0]));
+        snapshot->past =
+                pnx__alloc(&snapshot->env, opts->history_depth, sizeof(struct pnx_snapshot_node *));
         if (!snapshot->past)
             return -ENOMEM;
         snapshot->history_depth = opts->history_depth;

@@ -68,7 +68,6 @@ struct pnx_snapshot {
     struct pnx_a32 memory;     /* nodes that exist, and one for the references together */
     struct pnx_env env;
     struct pnx_stats_block block;
-    struct pnx_link link; /* all cells; guarded by the lock of all cells */
 
     /* Apart from what readers look at. */
     _Alignas(64) struct pnx_latch writer; /* held while a writer runs */
@@ -78,6 +77,7 @@ struct pnx_snapshot {
     struct pnx_aptr returned;        /* FREE nodes: pushed by anybody, taken whole by the writer */
     struct pnx_snapshot_node *spare; /* FREE nodes of the writer's */
     struct pnx_snapshot_values values; /* by the writer, or with read-modify-writes */
+    struct pnx_link link;              /* all cells; guarded by the lock of all cells */
 
     struct pnx_mutex lock;           /* guards what follows */
     struct pnx_snapshot_node **past; /* a ring of history_depth; changed by the writer only */
