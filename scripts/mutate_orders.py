@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,24 +40,31 @@ class Test:
     """One TEST of one suite."""
 
     def __init__(self, program, name):
-        self.program, self.name, self.seconds, self.reached = program, name, 0.0, {}
+        self.program, self.name, self.reached = program, name, {}
+        self.suite = Path(program).name.removeprefix("test_explorer_")
+        self.seconds = 0.0  # of CPU, unweakened
+        self.kills = Counter()  # module -> mutants
 
     def run(self, seconds, **env):
         """Returns None when it passes, else what went wrong, in a line."""
         environment = dict(os.environ, SEED="1", PNX_X_SECONDS=str(seconds), PNX_TEST_SLOW="10", **env)
         environment.pop("PNX_TEST_RESULTS", None)
-        done = subprocess.run([self.program, self.name], env=environment, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
-        if done.returncode == 0:
+        with subprocess.Popen([self.program, self.name], env=environment, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace") as child:
+            said = child.stdout.read().splitlines()
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+        self.seconds = self.seconds or usage.ru_utime + usage.ru_stime
+        if child.returncode == 0:
             return None
-        for line in done.stdout.splitlines():
+        for line in said:
             match = re.match(r"\S+:\d+: (.*)", line)
             if match:
                 return match.group(1)[:150]
-        for line in done.stdout.splitlines():
+        for line in said:
             if line.startswith("FAIL"):
                 return line[:150]
-        return f"exit status {done.returncode}"
+        return f"exit status {child.returncode}"
 
 
 def tests_of(program):
@@ -89,9 +96,7 @@ def told_sites(prefixes):
 def measure(test):
     """The unweakened run: it must pass, and tells which sites it reaches."""
     with tempfile.NamedTemporaryFile(prefix="pnx-reached-") as file:
-        start = time.monotonic()
         failure = test.run(args.seconds, PNX_X_REACHED=file.name)
-        test.seconds = time.monotonic() - start
         for line in Path(file.name).read_text(encoding="utf-8").splitlines():
             site, kind = line.rsplit(" ", 1)
             test.reached[site] = kind
@@ -120,11 +125,17 @@ def read_def(path):
 
 
 def try_mutant(site, order, tests):
-    """What kills it, or None."""
-    for test in sorted((t for t in tests if site in t.reached), key=lambda t: t.seconds):
+    """What kills it, or None.  First come the tests that have killed others of its module, and the suite of that name."""
+    module = site.split(".")[0]
+
+    def late(test):
+        return -test.kills[module], not test.suite.startswith(module), test.seconds
+
+    for test in sorted((t for t in tests if site in t.reached), key=late):
         failure = test.run(args.seconds, PNX_MUTATE=f"{site}:{order}")
         if failure:
-            return f"{Path(test.program).name.removeprefix('test_explorer_')}: {failure}"
+            test.kills[module] += 1
+            return f"{test.suite}: {failure}"
     return None
 
 

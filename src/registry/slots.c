@@ -58,8 +58,8 @@ static int add_first_chunks(struct pnx_registry *registry, const struct pnx_shar
     if (!rows)
         return -ENOMEM;
     void *found = NULL;
-    /* Acquire: the block may be another thread's; release: its memory is zeroed. */
-    if (!pnx_cas_acquire(&registry->first, &found, rows, PNX_ACQ_REL, "slots.first")) {
+    /* Acquire where it fails: the block is another thread's; release: its memory is zeroed. */
+    if (!pnx_cas_acquire(&registry->first, &found, rows, PNX_RELEASE, "slots.first")) {
         pnx__free(&registry->env, rows, PNX_SHARDS * FIRST_ROWS, sizeof(*rows));
         rows = found;
     }

@@ -226,6 +226,26 @@ TEST_LIMIT(p3_a_foreign_id_is_refused_beside_who_makes_its_slot, 120) {
             .floor = 1000});
 }
 
+/* A parent is looked at without its shard's lock. */
+static void guess_parent(void *state) {
+    struct state *s = state;
+    pnx_resource_id id = 0, foreign = pnx__id_of(s->registry->base + 7, 0, 0);
+    CHECK_EQ(pnx_registry_add(
+                     s->registry, PNX_RESOURCE(.type = "child", .parent = foreign), NULL, &id),
+            -EINVAL);
+    CHECK_EQ(id, 0);
+}
+
+TEST_LIMIT(p3_nor_is_it_a_parent, 120) {
+    x_explore(&(struct x_test){.name = "foreign-parent",
+            .size = sizeof(struct state),
+            .setup = set_up_empty,
+            .thread = {add_first, guess_parent},
+            .final = end,
+            .random = RANDOM,
+            .floor = 4});
+}
+
 /* ---- the end ---- */
 
 static void set_up_shared(void *state) {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * test_traces.c - what registries publish without their shards' locks: patterns of known leaks, and the set of
- * backtraces (of two places here), which the first who needs it makes.
+ * test_traces.c - what registries publish without their shards' locks: patterns of known leaks, the set of
+ * backtraces (of two places here), which the first who needs it makes, and the default registry itself.
  */
 #include "explorer/explorer.h"
+#include "registry/ledger.h"
 #include "registry/suppress.h"
 #include "registry/trace.h"
 
@@ -104,4 +105,31 @@ TEST_LIMIT(p1_a_stack_is_kept_once_and_named_alike, 120) {
             .final = one_has_it,
             .random = 2000,
             .floor = 50});
+}
+
+/* ---- the default registry ---- */
+
+static void make_default(void *arg) {
+    (void)arg;
+    (void)pnx_registry_default();
+}
+
+/* Finds it without the once, whose order it has not. */
+static void use_default(void *arg) {
+    (void)arg;
+    /* relaxed: only so that the next does not have to make it */
+    if (!pnx_load(&pnx__registry_default, PNX_RELAXED, "traces_suite.default"))
+        return;
+    pnx_resource_id id;
+    CHECK_EQ(pnx_registry_add(NULL, PNX_RESOURCE(.type = "thing"), NULL, &id), 0);
+    CHECK_EQ(pnx_registry_remove(NULL, id), 0);
+}
+
+TEST_LIMIT(p1_the_default_registry_is_seen_whole, 120) {
+    x_explore(&(struct x_test){.name = "default",
+            .thread = {make_default, use_default},
+            .preemptions = 2,
+            .random = 500,
+            .leaks = true, /* the default registry is never freed */
+            .floor = 4});
 }

@@ -249,6 +249,20 @@ TEST(p3_threads_of_a_child_that_look_at_once_agree) {
         CHECK_EQ(test_child(agree, NULL), 0);
 }
 
+static void agree_at_first(void *ctx) {
+    uint32_t numbers[8];
+    (void)ctx;
+    test_threads(8, look, numbers);
+    for (int i = 0; i < 8; i++)
+        CHECK_EQ(numbers[i], 1);
+}
+
+/* In children of a process that never looked. */
+TEST(p3_so_do_the_threads_that_look_first) {
+    for (int i = 0; i < (test_slow() ? 20 : 200); i++)
+        CHECK_EQ(test_child(agree_at_first, NULL), 0);
+}
+
 /* ---- barriers ---- */
 
 static struct pnx_a32 x, y, phase, arrived;
