@@ -315,7 +315,9 @@ bool pnx__executor_core_end(struct pnx__executor_core *core, struct pnx__job *jo
     bool timed_out = job->overdue && code == -ETIMEDOUT && !job->spec.registry;
     bool again = code == -EAGAIN || timed_out;
     bool over = core->closing && core->now >= core->close_at;
-    if (again && job->asked && code == -EAGAIN)
+    /* ... and so is one whose last attempt it was: the job says what the row says. */
+    bool gone = job->spec.registry && job->attempt >= job->spec.attempts;
+    if (job->asked && code == -EAGAIN && !gone)
         code = -ECANCELED;
     again = again && !job->asked && !over && job->attempt < job->spec.attempts;
     job->code = code;

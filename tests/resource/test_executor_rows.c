@@ -221,6 +221,28 @@ TEST(a_cancelled_job_leaves_its_row_live) {
     release(&registry);
 }
 
+TEST(a_job_that_is_asked_in_its_last_attempt_says_what_has_become_of_its_row) {
+    for (uint32_t attempts = 1; attempts <= 2; attempts++) {
+        struct pnx_registry *registry = fresh();
+        struct pnx_executor *executor = create(NULL);
+        struct work work;
+        work_init(&work);
+        work.pends = true;
+        pnx_resource_id row = add(registry, &work);
+        pnx_job_id id = clean_up(executor, registry, row, TELL(&work, .attempts = attempts));
+        WAIT_UNTIL(stats_of(executor).pending == 1);
+        CHECK_EQ(pnx_executor_cancel(executor, id), -EINPROGRESS);
+        CHECK_EQ(pnx_completion_done(&work.completion, -EAGAIN), 0);
+        bool last = attempts == 1; /* else the job is cancelled, which leaves the row live */
+        CHECK_EQ(wait_for(executor, id), last ? -EAGAIN : -ECANCELED);
+        CHECK_EQ(told(&work), 1);
+        CHECK_EQ(stats_of(executor).failed, last);
+        CHECK_EQ(pnx_registry_remove(registry, row), last ? -EALREADY : 0);
+        finish(&executor);
+        release(&registry);
+    }
+}
+
 TEST(a_rows_cleanup_may_pend_and_is_tried_again_when_that_did_not_do) {
     struct pnx_registry *registry = fresh();
     struct pnx_executor *executor = create(PNX_EXECUTOR_OPTS(.backoff_ns = 1));
