@@ -10,7 +10,13 @@
 #include "os/thread.h"
 
 void pnx__mutex_init(struct pnx_mutex *mutex, enum pnx_lock_rank rank) {
-    pthread_mutex_init(&mutex->os, NULL); /* with default attributes it cannot fail on Linux */
+    pthread_mutexattr_t kind; /* as PNX_MUTEX_STATIC(): nothing here can fail on Linux */
+    pthread_mutexattr_init(&kind);
+#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+    pthread_mutex_init(&mutex->os, &kind);
+    pthread_mutexattr_destroy(&kind);
     mutex->rank = (uint16_t)rank;
 #ifdef PNX_DEBUG
     mutex->owner = (struct pnx_a64){0};

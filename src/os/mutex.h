@@ -23,8 +23,15 @@ struct pnx_mutex {
 #endif
 };
 
+/* What is guarded is short: who finds a mutex taken spins for a moment before it sleeps, where libc has such a kind. */
+#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+#define PNX_MUTEX_OS_ PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+#else
+#define PNX_MUTEX_OS_ PTHREAD_MUTEX_INITIALIZER
+#endif
+
 #define PNX_MUTEX_STATIC(lock_rank) \
-    { .os = PTHREAD_MUTEX_INITIALIZER, .rank = (lock_rank) }
+    { .os = PNX_MUTEX_OS_, .rank = (lock_rank) }
 
 void pnx__mutex_init(struct pnx_mutex *mutex, enum pnx_lock_rank rank);
 void pnx__mutex_destroy(struct pnx_mutex *mutex);
