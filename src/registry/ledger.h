@@ -124,7 +124,8 @@ static_assert(PNX_RESOURCE_DONE > 2 && PNX_RESOURCE_SUPPRESSED < 8, "an outcome 
  */
 enum {
     PNX_ASKED_TO_END = 1 << 0,
-    PNX_ASKED_TO_GIVE_UP = 1 << 1, /* request->last does not hold any more: -EAGAIN leaves the row live */
+    PNX_ASKED_TO_GIVE_UP =
+            1 << 1, /* request->last does not hold any more: -EAGAIN leaves the row live */
 };
 
 struct pnx_cancel {
@@ -139,9 +140,9 @@ struct pnx_cancel {
  * it is pending).  Its first group is the caller's, who sets all of it; all else is the registry's.
  */
 struct pnx_row_request {
-    struct pnx_cancel cancel;            /* deadline: PNX_NEVER or a time */
-    bool last; /* a cleanup that returns -EAGAIN has failed, unless PNX_ASKED_TO_GIVE_UP */
-    bool quiet;                          /* a shutdown runs it, and need not be woken */
+    struct pnx_cancel cancel; /* deadline: PNX_NEVER or a time */
+    bool last;  /* a cleanup that returns -EAGAIN has failed, unless PNX_ASKED_TO_GIVE_UP */
+    bool quiet; /* a shutdown runs it, and need not be woken */
     void (*pended)(void *ctx, int code); /* see pnx__registry_run(); NULL: nobody needs to know */
     void *ctx;
     /* Guarded by the shard's lock until the run is over, then the caller's. */
@@ -260,7 +261,9 @@ struct pnx_registry {
     struct pnx_a32 level;  /* enum pnx_registry_level, never the default */
     struct pnx_a32 sample; /* at ADVANCED one row in so many gets a backtrace */
     struct pnx_a32 sampled;
-    struct pnx_aptr stacks;       /* struct pnx_stacks, once there is one; set once */
+    struct pnx_aptr stacks; /* struct pnx_stacks, once there is one; set once */
+    struct pnx_mutex
+            stacks_lock; /* guards what is in it: here, so that a fork finds it, made or not */
     struct pnx_aptr suppressions; /* struct pnx_suppression, newest first; only added to */
     struct pnx_a64 refs;
     struct pnx_a32 room;                 /* rows that no shard has been allowed yet */

@@ -317,8 +317,8 @@ bool pnx__executor_core_end(struct pnx__executor_core *core, struct pnx__job *jo
     bool not_now = code == -EAGAIN && !(of_row && job->request.ended);
     bool timed_out = job->overdue && code == -ETIMEDOUT && !of_row;
     bool over = core->closing && core->now >= core->close_at;
-    bool again = (not_now || timed_out) && !job->asked && !over &&
-                 job->attempt < job->spec.attempts;
+    bool again =
+            (not_now || timed_out) && !job->asked && !over && job->attempt < job->spec.attempts;
     /* A row that has not ended is told of as canceled, whatever keeps it from being tried again. */
     if (not_now && (job->asked || (of_row && !again)))
         code = -ECANCELED;
