@@ -59,6 +59,7 @@ static char off_name[] = "off";
 static struct pnx_registry off_registry;
 static struct pnx_shutdown_state off_shutdown = {
         .whole = true, /* of no rows */
+        .lined_up = true,
         .report = {.registry = &off_registry, .counts.size = sizeof(struct pnx_shutdown_counts)},
 };
 static struct pnx_registry off_registry = {
