@@ -14,13 +14,16 @@
  *   P1  The numbers of done, failed, abandoned, leaked and suppressed rows add up to the rows that were there.
  *   P2  A row's cleanup starts only when all its children have ended.  Of those that may start the one of highest
  *       priority comes first, PNX_PRIORITY_LAST last of all, and of equal ones the one that was made last.
- *   P3  It returns by its deadline, also when cleanups hang.  Once it has returned, no cleanup of it starts, and no
- *       outcome changes.
+ *   P3  It returns by its deadline, also when cleanups hang, and when time is over before all rows could be put in order:
+ *       then none has had a turn, and those that nobody else has ended have leaked.  Only the two looks at every row
+ *       that it needs for asking them and for their outcomes are never cut short: with a million rows they take some
+ *       tens of milliseconds, which is the least that its result takes; from a longer timeout the second is set aside.
+ *       Once it has returned, no cleanup of it starts, and no outcome changes.
  *   P4  Cleanups run one at a time.  One that overruns its share of the time is asked to hurry, is an event, and is
  *       routed around: up to PNX_SHUTDOWN_WORKERS threads are stuck in such cleanups before the rest has to wait.
  *   P5  It needs no memory.  Without any for an array of the rows (64 bytes each), it ends them in windows of at least 64,
  *       last made first: then priorities count inside a window only, PNX_PRIORITY_LAST excepted; and with very many rows
- *       it takes much longer.  Without a single thread the cleanups run on the caller: then one that hangs does
+ *       it takes much longer, and its result may be late by one more look at all of them.  Without a single thread the cleanups run on the caller: then one that hangs does
  *       hold it up beyond the deadline.
  *   P6  Concurrent and later callers get the same result and the same report.
  *

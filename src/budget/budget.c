@@ -12,11 +12,13 @@
  *   P4  No callback, event, allocation or free happens under the lock.  A call that may run under a caller's
  *       lock (PNX_CHARGE_NO_RECLAIM, uncharge) calls nothing out either: what it has to tell waits for the next
  *       call that may.
+ *   P5  In a forked child no tree's lock is held, whatever other threads were doing.
  */
 #include "budget/budget.h"
 
 #include "base/env_system.h"
 #include "base/options.h"
+#include "os/fork.h"
 #include "os/thread.h"
 
 #include <assert.h>
@@ -49,10 +51,45 @@ static void publish(struct pnx_a64 *gauge, uint64_t value) {
     pnx_store(gauge, value, PNX_RELAXED, "budget.gauge"); /* read by anybody; orders nothing */
 }
 
+/* ---- fork ---- */
+
+static struct pnx_mutex trees_lock = PNX_MUTEX_STATIC(PNX_RANK_BUDGETS);
+static struct pnx_link trees = {&trees, &trees}; /* the lock */
+
+static void fork_prepare(void) {
+    pnx__fork_lock(&trees_lock);
+    PNX_LIST_EACH (link, after, &trees) /* nobody else holds those of two trees */
+        pnx__fork_lock(&PNX_CONTAINER(link, struct pnx_budget_tree, link)->lock);
+}
+
+static void after_fork(void) {
+    PNX_LIST_EACH (link, after, &trees)
+        pnx__fork_unlock(&PNX_CONTAINER(link, struct pnx_budget_tree, link)->lock);
+    pnx__fork_unlock(&trees_lock);
+}
+
+static void watch_forks(void) {
+    pnx__at_fork(PNX_RANK_BUDGETS, fork_prepare, after_fork, after_fork);
+}
+
+/* ---- trees ---- */
+
 static void tree_init(struct pnx_budget_tree *tree) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
     pnx__mutex_init(&tree->lock, PNX_RANK_BUDGET);
     pnx__list_init(&tree->reclaimers);
     pnx__list_init(&tree->pending);
+    pnx__mutex_lock(&trees_lock);
+    pnx__list_push_back(&trees, &tree->link);
+    pnx__mutex_unlock(&trees_lock);
+}
+
+static void tree_destroy(struct pnx_budget_tree *tree) {
+    pnx__mutex_lock(&trees_lock);
+    pnx__list_remove(&tree->link);
+    pnx__mutex_unlock(&trees_lock);
+    pnx__mutex_destroy(&tree->lock);
 }
 
 static void block_join(struct pnx_budget *budget, struct pnx_stats *stats) {
@@ -212,7 +249,7 @@ bool pnx__budget_put_locked(struct pnx_budget *budget) {
 static void free_half_built(struct pnx_budget *budget) {
     struct pnx_env env = budget->env;
     if (!budget->parent)
-        pnx__mutex_destroy(&budget->own_tree.lock);
+        tree_destroy(&budget->own_tree);
     pnx_registry_release(&budget->registry);
     pnx__strfree(&env, budget->name);
     pnx__free(&env, budget, 1, sizeof(*budget));

@@ -27,6 +27,7 @@
 
 /* What only a root has.  Guarded by lock: everything but wake. */
 struct pnx_budget_tree {
+    struct pnx_link link; /* in the list of all, whose lock guards it */
     struct pnx_mutex lock;
     struct pnx_link reclaimers;  /* of the whole tree, lower priority first, then older first */
     struct pnx_link pending;     /* budgets with an event to tell */

@@ -11,7 +11,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#define HOOKS_MAX 8
+#define HOOKS_MAX 16
 
 struct hook {
     enum pnx_lock_rank rank;

@@ -118,9 +118,19 @@ static_assert(PNX_RESOURCE_DONE > 2 && PNX_RESOURCE_SUPPRESSED < 8, "an outcome 
 #define PNX_STAMP_UNIT_LOG2  10
 #define PNX_STAMP_ADDED_MASK ((UINT64_C(1) << PNX_STAMP_ADDED_BITS) - 1)
 
+/*
+ * What a cleanup has been asked; bits of one word, so that a cleanup that has seen itself asked by a caller who gives
+ * its resource up cannot end before the registry sees that, too.
+ */
+enum {
+    PNX_ASKED_TO_END = 1 << 0,
+    PNX_ASKED_TO_GIVE_UP =
+            1 << 1, /* request->last does not hold any more: -EAGAIN leaves the row live */
+};
+
 struct pnx_cancel {
     struct pnx_a64 deadline;  /* pnx_ns */
-    struct pnx_a32 requested; /* bool */
+    struct pnx_a32 requested; /* PNX_ASKED_TO_*; 0: nothing */
     /* pnx_cancel_pend(); NULL: nobody can wait.  Set before the cleanup is called. */
     int (*pend)(const struct pnx_cancel *cancel, struct pnx_completion *ret_completion);
 };
@@ -130,12 +140,13 @@ struct pnx_cancel {
  * it is pending).  Its first group is the caller's, who sets all of it; all else is the registry's.
  */
 struct pnx_row_request {
-    struct pnx_cancel cancel;            /* deadline: PNX_NEVER or a time */
-    bool last;                           /* a cleanup that returns -EAGAIN has failed */
-    bool quiet;                          /* a shutdown runs it, and need not be woken */
+    struct pnx_cancel cancel; /* deadline: PNX_NEVER or a time */
+    bool last;  /* a cleanup that returns -EAGAIN has failed, unless PNX_ASKED_TO_GIVE_UP */
+    bool quiet; /* a shutdown runs it, and need not be woken */
     void (*pended)(void *ctx, int code); /* see pnx__registry_run(); NULL: nobody needs to know */
     void *ctx;
-    /* Guarded by the shard's lock. */
+    /* Guarded by the shard's lock until the run is over, then the caller's. */
+    bool ended;     /* the row is gone: what tells the two kinds of -EAGAIN apart */
     bool completed; /* before the cleanup has returned */
     int32_t code;   /* then */
     /* Fixed while the row is RUNNING. */
@@ -250,7 +261,9 @@ struct pnx_registry {
     struct pnx_a32 level;  /* enum pnx_registry_level, never the default */
     struct pnx_a32 sample; /* at ADVANCED one row in so many gets a backtrace */
     struct pnx_a32 sampled;
-    struct pnx_aptr stacks;       /* struct pnx_stacks, once there is one; set once */
+    struct pnx_aptr stacks; /* struct pnx_stacks, once there is one; set once */
+    struct pnx_mutex
+            stacks_lock; /* guards what is in it: here, so that a fork finds it, made or not */
     struct pnx_aptr suppressions; /* struct pnx_suppression, newest first; only added to */
     struct pnx_a64 refs;
     struct pnx_a32 room;                 /* rows that no shard has been allowed yet */
@@ -581,14 +594,20 @@ static inline void pnx__request_init(struct pnx_row_request *request, pnx_ns dea
 int pnx__row_claim(
         struct pnx_registry *registry, pnx_resource_id id, struct pnx_row_request *request);
 
+/* Asks what runs by the request: PNX_ASKED_TO_*. */
+static inline void pnx__cancel_ask(struct pnx_cancel *cancel, uint32_t what) {
+    /* A hint without data: no partner.  Several may ask, under locks of their own. */
+    pnx_fetch_or(&cancel->requested, what, PNX_RELAXED, "run.ask");
+}
+
 /* Runs the cleanup of a row that the request has claimed; returns as pnx__registry_run(). */
 int pnx__row_run(struct pnx_row_request *request);
 
 /*
  * Claims the row and runs its cleanup here.  *ret_claimed tells the claim's errors from the cleanup's.  Returns
  *   0 or an error   the row has ended so, and the request is the caller's again
- *   -EAGAIN         the row is as it was, and may be claimed again by anybody (never when request->last is set:
- *                   the row has failed then)
+ *   -EAGAIN         the row is as it was, and may be claimed again by anybody; with request->ended it has failed: by
+ *                   request->last, or after a shutdown has abandoned it
  *   -EINPROGRESS    it ends later: request->pended(ctx, code) will be called once, with no lock held, by whichever
  *                   thread completes it, perhaps before this returns; code is as above.  The request must live
  *                   until then, unless pended is NULL.

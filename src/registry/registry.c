@@ -59,6 +59,7 @@ static char off_name[] = "off";
 static struct pnx_registry off_registry;
 static struct pnx_shutdown_state off_shutdown = {
         .whole = true, /* of no rows */
+        .lined_up = true,
         .report = {.registry = &off_registry, .counts.size = sizeof(struct pnx_shutdown_counts)},
 };
 static struct pnx_registry off_registry = {
@@ -79,12 +80,14 @@ static void fork_prepare(void) {
         struct pnx_registry *registry = PNX_CONTAINER(link, struct pnx_registry, link);
         for (uint32_t i = 0; i < PNX_SHARDS; i++)
             pnx__fork_take(&registry->shard[i].lock);
+        pnx__fork_lock(&registry->stacks_lock); /* nobody takes a shard's while it holds this one */
     }
 }
 
 static void give_back(bool in_child) {
     PNX_LIST_EACH (link, after, &all) {
         struct pnx_registry *registry = PNX_CONTAINER(link, struct pnx_registry, link);
+        pnx__fork_unlock(&registry->stacks_lock);
         for (uint32_t i = 0; i < PNX_SHARDS; i++) {
             if (in_child)
                 registry->shard[i].waiting = 0; /* none of those who waited is here */
@@ -190,6 +193,7 @@ static void set_up(struct whole *whole, const struct pnx_env *env, char *name, u
     registry->last = registry->base == 1 ? GENERATION_MASK : registry->base - 1;
     for (uint32_t i = 0; i < PNX_SHARDS; i++)
         pnx__lock_init(&registry->shard[i].lock, PNX_RANK_REGISTRY);
+    pnx__mutex_init(&registry->stacks_lock, PNX_RANK_STACKS);
     registry->shutdown = &whole->shutdown;
     pnx__mutex_init(&whole->shutdown.lock, PNX_RANK_SHUTDOWN);
     whole->shutdown.report.registry = registry;
@@ -267,6 +271,7 @@ static void destroy(struct pnx_registry *registry) {
     pnx__stats_remove(&registry->block);
     pnx__shards_free(registry);
     pnx__stacks_free(registry);
+    pnx__mutex_destroy(&registry->stacks_lock);
     pnx__suppressions_free(registry);
     if (shutdown->members != shutdown->window)
         pnx__free(&env, shutdown->members, shutdown->capacity, sizeof(*shutdown->members));

@@ -158,9 +158,8 @@ static inline pnx_resource_id add_quickly(struct pnx_registry *registry, struct 
     if (!pnx__lock_cheap(&shard->lock, self))
         return 0;
     struct pnx_row *row = shard->free_first;
-    if (shard->n_free > shard->rest && shard->n_free > 1 &&
-            pnx__registry_is_open(registry) && shard->held &&
-            pnx__shard_rows_locked(shard) < shard->allowed) {
+    if (shard->n_free > shard->rest && shard->n_free > 1 && pnx__registry_is_open(registry) &&
+            shard->held && pnx__shard_rows_locked(shard) < shard->allowed) {
         id = next_id(pnx__row_word(row));
         shard->free_first = row->next_free; /* there is another one */
         shard->n_free--;

@@ -86,6 +86,13 @@ static void again_locked(struct pnx_registry *registry, struct pnx_shard *shard,
     end->again = true;
 }
 
+/* Whether -EAGAIN is a failure now.  Who gives the row up says so before it asks for the end. */
+static bool is_last(const struct pnx_row_request *request) {
+    /* No partner: a cleanup that has read the same word before sees no older value here. */
+    return request->last && !(pnx_load(&request->cancel.requested, PNX_RELAXED, "run.given_up") &
+                                    PNX_ASKED_TO_GIVE_UP);
+}
+
 /* Ends a running or pending row with the code; last: -EAGAIN is a failure. */
 static void end_locked(struct pnx_registry *registry, struct pnx_shard *shard, struct pnx_row *row,
         pnx_resource_id id, int code, bool last, struct end *end) {
@@ -141,8 +148,7 @@ static int complete(void *ctx, uint64_t token, int code) {
     pnx_resource_id id = pnx__word_id(token);
     struct pnx_row *row = pnx__row_find(registry, id);
     struct end end = {.code = 0};
-    void (*pended)(void *told, int code) = NULL;
-    void *told = NULL;
+    struct pnx_row_request *request = NULL; /* who is told */
     struct pnx_shard *shard = pnx__row_lock(registry, id);
     enum pnx_row_hand hand = pnx__row_hand(row);
     uint64_t word = pnx__row_word(row);
@@ -162,18 +168,16 @@ static int complete(void *ctx, uint64_t token, int code) {
         pnx__unlock(&shard->lock);
         return 0;
     }
-    bool last = false;
-    if (hand == PNX_HAND_REQUEST) {
-        pended = row->request->pended;
-        told = row->request->ctx;
-        last = row->request->last;
-    }
-    end_locked(registry, shard, row, id, as_code(code), last, &end);
+    if (hand == PNX_HAND_REQUEST)
+        request = row->request;
+    end_locked(registry, shard, row, id, as_code(code), request && is_last(request), &end);
+    if (request)
+        request->ended = !end.again;
     pnx__unlock(&shard->lock);
     pnx__mutex_assert_none_held();
     finish(registry, shard, id, &end);
-    if (pended)
-        pended(told, end.code);
+    if (request)
+        request->pended(request->ctx, end.code);
     return 0;
 }
 
@@ -201,6 +205,7 @@ static int pend(const struct pnx_cancel *cancel, struct pnx_completion *ret_comp
 static inline void take_claim_locked(struct pnx_registry *registry, struct pnx_row *row,
         pnx_resource_id id, struct pnx_thread *self, struct pnx_row_request *request) {
     request->cancel.pend = pend;
+    request->ended = false;
     request->completed = false;
     request->registry = registry;
     request->row = row;
@@ -325,7 +330,9 @@ static __attribute__((noinline)) int end_slowly(struct pnx_row_request *request,
     if (pends)
         leave_locked(registry, shard, request, &end);
     else
-        end_locked(registry, shard, request->row, id, as_code(code), request->last, &end);
+        end_locked(registry, shard, request->row, id, as_code(code), is_last(request), &end);
+    if (!pends)
+        request->ended = !end.again;
     pnx__unlock(&shard->lock);
     if (quiet)
         end.effects.shutdown = false;
@@ -359,7 +366,7 @@ int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id) {
 static void request_locked(struct pnx_row *row, uint64_t word) {
     if (pnx__word_state(word) == PNX_ROW_LIVE || pnx__row_hand(row) == PNX_HAND_NOBODY)
         return;
-    pnx_store(&row->request->cancel.requested, 1, PNX_RELAXED, "run.request"); /* a hint */
+    pnx__cancel_ask(&row->request->cancel, PNX_ASKED_TO_END);
 }
 
 void pnx__row_ask_locked(struct pnx_row *row, uint64_t word) {

@@ -89,12 +89,13 @@ struct pnx_shutdown_state {
     struct pnx_mutex lock;
     struct pnx_a32 phase; /* enum pnx_shutdown_phase, and who leads; a futex */
     /* Written by the leader before there are workers, then fixed. */
-    pnx_ns deadline;
+    pnx_ns deadline; /* with the time taken off that the last look at all rows will take */
     bool enlisted; /* the registry is closed: no shard gets further slots, and empty ones are left out */
     struct pnx_shutdown_member *members; /* allocated, or window */
     size_t capacity;                     /* of members */
-    bool whole;                          /* all rows are members, in order */
-    uint64_t random;                     /* for the pauses between tries; guarded by lock */
+    bool whole;                          /* there is room for all rows */
+    bool lined_up; /* whole, and all are members, in order; guarded by lock until the phase is DONE */
+    uint64_t random; /* for the pauses between tries; guarded by lock */
     /* Guarded by lock; n is fixed when whole. */
     size_t n;
     struct pnx_shutdown_member *ready;     /* a heap, by key */

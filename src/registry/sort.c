@@ -9,7 +9,8 @@
 
 #include <string.h>
 
-#define SMALL 12 /* so few are sorted by insertion */
+#define SMALL 12   /* so few are sorted by insertion */
+#define STEPS 4096 /* comparisons from one look at go_on to the next, about */
 
 /* What is sorted: elements of some size. */
 struct sorting {
@@ -17,7 +18,24 @@ struct sorting {
     size_t size;
     void *spare;
     pnx_before_fn *before;
+    bool (*go_on)(void *ctx); /* NULL: to the end */
+    void *ctx;
+    size_t left; /* steps until the next look */
+    bool over;
 };
+
+/* Whether to leave all as it is.  Whatever is under way only swaps elements: none is lost. */
+static bool is_over(struct sorting *s, size_t steps) {
+    if (!s->go_on || s->over)
+        return s->over;
+    if (s->left > steps) {
+        s->left -= steps;
+        return false;
+    }
+    s->left = STEPS;
+    s->over = !s->go_on(s->ctx);
+    return s->over;
+}
 
 static char *at(const struct sorting *s, size_t i) {
     return s->base + i * s->size;
@@ -37,7 +55,7 @@ static void swap(const struct sorting *s, size_t i, size_t k) {
 
 void pnx__sort_sift(
         void *array, size_t i, size_t n, size_t size, void *spare, pnx_before_fn *before) {
-    const struct sorting s = {array, size, spare, before};
+    const struct sorting s = {.base = array, .size = size, .spare = spare, .before = before};
     for (;;) {
         size_t child = 2 * i + 1;
         if (child >= n)
@@ -51,10 +69,10 @@ void pnx__sort_sift(
     }
 }
 
-static void heapsort(const struct sorting *s, size_t n) {
-    for (size_t i = n / 2; i > 0; i--)
+static void heapsort(struct sorting *s, size_t n) {
+    for (size_t i = n / 2; i > 0 && !is_over(s, 16); i--)
         pnx__sort_sift(s->base, i - 1, n, s->size, s->spare, s->before);
-    for (size_t end = n; end > 1; end--) {
+    for (size_t end = n; end > 1 && !is_over(s, 32); end--) {
         swap(s, 0, end - 1);
         pnx__sort_sift(s->base, 0, end - 1, s->size, s->spare, s->before);
     }
@@ -74,7 +92,7 @@ static void insertion_sort(const struct sorting *s, size_t n) {
 }
 
 /* Parts the elements at one of them, which comes to stand where it is returned; none behind precedes it. */
-static size_t part(const struct sorting *s, size_t n) {
+static size_t part(struct sorting *s, size_t n) {
     size_t middle = n / 2, last = n - 1;
     if (precedes(s, middle, 0))
         swap(s, middle, 0);
@@ -89,11 +107,11 @@ static size_t part(const struct sorting *s, size_t n) {
     for (;;) {
         do
             i++;
-        while (i < last && precedes(s, i, 1));
+        while (i < last && precedes(s, i, 1) && !is_over(s, 1));
         do
             k--;
-        while (precedes(s, 1, k));
-        if (i >= k)
+        while (precedes(s, 1, k) && !is_over(s, 1));
+        if (i >= k || s->over)
             break;
         swap(s, i, k);
     }
@@ -102,6 +120,11 @@ static size_t part(const struct sorting *s, size_t n) {
 }
 
 void pnx__sort(void *array, size_t n, size_t size, void *spare, pnx_before_fn *before) {
+    (void)pnx__sort_while(array, n, size, spare, before, NULL, NULL);
+}
+
+bool pnx__sort_while(void *array, size_t n, size_t size, void *spare, pnx_before_fn *before,
+        bool (*go_on)(void *ctx), void *ctx) {
     struct {
         char *base;
         size_t n;
@@ -111,10 +134,18 @@ void pnx__sort(void *array, size_t n, size_t size, void *spare, pnx_before_fn *b
     unsigned n_todo = 0, depth = 0;
     for (size_t k = n; k > 1; k /= 2)
         depth += 2;
-    struct sorting s = {array, size, spare, before};
+    struct sorting s = {.base = array,
+            .size = size,
+            .spare = spare,
+            .before = before,
+            .go_on = go_on,
+            .ctx = ctx,
+            .left = STEPS};
     for (;;) {
         while (n > SMALL && depth > 0) {
             size_t pivot = part(&s, n);
+            if (s.over)
+                return false;
             size_t behind = n - pivot - 1;
             char *second = at(&s, pivot + 1);
             depth--;
@@ -135,8 +166,10 @@ void pnx__sort(void *array, size_t n, size_t size, void *spare, pnx_before_fn *b
             heapsort(&s, n);
         else
             insertion_sort(&s, n);
+        if (is_over(&s, SMALL * SMALL / 4))
+            return false;
         if (n_todo == 0)
-            return;
+            return true;
         n_todo--;
         s.base = todo[n_todo].base;
         n = todo[n_todo].n;

@@ -25,9 +25,8 @@ struct stack {
     void *frames[PNX_TRACE_FRAMES];
 };
 
-/* Guarded by lock, but for the first line. */
+/* Guarded by the registry's stacks_lock. */
 struct pnx_stacks {
-    struct pnx_mutex lock;
     uint32_t count;
     struct stack place[PLACES];
 };
@@ -40,12 +39,10 @@ static struct pnx_stacks *make(struct pnx_registry *registry) {
     struct pnx_stacks *made = pnx__alloc(&registry->env, 1, sizeof(*made));
     if (!made)
         return NULL;
-    pnx__mutex_init(&made->lock, PNX_RANK_STACKS);
     void *found = NULL;
     /* Release: pairs with stacks.found; acquire where it fails: the set is another thread's. */
     if (pnx_cas_acquire(&registry->stacks, &found, made, PNX_RELEASE, "stacks.made"))
         return made;
-    pnx__mutex_destroy(&made->lock);
     pnx__free(&registry->env, made, 1, sizeof(*made));
     return found;
 }
@@ -62,7 +59,7 @@ uint32_t pnx__stack_keep(struct pnx_registry *registry, void *const *frames, uin
         return 0;
     uint32_t at = (uint32_t)(pnx__hash(0, frames, n * sizeof(*frames)) % PLACES);
     uint32_t number = 0;
-    pnx__mutex_lock(&stacks->lock);
+    pnx__mutex_lock(&registry->stacks_lock);
     for (;; at = (at + 1) % PLACES) {
         struct stack *stack = &stacks->place[at];
         if (stack->n == 0) {
@@ -77,7 +74,7 @@ uint32_t pnx__stack_keep(struct pnx_registry *registry, void *const *frames, uin
             break;
         }
     }
-    pnx__mutex_unlock(&stacks->lock);
+    pnx__mutex_unlock(&registry->stacks_lock);
     return number;
 }
 
@@ -86,11 +83,11 @@ uint32_t pnx__stack_copy(
     struct pnx_stacks *stacks = stacks_of(registry);
     if (!stacks || number == 0)
         return 0;
-    pnx__mutex_lock(&stacks->lock);
+    pnx__mutex_lock(&registry->stacks_lock);
     const struct stack *stack = &stacks->place[number - 1];
     uint32_t n = stack->n;
     memcpy(ret_frames, stack->frames, n * sizeof(*ret_frames));
-    pnx__mutex_unlock(&stacks->lock);
+    pnx__mutex_unlock(&registry->stacks_lock);
     return n;
 }
 
@@ -98,6 +95,5 @@ void pnx__stacks_free(struct pnx_registry *registry) {
     struct pnx_stacks *stacks = registry->stacks.v;
     if (!stacks)
         return;
-    pnx__mutex_destroy(&stacks->lock);
     pnx__free(&registry->env, stacks, 1, sizeof(*stacks));
 }

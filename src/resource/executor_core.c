@@ -146,9 +146,10 @@ static void enqueue(struct pnx__executor_core *core, struct pnx__job *job) {
     to_state(core, job, PNX__JOB_QUEUED);
 }
 
-static void ask(struct pnx__job *job) {
-    /* A hint without data, see run.requested: no partner. */
-    pnx_store(&job->request.cancel.requested, 1, PNX_RELAXED, "executor_core.ask");
+/* It is not to be tried again: what it could not end stays, be this the last attempt. */
+static void give_up(struct pnx__job *job) {
+    job->asked = true;
+    pnx__cancel_ask(&job->request.cancel, PNX_ASKED_TO_END | PNX_ASKED_TO_GIVE_UP);
 }
 
 void pnx__executor_core_init(struct pnx__executor_core *core,
@@ -220,7 +221,7 @@ struct pnx__job *pnx__executor_core_advance(struct pnx__executor_core *core, pnx
         job->overdue = true;
         if (job->state == PNX__JOB_RUNNING)
             core->late++;
-        ask(job);
+        pnx__cancel_ask(&job->request.cancel, PNX_ASKED_TO_END);
         pnx__executor_count(core, PNX__EXECUTOR_STAT_overdue);
         return job;
     }
@@ -311,15 +312,16 @@ bool pnx__executor_core_end(struct pnx__executor_core *core, struct pnx__job *jo
     see(core, now);
     if (code > 0 || code == -EINPROGRESS)
         code = -EINVAL; /* -EINPROGRESS without having pended, or in a completion */
-    /* A row whose cleanup has returned anything but -EAGAIN is gone. */
-    bool timed_out = job->overdue && code == -ETIMEDOUT && !job->spec.registry;
-    bool again = code == -EAGAIN || timed_out;
+    bool of_row = job->spec.registry != NULL;
+    /* A row whose cleanup has returned anything but -EAGAIN is gone, and with that, too, it may have failed for good. */
+    bool not_now = code == -EAGAIN && !(of_row && job->request.ended);
+    bool timed_out = job->overdue && code == -ETIMEDOUT && !of_row;
     bool over = core->closing && core->now >= core->close_at;
-    /* ... and so is one whose last attempt it was: the job says what the row says. */
-    bool gone = job->spec.registry && job->attempt >= job->spec.attempts;
-    if (job->asked && code == -EAGAIN && !gone)
+    bool again =
+            (not_now || timed_out) && !job->asked && !over && job->attempt < job->spec.attempts;
+    /* A row that has not ended is told of as canceled, whatever keeps it from being tried again. */
+    if (not_now && (job->asked || (of_row && !again)))
         code = -ECANCELED;
-    again = again && !job->asked && !over && job->attempt < job->spec.attempts;
     job->code = code;
     job->settled = !again;
     if (!again)
@@ -351,8 +353,7 @@ int pnx__executor_core_cancel(struct pnx__executor_core *core, struct pnx__job *
     case PNX__JOB_PENDING:
         if (job->settled)
             break;
-        job->asked = true;
-        ask(job);
+        give_up(job);
         return -EINPROGRESS;
     case PNX__JOB_FREE:
     case PNX__JOB_ENDING:
@@ -405,10 +406,8 @@ struct pnx__job *pnx__executor_core_drop(struct pnx__executor_core *core) {
 }
 
 void pnx__executor_core_ask_all(struct pnx__executor_core *core) {
-    PNX_LIST_EACH (link, after, &core->busy) {
-        job_of(link)->asked = true;
-        ask(job_of(link));
-    }
+    PNX_LIST_EACH (link, after, &core->busy)
+        give_up(job_of(link));
 }
 
 struct pnx__job *pnx__executor_core_find(const struct pnx__executor_core *core, pnx_job_id id) {

@@ -110,7 +110,7 @@ static void run_inline(
     pnx_ns now = pnx__now(&executor->env);
     pnx__executor_effects_init(&effects);
     pnx__mutex_lock(&executor->lock);
-    if (code == -EAGAIN)
+    if (code == -EAGAIN && !request.ended)
         *ret_id = try_later_locked(executor, spec, random, now);
     if (*ret_id == 0) {
         pnx__executor_unlock(executor, &effects);

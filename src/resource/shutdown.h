@@ -25,11 +25,20 @@ void pnx__shutdown_each_slot(struct pnx_registry *registry,
 #define PNX_SHUTDOWN_RANK_SHIFT \
     60 /* of the rank of its priority in a key; below it stands the age */
 
+/* Whether there is time for one more of many steps: asked of each, by its number, and mostly cheap. */
+bool pnx__shutdown_may_step(struct pnx_registry *registry, size_t step);
+
 /* The place of a row in the order: the row with the smaller key comes first.  Under the shard's lock. */
 uint64_t pnx__shutdown_key_locked(const struct pnx_row *row);
 
-/* Closes the registry, asks all rows to end, and makes members of them, or of the first when memory is short. */
+/*
+ * Closes the registry, asks all rows to end, and makes members of them, or of the first when memory is short.  When time
+ * is over before they are in order, none has a turn.
+ */
 void pnx__order_begin(struct pnx_registry *registry);
+
+/* Puts into order what a shutdown had no time for: for its report, which is read as it is where there is no room. */
+void pnx__order_complete(struct pnx_registry *registry);
 
 /* Makes a member of a row; children are not known yet.  Under the shard's lock. */
 void pnx__member_init_locked(

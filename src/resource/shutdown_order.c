@@ -16,14 +16,20 @@
  *   P1  A member is READY only when all rows that name it as their parent have ended.
  *   P2  Of those that are READY the one with the smallest key is taken.
  *   P3  Nothing is allocated once the array is there; without memory it is a window (shutdown_sweep.c).
+ *   P4  From one look at the clock to the next there is a bounded number of steps, but for the two looks at all rows that
+ *       each shutdown takes: the first, which asks them, and the last, for which it sets as much time aside.
  */
 #include "base/env.h"
 #include "registry/sort.h"
 #include "resource/shutdown.h"
 
+#include <stddef.h>
+
 #define PAUSE_MIN   (10 * PNX_MS) /* before the second try */
 #define PAUSE_MAX   PNX_SEC
 #define SERIAL_MASK (UINT64_MAX >> PNX_ROW_SERIAL_SHIFT)
+#define STEPS       4096 /* rows from one look at the clock to the next */
+#define LOOK_MAX_NS 100  /* set aside for the last look at a row, at most */
 
 /* ---- heaps ---- */
 
@@ -81,6 +87,17 @@ static struct pnx_shutdown_member *pop(struct pnx_shutdown_member **heap, bool b
     }
     root->child = NULL;
     return root;
+}
+
+/* ---- time ---- */
+
+static bool has_time(void *ctx) {
+    const struct pnx_registry *registry = ctx;
+    return pnx__now(&registry->env) < registry->shutdown->deadline;
+}
+
+bool pnx__shutdown_may_step(struct pnx_registry *registry, size_t step) {
+    return step % STEPS != STEPS - 1 || has_time(registry);
 }
 
 /* ---- rows ---- */
@@ -250,7 +267,7 @@ void pnx__order_elsewhere_locked(
 static void look_elsewhere_locked(struct pnx_registry *registry, pnx_ns now) {
     struct pnx_shutdown_state *state = registry->shutdown;
     struct pnx_shutdown_member **at = &state->elsewhere;
-    while (*at) {
+    for (size_t i = 0; *at && pnx__shutdown_may_step(registry, i); i++) {
         struct pnx_shutdown_member *member = *at;
         uint64_t word = pnx__row_word(member->row);
         bool there = pnx__word_is_there(word);
@@ -271,8 +288,11 @@ pnx_ns pnx__order_look_locked(struct pnx_registry *registry, uint32_t seen, pnx_
     struct pnx_shutdown_state *state = registry->shutdown;
     if (!state->whole)
         return pnx__sweep_locked(registry, seen, now);
+    if (!state->lined_up)
+        return PNX_NEVER; /* there was no time for it */
     look_elsewhere_locked(registry, now);
-    while (state->again && state->again->due <= now) {
+    for (size_t i = 0;
+            state->again && state->again->due <= now && pnx__shutdown_may_step(registry, i); i++) {
         struct pnx_shutdown_member *member = pop(&state->again, true);
         member->state = PNX_MEMBER_READY;
         push(&state->ready, member, false);
@@ -292,23 +312,48 @@ static void enlist_row(void *ctx, struct pnx_row *row, uint64_t word) {
     ++*n;
 }
 
-static void collect_row(void *ctx, struct pnx_row *row, uint64_t word) {
-    struct pnx_shutdown_state *state = ctx;
-    if (row->order & PNX_ROW_MEMBER)
-        pnx__member_init_locked(
-                &state->members[state->n++], row, word, pnx__shutdown_key_locked(row));
-}
-
 static bool by_key(const void *a, const void *b) {
     const struct pnx_shutdown_member *x = a, *y = b;
     return x->key < y->key;
+}
+
+/*
+ * Makes members of all rows of the shutdown, the last slot of a shard first, as pnx__shutdown_each_slot().  timed: as
+ * long as there is time; false when there was none.
+ */
+static bool collect_locked(struct pnx_registry *registry, bool timed, bool *ret_in_order) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    bool in_order = true;
+    size_t step = 0;
+    state->n = 0;
+    for (uint32_t s = 0; s < PNX_SHARDS; s++) {
+        struct pnx_shard *shard = &registry->shard[s];
+        pnx__lock(&shard->lock);
+        for (uint32_t slot = shard->used; slot > 0; slot--) {
+            if (timed && !pnx__shutdown_may_step(registry, step++))
+                break;
+            struct pnx_row *row = pnx__slot_row(shard, slot - 1);
+            if (!(row->order & PNX_ROW_MEMBER))
+                continue;
+            struct pnx_shutdown_member *member = &state->members[state->n++];
+            pnx__member_init_locked(member, row, pnx__row_word(row), pnx__shutdown_key_locked(row));
+            in_order = in_order && (state->n == 1 || member[-1].key < member->key);
+        }
+        pnx__unlock(&shard->lock);
+        if (timed && step >= STEPS && !has_time(registry))
+            return false;
+    }
+    *ret_in_order = in_order;
+    return true;
 }
 
 /* Gets room for up to n members; NULL when there is no memory for more than stand ready in the registry. */
 static struct pnx_shutdown_member *get_room(
         struct pnx_registry *registry, size_t n, size_t *ret_room) {
     for (; n > PNX_SHUTDOWN_WINDOW; n /= 2) {
-        struct pnx_shutdown_member *members = pnx__alloc(&registry->env, n, sizeof(*members));
+        /* Not zeroed, which would take its time: who makes a member writes all of it. */
+        struct pnx_shutdown_member *members =
+                registry->env.alloc(registry->env.ctx, n * sizeof(*members), _Alignof(max_align_t));
         *ret_room = n;
         if (members)
             return members;
@@ -331,12 +376,19 @@ static struct pnx_shutdown_member *parent_of(struct pnx_registry *registry, pnx_
     return member ? pnx__member_find(registry->shutdown, key) : NULL;
 }
 
-static void line_up(struct pnx_registry *registry) {
+/* false: time was over before. */
+static bool line_up(struct pnx_registry *registry) {
     struct pnx_shutdown_state *state = registry->shutdown;
     struct pnx_shutdown_member spare;
-    pnx__shutdown_each_slot(registry, collect_row, state);
-    pnx__sort(state->members, state->n, sizeof(spare), &spare, by_key);
+    bool in_order;
+    if (!collect_locked(registry, true, &in_order))
+        return false;
+    if (!in_order && !pnx__sort_while(state->members, state->n, sizeof(spare), &spare, by_key,
+                             has_time, registry))
+        return false;
     for (size_t i = 0; i < state->n; i++) {
+        if (!pnx__shutdown_may_step(registry, i))
+            return false;
         struct pnx_shutdown_member *member = &state->members[i];
         member->parent = parent_of(registry, member->id);
         if (member->parent)
@@ -349,8 +401,33 @@ static void line_up(struct pnx_registry *registry) {
         }
     }
     /* The last first: so each is smaller than all in the heap, which makes the heap a list. */
-    for (size_t i = state->n; i > 0; i--)
+    for (size_t i = state->n; i > 0; i--) {
+        if (!pnx__shutdown_may_step(registry, state->n - i))
+            return false;
         pnx__member_admit_locked(registry, &state->members[i - 1]);
+    }
+    return true;
+}
+
+void pnx__order_complete(struct pnx_registry *registry) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    struct pnx_shutdown_member spare;
+    bool in_order;
+    pnx__mutex_lock(&state->lock);
+    if (state->whole && !state->lined_up) {
+        (void)collect_locked(registry, false, &in_order);
+        pnx__sort(state->members, state->n, sizeof(spare), &spare, by_key);
+        state->lined_up = true;
+    }
+    pnx__mutex_unlock(&state->lock);
+}
+
+/* Sets aside what the last look at n rows will take, by what the first one took. */
+static void set_aside(struct pnx_shutdown_state *state, pnx_ns took, size_t n) {
+    if (state->deadline == PNX_NEVER)
+        return;
+    pnx_ns most = (pnx_ns)n * LOOK_MAX_NS;
+    state->deadline -= 2 * took < most ? 2 * took : most;
 }
 
 void pnx__order_begin(struct pnx_registry *registry) {
@@ -358,8 +435,10 @@ void pnx__order_begin(struct pnx_registry *registry) {
     size_t n = 0;
     /* No partner: see pnx__registry_is_closed(). */
     pnx_fetch_or(&registry->refs, PNX_REGISTRY_CLOSED, PNX_RELAXED, "shutdown.close");
+    pnx_ns began = pnx__now(&registry->env);
     pnx__shutdown_each_slot(registry, enlist_row, &n);
     state->enlisted = true;
+    set_aside(state, pnx__now(&registry->env) - began, n);
     size_t room = 0;
     struct pnx_shutdown_member *members = get_room(registry, n, &room);
     uint64_t random = registry->env.random(registry->env.ctx);
@@ -370,7 +449,10 @@ void pnx__order_begin(struct pnx_registry *registry) {
     state->random = random;
     state->left = n;
     state->sweep = (struct pnx_shutdown_sweep){.after = UINT64_MAX, .stirred = true};
-    if (state->whole)
-        line_up(registry);
+    if (state->whole) {
+        state->lined_up = line_up(registry);
+        if (!state->lined_up)
+            state->ready = NULL; /* who is there could come before its child, or before others */
+    }
     pnx__mutex_unlock(&state->lock);
 }

@@ -55,6 +55,12 @@ struct walk {
     } batch[BATCH];
 };
 
+static void walk_begin(struct walk *walk, const struct pnx_shutdown_report *report) {
+    *walk = (struct walk){.report = report};
+    if (!report->registry->off)
+        pnx__order_complete(report->registry);
+}
+
 static bool place_before(const void *a, const void *b) {
     return ((const struct place *)a)->key < ((const struct place *)b)->key;
 }
@@ -195,7 +201,8 @@ static bool next_groups(struct groups *groups) {
     if (groups->begun && groups->n < GROUPS)
         return false;
     groups->n = 0;
-    struct walk walk = {.report = groups->report};
+    struct walk walk;
+    walk_begin(&walk, groups->report);
     const struct pnx_row *row;
     while ((row = next_row(&walk)))
         count_row(groups, row);
@@ -219,7 +226,8 @@ int pnx_shutdown_report_each(const struct pnx_shutdown_report *report,
     if (!report || !visit)
         return -EINVAL;
     pnx__mutex_assert_none_held();
-    struct walk walk = {.report = report};
+    struct walk walk;
+    walk_begin(&walk, report);
     const struct pnx_row *row;
     while ((row = next_row(&walk))) {
         struct pnx_resource_info info;
@@ -356,7 +364,8 @@ static void write_json(const struct pnx_shutdown_report *report, struct pnx_out 
         }
     }
     pnx__out(out, "],\"resources\":[");
-    struct walk walk = {.report = report};
+    struct walk walk;
+    walk_begin(&walk, report);
     const struct pnx_row *row;
     for (bool first = true; (row = next_row(&walk)); first = false) {
         struct pnx_resource_info info;

@@ -211,7 +211,7 @@ static void note_overdue_locked(struct pnx_shutdown_state *state,
     worker->overdue = true;
     if (state->active == worker)
         state->active = NULL;
-    pnx_store(&worker->request.cancel.requested, 1, PNX_RELAXED, "shutdown.request"); /* a hint */
+    pnx__cancel_ask(&worker->request.cancel, PNX_ASKED_TO_END);
     overdue->rows[overdue->n].row = worker->member->row;
     overdue->rows[overdue->n++].id = worker->member->id;
 }

@@ -123,13 +123,19 @@ static void link_row_locked(struct pnx_registry *registry, const struct pnx_row 
         member->parent = parent;
 }
 
-static void link_locked(struct pnx_registry *registry) {
+/* false: time was over before. */
+static bool link_locked(struct pnx_registry *registry) {
+    size_t step = 0;
     for (uint32_t s = 0; s < PNX_SHARDS; s++) {
         const struct pnx_shard *shard = &registry->shard[s];
         /* used is fixed since the registry was closed and the shard's lock was taken after it. */
-        for (uint32_t slot = 0; slot < shard->used; slot++)
+        for (uint32_t slot = 0; slot < shard->used; slot++) {
+            if (!pnx__shutdown_may_step(registry, step++))
+                return false;
             link_row_locked(registry, pnx__slot_row(shard, slot));
+        }
     }
+    return true;
 }
 
 /* Begins another sweep if that may lead to anything. */
@@ -158,7 +164,8 @@ pnx_ns pnx__sweep_locked(struct pnx_registry *registry, uint32_t seen, pnx_ns no
     if (sweep->after == UINT64_MAX && !begin_sweep(sweep, seen, now))
         return sweep->again ? sweep->retry_at : PNX_NEVER;
     gather_locked(registry);
-    link_locked(registry);
+    if (!link_locked(registry))
+        return now;
     for (size_t i = state->n; i > 0; i--)
         pnx__member_admit_locked(registry, &state->members[i - 1]);
     return state->ready ? PNX_NEVER : now;

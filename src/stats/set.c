@@ -9,12 +9,14 @@
  *   P1  pnx__stats_add() and pnx__stats_remove() allocate nothing and cannot fail.
  *   P2  Two live blocks of one set never share group, name (as exported) and number.
  *   P3  A status other than OK never comes with an empty reason.
+ *   P4  In a forked child no set's lock is held, whatever other threads were doing.
  */
 #include "stats/set.h"
 
 #include "base/env_system.h"
 #include "base/error.h"
 #include "base/options.h"
+#include "os/fork.h"
 #include "stats/utf8.h"
 
 #include <assert.h>
@@ -22,12 +24,43 @@
 
 static_assert(sizeof(struct pnx_stats_opts) == sizeof(size_t) + sizeof(void *), "no padding");
 
+static struct pnx_link all;
 static struct pnx_stats default_set = {
+        .link = {&all, &all},
         .lock = PNX_MUTEX_STATIC(PNX_RANK_STATS),
         .monitor_lock = PNX_MUTEX_STATIC(PNX_RANK_MONITOR),
         .blocks = {&default_set.blocks, &default_set.blocks},
 };
 static struct pnx_stats off_set;
+
+/* ---- fork ---- */
+
+static struct pnx_mutex all_lock = PNX_MUTEX_STATIC(PNX_RANK_STATS_SETS);
+static struct pnx_link all = {&default_set.link, &default_set.link}; /* all_lock */
+
+static void fork_prepare(void) {
+    pnx__fork_lock(&all_lock);
+    PNX_LIST_EACH (link, after, &all) { /* nobody else holds those of two sets */
+        struct pnx_stats *set = PNX_CONTAINER(link, struct pnx_stats, link);
+        pnx__fork_lock(&set->monitor_lock);
+        pnx__fork_lock(&set->lock);
+    }
+}
+
+static void after_fork(void) {
+    PNX_LIST_EACH (link, after, &all) {
+        struct pnx_stats *set = PNX_CONTAINER(link, struct pnx_stats, link);
+        pnx__fork_unlock(&set->lock);
+        pnx__fork_unlock(&set->monitor_lock);
+    }
+    pnx__fork_unlock(&all_lock);
+}
+
+static void watch_forks(void) {
+    pnx__at_fork(PNX_RANK_STATS_SETS, fork_prepare, after_fork, after_fork);
+}
+
+/* ---- sets ---- */
 
 struct pnx_stats *pnx_stats_default(void) {
     return &default_set;
@@ -38,6 +71,8 @@ struct pnx_stats *pnx_stats_off(void) {
 }
 
 struct pnx_stats *pnx__stats_resolve(struct pnx_stats *set) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks); /* before anybody takes a lock of a set */
     if (!set)
         return &default_set;
     return set == &off_set ? NULL : set;
@@ -63,6 +98,9 @@ int pnx_stats_create(
     pnx__mutex_init(&set->lock, PNX_RANK_STATS);
     pnx__mutex_init(&set->monitor_lock, PNX_RANK_MONITOR);
     pnx__list_init(&set->blocks);
+    pnx__mutex_lock(&all_lock);
+    pnx__list_push_back(&all, &set->link);
+    pnx__mutex_unlock(&all_lock);
     pnx_store(&set->references, 1, PNX_RELAXED, "stats.create"); /* nobody else knows it yet */
     *ret_stats = set;
     return 0;
@@ -75,6 +113,9 @@ static void drop_reference(struct pnx_stats *set) {
     if (pnx_fetch_sub(&set->references, 1, PNX_ACQ_REL, "stats.drop") != 1)
         return;
     struct pnx_env env = set->env;
+    pnx__mutex_lock(&all_lock);
+    pnx__list_remove(&set->link);
+    pnx__mutex_unlock(&all_lock);
     pnx__mutex_destroy(&set->monitor_lock);
     pnx__mutex_destroy(&set->lock);
     pnx__free(&env, set, 1, sizeof(*set));

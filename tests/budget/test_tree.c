@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Budgets without reclaimers: options, charges at every level, limits, misuse, life, events, health. */
 #include "budget/budget.h"
-#include "harness/harness.h"
+#include "harness/forks.h"
 
 #include <patinox/shutdown.h>
 
@@ -519,4 +519,24 @@ TEST(a_larger_or_smaller_stats_struct_is_filled_up_to_its_size) {
     CHECK_EQ(older.peak, 99);
     pnx_budget_uncharge(budget, 5);
     pnx_budget_release(&budget);
+}
+
+/* ---- P5 of budget.c ---- */
+
+static int charge_and_give_back(void *ctx) {
+    struct pnx_budget *budget = ctx;
+    for (int i = 0; i < 20; i++) {
+        if (pnx_budget_charge(budget, 10, 0))
+            return 1;
+        pnx_budget_uncharge(budget, 10);
+    }
+    return 0;
+}
+
+TEST(p5_a_child_finds_each_budget_usable_whatever_other_threads_were_doing) {
+    struct pnx_budget *root = root_of_its_own(0, 0), *leaf = child_of(root, 0);
+    test_forks_beside("a tree", charge_and_give_back, leaf);
+    test_forks_beside("the default budget", charge_and_give_back, pnx_budget_default());
+    pnx_budget_release(&leaf);
+    pnx_budget_release(&root);
 }

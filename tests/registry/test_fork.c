@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Forked children: P3 of registry/registry.c, and what a child may do with its parent's ids. */
-#include "harness/harness.h"
-#include "os/thread.h"
+#include "harness/forks.h"
 #include "registry/ledger.h"
 
 #include <patinox/registry.h>
 #include <patinox/shutdown.h>
+#include <patinox/trace.h>
 
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <stdio.h>
 
 static int count_up(void *arg, const struct pnx_cancel *cancel) {
     (void)cancel;
@@ -19,10 +15,7 @@ static int count_up(void *arg, const struct pnx_cancel *cancel) {
     return 0;
 }
 
-/*
- * The memory of a registry that grows while there are forks.  malloc() does not come into it: the C library's survives
- * a fork, but a sanitizer's has locks that another thread may hold for ever in the child.
- */
+/* The memory of a registry that grows while there are forks: malloc() does not come into it. */
 enum { GRAIN = 256 }; /* more than the library asks an alignment of */
 struct arena {
     _Alignas(GRAIN) unsigned char memory[4 << 20];
@@ -43,16 +36,10 @@ static void arena_free(void *ctx, void *p, size_t size) {
     (void)size;
 }
 
-struct busy {
-    struct pnx_registry *registry;
-    pthread_barrier_t joined;
-    uint32_t stop;
-    int failures;
-    int round, status; /* of the first child that failed */
-};
-
-static int use_everything(struct pnx_registry *registry) {
+static int use_everything(void *ctx) {
+    struct pnx_registry *registry = ctx;
     int n = 0;
+    struct pnx_resource_trace trace = {.size = sizeof(trace)};
     pnx_resource_id ids[40], parent;
     if (pnx_registry_add(registry, PNX_RESOURCE(.type = "x", .name = "n"), NULL, &parent))
         return 1;
@@ -64,53 +51,38 @@ static int use_everything(struct pnx_registry *registry) {
             return 2;
     }
     for (int i = 0; i < 40; i++) {
+        if (pnx_registry_touch(registry, ids[i], "seen") ||
+                pnx_registry_trace(registry, ids[i], &trace))
+            return 5;
         if (i % 2 ? pnx_registry_remove(registry, ids[i]) : pnx_registry_cleanup(registry, ids[i]))
             return 3;
     }
     return n == 20 && pnx_registry_remove(registry, parent) == 0 ? 0 : 4;
 }
 
-/* Others use the registry all the time, while the first thread forks. */
-static void fork_or_use(unsigned index, void *ctx) {
-    struct busy *busy = ctx;
-    CHECK(pnx__thread()); /* its record is malloc()'s */
-    pthread_barrier_wait(&busy->joined);
-    if (index > 0) {
-        while (!__atomic_load_n(&busy->stop, __ATOMIC_RELAXED))
-            CHECK_EQ(use_everything(busy->registry), 0);
-        return;
-    }
-    for (int i = 0; i < (test_slow() ? 30 : 200); i++) {
-        pid_t child = fork();
-        CHECK(child >= 0);
-        if (child == 0) {
-            alarm(60); /* it hangs: the signal ends it */
-            _exit(use_everything(busy->registry));
-        }
-        int status;
-        CHECK_EQ(waitpid(child, &status, 0), child);
-        if (status && busy->failures++ == 0) {
-            busy->round = i;
-            busy->status = status;
-        }
-    }
-    __atomic_store_n(&busy->stop, 1, __ATOMIC_RELAXED);
+static void fork_at_level(enum pnx_registry_level level) {
+    static struct arena arenas[PNX_LEVEL_PARANOID + 1];
+    const struct pnx_env env = {
+            .size = sizeof(env), .ctx = &arenas[level], .alloc = arena_alloc, .free = arena_free};
+    struct pnx_registry *registry;
+    char what[16];
+    snprintf(what, sizeof(what), "level %d", (int)level);
+    CHECK_EQ(pnx_registry_create(
+                     PNX_REGISTRY_OPTS(.env = &env, .level = (uint32_t)level, .sample = 2), NULL,
+                     &registry),
+            0);
+    test_forks_beside(what, use_everything, registry);
+    pnx__registry_check(registry);
+    pnx_registry_release(&registry);
 }
 
 TEST(p3_a_child_finds_the_registry_usable_whatever_other_threads_were_doing) {
-    static struct arena arena;
-    const struct pnx_env env = {
-            .size = sizeof(env), .ctx = &arena, .alloc = arena_alloc, .free = arena_free};
-    struct busy busy = {0};
-    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = &env), NULL, &busy.registry), 0);
-    CHECK_EQ(pthread_barrier_init(&busy.joined, NULL, 3), 0);
-    test_threads(3, fork_or_use, &busy);
-    CHECK_MSG(busy.failures == 0, "%d children failed, the first in round %d, %s %d", busy.failures,
-            busy.round, WIFSIGNALED(busy.status) ? "by signal" : "with code",
-            WIFSIGNALED(busy.status) ? WTERMSIG(busy.status) : WEXITSTATUS(busy.status));
-    pthread_barrier_destroy(&busy.joined);
-    pnx__registry_check(busy.registry);
-    pnx_registry_release(&busy.registry);
+    fork_at_level(PNX_LEVEL_SIMPLE);
+}
+
+TEST(p3_a_child_finds_the_registry_usable_at_advanced_and_at_paranoid) {
+    fork_at_level(PNX_LEVEL_ADVANCED);
+    fork_at_level(PNX_LEVEL_PARANOID);
 }
 
 struct pending {

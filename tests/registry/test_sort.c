@@ -112,3 +112,41 @@ TEST(the_worst_order_takes_n_log_n_steps_too) {
     for (size_t i = 1; i < MAX; i++)
         CHECK(values[array[i - 1]] <= values[array[i]]);
 }
+
+static bool count_down(void *ctx) {
+    int *left = ctx;
+    return --*left >= 0;
+}
+
+TEST(a_sort_that_is_cut_short_loses_nothing_and_says_so) {
+    enum { MANY = 100000 };
+    static uint64_t array[MANY];
+    static bool there[MANY];
+    uint64_t state = test_seed(), spare;
+    int cut = 0, done = 0;
+    for (int looks = 0; done == 0; looks = 2 * looks + 1) {
+        for (uint64_t i = 0; i < MANY; i++)
+            array[i] = i;
+        for (uint64_t i = MANY; i > 1; i--) {
+            uint64_t k = test_random(&state) % i;
+            uint64_t swapped = array[k];
+            array[k] = array[i - 1];
+            array[i - 1] = swapped;
+        }
+        int left = looks;
+        compared = 0;
+        bool sorted =
+                pnx__sort_while(array, MANY, sizeof(*array), &spare, before, count_down, &left);
+        cut += !sorted;
+        done += sorted;
+        CHECK(sorted || left == -1);                      /* asked no more once it said no */
+        CHECK(sorted || compared <= (looks + 2) * 30000); /* and goes on for a few steps only */
+        memset(there, 0, sizeof(there));
+        for (uint64_t i = 0; i < MANY; i++) {
+            CHECK(array[i] < MANY && !there[array[i]]);
+            there[array[i]] = true;
+            CHECK(!sorted || array[i] == i);
+        }
+    }
+    CHECK(cut > 3);
+}

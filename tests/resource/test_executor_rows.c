@@ -6,6 +6,8 @@
 #include <patinox/registry.h>
 #include <patinox/shutdown.h>
 
+#include <sched.h>
+
 static sem_t begun, gate;
 
 __attribute__((constructor)) static void init(void) {
@@ -221,7 +223,51 @@ TEST(a_cancelled_job_leaves_its_row_live) {
     release(&registry);
 }
 
-TEST(a_job_that_is_asked_in_its_last_attempt_says_what_has_become_of_its_row) {
+static bool is_live(struct pnx_registry *registry, pnx_resource_id row) {
+    struct pnx_resource_info info;
+    return pnx_registry_info(registry, row, &info) == 0 && info.state == PNX_RESOURCE_LIVE;
+}
+
+static uint64_t failed_of(struct pnx_registry *registry) {
+    struct pnx_registry_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
+    return stats.cleanups_failed;
+}
+
+/* Nobody else may have ended the row: it is live, and can be. */
+static void check_left_live(
+        struct pnx_registry *registry, pnx_resource_id row, const struct work *work) {
+    CHECK_EQ(work->code, -ECANCELED);
+    CHECK(is_live(registry, row));
+    CHECK_EQ(failed_of(registry), 0);
+    CHECK_EQ(pnx_registry_remove(registry, row), 0);
+}
+
+TEST(a_job_that_is_cancelled_while_it_runs_leaves_its_row_live_be_it_its_last_attempt) {
+    static const int again[] = {-EAGAIN};
+    for (uint32_t attempts = 1; attempts <= 2; attempts++) {
+        struct pnx_registry *registry = fresh();
+        struct pnx_executor *executor = create(NULL);
+        struct work work;
+        work_init(&work);
+        work.codes = again;
+        work.n_codes = 1;
+        work.begun = &begun;
+        work.until_asked = true;
+        pnx_resource_id row = add(registry, &work);
+        pnx_job_id id = clean_up(executor, registry, row, TELL(&work, .attempts = attempts));
+        sem_wait(&begun);
+        CHECK_EQ(pnx_executor_cancel(executor, id), -EINPROGRESS);
+        CHECK_EQ(wait_for(executor, id), -ECANCELED);
+        CHECK_EQ(calls(&work), 1);
+        check_left_live(registry, row, &work);
+        CHECK_EQ(stats_of(executor).canceled, 1);
+        finish(&executor);
+        release(&registry);
+    }
+}
+
+TEST(a_pending_cleanup_whose_job_was_cancelled_leaves_its_row_live_be_it_its_last_attempt) {
     for (uint32_t attempts = 1; attempts <= 2; attempts++) {
         struct pnx_registry *registry = fresh();
         struct pnx_executor *executor = create(NULL);
@@ -233,14 +279,102 @@ TEST(a_job_that_is_asked_in_its_last_attempt_says_what_has_become_of_its_row) {
         WAIT_UNTIL(stats_of(executor).pending == 1);
         CHECK_EQ(pnx_executor_cancel(executor, id), -EINPROGRESS);
         CHECK_EQ(pnx_completion_done(&work.completion, -EAGAIN), 0);
-        bool last = attempts == 1; /* else the job is cancelled, which leaves the row live */
-        CHECK_EQ(wait_for(executor, id), last ? -EAGAIN : -ECANCELED);
-        CHECK_EQ(told(&work), 1);
-        CHECK_EQ(stats_of(executor).failed, last);
-        CHECK_EQ(pnx_registry_remove(registry, row), last ? -EALREADY : 0);
+        CHECK_EQ(wait_for(executor, id), -ECANCELED);
+        check_left_live(registry, row, &work);
         finish(&executor);
         release(&registry);
     }
+}
+
+TEST(a_close_that_has_no_more_time_leaves_the_row_of_what_runs_live_be_it_its_last_attempt) {
+    static const int again[] = {-EAGAIN};
+    for (uint32_t attempts = 1; attempts <= 2; attempts++) {
+        struct pnx_registry *registry = fresh();
+        struct pnx_executor *executor = create(NULL);
+        struct work work;
+        work_init(&work);
+        work.codes = again;
+        work.n_codes = 1;
+        work.begun = &begun;
+        work.until_asked = true;
+        pnx_resource_id row = add(registry, &work);
+        clean_up(executor, registry, row, TELL(&work, .attempts = attempts));
+        sem_wait(&begun);
+        CHECK_EQ(pnx_executor_close(executor, 0, NULL), -ETIMEDOUT);
+        WAIT_UNTIL(told(&work) == 1);
+        check_left_live(registry, row, &work);
+        pnx_executor_release(&executor);
+        release(&registry);
+    }
+}
+
+/* Out of time is another thing: it asks for the end, and takes nothing back. */
+TEST(a_last_attempt_that_ran_out_of_time_and_says_not_now_has_failed_and_so_says_its_job) {
+    static const int again[] = {-EAGAIN};
+    struct pnx_registry *registry = fresh();
+    struct pnx_executor *executor = create(NULL);
+    struct work work;
+    work_init(&work);
+    work.codes = again;
+    work.n_codes = 1;
+    work.until_asked = true;
+    pnx_resource_id row = add(registry, &work);
+    pnx_job_id id =
+            clean_up(executor, registry, row, TELL(&work, .attempts = 1, .timeout_ns = PNX_MS));
+    CHECK_EQ(wait_for(executor, id), -EAGAIN);
+    CHECK_EQ(failed_of(registry), 1);
+    CHECK(!is_live(registry, row));
+    finish(&executor);
+    release(&registry);
+}
+
+/* A shutdown has counted it as abandoned, and there is nothing left that could be tried again. */
+TEST(a_cleanup_that_a_shutdown_has_abandoned_and_that_says_not_now_is_told_so_at_once) {
+    static const int again[] = {-EAGAIN};
+    struct pnx_registry *registry = fresh();
+    struct pnx_executor *executor = create(NULL);
+    struct work work;
+    work_init(&work);
+    work.codes = again;
+    work.n_codes = 1;
+    work.begun = &begun;
+    work.gate = &gate;
+    pnx_job_id id = clean_up(executor, registry, add(registry, &work), TELL(&work, .attempts = 5));
+    sem_wait(&begun);
+    CHECK_EQ(pnx_registry_shutdown(registry, 0, NULL), -ETIMEDOUT);
+    sem_post(&gate);
+    CHECK_EQ(wait_for(executor, id), -EAGAIN);
+    CHECK_EQ(stats_of(executor).retries, 0);
+    finish(&executor);
+    pnx_registry_release(&registry);
+}
+
+/* Whichever is first, the end or the cancel: what the job is told is what has become of its row. */
+TEST(cancels_race_with_last_attempts_and_jobs_and_rows_agree) {
+    static const int again[] = {-EAGAIN};
+    struct pnx_registry *registry = fresh();
+    struct pnx_executor *executor = create(NULL);
+    uint64_t random = test_seed(), failed = 0;
+    for (int i = 0; i < 2000; i++) {
+        struct work work;
+        work_init(&work);
+        work.codes = again;
+        work.n_codes = 1;
+        pnx_resource_id row = add(registry, &work);
+        pnx_job_id id = clean_up(executor, registry, row, TELL(&work, .attempts = 1));
+        while (calls(&work) == 0)
+            sched_yield();
+        for (uint64_t n = test_random(&random) % 200; n > 0; n--)
+            __asm__ volatile("");
+        (void)pnx_executor_cancel(executor, id);
+        int code = wait_for(executor, id);
+        CHECK(code == -ECANCELED || code == -EAGAIN);
+        failed += code == -EAGAIN;
+        CHECK_EQ(failed_of(registry), failed);
+        CHECK_EQ(pnx_registry_remove(registry, row), code == -EAGAIN ? -EALREADY : 0);
+    }
+    finish(&executor);
+    release(&registry);
 }
 
 TEST(a_rows_cleanup_may_pend_and_is_tried_again_when_that_did_not_do) {

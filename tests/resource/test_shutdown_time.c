@@ -6,6 +6,94 @@
 #include "resource/shutdown.h"
 #include "resource/shutdown_case.h"
 
+#include <time.h>
+
+/* ---- many rows ---- */
+
+/* The time that this process has worked: it makes no difference what else the machine has to do. */
+static pnx_ns worked(void *ctx) {
+    struct timespec time;
+    (void)ctx;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return (pnx_ns)time.tv_sec * PNX_SEC + time.tv_nsec;
+}
+
+static int end_at_once(void *arg, const struct pnx_cancel *cancel) {
+    (void)cancel;
+    __atomic_add_fetch((size_t *)arg, 1, __ATOMIC_RELAXED);
+    return 0;
+}
+
+struct in_order {
+    size_t n;
+    int32_t priority;
+    uint64_t made;
+};
+
+static int check_order(void *ctx, const struct pnx_resource_info *info) {
+    struct in_order *before = ctx;
+    CHECK(before->n == 0 || info->priority < before->priority ||
+            (info->priority == before->priority && info->owner < before->made));
+    *before = (struct in_order){before->n + 1, info->priority, info->owner};
+    return 0;
+}
+
+/* One shutdown of n rows of different priorities. */
+static void end_many(size_t n, pnx_ns timeout) {
+    const struct pnx_env env = {.size = sizeof(env), .now = worked};
+    struct pnx_registry *registry;
+    struct pnx_shutdown_report *report;
+    size_t ended = 0;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = &env), NULL, &registry), 0);
+    for (size_t i = 0; i < n; i++) {
+        pnx_resource_id id;
+        CHECK_EQ(
+                pnx_registry_add(registry,
+                        PNX_RESOURCE(.type = "x", .cleanup = end_at_once, .arg = &ended, .owner = i,
+                                .priority = i % 7 ? PNX_PRIORITY_NORMAL : PNX_PRIORITY_HIGH),
+                        NULL, &id),
+                0);
+    }
+    pnx_ns began = worked(NULL);
+    int rc = pnx_registry_shutdown(registry, timeout, &report);
+    pnx_ns took = worked(NULL) - began;
+    struct pnx_shutdown_counts counts = counts_of(report);
+    CHECK_EQ(counts.done + counts.failed + counts.abandoned + counts.leaked, n);
+    CHECK_EQ(counts.done, ended);
+    CHECK_EQ(rc, ended == n ? 0 : -ETIMEDOUT);
+    if (ended == 0)
+        CHECK_EQ(counts.leaked, n);
+    /* The two looks that are never cut short, at the most that a look may take. */
+    pnx_ns least = test_slow() ? 0 : (pnx_ns)n * 60;
+    pnx_ns most = timeout + timeout / 10 > least ? timeout + timeout / 10 : least;
+    if (rc && !test_slow())
+        CHECK_MSG(took <= most + 5 * PNX_MS && counts.took_ns <= most + 5 * PNX_MS,
+                "%zu rows, %lld us: it took %lld us, by the report %lld us", n,
+                (long long)(timeout / PNX_US), (long long)(took / PNX_US),
+                (long long)(counts.took_ns / PNX_US));
+    struct in_order order_seen = {.n = 0};
+    CHECK_EQ(pnx_shutdown_report_each(report, check_order, &order_seen), 0);
+    CHECK_EQ(order_seen.n, n);
+    for (size_t i = 0; i < 2; i++) { /* as often as one likes */
+        order_seen = (struct in_order){.n = 0};
+        CHECK_EQ(pnx_shutdown_report_each(report, check_order, &order_seen), 0);
+    }
+    pnx_shutdown_report_release(&report);
+    pnx__registry_check(registry);
+    pnx_registry_release(&registry);
+}
+
+TEST_LIMIT(p3_with_too_many_rows_for_the_time_it_is_kept_and_the_report_is_in_order, 300) {
+    static const struct {
+        size_t n;
+        pnx_ns timeout;
+    } cases[] = {{1000000, 0}, {1000000, 100 * PNX_MS}, {300000, 15 * PNX_MS},
+            {300000, 30 * PNX_MS}, {300000, 60 * PNX_MS}, {5000, 0}, {5000, 100 * PNX_US},
+            {5000, 500 * PNX_US}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        end_many(test_slow() ? cases[i].n / 20 : cases[i].n, cases[i].timeout);
+}
+
 /* ---- cleanups that hang ---- */
 
 TEST(p2_a_parent_waits_for_a_child_whose_cleanup_is_overdue) {

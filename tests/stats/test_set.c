@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sets of blocks, and health: P1..P3 of src/stats/set.c; P4 of patinox/stats.h. */
+/* Sets of blocks, and health: P1..P4 of src/stats/set.c; P4 of patinox/stats.h. */
+#include "harness/forks.h"
 #include "stats/fixture.h"
 
 #include "stats/utf8.h"
@@ -356,4 +357,38 @@ TEST(two_byte_overlong_forms_are_invalid) {
     CHECK(!pnx__utf8_same("a", "ab"));
     CHECK(pnx__utf8_same(NULL, ""));
     CHECK_EQ(pnx__utf8_hash("\xc0\xaf"), pnx__utf8_hash("\xff\xfe"));
+}
+
+/* ---- P4 ---- */
+
+static void hear(void *ctx, const struct pnx_event *event) {
+    (void)ctx;
+    (void)event;
+}
+
+static int use_a_set(void *ctx) {
+    struct pnx_stats *set = ctx;
+    const struct pnx_monitor monitor = {.size = sizeof(monitor), .event = hear};
+    struct fixture f;
+    uint32_t id;
+    size_t n = 0;
+    memset(&f, 0, sizeof(f));
+    fixture_add(&f, set, "x");
+    if (pnx_monitor_add(set, &monitor, &id))
+        return 1;
+    pnx__event(&f.stats, PNX_EVENT_POOL_CLOSED, "x", 0, NULL, 0, 1);
+    if (pnx_monitor_remove(set, id))
+        return 2;
+    if (pnx_health(set, NULL, 0, &n) || n == 0)
+        return 3;
+    pnx__stats_remove(&f.stats);
+    return 0;
+}
+
+TEST(p4_a_child_finds_each_set_usable_whatever_other_threads_were_doing) {
+    struct pnx_stats *set;
+    CHECK_EQ(pnx_stats_create(NULL, NULL, &set), 0);
+    test_forks_beside("a set", use_a_set, set);
+    test_forks_beside("the default set", use_a_set, NULL);
+    pnx_stats_release(&set);
 }
