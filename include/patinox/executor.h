@@ -179,8 +179,8 @@ PNX_API PNX_NODISCARD int pnx_executor_submit(struct pnx_executor *executor,
  * an attempt begins.  So a shutdown, or anybody, may still be first; the job then ends with -EALREADY, or -ESTALE when
  * the row is gone, which count as canceled.  A cleanup that returns -EAGAIN leaves the row live and is tried again; the
  * last attempt that does so has failed for good, and the row with it; any other error is the row's end, -ETIMEDOUT too.
- * A job that is cancelled leaves its row live.  job says how, and may be NULL; its run and arg stay NULL; the name is
- * the row's type if it has none.
+ * A job that is cancelled leaves its row live, unless its last attempt has begun.  job says how, and may be NULL; its
+ * run and arg stay NULL; the name is the row's type if it has none.
  * Fails as pnx_executor_submit(); -ESTALE when there is no such row.
  */
 PNX_API PNX_NODISCARD int pnx_executor_cleanup(struct pnx_executor *executor,

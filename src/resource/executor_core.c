@@ -315,9 +315,10 @@ bool pnx__executor_core_end(struct pnx__executor_core *core, struct pnx__job *jo
     bool timed_out = job->overdue && code == -ETIMEDOUT && !job->spec.registry;
     bool again = code == -EAGAIN || timed_out;
     bool over = core->closing && core->now >= core->close_at;
-    if (again && job->asked && code == -EAGAIN)
-        code = -ECANCELED;
-    again = again && !job->asked && !over && job->attempt < job->spec.attempts;
+    bool more = job->attempt < job->spec.attempts;
+    if (again && job->asked && code == -EAGAIN && (more || !job->spec.registry))
+        code = -ECANCELED; /* but a row has failed with what its last attempt returned */
+    again = again && !job->asked && !over && more;
     job->code = code;
     job->settled = !again;
     if (!again)

@@ -127,6 +127,38 @@ TEST(the_last_attempt_that_says_not_now_has_failed_and_the_row_with_it) {
     release(&registry);
 }
 
+/* A job that is cancelled in its last attempt is told what has become of the row, which has failed. */
+TEST(the_last_attempt_that_says_not_now_has_failed_though_it_was_cancelled) {
+    static const int again[] = {-EAGAIN};
+    struct pnx_registry *registry = fresh();
+    struct pnx_executor *executor = create(NULL);
+    for (int pends = 0; pends < 2; pends++) {
+        struct work work;
+        work_init(&work);
+        CHECK(sem_init(&begun, 0, 0) == 0 && sem_init(&gate, 0, 0) == 0);
+        work.codes = again;
+        work.n_codes = 1;
+        work.pends = pends;
+        work.begun = &begun;
+        work.gate = &gate;
+        pnx_resource_id row = add(registry, &work);
+        struct pnx_job job = *TELL(&work);
+        job.attempts = 1;
+        pnx_job_id id = clean_up(executor, registry, row, &job);
+        sem_wait(&begun);
+        CHECK_EQ(pnx_executor_cancel(executor, id), -EINPROGRESS);
+        sem_post(&gate);
+        if (pends)
+            CHECK_EQ(pnx_completion_done(&work.completion, -EAGAIN), 0);
+        CHECK_EQ(wait_for(executor, id), -EAGAIN);
+        CHECK_EQ(told(&work), 1);
+        CHECK_EQ(work.code, -EAGAIN);
+        CHECK_EQ(pnx_registry_remove(registry, row), -EALREADY); /* it is gone */
+    }
+    finish(&executor);
+    release(&registry);
+}
+
 TEST(a_cleanup_that_timed_out_is_not_tried_again_for_its_row_is_gone) {
     static const int codes[] = {-ETIMEDOUT, 0};
     struct pnx_registry *registry = fresh();
