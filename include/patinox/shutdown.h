@@ -13,7 +13,10 @@
  *
  *   P1  The numbers of done, failed, abandoned, leaked and suppressed rows add up to the rows that were there.
  *   P2  A row's cleanup starts only when all its children have ended.  Of those that may start the one of highest
- *       priority comes first, PNX_PRIORITY_LAST last of all, and of equal ones the one that was made last.
+ *       priority comes first, and of equal ones the one that was made last.  A row of PNX_PRIORITY_LAST starts only when
+ *       all rows of other priorities have ended, those that hang, pend, or are owned included; but for those that
+ *       wait for such a row themselves, as its parents.  When the last eighth of the time begins
+ *       (PNX_SHUTDOWN_LAST_PART) such rows wait for their children only, and come before all others.
  *   P3  It returns by its deadline, also when cleanups hang, and when time is over before all rows could be put in order:
  *       then none has had a turn, and those that nobody else has ended have leaked.  Only the two looks at every row
  *       that it needs for asking them and for their outcomes are never cut short: with a million rows they take some
@@ -25,7 +28,8 @@
  *       last made first: then priorities count inside a window only, PNX_PRIORITY_LAST excepted; and with very many rows
  *       it takes much longer, and its result may be late by one more look at all of them.  Without a single thread the cleanups run on the caller: then one that hangs does
  *       hold it up beyond the deadline.
- *   P6  Concurrent and later callers get the same result and the same report.
+ *   P6  Concurrent and later callers get the same result and the same report.  A call that would have to wait for the
+ *       function that makes it is refused at once, and has changed nothing.
  *
  * Rows that it does not run itself:
  *   - with PNX_RESOURCE_OWNED: the owner is asked (pnx_registry_asked()), and waited for until the deadline;
@@ -59,18 +63,22 @@ struct pnx_shutdown_counts {
  * Ends everything in the registry, for good, and returns when all rows have ended or timeout has passed.  With
  * PNX_NEVER it waits for owners, pending cleanups and those that say -EAGAIN as long as it takes.  Cleanups run on a
  * thread of their own.  Each is told its share of the time that is left (pnx_cancel_deadline): divided by the rows that
- * are still to be run, and at least PNX_SHUTDOWN_SHARE_MIN.
+ * are still to be run, and at least PNX_SHUTDOWN_SHARE_MIN, but none beyond the deadline; nor beyond the begin of the last
+ * part, when rows of PNX_PRIORITY_LAST are still to come.  With PNX_NEVER there is no last part.
  *
  * Returns 0 when everything is done, -ETIMEDOUT when the deadline came first, else the error of the first row in order
  * that failed; PNX_E_BROKEN when no cleanup failed but something leaked.  In each of these cases *ret_report is set;
  * ret_report may be NULL.
- * No report: -EDEADLK from inside a cleanup of this registry, -EINVAL for a negative timeout or a registry of
- * NULL, -EINPROGRESS when another caller's shutdown outlasts this caller's timeout.
+ * No report: -EDEADLK from inside a function for which it would wait: a cleanup of this registry; a job or done function of
+ * an executor, an operation of a pool, a function of a config, a callback of a watch, if that object is a row of it; a
+ * monitor that this registry's shutdown calls.  -EINVAL for a negative timeout or a registry of NULL, -EINPROGRESS when
+ * another caller's shutdown outlasts this caller's timeout.
  *
  * After -ETIMEDOUT, do not release objects that the report calls abandoned: pnx_registry_remove() would wait.
  */
 #define PNX_SHUTDOWN_SHARE_MIN (100 * PNX_MS)
 #define PNX_SHUTDOWN_WORKERS   8
+#define PNX_SHUTDOWN_LAST_PART 8 /* an eighth of the time */
 PNX_API int pnx_registry_shutdown(
         struct pnx_registry *registry, pnx_ns timeout, struct pnx_shutdown_report **ret_report);
 
