@@ -55,7 +55,7 @@ struct pnx_lease {
  * the pool (reset: on the releasing thread; all: on callers' threads with PNX_POOL_NO_THREADS), at the same
  * time for different resources.  Each must return by its deadline; a connect, check or close that does not is
  * counted as overdue and no longer stands in the way of others, but its slot stays taken until it returns.
- * An operation may call any pool function; waiting for its own pool there is -EDEADLK.
+ * An operation may call any pool function; waiting for its own pool there is -EDEADLK, as is shutting down its registry.
  */
 struct pnx_pool_manager {
     size_t size; /* sizeof(struct pnx_pool_manager) */

@@ -22,7 +22,8 @@
  *       last made first: then priorities count inside a window only, PNX_PRIORITY_LAST excepted; and with very many rows
  *       it takes much longer.  Without a single thread the cleanups run on the caller: then one that hangs does
  *       hold it up beyond the deadline.
- *   P6  Concurrent and later callers get the same result and the same report.
+ *   P6  Concurrent and later callers get the same result and the same report.  A call that would have to wait for the
+ *       function that makes it is refused at once, and has changed nothing.
  *
  * Rows that it does not run itself:
  *   - with PNX_RESOURCE_OWNED: the owner is asked (pnx_registry_asked()), and waited for until the deadline;
@@ -61,8 +62,10 @@ struct pnx_shutdown_counts {
  * Returns 0 when everything is done, -ETIMEDOUT when the deadline came first, else the error of the first row in order
  * that failed; PNX_E_BROKEN when no cleanup failed but something leaked.  In each of these cases *ret_report is set;
  * ret_report may be NULL.
- * No report: -EDEADLK from inside a cleanup of this registry, -EINVAL for a negative timeout or a registry of
- * NULL, -EINPROGRESS when another caller's shutdown outlasts this caller's timeout.
+ * No report: -EDEADLK from inside a function for which it would wait: a cleanup of this registry; a job or done function of
+ * an executor, an operation of a pool, a function of a config, a callback of a watch, if that object is a row of it; a
+ * monitor that this registry's shutdown calls.  -EINVAL for a negative timeout or a registry of NULL, -EINPROGRESS when
+ * another caller's shutdown outlasts this caller's timeout.
  *
  * After -ETIMEDOUT, do not release objects that the report calls abandoned: pnx_registry_remove() would wait.
  */

@@ -53,6 +53,7 @@ struct pnx_thread {
     uint32_t shard;       /* registry: where it added last; at first by its number */
     struct pnx_row_request *runs; /* registry: cleanups that run on this thread, innermost first */
     const struct pnx_cleanup_wait *cleanup_wait; /* registry: see run.c, whose lock guards it */
+    const struct pnx_row_call *row_calls; /* registry: see registry/calls.h; innermost first */
     const void *executor_calls; /* resource: innermost function that an executor runs here */
     const void *pool_calls;     /* pool: innermost operation of a manager that runs here */
     /* share: guards of checked rwdata that this thread holds (the address, + 1 to write); the function is called at

@@ -16,6 +16,7 @@
 #include "base/options.h"
 #include "os/mutex.h"
 #include "pool/pool_core.h"
+#include "registry/calls.h"
 #include "stats/stats.h"
 
 struct pnx_os_thread;
@@ -49,6 +50,7 @@ struct pnx__pool_thread {
 struct pnx__pool_call {
     const struct pnx_pool *pool;
     const struct pnx__pool_call *outer;
+    struct pnx_row_call row;
 };
 
 /* Fixed after create: manager .. fork.  Guarded by lock: core .. closers.  The rest says so itself. */

@@ -22,12 +22,14 @@ void pnx__pool_call_enter(const struct pnx_pool *pool, struct pnx__pool_call *ca
     *call = (struct pnx__pool_call){.pool = pool, .outer = thread ? thread->pool_calls : NULL};
     if (thread)
         thread->pool_calls = call;
+    pnx__row_call_enter(&call->row, pool->registry, pool->row);
 }
 
 void pnx__pool_call_leave(const struct pnx__pool_call *call) {
     struct pnx_thread *thread = pnx__thread();
     if (thread)
         thread->pool_calls = call->outer;
+    pnx__row_call_leave(&call->row);
 }
 
 bool pnx__pool_call_inside(const struct pnx_pool *pool) {

@@ -608,7 +608,4 @@ void pnx__row_ask_locked(struct pnx_row *row, uint64_t word);
  */
 int pnx__row_wait(struct pnx_registry *registry, pnx_resource_id id);
 
-/* Returns whether this thread is inside a cleanup of the registry. */
-bool pnx__run_inside(const struct pnx_registry *registry);
-
 #endif

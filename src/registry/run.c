@@ -15,6 +15,7 @@
 #include "base/list.h"
 #include "os/futex.h"
 #include "os/thread.h"
+#include "registry/calls.h"
 #include "registry/ledger.h"
 
 #include <patinox/registry.h>
@@ -456,11 +457,35 @@ int pnx__row_wait(struct pnx_registry *registry, pnx_resource_id id) {
     return 0;
 }
 
-bool pnx__run_inside(const struct pnx_registry *registry) {
+static bool runs_cleanup_of(const struct pnx_thread *self, const struct pnx_registry *registry) {
+    const struct pnx_row_request *run = self->runs;
+    while (run && (run->registry != registry || !pnx__row_is_ours(run->row)))
+        run = run->outer;
+    return run != NULL;
+}
+
+/* Whether the row has not ended yet, and will before a shutdown has. */
+static bool is_waited_for(struct pnx_registry *registry, pnx_resource_id id) {
+    const struct pnx_row *row = pnx__row_find(registry, id);
+    if (!row)
+        return false;
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    uint64_t word = pnx__row_word(row);
+    bool waited = pnx__word_id(word) == id && pnx__word_is_there(word) && pnx__row_is_ours(row) &&
+                  pnx__word_state(word) != PNX_ROW_ABANDONED;
+    pnx__unlock(&shard->lock);
+    return waited;
+}
+
+bool pnx__registry_waits_for_us(struct pnx_registry *registry) {
     const struct pnx_thread *self = pnx__self();
-    const struct pnx_row_request *run = self ? self->runs : NULL;
-    for (; run; run = run->outer) {
-        if (run->registry == registry && pnx__row_is_ours(run->row))
+    if (!self)
+        return false;
+    if (runs_cleanup_of(self, registry))
+        return true;
+    for (const struct pnx_row_call *call = self->row_calls; call; call = call->outer) {
+        if (call->registry == registry &&
+                (call->id == pnx__shutdown_call_id() || is_waited_for(registry, call->id)))
             return true;
     }
     return false;

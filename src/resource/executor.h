@@ -22,6 +22,7 @@
 #include "base/options.h"
 #include "os/mutex.h"
 #include "os/thread.h"
+#include "registry/calls.h"
 #include "resource/executor_core.h"
 
 #define PNX_GROUP     executor
@@ -70,6 +71,7 @@ enum pnx__blocked_outcome { PNX__BLOCKED_WAITS, PNX__BLOCKED_TAKEN, PNX__BLOCKED
 struct pnx__executor_call {
     const struct pnx_executor *executor;
     const struct pnx__executor_call *outer;
+    struct pnx_row_call row;
     bool inlined;
     bool returned;
 };

@@ -25,12 +25,14 @@ static void enter(const struct pnx_executor *executor, struct pnx__executor_call
     call->outer = thread ? thread->executor_calls : NULL;
     if (thread)
         thread->executor_calls = call;
+    pnx__row_call_enter(&call->row, executor->registry, executor->row);
 }
 
 static void leave(struct pnx__executor_call *call) {
     struct pnx_thread *thread = pnx__thread();
     if (thread)
         thread->executor_calls = call->outer;
+    pnx__row_call_leave(&call->row);
     call->returned = true;
 }
 

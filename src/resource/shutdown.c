@@ -22,6 +22,7 @@
 #include "os/clock.h"
 #include "os/futex.h"
 #include "os/thread.h"
+#include "registry/calls.h"
 
 #include <patinox/reclaim.h>
 #include <patinox/shutdown.h>
@@ -155,6 +156,8 @@ static void lead(struct pnx_registry *registry, pnx_ns now, pnx_ns deadline) {
     struct pnx_os_thread *stuck[PNX_SHUTDOWN_WORKERS];
     struct pnx_shutdown_overdue overdue = {.n = 0};
     struct books books = {.registry = registry, .counts = &state->report.counts};
+    struct pnx_row_call call;
+    pnx__row_call_enter(&call, registry, pnx__shutdown_call_id()); /* monitors run on this thread */
     state->deadline = deadline;
     state->report.began = now;
     pnx__health_set(&registry->block, PNX_HEALTH_DOWN, "shut down: it takes no new resources");
@@ -179,6 +182,7 @@ static void lead(struct pnx_registry *registry, pnx_ns now, pnx_ns deadline) {
         pnx__thread_detach(&stuck[i]);
     }
     sum_up(registry, code_of(&books));
+    pnx__row_call_leave(&call);
     pnx_store(&state->phase, PHASE_DONE, PNX_RELEASE,
             "shutdown.done"); /* pairs with shutdown.phase */
     pnx__futex_wake(&state->phase, INT_MAX);
@@ -211,7 +215,7 @@ int pnx_registry_shutdown(
             *ret_report = &state->report;
         return 0;
     }
-    if (pnx__run_inside(registry))
+    if (pnx__registry_waits_for_us(registry))
         return -EDEADLK;
     pnx_ns now = pnx__now(&registry->env);
     pnx_ns deadline = pnx__deadline(now, timeout);

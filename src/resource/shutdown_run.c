@@ -18,6 +18,7 @@
 #include "os/clock.h"
 #include "os/futex.h"
 #include "os/thread.h"
+#include "registry/calls.h"
 #include "resource/shutdown.h"
 
 #include <patinox/reclaim.h>
@@ -151,7 +152,10 @@ static void work(struct pnx_registry *registry, struct pnx_shutdown_worker *work
 static void worker_main(void *arg) {
     struct pnx_shutdown_worker *worker = arg;
     struct pnx_registry *registry = worker->registry;
+    struct pnx_row_call call;
+    pnx__row_call_enter(&call, registry, pnx__shutdown_call_id());
     work(registry, worker);
+    pnx__row_call_leave(&call);
     pnx__registry_unhold(registry);
 }
 

@@ -69,6 +69,8 @@ static void leave_list(struct pnx_config *config) {
 static void free_config(struct pnx_config *config) {
     struct pnx_env env = config->env;
     leave_list(config);
+    if (config->registry)
+        pnx_registry_release(&config->registry);
     pnx__stats_remove(&config->block);
     pnx_snapshot_release(&config->values);
     pnx__config_record_free(config, config->rollout.candidate);
@@ -320,10 +322,8 @@ static void end_thread(struct pnx_config *config, bool joinable) {
 
 /* The rest of a release, with the latch free and no callback of ours above us on this thread. */
 void pnx__config_finish_release(struct pnx_config *config) {
-    if (config->registry) {
+    if (config->registry)
         (void)pnx_registry_remove(config->registry, config->id); /* waits for a running cleanup */
-        pnx_registry_release(&config->registry);
-    }
     end_thread(config, wait_for_callbacks(config));
     pnx__config_drop(config);
 }

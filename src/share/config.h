@@ -21,6 +21,7 @@
 #include "base/list.h"
 #include "os/mutex.h"
 #include "os/thread.h"
+#include "registry/calls.h"
 #include "share/config_env.h"
 #include "share/config_read.h"
 #include "share/config_watch.h"
@@ -133,6 +134,7 @@ struct pnx_config {
 
     /* Held while something is looked at, read, parsed and published; its owner alone touches this group. */
     struct pnx_latch busy;
+    struct pnx_row_call call; /* its owner's */
     struct pnx_watcher watcher;
     struct pnx_config_seen seen;
     struct pnx_config_look met;       /* polling: when the change was met that is not loaded yet */

@@ -20,15 +20,23 @@
 
 /* ---- the latch ---- */
 
+/* Its owner runs the user's functions, for which the cleanup of the row waits. */
+static int get_latch(struct pnx_config *config, pnx_ns deadline) {
+    int rc = pnx__latch_acquire(&config->busy, &config->env, deadline);
+    if (rc == 0)
+        pnx__row_call_enter(&config->call, config->registry, config->id);
+    return rc;
+}
+
 static bool try_latch(struct pnx_config *config) {
-    return pnx__latch_acquire(&config->busy, &config->env, INT64_MIN) == 0;
+    return get_latch(config, INT64_MIN) == 0;
 }
 
 int pnx__config_enter(struct pnx_config *config, struct pnx_error *err) {
     /* In a section nobody waits: the functions that he would wait for may wait for its end. */
     bool waits = !pnx__reclaim_in_any();
     pnx_ns deadline = waits ? pnx__deadline(pnx__now(&config->env), RELOAD_WAIT) : INT64_MIN;
-    int rc = pnx__latch_acquire(&config->busy, &config->env, deadline);
+    int rc = get_latch(config, deadline);
     if (rc == -EDEADLK)
         return pnx__fail(err, rc, 0, "wait", "%s: a reload from inside a callback", config->name);
     if (rc == -ETIMEDOUT && !waits)
@@ -61,6 +69,7 @@ void pnx__config_leave(struct pnx_config *config) {
         released = config->released;
         config->released = false;
         pnx__mutex_unlock(&config->lock);
+        pnx__row_call_leave(&config->call);
         pnx__latch_release(&config->busy);
         /* An abort, or a release, that came after we looked found the latch taken, and left it to us. */
     } while (!released && has_left_over(config) && try_latch(config));

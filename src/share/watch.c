@@ -26,6 +26,7 @@
 #include "os/file.h"
 #include "os/futex.h"
 #include "os/notify.h"
+#include "registry/calls.h"
 #include "share/callback.h"
 #include "share/wait.h"
 
@@ -111,8 +112,9 @@ void pnx__watch_unpin(struct pnx_watch *watch) {
 
 /* A turn as the runner, on its stack, so that it ends also when the callback leaves by pthread_exit(). */
 struct turn {
-    struct pnx_watch *watch; /* pinned by who made the turn; NULL: over */
-    const void *value;       /* being told */
+    struct pnx_watch *watch;  /* pinned by who made the turn; NULL: over */
+    const void *value;        /* being told */
+    struct pnx_row_call call; /* while it is */
     uint32_t told;
 };
 
@@ -120,6 +122,7 @@ static void stop_telling(struct turn *turn) {
     if (!turn->value)
         return;
     pnx__thread()->watch_depth--;
+    pnx__row_call_leave(&turn->call);
     const void *value = turn->value;
     turn->value = NULL;
     pnx_rc_unref(value);
@@ -161,6 +164,7 @@ static bool tell(struct turn *turn) {
     turn->value = value;
     turn->told++;
     pnx__thread()->watch_depth++;
+    pnx__row_call_enter(&turn->call, watch->registry, watch->id);
     pnx__mutex_assert_none_held();
     watch->changed(watch->ctx, value, version);
     stop_telling(turn);

@@ -6,6 +6,8 @@
 #include "harness/harness.h"
 #include "pool/mock.h"
 
+#include <patinox/shutdown.h>
+
 #include <signal.h>
 #include <unistd.h>
 
@@ -561,6 +563,44 @@ TEST(waiting_for_a_pool_inside_its_own_operation_is_refused) {
     CHECK_EQ(mock->during_rc, -EDEADLK);
     pnx_lease_release(&lease);
     tear_down(pool);
+}
+
+static struct pnx_registry *shut;
+
+static void shut_down_inside(struct mock *m) {
+    m->during_rc = pnx_registry_shutdown(shut, PNX_NEVER, NULL);
+}
+
+static void check_shutdown_inside(struct pnx_registry *of_pool, uint32_t flags, int expected) {
+    set_up();
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &shut), 0);
+    struct pnx_pool_opts opts = *OPTS(.max = 2);
+    opts.registry = of_pool ? of_pool : shut;
+    opts.flags = flags;
+    struct pnx_pool *pool = mock_pool(&mock_manager, &opts);
+    mock->during = shut_down_inside;
+    struct pnx_lease lease = mock_acquire(pool, PNX_NEVER);
+    CHECK_EQ(mock->during_rc, expected);
+    mock->during = NULL;
+    pnx_lease_release(&lease);
+    lease = mock_acquire(pool, PNX_NEVER); /* nothing has been changed */
+    pnx_lease_release(&lease);
+    CHECK_EQ(pnx_registry_shutdown(shut, PNX_SEC, NULL), 0);
+    CHECK_EQ(pnx_pool_acquire(pool, 0, NULL, &lease), of_pool ? 0 : -ESHUTDOWN);
+    pnx_lease_release(&lease);
+    pnx_registry_release(&shut);
+    tear_down(pool);
+}
+
+TEST(a_shutdown_that_would_wait_for_the_operation_that_calls_it_is_refused) {
+    check_shutdown_inside(NULL, PNX_POOL_NO_THREADS, -EDEADLK);
+}
+
+TEST(a_shutdown_of_another_registry_inside_an_operation_works) {
+    struct pnx_registry *own = NULL;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &own), 0);
+    check_shutdown_inside(own, PNX_POOL_NO_THREADS, 0);
+    pnx_registry_release(&own);
 }
 
 static void close_inside(struct mock *m) {

@@ -4,6 +4,7 @@
 #include "share/config.h"
 
 #include <patinox/reclaim.h>
+#include <patinox/shutdown.h>
 
 #include <poll.h>
 #include <pthread.h>
@@ -760,6 +761,78 @@ TEST(p3_release_inside_a_callback_while_a_shutdown_waits_for_it) {
     while (__atomic_load_n(&te.live_blocks, __ATOMIC_ACQUIRE) != 0)
         sched_yield();
     pnx_registry_release(&race.registry);
+}
+
+/* Functions that shut a registry down, which has a config, or another. */
+static struct pnx_registry *shut;
+static int shut_calls, shut_last;
+
+static void shut_down_inside(void) {
+    shut_last = pnx_registry_shutdown(shut, PNX_NEVER, NULL);
+    __atomic_add_fetch(&shut_calls, 1, __ATOMIC_RELEASE);
+}
+
+static void shut_down_on_change(void *ctx, const void *value, uint64_t version) {
+    (void)ctx;
+    (void)value;
+    (void)version;
+    shut_down_inside();
+}
+
+static int shut_down_in_parse(
+        void *ctx, const char *text, size_t n, struct pnx_error *err, void **ret) {
+    if (shut)
+        shut_down_inside();
+    return case_parse(ctx, text, n, err, ret);
+}
+
+static void check_shutdown_inside(bool in_parse, bool threaded, bool other) {
+    struct pnx_config *config = NULL;
+    struct pnx_registry *registry = NULL, *own = NULL;
+    case_begin();
+    te.virtual_time = !threaded;
+    const char *path = test_path("c");
+    put(path, "1");
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &own), 0);
+    struct pnx_config_opts opts = case_opts(path);
+    opts.registry = other ? own : registry;
+    opts.flags = threaded ? PNX_CONFIG_THREAD : 0;
+    opts.debounce_ns = threaded ? PNX_MS : opts.debounce_ns;
+    opts.parse = in_parse ? shut_down_in_parse : opts.parse;
+    opts.on_change = in_parse ? NULL : shut_down_on_change;
+    CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
+    shut = registry;
+    put(path, "2");
+    if (threaded) {
+        while (!__atomic_load_n(&shut_calls, __ATOMIC_ACQUIRE))
+            sched_yield();
+    } else {
+        CHECK_EQ(pnx_config_reload(config, NULL), 0);
+    }
+    CHECK_EQ(shut_last, other ? 0 : -EDEADLK);
+    CHECK_EQ(pnx_registry_shutdown(registry, 30 * PNX_SEC, NULL),
+            0); /* once it has returned, it may */
+    CHECK_EQ(pnx_config_reload(config, NULL), other ? 0 : -ESHUTDOWN);
+    case_end(&config);
+    pnx_registry_release(&registry);
+    pnx_registry_release(&own);
+}
+
+TEST(p3_a_shutdown_from_inside_on_change_is_refused) {
+    check_shutdown_inside(false, false, false);
+}
+
+TEST(p3_a_shutdown_from_inside_parse_is_refused) {
+    check_shutdown_inside(true, false, false);
+}
+
+TEST(p3_a_shutdown_from_inside_on_change_on_the_thread_is_refused) {
+    check_shutdown_inside(false, true, false);
+}
+
+TEST(p3_a_shutdown_of_another_registry_from_inside_on_change_works) {
+    check_shutdown_inside(false, false, true);
 }
 
 TEST(a_refused_file_degrades_the_health) {

@@ -3,6 +3,7 @@
 #include "harness/harness.h"
 
 #include <patinox/reclaim.h>
+#include <patinox/shutdown.h>
 #include <patinox/watch.h>
 
 #include <fcntl.h>
@@ -765,6 +766,45 @@ TEST(a_watch_has_a_row_and_shutdown_cancels_it) {
     CHECK_EQ(pnx_registry_count(registry), 1);
     pnx_snapshot_release(&cell);
     pnx_registry_release(&registry);
+    test_env_check_empty(&te);
+}
+
+struct shut {
+    struct pnx_registry *registry;
+    struct pnx_watch *watch; /* released before, if there is one */
+    int rc;
+};
+
+static void shut_down(void *ctx, const void *value, uint64_t version) {
+    struct shut *shut = ctx;
+    (void)value;
+    (void)version;
+    pnx_watch_release(&shut->watch);
+    shut->rc = pnx_registry_shutdown(shut->registry, PNX_NEVER, NULL);
+}
+
+TEST(p4_a_shutdown_inside_a_callback_for_which_it_would_wait_is_refused) {
+    struct shut shut = {.rc = 1};
+    void *first = NULL;
+    test_env_init(&te);
+    value_type.env = &te.env;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = &te.env), NULL, &shut.registry), 0);
+    CHECK_EQ(pnx_rc_new(&value_type, &(struct value){1}, &first), 0);
+    CHECK_EQ(pnx_snapshot_create(first,
+                     PNX_SNAPSHOT_OPTS(.registry = shut.registry, .env = &te.env), NULL, &cell),
+            0);
+    pnx_rc_unref(first);
+    struct pnx_watch *watch = open_watch(PNX_WATCH_OPTS(.changed = shut_down, .ctx = &shut));
+    publish(2);
+    CHECK_EQ(shut.rc, -EDEADLK);
+    shut.watch = watch;
+    shut.rc = 1;
+    publish(3); /* nothing was changed; a watch that is released inside itself has its row to its end */
+    CHECK_EQ(shut.rc, -EDEADLK);
+    CHECK_EQ(pnx_registry_count(shut.registry), 1);
+    CHECK_EQ(pnx_registry_shutdown(shut.registry, PNX_SEC, NULL), 0);
+    pnx_snapshot_release(&cell);
+    pnx_registry_release(&shut.registry);
     test_env_check_empty(&te);
 }
 
