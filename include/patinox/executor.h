@@ -156,7 +156,7 @@ PNX_API PNX_NODISCARD int pnx_executor_opts_set(
 
 /*
  * Creates an executor with all the memory that its jobs will need, and its first thread.  opts may be NULL.
- * It is a row of its registry, which a shutdown ends after all rows of other priorities, by a close.
+ * It is a row of its registry, which a shutdown ends by a close, when all rows of other priorities have ended.
  * -EINVAL (err names the field), -E2BIG, -ENOMEM, -EAGAIN when no thread can be had, -EMFILE or -ENFILE when no
  * descriptor (with PNX_EXECUTOR_TICK), what the registry or the budget returned.
  */

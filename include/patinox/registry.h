@@ -107,7 +107,7 @@ enum pnx_priority {
     PNX_PRIORITY_NORMAL,
     PNX_PRIORITY_HIGH,
     PNX_PRIORITY_CRITICAL,
-    PNX_PRIORITY_LAST, /* rows only: after all others; what others need in order to end, such as executors */
+    PNX_PRIORITY_LAST, /* rows only: when all others have ended; what they need for that, such as executors */
 };
 
 /* Flags of a row: who may end the resource while its owner may be using it. */

@@ -13,7 +13,10 @@
  *
  *   P1  The numbers of done, failed, abandoned, leaked and suppressed rows add up to the rows that were there.
  *   P2  A row's cleanup starts only when all its children have ended.  Of those that may start the one of highest
- *       priority comes first, PNX_PRIORITY_LAST last of all, and of equal ones the one that was made last.
+ *       priority comes first, and of equal ones the one that was made last.  A row of PNX_PRIORITY_LAST starts only when
+ *       all rows of other priorities have ended, those that hang, pend, or are owned included; but for those that
+ *       wait for such a row themselves, as its parents.  When the last eighth of the time begins
+ *       (PNX_SHUTDOWN_LAST_PART) such rows wait for their children only, and come before all others.
  *   P3  It returns by its deadline, also when cleanups hang.  Once it has returned, no cleanup of it starts, and no
  *       outcome changes.
  *   P4  Cleanups run one at a time.  One that overruns its share of the time is asked to hurry, is an event, and is
@@ -57,7 +60,8 @@ struct pnx_shutdown_counts {
  * Ends everything in the registry, for good, and returns when all rows have ended or timeout has passed.  With
  * PNX_NEVER it waits for owners, pending cleanups and those that say -EAGAIN as long as it takes.  Cleanups run on a
  * thread of their own.  Each is told its share of the time that is left (pnx_cancel_deadline): divided by the rows that
- * are still to be run, and at least PNX_SHUTDOWN_SHARE_MIN.
+ * are still to be run, and at least PNX_SHUTDOWN_SHARE_MIN, but none beyond the deadline; nor beyond the begin of the last
+ * part, when rows of PNX_PRIORITY_LAST are still to come.  With PNX_NEVER there is no last part.
  *
  * Returns 0 when everything is done, -ETIMEDOUT when the deadline came first, else the error of the first row in order
  * that failed; PNX_E_BROKEN when no cleanup failed but something leaked.  In each of these cases *ret_report is set;
@@ -71,6 +75,7 @@ struct pnx_shutdown_counts {
  */
 #define PNX_SHUTDOWN_SHARE_MIN (100 * PNX_MS)
 #define PNX_SHUTDOWN_WORKERS   8
+#define PNX_SHUTDOWN_LAST_PART 8 /* an eighth of the time */
 PNX_API int pnx_registry_shutdown(
         struct pnx_registry *registry, pnx_ns timeout, struct pnx_shutdown_report **ret_report);
 

@@ -18,11 +18,19 @@
 
 enum pnx_member_state {
     PNX_MEMBER_HELD = 0,  /* it has a child that has not ended */
-    PNX_MEMBER_READY,     /* in ready */
+    PNX_MEMBER_READY,     /* in ready, or, in a window, given up with its rest */
     PNX_MEMBER_RUNNING,   /* a worker runs its cleanup */
     PNX_MEMBER_ELSEWHERE, /* on elsewhere: run by others, pending, or its owner's to end */
     PNX_MEMBER_AGAIN,     /* in again: its cleanup has returned -EAGAIN */
     PNX_MEMBER_ENDED,     /* nobody waits for it any more */
+};
+
+/* What a member waits for, beside its children. */
+enum pnx_member_turn {
+    PNX_TURN_ANY = 0, /* nothing */
+    PNX_TURN_LATE, /* PNX_PRIORITY_LAST, below a row of another priority: all that does not wait for such as it */
+    PNX_TURN_LAST, /* PNX_PRIORITY_LAST: all rows of other priorities */
+    PNX_TURNS,
 };
 
 /* A row that the shutdown is looking at.  Guarded by the shutdown's lock, but for what is fixed. */
@@ -37,8 +45,9 @@ struct pnx_shutdown_member {
     uint32_t children;                  /* rows for whose end it waits */
     uint8_t state;                      /* enum pnx_member_state */
     uint8_t tries;                      /* that returned -EAGAIN; no more than 255 */
-    bool owned;                         /* fixed: only its owner ends it */
-    bool bare;                          /* fixed: it has no cleanup */
+    uint8_t turn;                       /* enum pnx_member_turn; fixed before any is admitted */
+    bool owned : 1;                     /* fixed: only its owner ends it */
+    bool bare : 1;                      /* fixed: it has no cleanup */
 };
 
 /* What a shutdown did: part of the registry, which the report's holders keep alive. */
@@ -80,16 +89,23 @@ struct pnx_shutdown_sweep {
     bool stirred;     /* a row has ended since */
     bool retries;     /* rows that returned -EAGAIN have a turn */
     bool again;       /* there are such rows */
-    uint8_t tries;    /* sweeps that have retried, for the pause between two */
-    pnx_ns retry_at;  /* when the next one may */
+    bool last_first; /* the last part of the time: rows of PNX_PRIORITY_LAST come before all others */
+    size_t busy; /* rows of other priorities, at the last look, that others end, or a thread, or a retry */
+    size_t idle; /* ... and the others of these: had no turn yet, or have a child that has not ended */
+    uint8_t tries;   /* sweeps that have retried, for the pause between two */
+    pnx_ns retry_at; /* when the next one may */
 };
 
-/* Conservation: left = rows of the shutdown that are there, but for bare ones that have had their turn. */
+/*
+ * Conservation: left = rows of the shutdown that are there, but for bare ones that have had their turn.
+ * When whole: left = n_last + n_plain; n_busy = members of n_plain that are not HELD.
+ */
 struct pnx_shutdown_state {
     struct pnx_mutex lock;
     struct pnx_a32 phase; /* enum pnx_shutdown_phase, and who leads; a futex */
     /* Written by the leader before there are workers, then fixed. */
     pnx_ns deadline;
+    pnx_ns last_at; /* from then on rows of PNX_PRIORITY_LAST wait for their children only */
     bool enlisted; /* the registry is closed: no shard gets further slots, and empty ones are left out */
     struct pnx_shutdown_member *members; /* allocated, or window */
     size_t capacity;                     /* of members */
@@ -97,11 +113,14 @@ struct pnx_shutdown_state {
     uint64_t random;                     /* for the pauses between tries; guarded by lock */
     /* Guarded by lock; n is fixed when whole. */
     size_t n;
-    struct pnx_shutdown_member *ready;     /* a heap, by key */
+    struct pnx_shutdown_member *ready[PNX_TURNS]; /* heaps, by key; in a window only the first */
     struct pnx_shutdown_member *again;     /* a heap, by due; only when whole, like elsewhere */
     struct pnx_shutdown_member *elsewhere; /* a list */
     size_t n_elsewhere;
     size_t left;
+    size_t n_last; /* rows of PNX_PRIORITY_LAST that have not ended */
+    size_t n_plain; /* rows of other priorities that have not ended; only when whole, like the next */
+    size_t n_busy;
     struct pnx_shutdown_sweep sweep; /* only when not whole */
     enum pnx_shutdown_barrier barrier;
     int barrier_code;

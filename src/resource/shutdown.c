@@ -159,6 +159,8 @@ static void lead(struct pnx_registry *registry, pnx_ns now, pnx_ns deadline) {
     struct pnx_row_call call;
     pnx__row_call_enter(&call, registry, pnx__shutdown_call_id()); /* monitors run on this thread */
     state->deadline = deadline;
+    state->last_at = deadline == PNX_NEVER ? PNX_NEVER
+                                           : deadline - (deadline - now) / PNX_SHUTDOWN_LAST_PART;
     state->report.began = now;
     pnx__health_set(&registry->block, PNX_HEALTH_DOWN, "shut down: it takes no new resources");
     plan_barrier(registry);

@@ -42,7 +42,10 @@ struct pnx_shutdown_member *pnx__member_find(const struct pnx_shutdown_state *st
 void pnx__member_admit_locked(struct pnx_registry *registry, struct pnx_shutdown_member *member);
 
 /* Takes the member whose turn it is; NULL when there is none now. */
-struct pnx_shutdown_member *pnx__order_take_locked(struct pnx_shutdown_state *state);
+struct pnx_shutdown_member *pnx__order_take_locked(struct pnx_shutdown_state *state, pnx_ns now);
+
+/* Whether there is one. */
+bool pnx__order_has_turn_locked(const struct pnx_shutdown_state *state, pnx_ns now);
 
 /* Gives it back: its turn is still to come. */
 void pnx__order_untake_locked(struct pnx_shutdown_state *state, struct pnx_shutdown_member *member);
@@ -75,6 +78,9 @@ pnx_ns pnx__shutdown_pause_locked(struct pnx_shutdown_state *state, uint32_t tri
 
 /* Makes members of the next rows that are to have a turn.  Returns as pnx__order_look_locked(). */
 pnx_ns pnx__sweep_locked(struct pnx_registry *registry, uint32_t seen, pnx_ns now);
+
+/* Whether the rest of the window is given up, since it is the turn of rows of PNX_PRIORITY_LAST, which the next one has. */
+bool pnx__sweep_is_over_locked(const struct pnx_shutdown_state *state, pnx_ns now);
 
 /* ---- shutdown_run.c ---- */
 

@@ -13,9 +13,15 @@
  *                                |            +---------------- live again ------------------+   +-- owned rows
  *                                +-- untaken
  *
+ * There is such a heap for each turn (enum pnx_member_turn): rows of PNX_PRIORITY_LAST wait for all others, unless these
+ * wait for them.  A row that is HELD has, somewhere below it, a child that is in another state, so when n_busy is 0 all
+ * rows of other priorities that are left are HELD by such rows, and it is their turn; no circle can come of it.
+ *
  *   P1  A member is READY only when all rows that name it as their parent have ended.
- *   P2  Of those that are READY the one with the smallest key is taken.
+ *   P2  Of those that are READY and have their turn the one with the smallest key is taken.
  *   P3  Nothing is allocated once the array is there; without memory it is a window (shutdown_sweep.c).
+ *   P4  Before last_at a row of PNX_PRIORITY_LAST is taken only when all rows of other priorities have ended; one below
+ *       such a row, when all of these are HELD.  From then on they are taken before all others.
  */
 #include "base/env.h"
 #include "registry/sort.h"
@@ -127,6 +133,7 @@ void pnx__member_init_locked(
             .tries = pnx__row_outcome(row) == PNX_OUTCOME_AGAIN,
             .owned = owned,
             .bare = pnx__word_state(word) == PNX_ROW_LIVE && !row->cleanup && !owned,
+            .turn = pnx__row_priority(row) == PNX_PRIORITY_LAST ? PNX_TURN_LAST : PNX_TURN_ANY,
     };
 }
 
@@ -147,6 +154,12 @@ struct pnx_shutdown_member *pnx__member_find(const struct pnx_shutdown_state *st
 /* Returns the parent, which may be the next to have its turn. */
 static struct pnx_shutdown_member *end_member_locked(
         struct pnx_shutdown_state *state, struct pnx_shutdown_member *member) {
+    bool plain = member->turn == PNX_TURN_ANY;
+    state->n_last -= !plain;
+    if (plain && state->whole) {
+        state->n_plain--;
+        state->n_busy -= member->state != PNX_MEMBER_HELD;
+    }
     member->state = PNX_MEMBER_ENDED;
     state->left--;
     state->sweep.stirred = true;
@@ -155,12 +168,19 @@ static struct pnx_shutdown_member *end_member_locked(
     return member->parent;
 }
 
+/* In a window all have their turn. */
+static void make_ready_locked(
+        struct pnx_shutdown_state *state, struct pnx_shutdown_member *member) {
+    member->state = PNX_MEMBER_READY;
+    push(&state->ready[state->whole ? member->turn : PNX_TURN_ANY], member, false);
+}
+
 void pnx__member_admit_locked(struct pnx_registry *registry, struct pnx_shutdown_member *member) {
     struct pnx_shutdown_state *state = registry->shutdown;
     while (member && member->state == PNX_MEMBER_HELD && member->children == 0) {
         if (!member->bare) {
-            member->state = PNX_MEMBER_READY;
-            push(&state->ready, member, false);
+            state->n_busy += member->turn == PNX_TURN_ANY;
+            make_ready_locked(state, member);
             return;
         }
         /* Nobody needs to wait for it; whether it has leaked is seen at the end. */
@@ -169,13 +189,39 @@ void pnx__member_admit_locked(struct pnx_registry *registry, struct pnx_shutdown
     }
 }
 
-struct pnx_shutdown_member *pnx__order_take_locked(struct pnx_shutdown_state *state) {
-    return pop(&state->ready, false);
+/* P4 */
+static bool has_turn(
+        const struct pnx_shutdown_state *state, enum pnx_member_turn turn, pnx_ns now) {
+    if (turn == PNX_TURN_ANY || now >= state->last_at)
+        return true;
+    return turn == PNX_TURN_LATE ? state->n_busy == 0 : state->n_plain == 0;
+}
+
+/* Returns whose turn it is, PNX_TURNS: nobody's. */
+static enum pnx_member_turn turn_now(const struct pnx_shutdown_state *state, pnx_ns now) {
+    if (!state->whole && pnx__sweep_is_over_locked(state, now))
+        return PNX_TURNS;
+    uint32_t first = now >= state->last_at ? PNX_TURN_LATE : PNX_TURN_ANY;
+    for (uint32_t i = 0; i < PNX_TURNS; i++) {
+        enum pnx_member_turn turn = (enum pnx_member_turn)((first + i) % PNX_TURNS);
+        if (state->ready[turn] && has_turn(state, turn, now))
+            return turn;
+    }
+    return PNX_TURNS;
+}
+
+bool pnx__order_has_turn_locked(const struct pnx_shutdown_state *state, pnx_ns now) {
+    return turn_now(state, now) != PNX_TURNS;
+}
+
+struct pnx_shutdown_member *pnx__order_take_locked(struct pnx_shutdown_state *state, pnx_ns now) {
+    enum pnx_member_turn turn = turn_now(state, now);
+    return turn != PNX_TURNS ? pop(&state->ready[turn], false) : NULL;
 }
 
 void pnx__order_untake_locked(
         struct pnx_shutdown_state *state, struct pnx_shutdown_member *member) {
-    push(&state->ready, member, false);
+    make_ready_locked(state, member);
 }
 
 void pnx__order_ended_locked(struct pnx_registry *registry, struct pnx_shutdown_member *member) {
@@ -272,12 +318,11 @@ pnx_ns pnx__order_look_locked(struct pnx_registry *registry, uint32_t seen, pnx_
     if (!state->whole)
         return pnx__sweep_locked(registry, seen, now);
     look_elsewhere_locked(registry, now);
-    while (state->again && state->again->due <= now) {
-        struct pnx_shutdown_member *member = pop(&state->again, true);
-        member->state = PNX_MEMBER_READY;
-        push(&state->ready, member, false);
-    }
-    return state->again ? state->again->due : PNX_NEVER;
+    while (state->again && state->again->due <= now)
+        make_ready_locked(state, pop(&state->again, true));
+    pnx_ns next = state->again ? state->again->due : PNX_NEVER;
+    bool waits = state->ready[PNX_TURN_LATE] || state->ready[PNX_TURN_LAST];
+    return waits && now < state->last_at && state->last_at < next ? state->last_at : next;
 }
 
 /* ---- the beginning ---- */
@@ -331,6 +376,16 @@ static struct pnx_shutdown_member *parent_of(struct pnx_registry *registry, pnx_
     return member ? pnx__member_find(registry->shutdown, key) : NULL;
 }
 
+/* Finds out for a row of PNX_PRIORITY_LAST, and for those of it above, whether one of another priority is above it. */
+static void find_turn(struct pnx_shutdown_member *member) {
+    struct pnx_shutdown_member *above = member;
+    while (above && above->turn == PNX_TURNS)
+        above = above->parent;
+    uint8_t turn = above && above->turn != PNX_TURN_LAST ? PNX_TURN_LATE : PNX_TURN_LAST;
+    for (; member != above; member = member->parent)
+        member->turn = turn;
+}
+
 static void line_up(struct pnx_registry *registry) {
     struct pnx_shutdown_state *state = registry->shutdown;
     struct pnx_shutdown_member spare;
@@ -341,13 +396,21 @@ static void line_up(struct pnx_registry *registry) {
         member->parent = parent_of(registry, member->id);
         if (member->parent)
             member->parent->children++;
-        if (member->owned) { /* nobody's turn; the first look sees whether it is there */
+        bool plain = member->turn == PNX_TURN_ANY;
+        state->n_plain += plain;
+        state->n_last += !plain;
+        if (!plain)
+            member->turn = PNX_TURNS; /* not known yet */
+        if (member->owned) {          /* nobody's turn; the first look sees whether it is there */
             member->state = PNX_MEMBER_ELSEWHERE;
             member->next = state->elsewhere;
             state->elsewhere = member;
             state->n_elsewhere++;
+            state->n_busy += plain;
         }
     }
+    for (size_t i = 0; i < state->n; i++)
+        find_turn(&state->members[i]);
     /* The last first: so each is smaller than all in the heap, which makes the heap a list. */
     for (size_t i = state->n; i > 0; i--)
         pnx__member_admit_locked(registry, &state->members[i - 1]);

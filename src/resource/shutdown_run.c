@@ -33,15 +33,25 @@ static void tell_leader(struct pnx_registry *registry) {
 
 /* ---- workers ---- */
 
-/* When a cleanup that starts now is overdue: its share of the time is the same as that of all that may still come. */
-static pnx_ns share_end(const struct pnx_shutdown_state *state, pnx_ns now) {
+/*
+ * When a cleanup that starts now is overdue: its share of the time is the same as that of all that may still come, but it
+ * ends where the part of the time begins that rows of PNX_PRIORITY_LAST have, if there are any.
+ */
+static pnx_ns share_end(const struct pnx_shutdown_state *state,
+        const struct pnx_shutdown_member *member, pnx_ns now) {
     if (state->deadline == PNX_NEVER)
         return PNX_NEVER;
+    size_t others = state->n_elsewhere;
+    for (uint32_t i = 0; i < PNX_SHUTDOWN_WORKERS; i++)
+        others += state->workers[i].used && state->workers[i].member && state->workers[i].overdue;
     pnx_ns remaining = pnx__remaining(now, state->deadline);
-    size_t jobs = state->left > state->n_elsewhere ? state->left - state->n_elsewhere : 1;
+    size_t jobs = state->left > others ? state->left - others : 1;
     pnx_ns share = remaining / (pnx_ns)jobs;
     if (share < PNX_SHUTDOWN_SHARE_MIN)
         share = PNX_SHUTDOWN_SHARE_MIN;
+    bool before_last = member->turn == PNX_TURN_ANY && state->n_last > 0 && now < state->last_at;
+    if (before_last && state->last_at - now < remaining)
+        remaining = state->last_at - now;
     return now + (share < remaining ? share : remaining);
 }
 
@@ -53,8 +63,8 @@ static struct pnx_shutdown_member *pick_locked(
     if (state->over || now >= state->deadline)
         return NULL; /* when the leader works itself, nobody else looks at the time */
     struct pnx_shutdown_member *member;
-    while ((member = pnx__order_take_locked(state))) {
-        worker->overdue_at = share_end(state, now);
+    while ((member = pnx__order_take_locked(state, now))) {
+        worker->overdue_at = share_end(state, member, now);
         pnx__request_init(&worker->request, worker->overdue_at);
         worker->request.quiet = true;
         int rc = pnx__row_claim(registry, member->id, &worker->request);
@@ -79,8 +89,8 @@ static bool wants_barrier_locked(const struct pnx_shutdown_state *state) {
 }
 
 /* Whether a worker would find something to do. */
-static bool has_work_locked(const struct pnx_shutdown_state *state) {
-    return state->ready || wants_barrier_locked(state);
+static bool has_work_locked(const struct pnx_shutdown_state *state, pnx_ns now) {
+    return pnx__order_has_turn_locked(state, now) || wants_barrier_locked(state);
 }
 
 /* Runs what the rows have retired.  Callbacks are the users': they run where a hanging one can be left behind. */
@@ -179,7 +189,7 @@ static pnx_ns staff(struct pnx_registry *registry, pnx_ns now) {
     struct pnx_shutdown_worker *idle = NULL;
     bool others = false;
     pnx__mutex_lock(&state->lock);
-    bool wanted = !state->active && has_work_locked(state);
+    bool wanted = !state->active && has_work_locked(state, now);
     bool alone = state->recordless; /* another thread would have no record, either */
     for (uint32_t i = 0; i < PNX_SHUTDOWN_WORKERS; i++) {
         if (!state->workers[i].used)
@@ -264,8 +274,8 @@ void pnx__shutdown_run(struct pnx_registry *registry) {
         struct pnx_shutdown_overdue overdue = {.n = 0};
         pnx_ns now = pnx__now(&registry->env);
         pnx__mutex_lock(&state->lock);
+        pnx_ns until = watch_locked(state, now, &overdue); /* first: the next window may come */
         pnx_ns due = pnx__order_look_locked(registry, seen, now);
-        pnx_ns until = watch_locked(state, now, &overdue);
         if (due < until)
             until = due;
         state->until = until;

@@ -10,16 +10,24 @@
  *   P1  A row becomes a member only if it is live, not owned, and has a cleanup or had no turn yet.
  *   P2  A member that has a child which has not ended has no turn in this window: children outside of the window
  *       count, and never end in it.
- *   P3  A sweep begins only when a row has ended, or changed, since the last one began, or one is to be tried again.
+ *   P3  A sweep begins only when a row has ended, or changed, since the last one began, or one is to be tried again, or
+ *       the last part of the time has begun.
+ *   P4  Rows of PNX_PRIORITY_LAST come at the end of a sweep, in windows of their own, and only when no other row is
+ *       left; or, those below one, when nothing has come of the sweep, so that all others that are left wait for such
+ *       as they.  In the last part of the time they come first.
  */
 #include "registry/sort.h"
 #include "resource/shutdown.h"
 
-/* By serial number alone, but for rows that are ended last. */
-static uint64_t key_locked(const struct pnx_row *row) {
+static bool is_last_locked(const struct pnx_row *row) {
+    return pnx__row_priority(row) == PNX_PRIORITY_LAST;
+}
+
+/* By serial number alone, but for rows that are ended last, or at the end of the time first. */
+static uint64_t key_locked(const struct pnx_shutdown_sweep *sweep, const struct pnx_row *row) {
     uint64_t key = pnx__shutdown_key_locked(row);
     uint64_t rank = UINT64_C(15) << PNX_SHUTDOWN_RANK_SHIFT;
-    return pnx__row_priority(row) == PNX_PRIORITY_LAST ? key | rank : key & ~rank;
+    return is_last_locked(row) != sweep->last_first ? key | rank : key & ~rank;
 }
 
 /* Whether the shutdown has still to wait for the row. */
@@ -54,14 +62,20 @@ static void keep_locked(
 
 static void gather_row(void *ctx, struct pnx_row *row, uint64_t word) {
     struct pnx_shutdown_state *state = ctx;
-    const struct pnx_shutdown_sweep *sweep = &state->sweep;
+    struct pnx_shutdown_sweep *sweep = &state->sweep;
     if (!is_open_locked(row, word))
         return;
+    bool ours = pnx__word_state(word) == PNX_ROW_LIVE && !(row->order & PNX_ROW_OWNED);
+    bool again = pnx__row_outcome(row) == PNX_OUTCOME_AGAIN;
     state->left++;
-    uint64_t key = key_locked(row);
-    if (pnx__word_state(word) != PNX_ROW_LIVE || row->order & PNX_ROW_OWNED || key <= sweep->after)
-        return;
-    if (pnx__row_outcome(row) != PNX_OUTCOME_AGAIN || sweep->retries)
+    if (is_last_locked(row))
+        state->n_last++;
+    else if (ours && !again)
+        sweep->idle++;
+    else
+        sweep->busy++;
+    uint64_t key = key_locked(sweep, row);
+    if (ours && key > sweep->after && (!again || sweep->retries))
         keep_locked(state, row, word, key);
 }
 
@@ -77,27 +91,69 @@ static void save_running(struct pnx_shutdown_state *state) {
     }
 }
 
-static void gather_locked(struct pnx_registry *registry) {
-    struct pnx_shutdown_state *state = registry->shutdown;
-    struct pnx_shutdown_member spare;
-    save_running(state);
-    state->n = 0;
-    state->left = 0;
-    pnx__shutdown_each_slot(registry, gather_row, state);
-    pnx__sort(state->members, state->n, sizeof(spare), &spare, by_key);
-    state->sweep.after =
-            state->n == state->capacity ? state->members[state->n - 1].key : UINT64_MAX;
-}
-
 /* Reads a row's key; false when the shutdown has not to wait for it. */
 static bool read_open(struct pnx_registry *registry, const struct pnx_row *row, pnx_resource_id id,
         uint64_t *ret_key) {
     struct pnx_shard *shard = pnx__row_lock(registry, id);
     uint64_t word = pnx__row_word(row);
     bool open = pnx__word_id(word) == id && is_open_locked(row, word);
-    *ret_key = key_locked(row);
+    *ret_key = key_locked(&registry->shutdown->sweep, row);
     pnx__unlock(&shard->lock);
     return open;
+}
+
+/* Whether a row of another priority waits for this one. */
+static bool is_below_another(struct pnx_registry *registry, pnx_resource_id id) {
+    for (;;) {
+        const struct pnx_row_label *label = pnx__row_label(registry, id);
+        const struct pnx_row *above =
+                label && label->parent ? pnx__row_find(registry, label->parent) : NULL;
+        uint64_t key;
+        if (!above || !read_open(registry, above, label->parent, &key))
+            return false;
+        if (key >> PNX_SHUTDOWN_RANK_SHIFT == 0)
+            return true;
+        id = label->parent;
+    }
+}
+
+/* Of a window of rows of PNX_PRIORITY_LAST keeps those that may start (P4). */
+static void keep_those_who_may(struct pnx_registry *registry, bool calm) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    const struct pnx_shutdown_sweep *sweep = &state->sweep;
+    if (sweep->busy == 0 && sweep->idle == 0)
+        return;
+    size_t n = 0;
+    for (size_t i = 0; sweep->busy == 0 && calm && i < state->n; i++) {
+        if (is_below_another(registry, state->members[i].id))
+            state->members[n++] = state->members[i];
+    }
+    state->n = n;
+}
+
+/* calm: nothing has changed since the sweep began. */
+static void gather_locked(struct pnx_registry *registry, bool calm) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    struct pnx_shutdown_sweep *sweep = &state->sweep;
+    struct pnx_shutdown_member spare;
+    save_running(state);
+    state->n = state->left = state->n_last = 0;
+    sweep->idle = sweep->busy = 0;
+    pnx__shutdown_each_slot(registry, gather_row, state);
+    pnx__sort(state->members, state->n, sizeof(spare), &spare, by_key);
+    bool more = state->n == state->capacity;
+    if (!sweep->last_first) {
+        size_t plain = 0;
+        while (plain < state->n && state->members[plain].turn == PNX_TURN_ANY)
+            plain++;
+        if (plain) { /* the others come when it has been seen what becomes of these */
+            more |= plain < state->n;
+            state->n = plain;
+        }
+    }
+    sweep->after = more ? state->members[state->n - 1].key : UINT64_MAX;
+    if (!sweep->last_first && state->n && state->members[0].turn != PNX_TURN_ANY)
+        keep_those_who_may(registry, calm);
 }
 
 /* Has the row's parent wait for it. */
@@ -149,17 +205,33 @@ static bool begin_sweep(struct pnx_shutdown_sweep *sweep, uint32_t seen, pnx_ns 
     return true;
 }
 
+bool pnx__sweep_is_over_locked(const struct pnx_shutdown_state *state, pnx_ns now) {
+    return now >= state->last_at && state->n_last > 0 && !state->sweep.last_first;
+}
+
+/* When to look by oneself, if not because of rows of PNX_PRIORITY_LAST before. */
+static pnx_ns or_last(const struct pnx_shutdown_state *state, pnx_ns now, pnx_ns next) {
+    bool first = state->n_last > 0 && now < state->last_at && state->last_at < next;
+    return first ? state->last_at : next;
+}
+
 pnx_ns pnx__sweep_locked(struct pnx_registry *registry, uint32_t seen, pnx_ns now) {
     struct pnx_shutdown_state *state = registry->shutdown;
     struct pnx_shutdown_sweep *sweep = &state->sweep;
     pnx__mutex_assert_held(&state->lock);
-    if (state->ready || state->active)
-        return PNX_NEVER; /* the window is not through: the worker tells when it is */
+    if (!state->active && pnx__sweep_is_over_locked(state, now)) {
+        state->ready[PNX_TURN_ANY] = NULL;
+        sweep->last_first = true;
+        sweep->stirred = true;
+        sweep->after = UINT64_MAX;
+    }
+    if (state->ready[PNX_TURN_ANY] || state->active)
+        return or_last(state, now, PNX_NEVER); /* the window is not through: the worker tells */
     if (sweep->after == UINT64_MAX && !begin_sweep(sweep, seen, now))
-        return sweep->again ? sweep->retry_at : PNX_NEVER;
-    gather_locked(registry);
+        return or_last(state, now, sweep->again ? sweep->retry_at : PNX_NEVER);
+    gather_locked(registry, !sweep->stirred && sweep->changed == seen);
     link_locked(registry);
     for (size_t i = state->n; i > 0; i--)
         pnx__member_admit_locked(registry, &state->members[i - 1]);
-    return state->ready ? PNX_NEVER : now;
+    return state->ready[PNX_TURN_ANY] ? or_last(state, now, PNX_NEVER) : now;
 }

@@ -7,6 +7,7 @@
 #include "explorer/explorer.h"
 #include "registry/shutdown_state.h"
 
+#include <patinox/executor.h>
 #include <patinox/shutdown.h>
 
 #define PREEMPTIONS (test_long() ? 3 : 2)
@@ -311,6 +312,226 @@ TEST_LIMIT(p3_an_owner_comes_before_the_deadline_or_after_it, 600) {
             .setup = one_owned_alone,
             .thread = {shut_down_soon, release_second},
             .final = finish_in_time,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .floor = 100});
+}
+
+/* ---- the last ---- */
+
+/* What the cleanup of the last sees of all that came before: a race, unless it really came before. */
+struct last_state {
+    struct state s; /* first */
+    struct x_cell before;
+    struct x_cell calls;
+};
+
+static int end_last(void *arg, const struct pnx_cancel *cancel) {
+    struct last_state *l = arg;
+    (void)cancel;
+    x_cell_write(&l->calls, x_cell_read(&l->calls) + 1);
+    CHECK_EQ(x_cell_read(&l->before), 1);
+    return 0;
+}
+
+static void add_the_last(struct last_state *l, pnx_cleanup_fn *cleanup) {
+    CHECK_EQ(pnx_registry_add(l->s.registry,
+                     PNX_RESOURCE(.type = "last", .cleanup = cleanup, .arg = l,
+                             .priority = PNX_PRIORITY_LAST),
+                     NULL, &l->s.ids[1]),
+            0);
+}
+
+static void one_pends_and_the_last(void *state) {
+    one_pends(state);
+    add_the_last(state, end_last);
+}
+
+static void complete_before(void *state) {
+    struct last_state *l = state;
+    x_cell_write(&l->before, 1);
+    complete(state);
+}
+
+static void finish_last(void *state) {
+    struct last_state *l = state;
+    check_all_done(&l->s);
+    CHECK_EQ(l->s.n_rows, 2);
+    CHECK_EQ(x_cell_read(&l->calls), 1);
+    finish(&l->s);
+}
+
+TEST_LIMIT(p2_the_last_comes_after_what_was_pending, 600) {
+    x_explore(&(struct x_test){.name = "last-pending",
+            .size = sizeof(struct last_state),
+            .setup = one_pends_and_the_last,
+            .thread = {shut_down_first, complete_before},
+            .final = finish_last,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .floor = 100});
+}
+
+static void one_owned_and_the_last(void *state) {
+    begin(state);
+    add_row(state, 0, 0, PNX_RESOURCE_OWNED);
+    add_the_last(state, end_last);
+}
+
+static void release_before(void *state) {
+    struct last_state *l = state;
+    x_cell_write(&l->before, 1);
+    release_object(&l->s, 0);
+}
+
+static void finish_last_owned(void *state) {
+    struct last_state *l = state;
+    check_all_done(&l->s);
+    CHECK_EQ(x_cell_read(&l->calls), 1);
+    CHECK_EQ(l->s.removed[0], 0);
+    finish(&l->s);
+}
+
+TEST_LIMIT(p2_the_last_comes_after_what_its_owner_ends, 600) {
+    x_explore(&(struct x_test){.name = "last-owned",
+            .size = sizeof(struct last_state),
+            .setup = one_owned_and_the_last,
+            .thread = {shut_down_first, release_before},
+            .final = finish_last_owned,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .floor = 100});
+}
+
+static int end_last_in_time(void *arg, const struct pnx_cancel *cancel) {
+    struct last_state *l = arg;
+    (void)cancel;
+    x_cell_write(&l->calls, x_cell_read(&l->calls) + 1);
+    return 0;
+}
+
+static void one_owned_and_the_last_in_time(void *state) {
+    begin(state);
+    add_row(state, 0, 0, PNX_RESOURCE_OWNED);
+    add_the_last(state, end_last_in_time);
+}
+
+static void shut_down_in_time(void *state) {
+    shut_down(state, 0, 8 * PNX_MS);
+}
+
+static void finish_last_in_time(void *state) {
+    struct last_state *l = state;
+    CHECK_EQ(x_cell_read(&l->calls), 1); /* the owner never comes, but the last eighth does */
+    CHECK_EQ(l->s.results[0], -ETIMEDOUT);
+    CHECK_EQ(l->s.counts[0].done, 1);
+    CHECK_EQ(l->s.counts[0].leaked, 1);
+    finish(&l->s);
+}
+
+TEST_LIMIT(p2_the_last_has_its_chance_though_an_owner_never_comes, 600) {
+    x_explore(&(struct x_test){.name = "last-eighth",
+            .size = sizeof(struct last_state),
+            .setup = one_owned_and_the_last_in_time,
+            .thread = {shut_down_in_time},
+            .final = finish_last_in_time,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .timeouts = X_NONE, /* time passes when nobody can run: there is enough of it */
+            .random = X_NONE,
+            .floor = 2});
+}
+
+/* The eighth begins, the owner comes, and the deadline, in whatever order. */
+static void release_first(void *state) {
+    release_object(state, 0);
+}
+
+static void finish_last_beside_owner(void *state) {
+    struct last_state *l = state;
+    const struct pnx_shutdown_counts *counts = &l->s.counts[0];
+    size_t calls = x_cell_read(&l->calls);
+    CHECK(calls <= 1);
+    CHECK_EQ(counts->done + counts->abandoned + counts->leaked, l->s.n_rows);
+    CHECK_EQ(l->s.results[0], counts->abandoned + counts->leaked ? -ETIMEDOUT : 0);
+    CHECK(calls == 1 || l->s.results[0] == -ETIMEDOUT);
+    CHECK_EQ(l->s.removed[0], 0);
+    CHECK_EQ(pnx_registry_remove(l->s.registry, l->s.ids[1]), calls ? -EALREADY : 0);
+    finish(&l->s);
+}
+
+TEST_LIMIT(p2_the_last_runs_once_whether_the_eighth_comes_first_or_the_owner, 600) {
+    x_explore(&(struct x_test){.name = "last-race",
+            .size = sizeof(struct last_state),
+            .setup = one_owned_and_the_last_in_time,
+            .thread = {shut_down_in_time, release_first},
+            .final = finish_last_beside_owner,
+            .leaks = true, /* the thread of a cleanup that is late is detached */
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .floor = 100});
+}
+
+/* ---- from inside a job ---- */
+
+struct job_state {
+    struct state s; /* first */
+    struct pnx_executor *executor;
+    struct x_cell calls;
+    int rc;
+};
+
+static int ask(void *arg, const struct pnx_cancel *cancel) {
+    struct job_state *j = arg;
+    (void)cancel;
+    x_cell_write(&j->calls, x_cell_read(&j->calls) + 1);
+    j->rc = pnx_registry_shutdown(j->s.registry, PNX_NEVER, NULL);
+    return 0;
+}
+
+static void one_job(void *state) {
+    struct job_state *j = state;
+    begin(state);
+    CHECK_EQ(pnx_executor_create(PNX_EXECUTOR_OPTS(.env = x_env(), .registry = j->s.registry,
+                                         .stats = pnx_stats_off(), .budget = pnx_budget_off(),
+                                         .queue_max = 1, .timeout_ns = PNX_NEVER,
+                                         .ageing_ns = PNX_NEVER, .flags = PNX_EXECUTOR_TICK),
+                     NULL, &j->executor),
+            0);
+    CHECK_EQ(pnx_executor_submit(j->executor, PNX_JOB(.run = ask, .arg = j), NULL, NULL), 0);
+}
+
+static void tick(void *state) {
+    struct job_state *j = state;
+    (void)pnx_executor_tick(j->executor, x_env()->now(x_env()->ctx));
+}
+
+/* Whoever runs the job, and whether the other's shutdown has begun: it would wait for the job. */
+static void finish_job(void *state) {
+    struct job_state *j = state;
+    CHECK_EQ(j->s.results[0], 0);
+    CHECK_EQ(j->s.counts[0].done, 1);
+    CHECK_EQ(x_cell_read(&j->calls), 1);
+    CHECK_EQ(j->rc, -EDEADLK);
+    pnx_executor_release(&j->executor);
+    finish(&j->s);
+}
+
+static void shut_down_alone(void *state) {
+    struct state *s = state;
+    struct pnx_shutdown_report *report = NULL;
+    s->results[0] = pnx_registry_shutdown(s->registry, PNX_NEVER, &report);
+    s->counts[0].size = sizeof(s->counts[0]);
+    CHECK_EQ(pnx_shutdown_report_counts(report, &s->counts[0]), 0);
+    pnx_shutdown_report_release(&report);
+}
+
+TEST_LIMIT(p6_from_inside_a_job_for_which_it_waits_it_is_refused_beside_anothers, 600) {
+    x_explore(&(struct x_test){.name = "inside-job",
+            .size = sizeof(struct job_state),
+            .setup = one_job,
+            .thread = {shut_down_alone, tick},
+            .final = finish_job,
             .preemptions = PREEMPTIONS,
             .stale = 1,
             .floor = 100});

@@ -280,6 +280,42 @@ TEST(an_executor_is_a_row_with_its_birthplace_and_a_shutdown_closes_it) {
     pnx_registry_release(&registry);
 }
 
+/* A cleanup that needs the executor, and says not now twice before. */
+struct needy {
+    struct pnx_executor *executor;
+    struct work work;
+    int calls;
+    int rc;
+};
+
+static int use_executor(void *arg, const struct pnx_cancel *cancel) {
+    struct needy *needy = arg;
+    (void)cancel;
+    if (++needy->calls < 3)
+        return -EAGAIN;
+    needy->rc = pnx_executor_submit(needy->executor, WORK_JOB(&needy->work), NULL, NULL);
+    return needy->rc;
+}
+
+TEST(a_shutdown_leaves_an_executor_open_until_all_cleanups_that_may_need_it_have_ended) {
+    struct pnx_registry *registry;
+    struct needy needy = {.rc = 1};
+    pnx_resource_id id;
+    work_init(&needy.work);
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    CHECK_EQ(pnx_registry_add(registry,
+                     PNX_RESOURCE(.type = "needy", .cleanup = use_executor, .arg = &needy), NULL,
+                     &id),
+            0);
+    needy.executor = create(PNX_EXECUTOR_OPTS(.registry = registry)); /* made last */
+    CHECK_EQ(pnx_registry_shutdown(registry, SOON, NULL), 0);
+    CHECK_EQ(needy.rc, 0);
+    CHECK_EQ(told(&needy.work), 1);
+    CHECK_EQ(needy.work.code, 0);
+    pnx_executor_release(&needy.executor);
+    pnx_registry_release(&registry);
+}
+
 TEST(a_shutdown_reports_an_executor_whose_job_hangs) {
     struct pnx_registry *registry;
     CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);

@@ -127,6 +127,34 @@ static void end_modelled(int i) {
         modelled[modelled[i].parent].children--;
 }
 
+static bool is_last(int i) {
+    return modelled[i].priority == PNX_PRIORITY_LAST;
+}
+
+/* Whether a row of the last that has not ended stands below this one. */
+static bool waits_for_last(int i) {
+    for (int j = i + 1; j < MODELLED; j++) {
+        int above = modelled[j].ended || !is_last(j) ? -1 : modelled[j].parent;
+        while (above > i)
+            above = modelled[above].parent;
+        if (above == i)
+            return true;
+    }
+    return false;
+}
+
+/* Whether the turn of a row of the last has come, if it waits for no child. */
+static bool may_be_last(int i) {
+    bool helps = false; /* a row of another priority to its end */
+    for (int above = modelled[i].parent; above >= 0; above = modelled[above].parent)
+        helps |= !is_last(above);
+    for (int j = 0; j < MODELLED; j++) {
+        if (!modelled[j].ended && !is_last(j) && !(helps && waits_for_last(j)))
+            return false;
+    }
+    return true;
+}
+
 /* What the header says, word by word: looks at all rows for each step. */
 static int next_modelled(void) {
     int best = -1;
@@ -136,6 +164,8 @@ static int next_modelled(void) {
     }
     for (int i = MODELLED - 1; i >= 0; i--) {
         if (modelled[i].ended || modelled[i].children)
+            continue;
+        if (is_last(i) && !may_be_last(i))
             continue;
         if (best < 0 || rank_of(&modelled[i]) < rank_of(&modelled[best]))
             best = i;

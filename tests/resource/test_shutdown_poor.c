@@ -259,6 +259,115 @@ TEST(p2_without_memory_children_still_come_before_their_parents_and_the_last_las
     }
 }
 
+static int count_called(int from, int to) {
+    int n = 0;
+    for (int i = from; i < to; i++)
+        n += calls_of(&items[i]) > 0;
+    return n;
+}
+
+enum { SOME = 300, N_LAST = 100 };
+
+/* Rows of which the first N_LAST are of the last, some of them below others; some of the rest do not end yet. */
+static void add_some(struct pnx_registry *registry, sem_t *entered, sem_t *go) {
+    for (int i = 0; i < SOME; i++) {
+        items[i] = (struct item){.number = i, .pends = i == 200, .again = i == 201 ? -1 : 0};
+        bool hangs = go && i == SOME - 1;
+        items[i].entered = hangs ? entered : NULL;
+        items[i].go = hangs ? go : NULL;
+        bool below = i > 0 &&
+                     i < 4; /* 3, of the last, is below 2, which is not, below 1 and 0, which are */
+        add_with(registry, &items[i], below ? items[i - 1].id : 0,
+                i == 202 ? PNX_RESOURCE_OWNED : 0,
+                i < N_LAST && i != 2 ? PNX_PRIORITY_LAST : PNX_PRIORITY_DEFAULT);
+    }
+}
+
+TEST(p2_without_memory_the_last_wait_for_all_others_too) {
+    struct pnx_registry *registry = on_virtual_time();
+    add_some(registry, NULL, NULL);
+    refuse_memory();
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 10 * LONG);
+    while (count_called(N_LAST, SOME) < SOME - N_LAST - 1 || calls_of(&items[201]) < 3)
+        creep(registry);
+    CHECK_EQ(count_called(0, N_LAST), 0);
+    CHECK_EQ(pnx_completion_done(&items[200].completion, 0), 0);
+    CHECK_EQ(pnx_registry_remove(registry, items[202].id), 0);
+    for (int calls = calls_of(&items[201]); calls_of(&items[201]) < calls + 3;)
+        creep(registry);
+    CHECK_EQ(count_called(0, N_LAST), 0);
+    __atomic_store_n(&items[201].again, 0, __ATOMIC_RELAXED);
+    while (count_called(0, N_LAST) < N_LAST)
+        creep(registry);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    CHECK(!registry->shutdown->whole);
+    CHECK_COUNTS(shutting.report, SOME, 0, 0, 0);
+    int n = n_ordered();
+    CHECK_EQ(order[n - N_LAST], 3); /* then what waits for it, and then the rest */
+    CHECK_EQ(order[n - N_LAST + 1], 2);
+    for (int i = 2; i < N_LAST - 2; i++)
+        CHECK_EQ(order[n - N_LAST + i], N_LAST + 1 - i);
+    CHECK_EQ(order[n - 2], 1);
+    CHECK_EQ(order[n - 1], 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+    test_env_check_empty(&te);
+}
+
+TEST(p2_without_memory_the_last_eighth_is_theirs_too) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t entered, go;
+    sem_init(&entered, 0, 0);
+    sem_init(&go, 0, 0);
+    add_some(registry, &entered, &go);
+    refuse_memory();
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 8 * PNX_SEC);
+    sem_wait(&entered);
+    pass(registry, 7 * PNX_SEC); /* with most of a window before them */
+    while (count_called(0, N_LAST) < N_LAST || count_called(N_LAST, SOME) < SOME - N_LAST - 1)
+        sched_yield();
+    for (int i = 1; i <= N_LAST - 3; i++) /* all but those above one of another priority */
+        CHECK(order[i] < N_LAST);
+    CHECK_EQ(pnx_completion_done(&items[200].completion, 0), 0);
+    CHECK_EQ(pnx_registry_remove(registry, items[202].id), 0);
+    __atomic_store_n(&items[201].again, 0, __ATOMIC_RELAXED);
+    sem_post(&go);
+    while (pnx_registry_count(registry) > 0)
+        creep(registry);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+    test_env_check_empty(&te);
+}
+
+TEST(without_memory_the_rest_does_not_wait_for_what_hangs_at_the_end_of_a_window) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t entered, go;
+    sem_init(&entered, 0, 0);
+    sem_init(&go, 0, 0);
+    const int hangs = SOME - PNX_SHUTDOWN_WINDOW;
+    for (int i = 0; i < SOME; i++) {
+        items[i] = (struct item){.number = i};
+        items[i].entered = i == hangs ? &entered : NULL;
+        items[i].go = i == hangs ? &go : NULL;
+        add(registry, &items[i], 0);
+    }
+    refuse_memory();
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, LONG);
+    sem_wait(&entered);
+    CHECK_EQ(n_ordered(), PNX_SHUTDOWN_WINDOW);
+    pass_until(registry, items[hangs].deadline);
+    await_calls(SOME);
+    sem_post(&go);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+    test_env_check_empty(&te);
+}
+
 TEST(without_memory_the_last_made_comes_first) {
     struct pnx_registry *registry = on_virtual_time();
     for (int i = 0; i < MANY; i++) {
@@ -284,13 +393,6 @@ TEST(without_memory_a_long_chain_ends_from_its_last_link) {
     for (int i = 0; i < MANY; i++)
         CHECK_EQ(order[i], MANY - 1 - i);
     pnx_registry_release(&registry);
-}
-
-static int count_called(int from, int to) {
-    int n = 0;
-    for (int i = from; i < to; i++)
-        n += calls_of(&items[i]) > 0;
-    return n;
 }
 
 TEST(without_memory_rows_that_do_not_end_do_not_keep_others_from_it) {

@@ -377,6 +377,215 @@ TEST(what_is_pending_at_the_deadline_is_abandoned) {
     pnx_registry_release(&registry);
 }
 
+/* ---- the last ---- */
+
+static pnx_resource_id add_last(
+        struct pnx_registry *registry, struct item *item, pnx_resource_id parent) {
+    return add_with(registry, item, parent, 0, PNX_PRIORITY_LAST);
+}
+
+/* Has what says not now be tried twice more: so the shutdown has looked at all there was. */
+static void look_again(struct pnx_registry *registry, struct item *again) {
+    for (int calls = calls_of(again); calls_of(again) < calls + 2;)
+        creep(registry);
+}
+
+static void check_last_waits(pnx_ns timeout) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item last = {.number = 0}, pends = {.number = 1, .pends = true}, owned = {.number = 2},
+                again = {.number = 3, .again = -1}, fine = {.number = 4};
+    add(registry, &fine, 0);
+    add(registry, &pends, 0);
+    add_with(registry, &owned, 0, PNX_RESOURCE_OWNED, 0);
+    add(registry, &again, 0);
+    add_last(registry, &last, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, timeout);
+    while (calls_of(&fine) == 0)
+        creep(registry);
+    look_again(registry, &again);
+    CHECK_EQ(calls_of(&last), 0);
+    CHECK_EQ(pnx_completion_done(&pends.completion, -EIO), 0);
+    look_again(registry, &again);
+    CHECK_EQ(calls_of(&last), 0);
+    CHECK_EQ(pnx_registry_remove(registry, owned.id), 0);
+    look_again(registry, &again);
+    CHECK_EQ(calls_of(&last), 0);
+    __atomic_store_n(&again.again, 0, __ATOMIC_RELAXED);
+    while (calls_of(&last) == 0)
+        creep(registry);
+    CHECK_EQ(end_shutdown(&shutting), -EIO);
+    CHECK_COUNTS(shutting.report, 4, 1, 0, 0);
+    CHECK_EQ(order[n_ordered() - 1], 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(p2_the_last_wait_for_what_pends_says_not_now_or_is_its_owners) {
+    check_last_waits(LONG);
+}
+
+TEST(p2_without_a_deadline_the_last_wait_as_long_as_it_takes) {
+    check_last_waits(PNX_NEVER);
+}
+
+TEST(p2_without_a_deadline_there_is_no_last_eighth) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item last = {.number = 0}, again = {.number = 1, .again = -1};
+    add_last(registry, &last, 0);
+    add(registry, &again, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, PNX_NEVER);
+    for (int i = 0; i < 3; i++) {
+        look_again(registry, &again);
+        pass(registry, 10000 * PNX_SEC);
+    }
+    look_again(registry, &again);
+    CHECK_EQ(calls_of(&last), 0);
+    __atomic_store_n(&again.again, 0, __ATOMIC_RELAXED);
+    while (calls_of(&last) == 0)
+        creep(registry);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+/* One of the last below a row of another priority is needed for that one's end, and so comes before those that are not. */
+TEST(p2_the_last_that_others_wait_for_come_before_those_for_which_nobody_does) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct item parent = {.number = 0, .again = 3}, child = {.number = 1}, last = {.number = 2},
+                other = {.number = 3, .again = 3};
+    add(registry, &parent, 0);
+    add_last(registry, &child, parent.id);
+    add_last(registry, &last, 0); /* the younger one */
+    add(registry, &other, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, LONG);
+    while (calls_of(&last) == 0)
+        creep(registry);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    static const int expected[] = {3, 3, 3, 3, 1, 0, 0, 0, 0, 2};
+    CHECK_EQ(n_ordered(), 10);
+    for (int i = 0; i < 10; i++)
+        CHECK_EQ(order[i], expected[i]);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(p2_when_the_last_eighth_begins_the_last_do_not_wait_for_what_hangs) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t entered, go;
+    sem_init(&entered, 0, 0);
+    sem_init(&go, 0, 0);
+    struct item last = {.number = 0}, hangs = {.number = 1, .entered = &entered, .go = &go},
+                fine = {.number = 2}, again = {.number = 3, .again = -1};
+    pnx_ns begun = now_of_case();
+    add_last(registry, &last, 0);
+    add_with(registry, &again, 0, 0, PNX_PRIORITY_LOW);
+    add(registry, &fine, 0);
+    add(registry, &hangs, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 8 * PNX_SEC);
+    sem_wait(&entered);
+    pass_until(registry, hangs.deadline);
+    while (calls_of(&fine) == 0)
+        sched_yield();
+    look_again(registry, &again);
+    pass_until(registry, begun + 7 * PNX_SEC - 1);
+    CHECK_EQ(calls_of(&last), 0);
+    pass(registry, 1);
+    while (calls_of(&last) == 0)
+        sched_yield();
+    CHECK_EQ(last.at[0], begun + 7 * PNX_SEC);
+    CHECK_EQ(last.deadline, begun + 7 * PNX_SEC + PNX_SEC / 2); /* one more may be tried */
+    __atomic_store_n(&again.again, 0, __ATOMIC_RELAXED);
+    sem_post(&go);
+    while (pnx_registry_count(registry) > 0)
+        creep(registry);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    CHECK_COUNTS(shutting.report, 4, 0, 0, 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(p2_in_the_last_eighth_the_last_come_before_others_that_have_not_begun) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t entered, go;
+    sem_init(&entered, 0, 0);
+    sem_init(&go, 0, 0);
+    struct item parent = {.number = 0}, child = {.number = 1},
+                last[2] = {{.number = 2}, {.number = 3}}, fine = {.number = 4},
+                hangs = {.number = 5, .entered = &entered, .go = &go};
+    add_last(registry, &parent, 0);
+    add(registry, &child, parent.id);
+    add_last(registry, &last[0], 0);
+    add_last(registry, &last[1], 0);
+    add(registry, &fine, 0);
+    add(registry, &hangs, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 8 * PNX_SEC);
+    sem_wait(&entered);
+    pass(registry, 7 * PNX_SEC);
+    await_calls(6);
+    static const int expected[] = {5, 3, 2, 4, 1, 0}; /* children come first even now */
+    for (int i = 0; i < 6; i++)
+        CHECK_EQ(order[i], expected[i]);
+    sem_post(&go);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(p4_a_cleanup_has_no_share_of_the_time_of_the_last) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t entered, go;
+    sem_init(&entered, 0, 0);
+    sem_init(&go, 0, 0);
+    struct item last = {.number = 0}, hangs = {.number = 1, .entered = &entered, .go = &go};
+    pnx_ns begun = now_of_case();
+    add_last(registry, &last, 0);
+    add(registry, &hangs, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 80 * PNX_MS); /* less than the least share */
+    sem_wait(&entered);
+    CHECK_EQ(hangs.deadline, begun + 70 * PNX_MS);
+    pass(registry, 70 * PNX_MS);
+    await_calls(2);
+    CHECK_EQ(last.deadline, begun + 80 * PNX_MS);
+    pass(registry, 10 * PNX_MS);
+    CHECK_EQ(end_shutdown(&shutting), -ETIMEDOUT);
+    CHECK_COUNTS(shutting.report, 1, 0, 1, 0);
+    sem_post(&go);
+    while (pnx_registry_count(registry) > 0)
+        sched_yield();
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
+TEST(p4_what_hangs_takes_no_share_of_the_time_that_is_left) {
+    struct pnx_registry *registry = on_virtual_time();
+    sem_t entered, go;
+    sem_init(&entered, 0, 0);
+    sem_init(&go, 0, 0);
+    struct item fine[2] = {{.number = 0}, {.number = 1}},
+                hangs = {.number = 2, .entered = &entered, .go = &go};
+    pnx_ns begun = now_of_case();
+    add(registry, &fine[0], 0);
+    add(registry, &fine[1], 0);
+    add(registry, &hangs, 0);
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, 9 * PNX_SEC);
+    sem_wait(&entered);
+    CHECK_EQ(hangs.deadline, begun + 3 * PNX_SEC);
+    pass(registry, 3 * PNX_SEC);
+    await_calls(3);
+    CHECK_EQ(fine[1].deadline, begun + 6 * PNX_SEC);
+    sem_post(&go);
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+}
+
 /* ---- owned ---- */
 
 TEST(an_owner_is_waited_for_and_nothing_is_run) {
