@@ -256,7 +256,9 @@ PNX_API int pnx_executor_close(
 
 /*
  * Gives the executor up: closes it without waiting for jobs, if that was not done before, and frees it, as soon as
- * those that still run have returned.  Close it first: what is queued would end with -ECANCELED.
+ * those that still run have returned.  Close it first: what is queued would end with -ECANCELED.  A shutdown that is
+ * closing it at that moment finds nothing left to wait for but what runs; inside a job, and on the loop's thread, this does
+ * not wait for that shutdown.
  */
 PNX_API void pnx_executor_release(struct pnx_executor **executor);
 

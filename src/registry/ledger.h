@@ -530,6 +530,9 @@ void pnx__row_object(struct pnx_registry *registry, const struct pnx_row *row, p
 /* pnx_registry_remove_at() without the event for a row that was removed before. */
 int pnx__row_remove(struct pnx_registry *registry, pnx_resource_id id, const char *site);
 
+/* The same, but it waits for nobody: -EINPROGRESS when the cleanup is running, too. */
+int pnx__row_leave(struct pnx_registry *registry, pnx_resource_id id, const char *site);
+
 /*
  * Waits for the end of a row that somebody else has claimed, and takes note of it as a removal does.  -EAGAIN when it
  * is live, perhaps again: the caller may claim it.  In a forked child, a live row of its parent is removed: 0.

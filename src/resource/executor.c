@@ -139,10 +139,19 @@ static int join_budget(struct pnx_executor *executor, struct pnx_budget *budget)
     return rc;
 }
 
+/* The row's cleanup, which runs once at most: it has the row's reference, and gives it back. */
 static int end_by_registry(void *arg, const struct pnx_cancel *cancel) {
     struct pnx_executor *executor = arg;
+    struct pnx__executor_effects effects;
     pnx_ns left = pnx__remaining(pnx__os_now(), pnx_cancel_deadline(cancel));
-    return pnx_executor_close(executor, left, NULL);
+    int rc = pnx_executor_close(executor, left, NULL);
+    if (pnx__executor_forked(executor))
+        return rc; /* a job that ran here has forked, and this is the child */
+    pnx__executor_effects_init(&effects);
+    pnx__mutex_lock(&executor->lock);
+    executor->refs--;
+    pnx__executor_unlock(executor, &effects);
+    return rc;
 }
 
 static int join_registry(
@@ -207,7 +216,7 @@ int pnx_executor_create(const struct pnx_executor_opts *user, struct pnx_error *
     executor->env = env;
     executor->fork = pnx__fork_generation();
     executor->fd = -1;
-    executor->refs = 1;
+    executor->refs = 2; /* the owner's, and the row's */
     pnx__mutex_init(&executor->lock, PNX_RANK_EXECUTOR);
     pnx__list_init(&executor->waiters);
     pnx__list_init(&executor->blocked);
@@ -249,6 +258,19 @@ void pnx__executor_destroy(struct pnx_executor *executor, const struct pnx__exec
     free_executor(executor);
 }
 
+/*
+ * From here on no shutdown of the registry calls end_by_registry(), and the row's reference is the caller's; or it is
+ * called already (not 0), and gives that reference back.  It may wait for jobs, and they for this thread, when
+ * this is inside one or is the loop that is to run them: then nobody waits here.
+ */
+static int leave_registry(struct pnx_executor *executor, bool inside) {
+    if (executor->row == 0)
+        return 0;
+    if (inside || executor->tick)
+        return pnx__row_leave(executor->registry, executor->row, "pnx_executor_release()");
+    return pnx_registry_remove(executor->registry, executor->row);
+}
+
 void pnx_executor_release(struct pnx_executor **handle) {
     if (!handle || !*handle)
         return;
@@ -262,9 +284,8 @@ void pnx_executor_release(struct pnx_executor **handle) {
         free_executor(executor);
         return;
     }
-    /* From here on no shutdown of the registry calls end_by_registry(). */
-    int rc = executor->registry ? pnx_registry_remove(executor->registry, executor->row) : 0;
     bool inside = pnx__executor_inside(executor);
+    int rc = leave_registry(executor, inside);
     struct pnx__executor_effects effects;
     pnx__executor_effects_init(&effects);
     pnx__mutex_lock(&executor->lock);
@@ -272,10 +293,8 @@ void pnx_executor_release(struct pnx_executor **handle) {
         return; /* forked in a done function */
     if (!inside)
         pnx__executor_wait_threads(executor, PNX_NEVER); /* unless jobs run, they end at once */
-    if (rc != -EDEADLK) { /* else that cleanup waits for this thread and still needs the memory */
-        executor->released = true;
-        executor->refs--;
-    }
+    executor->released = true;
+    executor->refs -= rc == 0 ? 2 : 1;
     pnx__executor_unlock(executor, &effects);
 }
 
