@@ -289,8 +289,8 @@ void pnx_executor_release(struct pnx_executor **handle) {
     struct pnx__executor_effects effects;
     pnx__executor_effects_init(&effects);
     pnx__mutex_lock(&executor->lock);
-    if (!pnx__executor_close_now(executor))
-        return; /* forked in a done function */
+    if (!pnx__executor_give_up(executor))
+        return; /* a function that ran here has forked, and this is the child */
     if (!inside)
         pnx__executor_wait_threads(executor, PNX_NEVER); /* unless jobs run, they end at once */
     executor->released = true;

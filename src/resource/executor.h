@@ -237,6 +237,10 @@ int pnx__executor_resolve(const struct pnx_executor *executor, const struct pnx_
 int pnx__executor_submit(struct pnx_executor *executor, const struct pnx__job_spec *spec,
         struct pnx_error *err, pnx_job_id *ret_id);
 
+/* pnx_executor_submit(); guard: of what a guard has handed over. */
+int pnx__executor_take_over(struct pnx_executor *executor, const struct pnx_job *job, bool guard,
+        struct pnx_error *err, pnx_job_id *ret_id);
+
 /* ---- executor_wait.c ---- */
 
 /* Sleeps until something that those who wait may wait for has happened, at most until deadline; runs jobs when nobody
@@ -244,8 +248,11 @@ int pnx__executor_submit(struct pnx_executor *executor, const struct pnx__job_sp
 bool pnx__executor_idle(struct pnx_executor *executor, const struct pnx_a32 *word,
         uint32_t expected, pnx_ns deadline);
 
-/* Closes without waiting for jobs; the lock is held before and after.  false: forked. */
-bool pnx__executor_close_now(struct pnx_executor *executor);
+/*
+ * Closes without waiting for jobs, and runs what guards have handed over and no worker has begun, if this thread may;
+ * tells of the end if no close has.  The lock is held before and after.  false: forked.
+ */
+bool pnx__executor_give_up(struct pnx_executor *executor);
 
 /* Waits until no thread is left; the lock is held before and after. */
 void pnx__executor_wait_threads(struct pnx_executor *executor, pnx_ns deadline);
