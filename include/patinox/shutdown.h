@@ -15,7 +15,7 @@
  *   P2  A row's cleanup starts only when all its children have ended.  Of those that may start the one of highest
  *       priority comes first, PNX_PRIORITY_LAST last of all, and of equal ones the one that was made last.
  *   P3  It returns by its deadline, also when cleanups hang.  Once it has returned, no cleanup of it starts, and no
- *       outcome changes.
+ *       outcome changes.  (A job that the calling thread runs itself must end: see pnx_registry_shutdown().)
  *   P4  Cleanups run one at a time.  One that overruns its share of the time is asked to hurry, is an event, and is
  *       routed around: up to PNX_SHUTDOWN_WORKERS threads are stuck in such cleanups before the rest has to wait.
  *   P5  It needs no memory.  Without any for an array of the rows (64 bytes each), it ends them in windows of at least 64,
@@ -57,6 +57,10 @@ struct pnx_shutdown_counts {
  * PNX_NEVER it waits for owners, pending cleanups and those that say -EAGAIN as long as it takes.  Cleanups run on a
  * thread of their own.  Each is told its share of the time that is left (pnx_cancel_deadline): divided by the rows that
  * are still to be run, and at least PNX_SHUTDOWN_SHARE_MIN.
+ *
+ * Meanwhile the calling thread goes on driving the executors with PNX_EXECUTOR_TICK that are rows and that it ticked last,
+ * from the begin on, also when it follows another caller: their jobs run here, and one that hangs holds it up.  What a
+ * loop itself would have to do, such as calling back a handle that it closes, is not done.
  *
  * Returns 0 when everything is done, -ETIMEDOUT when the deadline came first, else the error of the first row in order
  * that failed; PNX_E_BROKEN when no cleanup failed but something leaked.  In each of these cases *ret_report is set;

@@ -9,6 +9,7 @@
 #include "os/clock.h"
 #include "os/file.h"
 #include "os/notify.h"
+#include "resource/loops.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -167,7 +168,10 @@ static int join_registry(
             .priority = PNX_PRIORITY_LAST, /* the others' cleanups may need it */
     };
     executor->registry = pnx_registry_ref(registry);
-    return pnx_registry_add(executor->registry, &resource, err, &executor->row);
+    int rc = pnx_registry_add(executor->registry, &resource, err, &executor->row);
+    if (rc == 0 && executor->tick)
+        pnx__loops_join(executor);
+    return rc;
 }
 
 static int fill(struct pnx_executor *executor, const struct pnx_executor_opts *opts,
@@ -255,6 +259,8 @@ static void free_executor(struct pnx_executor *executor) {
 
 void pnx__executor_destroy(struct pnx_executor *executor, const struct pnx__executor_thread *self) {
     pnx__executor_join(executor, self);
+    if (executor->tick)
+        pnx__loops_leave(executor);
     free_executor(executor);
 }
 
@@ -300,13 +306,13 @@ void pnx_executor_release(struct pnx_executor **handle) {
 
 /* ---- without threads ---- */
 
-/* Runs what is due at its begin.  Lock held before and after.  false: forked. */
-static bool run_due(
-        struct pnx_executor *executor, pnx_ns now, struct pnx__executor_effects *effects) {
+/* Runs what is due at its begin, until until.  Lock held before and after.  false: forked. */
+static bool run_due(struct pnx_executor *executor, pnx_ns now, pnx_ns until,
+        struct pnx__executor_effects *effects) {
     pnx__executor_advance_locked(executor, now, effects);
     uint32_t due = executor->core.n[PNX__JOB_QUEUED];
     bool ran = true;
-    while (ran && due-- > 0) {
+    while (ran && due-- > 0 && (until == PNX_NEVER || pnx__now(&executor->env) < until)) {
         if (!pnx__executor_drive(executor, effects, &ran))
             return false;
         pnx__executor_unlock(executor, effects);
@@ -316,7 +322,7 @@ static bool run_due(
     return true;
 }
 
-pnx_ns pnx_executor_tick(struct pnx_executor *executor, pnx_ns now) {
+pnx_ns pnx__executor_tick_until(struct pnx_executor *executor, pnx_ns now, pnx_ns until) {
     if (!executor || pnx__executor_forked(executor) || !executor->tick)
         return PNX_NEVER;
     pnx__executor_check(executor);
@@ -334,7 +340,7 @@ pnx_ns pnx_executor_tick(struct pnx_executor *executor, pnx_ns now) {
     executor->signalled =
             !executor->several; /* one loop needs no signal for what it is about to do */
     executor->refs++;           /* a job may release it */
-    if (!run_due(executor, now, &effects))
+    if (!run_due(executor, now, until, &effects))
         return PNX_NEVER;
     pnx_ns next = executor->core.next_timer;
     if (pnx__executor_core_may_start(&executor->core) && executor->core.now < next)
@@ -344,6 +350,10 @@ pnx_ns pnx_executor_tick(struct pnx_executor *executor, pnx_ns now) {
     executor->refs--;
     pnx__executor_unlock(executor, &effects);
     return next;
+}
+
+pnx_ns pnx_executor_tick(struct pnx_executor *executor, pnx_ns now) {
+    return pnx__executor_tick_until(executor, now, PNX_NEVER);
 }
 
 int pnx_executor_fd(const struct pnx_executor *executor) {

@@ -137,10 +137,11 @@ struct pnx_executor {
     pnx_ns keeper_until;
     pnx_ns start_at; /* no thread is started before: the last one could not be had; 0: it could */
 
-    uint64_t driver;   /* tick: the thread that ticked last */
-    pnx_ns tick_until; /* tick: what the last one returned */
-    bool signalled;    /* tick: the descriptor has been set since the last one, or need not be */
-    bool several;      /* tick: not always the same thread */
+    uint64_t driver;      /* tick: the thread that ticked last */
+    pnx_ns tick_until;    /* tick: what the last one returned */
+    bool signalled;       /* tick: the descriptor has been set since the last one, or need not be */
+    bool several;         /* tick: not always the same thread */
+    struct pnx_link loop; /* tick: in the list of executor_loops.c, whose lock guards it */
 
     /* Of the close. */
     pnx_ns closed_at;
@@ -171,6 +172,9 @@ static inline void pnx__executor_effects_init(struct pnx__executor_effects *effe
 }
 
 /* ---- executor.c ---- */
+
+/* pnx_executor_tick(), but no job begins once until has come; then it returns what is not after that. */
+pnx_ns pnx__executor_tick_until(struct pnx_executor *executor, pnx_ns now, pnx_ns until);
 
 /* Frees an executor that nobody uses any more; self is the calling thread when it is one of its own. */
 void pnx__executor_destroy(struct pnx_executor *executor, const struct pnx__executor_thread *self);
