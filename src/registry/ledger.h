@@ -119,7 +119,9 @@ static_assert(PNX_RESOURCE_DONE > 2 && PNX_RESOURCE_SUPPRESSED < 8, "an outcome 
 #define PNX_STAMP_ADDED_MASK ((UINT64_C(1) << PNX_STAMP_ADDED_BITS) - 1)
 
 struct pnx_cancel {
-    struct pnx_a64 deadline;  /* pnx_ns */
+    struct pnx_a64 deadline; /* pnx_ns */
+    const struct pnx_env
+            *env; /* whose clock the deadline is on, unless that is PNX_NEVER; NULL: the system's */
     struct pnx_a32 requested; /* bool */
     /* pnx_cancel_pend(); NULL: nobody can wait.  Set before the cleanup is called. */
     int (*pend)(const struct pnx_cancel *cancel, struct pnx_completion *ret_completion);
@@ -566,8 +568,13 @@ int pnx__row_add(struct pnx_registry *registry, const struct pnx_resource *resou
 /* Guards cleanup_wait of all threads.  Taken before a shard's lock. */
 extern struct pnx_mutex pnx__waits_lock;
 
-/* Makes a request for one run, of which nobody needs to know when it ends later; -EAGAIN leaves the row live. */
-static inline void pnx__request_init(struct pnx_row_request *request, pnx_ns deadline) {
+/*
+ * Makes a request for one run, of which nobody needs to know when it ends later; -EAGAIN leaves the row live.  The
+ * deadline is on env's clock.
+ */
+static inline void pnx__request_init(
+        struct pnx_row_request *request, const struct pnx_env *env, pnx_ns deadline) {
+    request->cancel.env = env;
     /* Published to the cleanup by its call, and to others by the shard's lock. */
     pnx_store(&request->cancel.deadline, (uint64_t)deadline, PNX_RELAXED, "run.set_deadline");
     pnx_store(&request->cancel.requested, 0, PNX_RELAXED, "run.not_requested");

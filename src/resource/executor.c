@@ -6,7 +6,6 @@
  */
 #include "resource/executor.h"
 
-#include "os/clock.h"
 #include "os/file.h"
 #include "os/notify.h"
 #include "resource/loops.h"
@@ -144,8 +143,7 @@ static int join_budget(struct pnx_executor *executor, struct pnx_budget *budget)
 static int end_by_registry(void *arg, const struct pnx_cancel *cancel) {
     struct pnx_executor *executor = arg;
     struct pnx__executor_effects effects;
-    pnx_ns left = pnx__remaining(pnx__os_now(), pnx_cancel_deadline(cancel));
-    int rc = pnx_executor_close(executor, left, NULL);
+    int rc = pnx_executor_close(executor, pnx_cancel_remaining(cancel), NULL);
     if (pnx__executor_forked(executor))
         return rc; /* a job that ran here has forked, and this is the child */
     pnx__executor_effects_init(&effects);

@@ -246,6 +246,7 @@ static int pend(const struct pnx_cancel *cancel, struct pnx_completion *ret_comp
 
 static void prepare(struct pnx__job *job) {
     struct pnx_row_request *request = &job->request;
+    request->cancel.env = &job->executor->env;
     request->cancel.pend = pend; /* the registry puts its own in its place */
     request->last = job->attempt >= job->spec.attempts;
     request->pended = row_ended;

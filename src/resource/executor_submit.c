@@ -99,7 +99,8 @@ static void run_inline(
     pnx__executor_unlock(executor, &effects);
 
     pnx_ns deadline = pnx__deadline(pnx__now(&executor->env), spec->timeout);
-    struct pnx_row_request request = {.cancel.deadline = {(uint64_t)deadline}};
+    struct pnx_row_request request = {
+            .cancel.deadline = {(uint64_t)deadline}, .cancel.env = &executor->env};
     int code;
     *ret_id = 0;
     if (!pnx__executor_call_job(executor, spec, &request, true, &code))

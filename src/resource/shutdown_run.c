@@ -64,7 +64,7 @@ static struct pnx_shutdown_member *pick_locked(
     struct pnx_shutdown_member *member;
     while ((member = pnx__order_take_locked(state))) {
         worker->overdue_at = share_end(state, now);
-        pnx__request_init(&worker->request, worker->overdue_at);
+        pnx__request_init(&worker->request, &registry->env, worker->overdue_at);
         worker->request.quiet = true;
         int rc = pnx__row_claim(registry, member->id, &worker->request);
         if (rc == 0) {
