@@ -22,7 +22,7 @@ struct session {
 static int session_close(void *arg, const struct pnx_cancel *cancel) {
     struct session *session = arg;
     printf("closing session %d%s\n", session->number,
-            pnx_cancel_deadline(cancel) == PNX_NEVER ? "" : ", in a hurry");
+            pnx_cancel_remaining(cancel) == PNX_NEVER ? "" : ", in a hurry");
     return 0;
 }
 

@@ -131,10 +131,7 @@ static void release_parts(struct lookup_store *store) {
  */
 static int on_shutdown(void *arg, const struct pnx_cancel *cancel) {
     struct lookup_store *store = arg;
-    pnx_ns deadline = pnx_cancel_deadline(cancel);
-    pnx_ns now = pnx_now();
-    pnx_ns left = deadline == PNX_NEVER ? PNX_NEVER : deadline > now ? deadline - now : 0;
-    if (lookup_store_close(store, left) != 0)
+    if (lookup_store_close(store, pnx_cancel_remaining(cancel)) != 0)
         return -ETIMEDOUT;
     release_parts(store);
     return 0;

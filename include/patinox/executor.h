@@ -13,6 +13,7 @@
  *    cancel, and the deadline of a close, take a job from QUEUED or DELAYED to ENDED with -ECANCELED.
  *
  *   P1  Each job that submit accepted ends once, and its done function is called once, whatever becomes of it.
+ *       What guards have handed over is run, or PNX_EVENT_JOB_FAILED tells that it was not.
  *   P2  A job is run again only after -EAGAIN, or after an attempt that ran out of time and then returned
  *       -EAGAIN or -ETIMEDOUT; at most attempts times, and never while an earlier attempt is under way.  Before
  *       each retry it pauses for a random time of up to backoff_ns, then twice that, ... up to backoff_max_ns.
@@ -103,8 +104,8 @@ enum pnx_executor_full {
 enum pnx_executor_flags {
     /*
      * No threads: jobs run inside pnx_executor_tick().  They run, too, inside wait, drain, close and a submit that
-     * waits for room, if the thread that calls these is the one that ticked last, or nobody has ticked yet: a job
-     * never leaves your loop's thread.  workers, max_workers and idle_ns are without meaning.
+     * waits for room, if the thread that calls these is the one that ticked last, or nobody has ticked yet, and while
+     * that thread is in a shutdown of the registry: a job never leaves your loop's thread.  workers, max_workers and idle_ns are without meaning.
      */
     PNX_EXECUTOR_TICK = 1,
 };
@@ -251,14 +252,20 @@ struct pnx_executor_report {
  * they hold the executor's memory until they return.  Fills *ret_report, which may be NULL, up to its size.
  * 0 when all had time; -ETIMEDOUT; -EINVAL; -EDEADLK inside a function that this executor runs, and nothing happens.
  * Any thread; several may: the earliest deadline holds for what has not started.  Runs done functions of jobs that
- * it cancels, and returns the later for it.
+ * it cancels, and returns the later for it.  For each cleanup of an untracked guard that had no time it emits
+ * PNX_EVENT_JOB_FAILED with -ECANCELED: what it was to end is there still.  A tracked guard's row stays live.
  */
 PNX_API int pnx_executor_close(
         struct pnx_executor *executor, pnx_ns timeout, struct pnx_executor_report *ret_report);
 
 /*
  * Gives the executor up: closes it without waiting for jobs, if that was not done before, and frees it, as soon as
- * those that still run have returned.  Close it first: what is queued would end with -ECANCELED.
+ * those that still run have returned.  What is queued ends with -ECANCELED: close it first.  Only what guards have handed
+ * over (pnx_guard_set_executor(), pnx_guard_defer()) is run all the same, here, once more at most, one after the other;
+ * it may pend.  (With PNX_EXECUTOR_TICK only on the thread that ticked last; else it is called off, too, and told of: see
+ * pnx_executor_close().)  If there was no close before, PNX_EVENT_EXECUTOR_CLOSED tells of this one.  A shutdown that is
+ * closing it at that moment finds nothing left to wait for but what runs; inside a job, and on the loop's thread, this does
+ * not wait for that shutdown.
  */
 PNX_API void pnx_executor_release(struct pnx_executor **executor);
 

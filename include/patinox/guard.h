@@ -174,7 +174,8 @@ PNX_API PNX_NODISCARD int pnx_guard_defer(struct pnx_guard *guard, struct pnx_ex
 /*
  * From now on a drop of this guard goes to the executor (NULL: is run here again), which must live until then.  Such a
  * drop waits for room, as a submit does, but for no cleanup, not even one that is running elsewhere.  If the executor
- * refuses, the drop runs the cleanup here.  A move takes it along.  -EINVAL for an empty guard.
+ * refuses, the drop runs the cleanup here; if it is released before it has come to that, pnx_executor_release() runs it.
+ * A move takes it along.  -EINVAL for an empty guard.
  */
 PNX_API int pnx_guard_set_executor(struct pnx_guard *guard, struct pnx_executor *executor);
 

@@ -53,8 +53,18 @@ typedef uint64_t pnx_resource_id;
 /* What a running cleanup may ask: how long it has, whether somebody wants it to hurry, whether it may end later. */
 struct pnx_cancel;
 
-/* Returns the absolute time by which the cleanup should end; PNX_NEVER if there is none, or for NULL. */
+/*
+ * Returns the absolute time by which the cleanup should end; PNX_NEVER if there is none, or for NULL.  It is on the clock
+ * of whoever runs the cleanup: a registry's env for a shutdown or a batch, an executor's env for a job.  That is pnx_now()
+ * unless the env has another; in doubt, ask for what is left.
+ */
 PNX_API pnx_ns pnx_cancel_deadline(const struct pnx_cancel *cancel);
+
+/*
+ * Returns how long the cleanup still has, by the clock that its deadline is on; 0 when that has passed, PNX_NEVER as above.
+ * The timeout to hand to what it waits for: pnx_pool_close(pool, pnx_cancel_remaining(cancel)).
+ */
+PNX_API pnx_ns pnx_cancel_remaining(const struct pnx_cancel *cancel);
 
 /* Returns whether the cleanup's time is up: it should end as soon as it safely can.  false for NULL. */
 PNX_API bool pnx_cancel_requested(const struct pnx_cancel *cancel);

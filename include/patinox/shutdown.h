@@ -21,7 +21,8 @@
  *       then none has had a turn, and those that nobody else has ended have leaked.  Only the two looks at every row
  *       that it needs for asking them and for their outcomes are never cut short: with a million rows they take some
  *       tens of milliseconds, which is the least that its result takes; from a longer timeout the second is set aside.
- *       Once it has returned, no cleanup of it starts, and no outcome changes.
+ *       Once it has returned, no cleanup of it starts, and no outcome changes.  (A job that the calling thread runs
+ *       itself must end: see pnx_registry_shutdown().)
  *   P4  Cleanups run one at a time.  One that overruns its share of the time is asked to hurry, is an event, and is
  *       routed around: up to PNX_SHUTDOWN_WORKERS threads are stuck in such cleanups before the rest has to wait.
  *   P5  It needs no memory.  Without any for an array of the rows (64 bytes each), it ends them in windows of at least 64,
@@ -65,6 +66,10 @@ struct pnx_shutdown_counts {
  * thread of their own.  Each is told its share of the time that is left (pnx_cancel_deadline): divided by the rows that
  * are still to be run, and at least PNX_SHUTDOWN_SHARE_MIN, but none beyond the deadline; nor beyond the begin of the last
  * part, when rows of PNX_PRIORITY_LAST are still to come.  With PNX_NEVER there is no last part.
+ *
+ * Meanwhile the calling thread goes on driving the executors with PNX_EXECUTOR_TICK that are rows and that it ticked last,
+ * from the begin on, also when it follows another caller: their jobs run here, and one that hangs holds it up.  What a
+ * loop itself would have to do, such as calling back a handle that it closes, is not done.
  *
  * Returns 0 when everything is done, -ETIMEDOUT when the deadline came first, else the error of the first row in order
  * that failed; PNX_E_BROKEN when no cleanup failed but something leaked.  In each of these cases *ret_report is set;

@@ -6,7 +6,6 @@
  */
 #include "pool/pool.h"
 
-#include "os/clock.h"
 #include "os/futex.h"
 #include "os/thread.h"
 
@@ -137,8 +136,7 @@ static void add_chunk_locked(struct pnx_pool *pool, struct pnx__pool_chunk *chun
 }
 
 static int end_by_registry(void *arg, const struct pnx_cancel *cancel) {
-    pnx_ns deadline = pnx_cancel_deadline(cancel);
-    int rc = pnx_pool_close(arg, pnx__remaining(pnx__os_now(), deadline));
+    int rc = pnx_pool_close(arg, pnx_cancel_remaining(cancel));
     return rc > 0 ? -ETIMEDOUT : rc;
 }
 

@@ -38,7 +38,8 @@ bool pnx_registry_asked(struct pnx_registry *registry, pnx_resource_id id) {
 /* Runs the row's cleanup, or says why not; *ret_claimed tells the two apart. */
 static int run(
         struct pnx_registry *registry, pnx_resource_id id, pnx_ns deadline, bool *ret_claimed) {
-    struct pnx_row_request request = {.cancel.deadline = {(uint64_t)deadline}};
+    struct pnx_row_request request;
+    pnx__request_init(&request, &registry->env, deadline);
     return pnx__registry_run(registry, id, &request, ret_claimed);
 }
 

@@ -129,7 +129,9 @@ enum {
 };
 
 struct pnx_cancel {
-    struct pnx_a64 deadline;  /* pnx_ns */
+    struct pnx_a64 deadline; /* pnx_ns */
+    const struct pnx_env
+            *env; /* whose clock the deadline is on, unless that is PNX_NEVER; NULL: the system's */
     struct pnx_a32 requested; /* PNX_ASKED_TO_*; 0: nothing */
     /* pnx_cancel_pend(); NULL: nobody can wait.  Set before the cleanup is called. */
     int (*pend)(const struct pnx_cancel *cancel, struct pnx_completion *ret_completion);
@@ -543,6 +545,9 @@ void pnx__row_object(struct pnx_registry *registry, const struct pnx_row *row, p
 /* pnx_registry_remove_at() without the event for a row that was removed before. */
 int pnx__row_remove(struct pnx_registry *registry, pnx_resource_id id, const char *site);
 
+/* The same, but it waits for nobody: -EINPROGRESS when the cleanup is running, too. */
+int pnx__row_leave(struct pnx_registry *registry, pnx_resource_id id, const char *site);
+
 /*
  * Waits for the end of a row that somebody else has claimed, and takes note of it as a removal does.  -EAGAIN when it
  * is live, perhaps again: the caller may claim it.  In a forked child, a live row of its parent is removed: 0.
@@ -576,8 +581,13 @@ int pnx__row_add(struct pnx_registry *registry, const struct pnx_resource *resou
 /* Guards cleanup_wait of all threads.  Taken before a shard's lock. */
 extern struct pnx_mutex pnx__waits_lock;
 
-/* Makes a request for one run, of which nobody needs to know when it ends later; -EAGAIN leaves the row live. */
-static inline void pnx__request_init(struct pnx_row_request *request, pnx_ns deadline) {
+/*
+ * Makes a request for one run, of which nobody needs to know when it ends later; -EAGAIN leaves the row live.  The
+ * deadline is on env's clock.
+ */
+static inline void pnx__request_init(
+        struct pnx_row_request *request, const struct pnx_env *env, pnx_ns deadline) {
+    request->cancel.env = env;
     /* Published to the cleanup by its call, and to others by the shard's lock. */
     pnx_store(&request->cancel.deadline, (uint64_t)deadline, PNX_RELAXED, "run.set_deadline");
     pnx_store(&request->cancel.requested, 0, PNX_RELAXED, "run.not_requested");

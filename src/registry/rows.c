@@ -412,6 +412,13 @@ struct misuse {
 
 #define WAIT 1 /* no error: the cleanup is running */
 
+/* What a removal does with a row that it cannot strike at once. */
+enum strike_how {
+    STRIKE_WAITS = 0, /* waits for the end of a running cleanup */
+    STRIKE_KEEPS,     /* the same, and a live row stays */
+    STRIKE_LEAVES,    /* waits for nobody */
+};
+
 static void free_live_locked(
         struct pnx_shard *shard, struct pnx_row *row, pnx_resource_id id, const char *site) {
     row->released_at = site;
@@ -484,7 +491,7 @@ static int strike_locked(struct pnx_registry *registry, struct pnx_shard *shard,
 }
 
 static __attribute__((noinline)) int strike(struct pnx_registry *registry, pnx_resource_id id,
-        const char *site, bool keep, struct misuse *ret_misuse) {
+        const char *site, enum strike_how how, struct misuse *ret_misuse) {
     struct pnx_row *row = pnx__row_find(registry, id);
     if (!row) {
         pnx__registry_count_up(&registry->values.misuses);
@@ -496,9 +503,12 @@ static __attribute__((noinline)) int strike(struct pnx_registry *registry, pnx_r
         struct misuse misuse;
         misuse.found = false;
         struct pnx_shard *shard = pnx__row_lock(registry, id);
-        int rc = strike_locked(registry, shard, row, id, site, keep, &misuse, &effects);
+        int rc = strike_locked(
+                registry, shard, row, id, site, how == STRIKE_KEEPS, &misuse, &effects);
         pnx__unlock(&shard->lock);
         pnx__row_effects(registry, shard, &effects);
+        if (rc == WAIT && how == STRIKE_LEAVES)
+            return -EINPROGRESS;
         if (rc == WAIT) {
             rc = pnx__row_wait(registry, id);
             if (rc)
@@ -518,19 +528,26 @@ static __attribute__((noinline)) int strike(struct pnx_registry *registry, pnx_r
 
 int pnx__row_remove(struct pnx_registry *registry, pnx_resource_id id, const char *site) {
     struct misuse misuse;
-    return strike_quickly(registry, id, site) ? 0 : strike(registry, id, site, false, &misuse);
+    return strike_quickly(registry, id, site) ? 0 : strike(registry, id, site, STRIKE_WAITS, &misuse);
+}
+
+int pnx__row_leave(struct pnx_registry *registry, pnx_resource_id id, const char *site) {
+    struct misuse misuse;
+    return strike_quickly(registry, id, site)
+                   ? 0
+                   : strike(registry, id, site, STRIKE_LEAVES, &misuse);
 }
 
 int pnx__row_meet(struct pnx_registry *registry, pnx_resource_id id, const char *site) {
     struct misuse misuse;
-    return strike(registry, id, site, true, &misuse);
+    return strike(registry, id, site, STRIKE_KEEPS, &misuse);
 }
 
 static __attribute__((noinline)) int remove_slowly(
         struct pnx_registry *registry, pnx_resource_id id, const char *site) {
     struct misuse misuse;
     misuse.found = false;
-    int rc = strike(registry, id, site, false, &misuse);
+    int rc = strike(registry, id, site, STRIKE_WAITS, &misuse);
     if (misuse.found) {
         pnx__registry_count_up(&registry->values.misuses);
         pnx__event(&registry->block, PNX_EVENT_RESOURCE_RELEASED_TWICE,

@@ -40,6 +40,13 @@ pnx_ns pnx_cancel_deadline(const struct pnx_cancel *cancel) {
             &cancel->deadline, PNX_RELAXED, "run.deadline"); /* set before the cleanup was called */
 }
 
+pnx_ns pnx_cancel_remaining(const struct pnx_cancel *cancel) {
+    pnx_ns deadline = pnx_cancel_deadline(cancel);
+    if (deadline == PNX_NEVER)
+        return PNX_NEVER;
+    return pnx__remaining(cancel->env ? pnx__now(cancel->env) : pnx_now(), deadline);
+}
+
 bool pnx_cancel_requested(const struct pnx_cancel *cancel) {
     /* A hint without data: no partner. */
     return cancel && pnx_load(&cancel->requested, PNX_RELAXED, "run.requested") != 0;
@@ -359,7 +366,7 @@ int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id) {
     if (registry->off)
         return -ESTALE;
     struct pnx_row_request request;
-    pnx__request_init(&request, PNX_NEVER);
+    pnx__request_init(&request, NULL, PNX_NEVER);
     bool claimed;
     return pnx__registry_run(registry, id, &request, &claimed);
 }

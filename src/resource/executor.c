@@ -6,9 +6,9 @@
  */
 #include "resource/executor.h"
 
-#include "os/clock.h"
 #include "os/file.h"
 #include "os/notify.h"
+#include "resource/loops.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -139,10 +139,18 @@ static int join_budget(struct pnx_executor *executor, struct pnx_budget *budget)
     return rc;
 }
 
+/* The row's cleanup, which runs once at most: it has the row's reference, and gives it back. */
 static int end_by_registry(void *arg, const struct pnx_cancel *cancel) {
     struct pnx_executor *executor = arg;
-    pnx_ns left = pnx__remaining(pnx__os_now(), pnx_cancel_deadline(cancel));
-    return pnx_executor_close(executor, left, NULL);
+    struct pnx__executor_effects effects;
+    int rc = pnx_executor_close(executor, pnx_cancel_remaining(cancel), NULL);
+    if (pnx__executor_forked(executor))
+        return rc; /* a job that ran here has forked, and this is the child */
+    pnx__executor_effects_init(&effects);
+    pnx__mutex_lock(&executor->lock);
+    executor->refs--;
+    pnx__executor_unlock(executor, &effects);
+    return rc;
 }
 
 static int join_registry(
@@ -158,7 +166,10 @@ static int join_registry(
             .priority = PNX_PRIORITY_LAST, /* the others' cleanups may need it */
     };
     executor->registry = pnx_registry_ref(registry);
-    return pnx_registry_add(executor->registry, &resource, err, &executor->row);
+    int rc = pnx_registry_add(executor->registry, &resource, err, &executor->row);
+    if (rc == 0 && executor->tick)
+        pnx__loops_join(executor);
+    return rc;
 }
 
 static int fill(struct pnx_executor *executor, const struct pnx_executor_opts *opts,
@@ -207,7 +218,7 @@ int pnx_executor_create(const struct pnx_executor_opts *user, struct pnx_error *
     executor->env = env;
     executor->fork = pnx__fork_generation();
     executor->fd = -1;
-    executor->refs = 1;
+    executor->refs = 2; /* the owner's, and the row's */
     pnx__mutex_init(&executor->lock, PNX_RANK_EXECUTOR);
     pnx__list_init(&executor->waiters);
     pnx__list_init(&executor->blocked);
@@ -246,7 +257,22 @@ static void free_executor(struct pnx_executor *executor) {
 
 void pnx__executor_destroy(struct pnx_executor *executor, const struct pnx__executor_thread *self) {
     pnx__executor_join(executor, self);
+    if (executor->tick)
+        pnx__loops_leave(executor);
     free_executor(executor);
+}
+
+/*
+ * From here on no shutdown of the registry calls end_by_registry(), and the row's reference is the caller's; or it is
+ * called already (not 0), and gives that reference back.  It may wait for jobs, and they for this thread, when
+ * this is inside one or is the loop that is to run them: then nobody waits here.
+ */
+static int leave_registry(struct pnx_executor *executor, bool inside) {
+    if (executor->row == 0)
+        return 0;
+    if (inside || executor->tick)
+        return pnx__row_leave(executor->registry, executor->row, "pnx_executor_release()");
+    return pnx_registry_remove(executor->registry, executor->row);
 }
 
 void pnx_executor_release(struct pnx_executor **handle) {
@@ -262,32 +288,29 @@ void pnx_executor_release(struct pnx_executor **handle) {
         free_executor(executor);
         return;
     }
-    /* From here on no shutdown of the registry calls end_by_registry(). */
-    int rc = executor->registry ? pnx_registry_remove(executor->registry, executor->row) : 0;
     bool inside = pnx__executor_inside(executor);
+    int rc = leave_registry(executor, inside);
     struct pnx__executor_effects effects;
     pnx__executor_effects_init(&effects);
     pnx__mutex_lock(&executor->lock);
-    if (!pnx__executor_close_now(executor))
-        return; /* forked in a done function */
+    if (!pnx__executor_give_up(executor))
+        return; /* a function that ran here has forked, and this is the child */
     if (!inside)
         pnx__executor_wait_threads(executor, PNX_NEVER); /* unless jobs run, they end at once */
-    if (rc != -EDEADLK) { /* else that cleanup waits for this thread and still needs the memory */
-        executor->released = true;
-        executor->refs--;
-    }
+    executor->released = true;
+    executor->refs -= rc == 0 ? 2 : 1;
     pnx__executor_unlock(executor, &effects);
 }
 
 /* ---- without threads ---- */
 
-/* Runs what is due at its begin.  Lock held before and after.  false: forked. */
-static bool run_due(
-        struct pnx_executor *executor, pnx_ns now, struct pnx__executor_effects *effects) {
+/* Runs what is due at its begin, until until.  Lock held before and after.  false: forked. */
+static bool run_due(struct pnx_executor *executor, pnx_ns now, pnx_ns until,
+        struct pnx__executor_effects *effects) {
     pnx__executor_advance_locked(executor, now, effects);
     uint32_t due = executor->core.n[PNX__JOB_QUEUED];
     bool ran = true;
-    while (ran && due-- > 0) {
+    while (ran && due-- > 0 && (until == PNX_NEVER || pnx__now(&executor->env) < until)) {
         if (!pnx__executor_drive(executor, effects, &ran))
             return false;
         pnx__executor_unlock(executor, effects);
@@ -297,7 +320,7 @@ static bool run_due(
     return true;
 }
 
-pnx_ns pnx_executor_tick(struct pnx_executor *executor, pnx_ns now) {
+pnx_ns pnx__executor_tick_until(struct pnx_executor *executor, pnx_ns now, pnx_ns until) {
     if (!executor || pnx__executor_forked(executor) || !executor->tick)
         return PNX_NEVER;
     pnx__executor_check(executor);
@@ -315,7 +338,7 @@ pnx_ns pnx_executor_tick(struct pnx_executor *executor, pnx_ns now) {
     executor->signalled =
             !executor->several; /* one loop needs no signal for what it is about to do */
     executor->refs++;           /* a job may release it */
-    if (!run_due(executor, now, &effects))
+    if (!run_due(executor, now, until, &effects))
         return PNX_NEVER;
     pnx_ns next = executor->core.next_timer;
     if (pnx__executor_core_may_start(&executor->core) && executor->core.now < next)
@@ -325,6 +348,10 @@ pnx_ns pnx_executor_tick(struct pnx_executor *executor, pnx_ns now) {
     executor->refs--;
     pnx__executor_unlock(executor, &effects);
     return next;
+}
+
+pnx_ns pnx_executor_tick(struct pnx_executor *executor, pnx_ns now) {
+    return pnx__executor_tick_until(executor, now, PNX_NEVER);
 }
 
 int pnx_executor_fd(const struct pnx_executor *executor) {

@@ -139,10 +139,11 @@ struct pnx_executor {
     pnx_ns keeper_until;
     pnx_ns start_at; /* no thread is started before: the last one could not be had; 0: it could */
 
-    uint64_t driver;   /* tick: the thread that ticked last */
-    pnx_ns tick_until; /* tick: what the last one returned */
-    bool signalled;    /* tick: the descriptor has been set since the last one, or need not be */
-    bool several;      /* tick: not always the same thread */
+    uint64_t driver;      /* tick: the thread that ticked last */
+    pnx_ns tick_until;    /* tick: what the last one returned */
+    bool signalled;       /* tick: the descriptor has been set since the last one, or need not be */
+    bool several;         /* tick: not always the same thread */
+    struct pnx_link loop; /* tick: in the list of executor_loops.c, whose lock guards it */
 
     /* Of the close. */
     pnx_ns closed_at;
@@ -173,6 +174,9 @@ static inline void pnx__executor_effects_init(struct pnx__executor_effects *effe
 }
 
 /* ---- executor.c ---- */
+
+/* pnx_executor_tick(), but no job begins once until has come; then it returns what is not after that. */
+pnx_ns pnx__executor_tick_until(struct pnx_executor *executor, pnx_ns now, pnx_ns until);
 
 /* Frees an executor that nobody uses any more; self is the calling thread when it is one of its own. */
 void pnx__executor_destroy(struct pnx_executor *executor, const struct pnx__executor_thread *self);
@@ -239,6 +243,10 @@ int pnx__executor_resolve(const struct pnx_executor *executor, const struct pnx_
 int pnx__executor_submit(struct pnx_executor *executor, const struct pnx__job_spec *spec,
         struct pnx_error *err, pnx_job_id *ret_id);
 
+/* pnx_executor_submit(); guard: of what a guard has handed over. */
+int pnx__executor_take_over(struct pnx_executor *executor, const struct pnx_job *job, bool guard,
+        struct pnx_error *err, pnx_job_id *ret_id);
+
 /* ---- executor_wait.c ---- */
 
 /* Sleeps until something that those who wait may wait for has happened, at most until deadline; runs jobs when nobody
@@ -246,8 +254,11 @@ int pnx__executor_submit(struct pnx_executor *executor, const struct pnx__job_sp
 bool pnx__executor_idle(struct pnx_executor *executor, const struct pnx_a32 *word,
         uint32_t expected, pnx_ns deadline);
 
-/* Closes without waiting for jobs; the lock is held before and after.  false: forked. */
-bool pnx__executor_close_now(struct pnx_executor *executor);
+/*
+ * Closes without waiting for jobs, and runs what guards have handed over and no worker has begun, if this thread may;
+ * tells of the end if no close has.  The lock is held before and after.  false: forked.
+ */
+bool pnx__executor_give_up(struct pnx_executor *executor);
 
 /* Waits until no thread is left; the lock is held before and after. */
 void pnx__executor_wait_threads(struct pnx_executor *executor, pnx_ns deadline);

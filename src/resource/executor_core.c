@@ -95,6 +95,7 @@ static struct pnx_link *list_of(struct pnx__executor_core *core, const struct pn
         return &core->lane[job->spec.lane];
     case PNX__JOB_RUNNING:
     case PNX__JOB_PENDING:
+    case PNX__JOB_LAST:
         return &core->busy;
     case PNX__JOB_ENDING:
         return &core->ending;
@@ -112,6 +113,7 @@ static struct pnx_a64 *gauge_of(struct pnx__executor_core *core, const struct pn
     case PNX__JOB_QUEUED:
         return &core->stats[PNX__EXECUTOR_STAT_queued_low + job->spec.lane];
     case PNX__JOB_RUNNING:
+    case PNX__JOB_LAST:
         return &core->stats[PNX__EXECUTOR_STAT_running];
     case PNX__JOB_PENDING:
         return &core->stats[PNX__EXECUTOR_STAT_pending];
@@ -277,19 +279,25 @@ static void set_deadline(struct pnx__job *job, pnx_ns deadline) {
             "executor_core.deadline");
 }
 
+static void begin(struct pnx__executor_core *core, struct pnx__job *job, enum pnx__job_state state,
+        pnx_ns limit, pnx_ns deadline) {
+    job->attempt++;
+    job->overdue = false;
+    set_deadline(job, deadline);
+    /* nobody else looks at it yet */
+    pnx_store(&job->request.cancel.requested, 0, PNX_RELAXED, "executor_core.not_asked");
+    to_state(core, job, state);
+    set_timer(core, job, limit);
+}
+
 struct pnx__job *pnx__executor_core_take(struct pnx__executor_core *core, pnx_ns now) {
     see(core, now);
     if (!pnx__executor_core_may_start(core))
         return NULL;
     struct pnx__job *job = best(core);
-    job->attempt++;
-    job->overdue = false;
     pnx_ns limit = limit_of(core, job);
-    set_deadline(job, core->closing && core->close_at < limit ? core->close_at : limit);
-    /* nobody else looks at it yet */
-    pnx_store(&job->request.cancel.requested, 0, PNX_RELAXED, "executor_core.not_asked");
-    to_state(core, job, PNX__JOB_RUNNING);
-    set_timer(core, job, limit);
+    begin(core, job, PNX__JOB_RUNNING, limit,
+            core->closing && core->close_at < limit ? core->close_at : limit);
     return job;
 }
 
@@ -336,7 +344,7 @@ bool pnx__executor_core_end(struct pnx__executor_core *core, struct pnx__job *jo
     return false;
 }
 
-static void call_off(struct pnx__executor_core *core, struct pnx__job *job) {
+void pnx__executor_core_call_off(struct pnx__executor_core *core, struct pnx__job *job) {
     clear_timer(core, job);
     job->code = -ECANCELED;
     job->settled = true;
@@ -347,10 +355,11 @@ int pnx__executor_core_cancel(struct pnx__executor_core *core, struct pnx__job *
     switch ((enum pnx__job_state)job->state) {
     case PNX__JOB_DELAYED:
     case PNX__JOB_QUEUED:
-        call_off(core, job);
+        pnx__executor_core_call_off(core, job);
         return 0;
     case PNX__JOB_RUNNING:
     case PNX__JOB_PENDING:
+    case PNX__JOB_LAST:
         if (job->settled)
             break;
         give_up(job);
@@ -395,13 +404,24 @@ void pnx__executor_core_close(struct pnx__executor_core *core, pnx_ns deadline, 
     }
 }
 
-struct pnx__job *pnx__executor_core_drop(struct pnx__executor_core *core) {
+struct pnx__job *pnx__executor_core_first(const struct pnx__executor_core *core) {
     struct pnx__job *job = best(core);
     struct pnx_link *link = pnx__list_first(&core->delayed);
-    if (!job && link)
-        job = job_of(link);
+    return job || !link ? job : job_of(link);
+}
+
+void pnx__executor_core_start_last(
+        struct pnx__executor_core *core, struct pnx__job *job, pnx_ns now) {
+    see(core, now);
+    clear_timer(core, job);
+    pnx_ns limit = limit_of(core, job);
+    begin(core, job, PNX__JOB_LAST, limit, limit);
+}
+
+struct pnx__job *pnx__executor_core_drop(struct pnx__executor_core *core) {
+    struct pnx__job *job = pnx__executor_core_first(core);
     if (job)
-        call_off(core, job);
+        pnx__executor_core_call_off(core, job);
     return job;
 }
 

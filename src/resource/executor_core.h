@@ -16,13 +16,16 @@
  *                                           free, once settled              FREE
  *   PENDING  busy     when it is overdue    end (to be retried)             DELAYED
  *                                           free, once settled              FREE
+ *   LAST     busy     when it is overdue    pend                            PENDING
+ *                                           free, once settled              FREE
  *   ENDING   ending   none                  free                            FREE
  *
  * An attempt that ended for good leaves its job RUNNING or PENDING, but settled: its done function takes a worker's
- * time, too, and may hang as well.  ENDING is a job that was called off before it began.
+ * time, too, and may hang as well.  ENDING is a job that was called off before it began.  LAST is one that who
+ * gives the executor up runs himself, from DELAYED or QUEUED (start_last); no worker's, it does not count as running.
  *
  *   E1  A job is on exactly one list, the one of its state; n[] counts them, and their sum is the capacity.
- *   E2  A job has a timer if and only if it is DELAYED, or RUNNING or PENDING and neither overdue nor without limit;
+ *   E2  A job has a timer if and only if it is DELAYED, or RUNNING, LAST or PENDING and neither overdue nor without limit;
  *       next_timer is the earliest, PNX_NEVER when there is none.
  *   E3  A lane is ordered by queued_at.  take() gives the best of the lanes' first jobs: of the highest rank; among
  *       those the one that came to that rank first; among those the one of the lane above.  A job's rank is its lane,
@@ -50,6 +53,7 @@ enum pnx__job_state {
     PNX__JOB_QUEUED,
     PNX__JOB_RUNNING,
     PNX__JOB_PENDING,
+    PNX__JOB_LAST,
     PNX__JOB_ENDING, /* called off, and is being told */
     PNX__JOB_STATES,
 };
@@ -68,7 +72,8 @@ struct pnx__job_spec {
     pnx_ns delay;
     pnx_ns timeout;
     uint32_t attempts;
-    uint32_t lane; /* 0: PNX_PRIORITY_LOW */
+    uint16_t lane; /* 0: PNX_PRIORITY_LOW */
+    bool guard;    /* what a guard has handed over: a release does not call it off */
 };
 
 /*
@@ -129,7 +134,7 @@ struct pnx__executor_core {
     struct pnx_link free; /* first in, first out, so that an ended job stays known for long */
     struct pnx_link delayed;
     struct pnx_link lane[PNX_LANES];
-    struct pnx_link busy; /* RUNNING, PENDING */
+    struct pnx_link busy; /* RUNNING, PENDING, LAST */
     struct pnx_link ending;
     uint32_t n[PNX__JOB_STATES];
     uint32_t late; /* RUNNING and overdue */
@@ -162,7 +167,7 @@ struct pnx__job *pnx__executor_core_advance(struct pnx__executor_core *core, pnx
 /* Starts an attempt of the best job that waits, if one may start (pnx__executor_core_may_start), else NULL. */
 struct pnx__job *pnx__executor_core_take(struct pnx__executor_core *core, pnx_ns now);
 
-/* RUNNING goes on without a thread. */
+/* RUNNING, or LAST, goes on without a thread. */
 void pnx__executor_core_pend(struct pnx__executor_core *core, struct pnx__job *job);
 
 /*
@@ -184,6 +189,16 @@ void pnx__executor_core_close(struct pnx__executor_core *core, pnx_ns deadline, 
 /* After the deadline: ends one job that has not started, with -ECANCELED; NULL when there is none. */
 struct pnx__job *pnx__executor_core_drop(struct pnx__executor_core *core);
 
+/* The one that it would give. */
+struct pnx__job *pnx__executor_core_first(const struct pnx__executor_core *core);
+
+/* Ends that one so. */
+void pnx__executor_core_call_off(struct pnx__executor_core *core, struct pnx__job *job);
+
+/* Starts that one, for the last time, on the thread of who asks. */
+void pnx__executor_core_start_last(
+        struct pnx__executor_core *core, struct pnx__job *job, pnx_ns now);
+
 /* After the deadline: asks all that run or pend to end. */
 void pnx__executor_core_ask_all(struct pnx__executor_core *core);
 
@@ -191,6 +206,11 @@ void pnx__executor_core_ask_all(struct pnx__executor_core *core);
 
 static inline bool pnx__executor_core_has_room(const struct pnx__executor_core *core) {
     return core->n[PNX__JOB_FREE] > 0;
+}
+
+/* Whether its function may be on some thread's stack. */
+static inline bool pnx__job_runs(const struct pnx__job *job) {
+    return job->state == PNX__JOB_RUNNING || job->state == PNX__JOB_LAST;
 }
 
 /* Jobs that have not been told how they ended. */

@@ -23,7 +23,7 @@ static bool walk(const struct pnx__executor_core *core, const struct pnx_link *l
 
 static const char *check_lists(const struct pnx__executor_core *core) {
     uint32_t n[PNX__JOB_STATES] = {0};
-    uint32_t busy = 1u << PNX__JOB_RUNNING | 1u << PNX__JOB_PENDING;
+    uint32_t busy = 1u << PNX__JOB_RUNNING | 1u << PNX__JOB_PENDING | 1u << PNX__JOB_LAST;
     bool whole = walk(core, &core->free, 1u << PNX__JOB_FREE, n) &&
                  walk(core, &core->delayed, 1u << PNX__JOB_DELAYED, n) &&
                  walk(core, &core->busy, busy, n) &&
@@ -53,7 +53,7 @@ static const char *check_lanes(const struct pnx__executor_core *core) {
 }
 
 static bool wants_timer(const struct pnx__job *job) {
-    bool busy = job->state == PNX__JOB_RUNNING || job->state == PNX__JOB_PENDING;
+    bool busy = pnx__job_runs(job) || job->state == PNX__JOB_PENDING;
     return job->at != PNX_NEVER && (job->state == PNX__JOB_DELAYED || (busy && !job->overdue));
 }
 

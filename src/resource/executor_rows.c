@@ -4,6 +4,7 @@
  *
  *   P1  Such a job has a reference to the registry from its submission until it has been told.
  *   P2  A guard that an executor has not taken stays as it is, armed.
+ *   P3  What it has taken is run, also by a release (executor_wait.c), or an event tells that it is not.
  */
 #include "resource/executor.h"
 
@@ -23,8 +24,9 @@ static int copy_job(const struct pnx_job *job, struct pnx_error *err, struct pnx
     return 0;
 }
 
-int pnx_executor_cleanup(struct pnx_executor *executor, struct pnx_registry *registry,
-        pnx_resource_id id, const struct pnx_job *job, struct pnx_error *err, pnx_job_id *ret_id) {
+static int clean_up(struct pnx_executor *executor, struct pnx_registry *registry,
+        pnx_resource_id id, bool guard, const struct pnx_job *job, struct pnx_error *err,
+        pnx_job_id *ret_id) {
     struct pnx_job how;
     struct pnx__job_spec spec;
     struct pnx_resource_info info;
@@ -47,12 +49,18 @@ int pnx_executor_cleanup(struct pnx_executor *executor, struct pnx_registry *reg
         spec.site = info.site;
     spec.registry = pnx_registry_ref(registry);
     spec.row = id;
+    spec.guard = guard;
     rc = pnx__executor_submit(executor, &spec, err, &job_id);
     if (rc)
         pnx_registry_release(&spec.registry);
     else if (ret_id)
         *ret_id = job_id;
     return rc;
+}
+
+int pnx_executor_cleanup(struct pnx_executor *executor, struct pnx_registry *registry,
+        pnx_resource_id id, const struct pnx_job *job, struct pnx_error *err, pnx_job_id *ret_id) {
+    return clean_up(executor, registry, id, false, job, err, ret_id);
 }
 
 /* ---- guards ---- */
@@ -66,7 +74,7 @@ int pnx_guard_defer(struct pnx_guard *guard, struct pnx_executor *executor,
     if (guard->registry) {
         /* Emptied first: the job may run inline, and meet its own guard. */
         struct pnx_guard own = pnx_guard_move(guard);
-        int rc = pnx_executor_cleanup(executor, own.registry, own.id, job, err, ret_id);
+        int rc = clean_up(executor, own.registry, own.id, true, job, err, ret_id);
         if (rc)
             *guard = own;
         else
@@ -80,7 +88,7 @@ int pnx_guard_defer(struct pnx_guard *guard, struct pnx_executor *executor,
     struct pnx_guard own = pnx_guard_move(guard);
     how.run = own.fn;
     how.arg = own.arg;
-    rc = pnx_executor_submit(executor, &how, err, ret_id);
+    rc = pnx__executor_take_over(executor, &how, true, err, ret_id);
     if (rc)
         *guard = own;
     return rc;

@@ -73,6 +73,18 @@ bool pnx__executor_call_job(const struct pnx_executor *executor, const struct pn
     return fork == pnx__fork_generation();
 }
 
+/*
+ * Whether what a job was to end is there still, and nobody else knows of it: it had no time, and was an untracked
+ * guard's.  (A tracked one's row is live, and a job that was taken back is its taker's.)
+ */
+static bool is_lost(const struct pnx__job_spec *spec, int code) {
+    return spec->guard && spec->run && code == -ECANCELED;
+}
+
+static bool is_event(const struct pnx__job_spec *spec, int code) {
+    return pnx__job_fate(spec, code) == PNX__FATE_FAILED || is_lost(spec, code);
+}
+
 bool pnx__executor_tell(const struct pnx_executor *executor, const struct pnx__job_spec *spec,
         pnx_job_id id, int code) {
     struct pnx__executor_call call __attribute__((cleanup(check_returned))) = {0};
@@ -80,7 +92,7 @@ bool pnx__executor_tell(const struct pnx_executor *executor, const struct pnx__j
     uint32_t fork = executor->fork;
     /* Monitors, too, run inside: one that waits for this executor would wait for this very job. */
     enter(executor, &call);
-    if (pnx__job_fate(spec, code) == PNX__FATE_FAILED)
+    if (is_event(spec, code))
         pnx__event(&executor->block, PNX_EVENT_JOB_FAILED, spec->name ? spec->name : executor->name,
                 code, spec->site, (int64_t)id, 0);
     if (spec->done)
@@ -138,8 +150,7 @@ static void count_closed_locked(struct pnx_executor *executor, const struct pnx_
 bool pnx__executor_conclude(struct pnx_executor *executor, struct pnx__job *job,
         struct pnx__executor_effects *effects) {
     const struct pnx__job_spec *spec = &job->spec;
-    bool failed = pnx__job_fate(spec, job->code) == PNX__FATE_FAILED;
-    if (spec->done || failed || spec->registry) {
+    if (spec->done || spec->registry || is_event(spec, job->code)) {
         pnx_job_id id = pnx__job_id(job);
         int code = job->code;
         pnx__executor_unlock(
@@ -186,7 +197,7 @@ static int complete_job(
         pnx__mutex_unlock(&executor->lock);
         return -ESTALE;
     }
-    if (job->state == PNX__JOB_RUNNING) { /* its function has not returned yet, or just now */
+    if (pnx__job_runs(job)) { /* its function has not returned yet, or just now */
         job->completed_early = true;
         job->completed = code;
         pnx__mutex_unlock(&executor->lock);
@@ -223,7 +234,7 @@ static int pend(const struct pnx_cancel *cancel, struct pnx_completion *ret_comp
         return -ENOTSUP;
     int rc = 0;
     pnx__mutex_lock(&executor->lock);
-    if (job->state != PNX__JOB_RUNNING || job->settled || job->token != 0) {
+    if (!pnx__job_runs(job) || job->settled || job->token != 0) {
         rc = -EALREADY;
     } else {
         job->token = ++job->pends << PNX_INDEX_BITS | job->index;
@@ -237,6 +248,7 @@ static int pend(const struct pnx_cancel *cancel, struct pnx_completion *ret_comp
 
 static void prepare(struct pnx__job *job) {
     struct pnx_row_request *request = &job->request;
+    request->cancel.env = &job->executor->env;
     request->cancel.pend = pend; /* the registry puts its own in its place */
     request->last = job->attempt >= job->spec.attempts;
     request->pended = row_ended;

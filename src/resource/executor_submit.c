@@ -31,7 +31,7 @@ int pnx__executor_resolve(const struct pnx_executor *executor, const struct pnx_
             .delay = job->delay_ns,
             .timeout = job->timeout_ns ? job->timeout_ns : executor->job_timeout,
             .attempts = job->attempts ? job->attempts : executor->attempts,
-            .lane = (uint32_t)(priority - PNX_PRIORITY_LOW),
+            .lane = (uint16_t)(priority - PNX_PRIORITY_LOW),
     };
     return 0;
 }
@@ -99,7 +99,8 @@ static void run_inline(
     pnx__executor_unlock(executor, &effects);
 
     pnx_ns deadline = pnx__deadline(pnx__now(&executor->env), spec->timeout);
-    struct pnx_row_request request = {.cancel.deadline = {(uint64_t)deadline}};
+    struct pnx_row_request request = {
+            .cancel.deadline = {(uint64_t)deadline}, .cancel.env = &executor->env};
     int code;
     *ret_id = 0;
     if (!pnx__executor_call_job(executor, spec, &request, true, &code))
@@ -181,7 +182,7 @@ int pnx__executor_submit(struct pnx_executor *executor, const struct pnx__job_sp
     return 0;
 }
 
-int pnx_executor_submit(struct pnx_executor *executor, const struct pnx_job *job,
+int pnx__executor_take_over(struct pnx_executor *executor, const struct pnx_job *job, bool guard,
         struct pnx_error *err, pnx_job_id *ret_id) {
     struct pnx_job copy = {.size = sizeof(copy)};
     struct pnx__job_spec spec;
@@ -203,10 +204,16 @@ int pnx_executor_submit(struct pnx_executor *executor, const struct pnx_job *job
         return rc;
     spec.run = job->run;
     spec.arg = job->arg;
+    spec.guard = guard;
     rc = pnx__executor_submit(executor, &spec, err, &id);
     if (rc == 0 && ret_id)
         *ret_id = id;
     return rc;
+}
+
+int pnx_executor_submit(struct pnx_executor *executor, const struct pnx_job *job,
+        struct pnx_error *err, pnx_job_id *ret_id) {
+    return pnx__executor_take_over(executor, job, false, err, ret_id);
 }
 
 /* ---- one job ---- */
@@ -222,6 +229,8 @@ int pnx_executor_cancel(struct pnx_executor *executor, pnx_job_id id) {
     pnx__mutex_lock(&executor->lock);
     struct pnx__job *job = pnx__executor_core_find(&executor->core, id);
     int rc = job ? pnx__executor_core_cancel(&executor->core, job) : -ESTALE;
+    if (rc == 0)
+        job->spec.guard = false; /* what it was to end is the caller's now */
     if (rc == 0 && !pnx__executor_conclude(executor, job, &effects))
         return 0; /* forked */
     pnx__executor_unlock(executor, &effects);
@@ -237,6 +246,7 @@ static enum pnx_job_state public_state(const struct pnx__job *job) {
     case PNX__JOB_QUEUED:
         return PNX_JOB_QUEUED;
     case PNX__JOB_RUNNING:
+    case PNX__JOB_LAST:
         return PNX_JOB_RUNNING;
     case PNX__JOB_PENDING:
         return PNX_JOB_PENDING;
@@ -249,7 +259,7 @@ static enum pnx_job_state public_state(const struct pnx__job *job) {
 }
 
 static pnx_ns due_of(const struct pnx__job *job) {
-    if (job->state != PNX__JOB_RUNNING && job->state != PNX__JOB_PENDING)
+    if (!pnx__job_runs(job) && job->state != PNX__JOB_PENDING)
         return job->at;
     /* written under the lock */
     return (pnx_ns)pnx_load(&job->request.cancel.deadline, PNX_RELAXED, "executor_submit.due");

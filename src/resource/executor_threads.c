@@ -9,6 +9,7 @@
 #include "os/futex.h"
 #include "os/notify.h"
 #include "resource/executor.h"
+#include "resource/shutdown.h"
 #include "share/wait.h"
 
 #include <stdio.h>
@@ -214,8 +215,10 @@ static void note_start_locked(struct pnx_executor *executor, struct pnx__executo
 static void act(struct pnx_executor *executor, struct pnx__executor_effects *effects) {
     struct pnx__executor_thread *thread = effects->start;
     struct pnx_os_thread *os = NULL;
-    if (effects->signal)
+    if (effects->signal) {
         pnx__eventfd_set(executor->fd);
+        pnx__shutdown_stir(executor->registry); /* the loop's thread may be waiting for one */
+    }
     int rc = thread ? start(executor, effects, &os) : 0;
     tell_overdue(executor, effects);
     const struct pnx__executor_thread *self = effects->self;

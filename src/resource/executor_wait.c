@@ -192,9 +192,62 @@ static bool end_rest(struct pnx_executor *executor) {
     return true;
 }
 
-bool pnx__executor_close_now(struct pnx_executor *executor) {
+static int report_locked(const struct pnx_executor *executor, struct pnx_executor_report *ret) {
+    ret->done = executor->closed[PNX__FATE_DONE];
+    ret->failed = executor->closed[PNX__FATE_FAILED];
+    ret->canceled = executor->closed[PNX__FATE_CANCELED];
+    ret->abandoned = pnx__executor_core_alive(&executor->core);
+    ret->took_ns = pnx__now(&executor->env) - executor->closed_at;
+    return executor->dropped || ret->abandoned ? -ETIMEDOUT : 0;
+}
+
+/*
+ * What guards have handed over was to be ended by somebody: by this thread, then, unless the jobs are a loop's on
+ * another one.  All else is called off.
+ */
+static bool run_rest(struct pnx_executor *executor) {
+    struct pnx__executor_effects effects;
+    struct pnx__job *job;
+    bool may_run = !executor->tick || pnx__executor_must_drive_locked(executor);
+    pnx__executor_effects_init(&effects);
+    while ((job = pnx__executor_core_first(&executor->core)) != NULL) {
+        bool runs = may_run && job->spec.guard;
+        bool here;
+        if (runs) {
+            pnx__executor_core_start_last(&executor->core, job, pnx__now(&executor->env));
+            here = pnx__executor_run(executor, job, &effects);
+        } else {
+            pnx__executor_core_call_off(&executor->core, job);
+            executor->dropped = true;
+            here = pnx__executor_conclude(executor, job, &effects);
+        }
+        if (!here)
+            return false;
+    }
+    pnx__executor_unlock(executor, &effects);
+    pnx__mutex_lock(&executor->lock);
+    return true;
+}
+
+static void tell_closed(struct pnx_executor *executor, int code, size_t lost) {
+    pnx__event(&executor->block, PNX_EVENT_EXECUTOR_CLOSED, executor->name, code, NULL,
+            (int64_t)lost, 0);
+}
+
+bool pnx__executor_give_up(struct pnx_executor *executor) {
     begin_close(executor, pnx__now(&executor->env));
-    return end_rest(executor);
+    pnx__executor_core_ask_all(&executor->core);
+    if (!run_rest(executor))
+        return false;
+    if (executor->told)
+        return true;
+    executor->told = true;
+    struct pnx_executor_report report;
+    int code = report_locked(executor, &report);
+    pnx__mutex_unlock(&executor->lock);
+    tell_closed(executor, code, (executor->dropped ? report.canceled : 0) + report.abandoned);
+    pnx__mutex_lock(&executor->lock);
+    return true;
 }
 
 void pnx__executor_wait_threads(struct pnx_executor *executor, pnx_ns deadline) {
@@ -206,15 +259,6 @@ void pnx__executor_wait_threads(struct pnx_executor *executor, pnx_ns deadline) 
         (void)pnx__wait(&executor->home, seen, &executor->env, deadline);
         pnx__mutex_lock(&executor->lock);
     }
-}
-
-static int report_locked(const struct pnx_executor *executor, struct pnx_executor_report *ret) {
-    ret->done = executor->closed[PNX__FATE_DONE];
-    ret->failed = executor->closed[PNX__FATE_FAILED];
-    ret->canceled = executor->closed[PNX__FATE_CANCELED];
-    ret->abandoned = pnx__executor_core_alive(&executor->core);
-    ret->took_ns = pnx__now(&executor->env) - executor->closed_at;
-    return executor->dropped || ret->abandoned ? -ETIMEDOUT : 0;
 }
 
 /* Lock held before, not after. */
@@ -238,10 +282,8 @@ static int close_until(
     pnx__mutex_unlock(&executor->lock);
     pnx__executor_join(executor, NULL);
     if (tells)
-        pnx__event(&executor->block, PNX_EVENT_EXECUTOR_CLOSED, executor->name, rc, NULL,
-                (int64_t)(executor->dropped ? ret_report->canceled : 0) +
-                        (int64_t)ret_report->abandoned,
-                0);
+        tell_closed(executor, rc,
+                (executor->dropped ? ret_report->canceled : 0) + ret_report->abandoned);
     pnx__mutex_lock(&executor->lock);
     executor->refs--;
     unlock(executor);

@@ -25,7 +25,7 @@ void *pnx_guard_dismiss_tracked_(struct pnx_registry *registry, pnx_resource_id 
 /* *ret_kept: the row is as it was, and so the guard must be. */
 static int run(struct pnx_registry *registry, pnx_resource_id id, bool *ret_kept) {
     struct pnx_row_request request;
-    pnx__request_init(&request, PNX_NEVER);
+    pnx__request_init(&request, NULL, PNX_NEVER);
     bool claimed;
     int rc;
     do {

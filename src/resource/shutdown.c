@@ -23,6 +23,7 @@
 #include "os/futex.h"
 #include "os/thread.h"
 #include "registry/calls.h"
+#include "resource/loops.h"
 
 #include <patinox/reclaim.h>
 #include <patinox/shutdown.h>
@@ -188,14 +189,17 @@ static void lead(struct pnx_registry *registry, pnx_ns now, pnx_ns deadline) {
     pnx_store(&state->phase, PHASE_DONE, PNX_RELEASE,
             "shutdown.done"); /* pairs with shutdown.phase */
     pnx__futex_wake(&state->phase, INT_MAX);
+    pnx__shutdown_stir(registry); /* those who follow, and drive loops meanwhile */
     pnx__event(&registry->block, PNX_EVENT_REGISTRY_SHUTDOWN, registry->name, state->report.code,
             NULL, (int64_t)state->report.counts.leaked, 0);
 }
 
-/* Waits for the leader.  -EINPROGRESS when this caller's deadline comes first, or the leader is in a parent process. */
+/* Waits for the leader.  A thread that is an event loop's goes on driving its executors.  -EINPROGRESS when this caller's deadline comes first, or the leader is in a parent process. */
 static int follow(struct pnx_registry *registry, pnx_ns deadline) {
     struct pnx_shutdown_state *state = registry->shutdown;
     for (;;) {
+        /* pairs with shutdown.stir: who has seen that sees the phase, too */
+        uint32_t seen = pnx_load(&registry->changed, PNX_ACQUIRE, "shutdown.follow");
         uint32_t phase =
                 pnx_load(&state->phase, PNX_ACQUIRE, "shutdown.phase"); /* with shutdown.done */
         if ((phase & PHASE_MASK) == PHASE_DONE)
@@ -203,7 +207,15 @@ static int follow(struct pnx_registry *registry, pnx_ns deadline) {
         pnx_ns left = pnx__remaining(pnx__now(&registry->env), deadline);
         if (left == 0 || phase >> PHASE_BITS != pnx__fork_generation() << PHASE_BITS >> PHASE_BITS)
             return -EINPROGRESS;
-        pnx__futex_wait(&state->phase, phase, pnx__deadline(pnx__os_now(), left));
+        bool any;
+        pnx_ns wish = pnx__loops_drive(registry, deadline, &any);
+        if (!any) {
+            pnx__futex_wait(&state->phase, phase, pnx__deadline(pnx__os_now(), left));
+            continue;
+        }
+        left = pnx__remaining(pnx__now(&registry->env), deadline); /* jobs have run meanwhile */
+        pnx__futex_wait(
+                &registry->changed, seen, pnx__deadline(pnx__os_now(), wish < left ? wish : left));
     }
 }
 

@@ -109,6 +109,9 @@ void pnx__shutdown_run(struct pnx_registry *registry);
 void pnx__shutdown_stop_locked(
         struct pnx_registry *registry, struct pnx_shutdown_overdue *ret_overdue);
 
+/* Has those who lead or follow a shutdown that is in progress look again. */
+void pnx__shutdown_stir(struct pnx_registry *registry);
+
 void pnx__shutdown_tell_overdue(
         struct pnx_registry *registry, const struct pnx_shutdown_overdue *overdue);
 

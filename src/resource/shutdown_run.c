@@ -9,7 +9,8 @@
  *
  *   - a row ends, pends or becomes live again that was not the shutdown's to run (rows.c);
  *   - a worker ends, for then there may be nothing left to do, or something that needs another worker;
- *   - something will be due before the time until which the leader sleeps.
+ *   - something will be due before the time until which the leader sleeps;
+ *   - an executor that the leader's thread drives, as an event loop, has something to run: the leader runs it.
  *
  *   P1  After pnx__shutdown_stop_locked() no cleanup starts.
  *   P2  At most one cleanup of the shutdown runs that is not overdue, at most PNX_SHUTDOWN_WORKERS run in all.
@@ -19,6 +20,7 @@
 #include "os/futex.h"
 #include "os/thread.h"
 #include "registry/calls.h"
+#include "resource/loops.h"
 #include "resource/shutdown.h"
 
 #include <patinox/reclaim.h>
@@ -28,6 +30,14 @@
 static void tell_leader(struct pnx_registry *registry) {
     /* Relaxed: what it tells of was done under the shutdown's lock, which the leader takes before it looks. */
     pnx_fetch_add(&registry->changed, 1, PNX_RELAXED, "shutdown.tell");
+    pnx__futex_wake(&registry->changed, INT_MAX);
+}
+
+void pnx__shutdown_stir(struct pnx_registry *registry) {
+    if (!pnx__registry_is_closed(registry))
+        return;
+    pnx_fetch_add(
+            &registry->changed, 1, PNX_RELEASE, "shutdown.stir"); /* pairs with shutdown.follow */
     pnx__futex_wake(&registry->changed, INT_MAX);
 }
 
@@ -65,7 +75,7 @@ static struct pnx_shutdown_member *pick_locked(
     struct pnx_shutdown_member *member;
     while ((member = pnx__order_take_locked(state, now))) {
         worker->overdue_at = share_end(state, member, now);
-        pnx__request_init(&worker->request, worker->overdue_at);
+        pnx__request_init(&worker->request, &registry->env, worker->overdue_at);
         worker->request.quiet = true;
         int rc = pnx__row_claim(registry, member->id, &worker->request);
         if (rc == 0) {
@@ -266,6 +276,10 @@ static void wait_for_change(struct pnx_registry *registry, uint32_t seen, pnx_ns
         pnx__futex_wait(&registry->changed, seen, pnx__deadline(pnx__os_now(), left));
 }
 
+static pnx_ns earlier_of(pnx_ns a, pnx_ns b) {
+    return a < b ? a : b;
+}
+
 void pnx__shutdown_run(struct pnx_registry *registry) {
     struct pnx_shutdown_state *state = registry->shutdown;
     for (;;) {
@@ -287,7 +301,13 @@ void pnx__shutdown_run(struct pnx_registry *registry) {
         if (finished)
             return;
         pnx_ns again = staff(registry, now);
-        wait_for_change(registry, seen, again < until ? again : until);
+        if (again < until)
+            until = again;
+        bool any;
+        pnx_ns wish = pnx__loops_drive(registry, until, &any);
+        if (any)
+            until = earlier_of(until, pnx__deadline(pnx__now(&registry->env), wish));
+        wait_for_change(registry, seen, until);
     }
 }
 

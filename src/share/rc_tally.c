@@ -75,7 +75,7 @@ static void unref_tally(struct pnx_rc_tally *tally) {
 static int cleanup(void *arg, const struct pnx_cancel *cancel) {
     const struct pnx_rc_tally *tally = arg;
     if (read_one(&tally->values.live)) {
-        pnx_ns left = pnx__remaining(pnx__now(&tally->env), pnx_cancel_deadline(cancel));
+        pnx_ns left = pnx_cancel_remaining(cancel);
         int rc = pnx_reclaim_barrier(NULL, left < PNX_SEC ? left : PNX_SEC);
         (void)rc; /* a reader that stays longer than that is reported elsewhere */
     }

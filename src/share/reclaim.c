@@ -89,9 +89,7 @@ struct pnx_reclaim *pnx__reclaim_resolve(struct pnx_reclaim *domain) {
 /* ---- making and ending ---- */
 
 static int cleanup(void *arg, const struct pnx_cancel *cancel) {
-    pnx_ns deadline = pnx_cancel_deadline(cancel);
-    struct pnx_reclaim *domain = arg;
-    return pnx_reclaim_close(domain, pnx__remaining(pnx__now(&domain->env), deadline));
+    return pnx_reclaim_close(arg, pnx_cancel_remaining(cancel));
 }
 
 static int add_row(struct pnx_reclaim *domain, struct pnx_error *err) {

@@ -374,7 +374,7 @@ static void tell(void *ctx, int code) {
 static void runner(void *arg) {
     struct state *state = arg;
     bool claimed;
-    pnx__request_init(&state->request, PNX_NEVER);
+    pnx__request_init(&state->request, NULL, PNX_NEVER);
     state->request.pended = tell;
     state->request.ctx = state;
     state->rc[0] = pnx__registry_run(state->registry, state->id[0], &state->request, &claimed);

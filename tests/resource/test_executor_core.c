@@ -36,7 +36,7 @@ static struct pnx__job *submit_job(enum pnx_priority priority, pnx_ns delay, pnx
             .delay = delay,
             .timeout = LIMIT,
             .attempts = 3,
-            .lane = (uint32_t)priority - PNX_PRIORITY_LOW,
+            .lane = (uint16_t)(priority - PNX_PRIORITY_LOW),
     };
     struct pnx__job *job = pnx__executor_core_submit(&core, &spec, now);
     check();

@@ -335,6 +335,94 @@ TEST(a_shutdown_reports_an_executor_whose_job_hangs) {
     pnx_registry_release(&registry);
 }
 
+/* ---- a release while a shutdown closes the executor ---- */
+
+struct closing {
+    struct pnx_registry *registry;
+    pnx_ns timeout;
+    struct pnx_executor *executor;
+    int code;
+    struct pnx_shutdown_counts counts;
+};
+
+static void *shut_down(void *arg) {
+    struct closing *closing = arg;
+    struct pnx_shutdown_report *report = NULL;
+    closing->code = pnx_registry_shutdown(closing->registry, closing->timeout, &report);
+    closing->counts = (struct pnx_shutdown_counts){.size = sizeof(closing->counts)};
+    CHECK_EQ(pnx_shutdown_report_counts(report, &closing->counts), 0);
+    pnx_shutdown_report_release(&report);
+    return NULL;
+}
+
+static int close_begins(void *ctx, const struct pnx_resource_info *info) {
+    *(bool *)ctx = info->state == PNX_RESOURCE_RUNNING;
+    return 0;
+}
+
+static void wait_for_close(const struct closing *closing) {
+    bool runs = false;
+    WAIT_UNTIL((pnx_registry_each(closing->registry, close_begins, &runs), runs));
+}
+
+static int release_while_it_is_closed(void *arg, const struct pnx_cancel *cancel) {
+    struct closing *closing = arg;
+    (void)cancel;
+    sem_post(&begun);
+    wait_for_close(closing);
+    pnx_executor_release(&closing->executor);
+    return 0;
+}
+
+static void a_job_releases(pnx_ns timeout, uint32_t flags) {
+    struct test_env env;
+    test_env_init(&env);
+    struct closing closing = {.timeout = timeout};
+    pthread_t thread;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &closing.registry), 0);
+    closing.executor = create(PNX_EXECUTOR_OPTS(
+            .env = &env.env, .registry = closing.registry, .flags = flags));
+    submit(closing.executor, PNX_JOB(.run = release_while_it_is_closed, .arg = &closing));
+    if (!flags)
+        sem_wait(&begun);
+    CHECK(pthread_create(&thread, NULL, shut_down, &closing) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK_EQ(closing.code, 0);
+    CHECK_EQ(closing.counts.done, 1);
+    CHECK_EQ(closing.counts.abandoned, 0);
+    WAIT_UNTIL(__atomic_load_n(&env.live_blocks, __ATOMIC_ACQUIRE) == 0);
+    pnx_registry_release(&closing.registry);
+}
+
+TEST(p8_a_job_may_release_its_executor_while_a_shutdown_closes_it) {
+    a_job_releases(SOON, 0);
+    a_job_releases(PNX_NEVER, 0);
+    a_job_releases(PNX_NEVER, PNX_EXECUTOR_TICK); /* nobody ticks: it runs on the shutdown's thread */
+}
+
+TEST(p8_a_loop_may_release_its_executor_while_a_shutdown_on_another_thread_closes_it) {
+    struct test_env env;
+    test_env_init(&env);
+    struct closing closing = {.timeout = PNX_NEVER};
+    struct work work;
+    pthread_t thread;
+    work_init(&work);
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &closing.registry), 0);
+    closing.executor = create(PNX_EXECUTOR_OPTS(
+            .env = &env.env, .registry = closing.registry, .flags = PNX_EXECUTOR_TICK));
+    (void)pnx_executor_tick(closing.executor, pnx_now());
+    submit(closing.executor, WORK_JOB(&work));
+    CHECK(pthread_create(&thread, NULL, shut_down, &closing) == 0);
+    wait_for_close(&closing);
+    pnx_executor_release(&closing.executor);
+    CHECK_EQ(told(&work), 1);
+    CHECK_EQ(work.code, -ECANCELED);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK_EQ(closing.code, -ETIMEDOUT); /* what its close says: some jobs had no time */
+    WAIT_UNTIL(__atomic_load_n(&env.live_blocks, __ATOMIC_ACQUIRE) == 0);
+    pnx_registry_release(&closing.registry);
+}
+
 TEST(in_a_registry_that_is_shut_down_no_executor_is_made) {
     struct test_env env;
     test_env_init(&env);

@@ -138,7 +138,7 @@ static void submit_one(void) {
             .delay = dice(3) ? 0 : (pnx_ns)dice(50),
             .timeout = timeouts[dice(4)],
             .attempts = 1 + (uint32_t)dice(4),
-            .lane = (uint32_t)dice(LANES),
+            .lane = (uint16_t)dice(LANES),
     };
     struct pnx__job *job = pnx__executor_core_submit(&w.core, &spec, w.now);
     struct model *m = any(1u << GONE);

@@ -2,6 +2,8 @@
 /* Executors without threads: PNX_EXECUTOR_TICK of patinox/executor.h, with a virtual clock where time matters. */
 #include "resource/executor_case.h"
 
+#include <patinox/shutdown.h>
+
 #include <poll.h>
 
 static struct test_env env;
@@ -345,5 +347,154 @@ TEST(without_a_descriptor_creation_fails) {
     CHECK_EQ(pnx_executor_create(PNX_EXECUTOR_OPTS(.flags = PNX_EXECUTOR_TICK), &err, &executor),
             -EMFILE);
     CHECK_CONTAINS(err.message, "no descriptor");
+    CHECK(!executor);
+}
+
+/* ---- shutdowns on the loop's thread ---- */
+
+/* The loop of a program: an executor of the process's registry that this thread has ticked. */
+static struct pnx_executor *begin_loop(void) {
+    struct pnx_executor *executor = create(PNX_EXECUTOR_OPTS(.flags = PNX_EXECUTOR_TICK));
+    (void)pnx_executor_tick(executor, pnx_now());
+    return executor;
+}
+
+static void check_ran_here(const struct work *work, int n) {
+    for (int i = 0; i < n; i++) {
+        CHECK_EQ(calls(&work[i]), 1);
+        CHECK_EQ(told(&work[i]), 1);
+        CHECK_EQ(work[i].code, 0);
+        CHECK(pthread_equal(work[i].thread, pthread_self()));
+    }
+}
+
+static void *complete_soon(void *arg) {
+    struct work *work = arg;
+    sem_wait(work->begun);
+    /* While the loop's thread sleeps in its shutdown, or before: it must be all the same. */
+    usleep(20000);
+    CHECK_EQ(pnx_completion_done(&work->completion, 0), 0);
+    return NULL;
+}
+
+static void end_a_program(pnx_ns timeout) {
+    struct pnx_executor *executor = begin_loop();
+    struct work work[7];
+    struct pnx_shutdown_report *report = NULL;
+    struct pnx_shutdown_counts counts = {.size = sizeof(counts)};
+    sem_t begun;
+    pthread_t thread;
+    CHECK(sem_init(&begun, 0, 0) == 0);
+    for (int i = 0; i < 7; i++)
+        work_init(&work[i]);
+    work[5].pends = true;
+    work[5].begun = &begun;
+    for (int i = 0; i < 6; i++)
+        submit(executor, WORK_JOB(&work[i]));
+    submit(executor, WORK_JOB(&work[6], .delay_ns = PNX_NEVER)); /* cut short */
+    CHECK(pthread_create(&thread, NULL, complete_soon, &work[5]) == 0);
+    CHECK_EQ(pnx_shutdown(timeout, &report), 0);
+    CHECK_EQ(pnx_shutdown_report_counts(report, &counts), 0);
+    CHECK_EQ(counts.failed + counts.abandoned + counts.leaked, 0);
+    check_ran_here(work, 7);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK_EQ(pnx_executor_submit(executor, WORK_JOB(&work[0]), NULL, NULL), -ESHUTDOWN);
+    pnx_shutdown_report_release(&report);
+    pnx_executor_release(&executor);
+}
+
+TEST(a_shutdown_on_the_loops_thread_runs_its_jobs_there) {
+    end_a_program(SOON);
+}
+
+TEST(a_shutdown_without_a_deadline_on_the_loops_thread_does_so_too) {
+    end_a_program(PNX_NEVER);
+}
+
+/* A row whose cleanup is a job of the loop: it pends until that has run. */
+struct handle {
+    struct pnx_executor *executor;
+    struct pnx_completion completion;
+    pthread_t thread;
+};
+
+static int close_handle(void *arg, const struct pnx_cancel *cancel) {
+    struct handle *handle = arg;
+    (void)cancel;
+    handle->thread = pthread_self();
+    CHECK_EQ(pnx_completion_done(&handle->completion, 0), 0);
+    return 0;
+}
+
+static int end_handle(void *arg, const struct pnx_cancel *cancel) {
+    struct handle *handle = arg;
+    int rc = pnx_cancel_pend(cancel, &handle->completion);
+    if (rc == 0)
+        rc = pnx_executor_submit(
+                handle->executor, PNX_JOB(.run = close_handle, .arg = handle), NULL, NULL);
+    return rc ? rc : -EINPROGRESS;
+}
+
+TEST(rows_whose_cleanups_need_the_loop_end_in_a_shutdown_on_its_thread) {
+    struct handle handle = {.executor = begin_loop()};
+    pnx_resource_id id;
+    CHECK_EQ(pnx_registry_add(NULL,
+                     PNX_RESOURCE(.type = "handle", .cleanup = end_handle, .arg = &handle), NULL,
+                     &id),
+            0);
+    CHECK_EQ(pnx_shutdown(SOON, NULL), 0);
+    CHECK(pthread_equal(handle.thread, pthread_self()));
+    pnx_executor_release(&handle.executor);
+}
+
+static void *shut_down_too(void *arg) {
+    *(int *)arg = pnx_shutdown(SOON, NULL);
+    return NULL;
+}
+
+static int refuse_new(void *ctx, const struct pnx_resource_info *info) {
+    (void)ctx;
+    return info->asked;
+}
+
+TEST(a_loop_that_waits_for_another_threads_shutdown_runs_its_jobs_meanwhile) {
+    struct pnx_executor *executor = begin_loop();
+    struct work work[5];
+    pthread_t thread;
+    int code = 77;
+    for (int i = 0; i < 5; i++) {
+        work_init(&work[i]);
+        submit(executor, WORK_JOB(&work[i], .delay_ns = i == 4 ? PNX_NEVER : 0));
+    }
+    CHECK(pthread_create(&thread, NULL, shut_down_too, &code) == 0);
+    WAIT_UNTIL(pnx_registry_each(NULL, refuse_new, NULL) == 1); /* it has begun */
+    CHECK_EQ(pnx_shutdown(SOON, NULL), 0);
+    check_ran_here(work, 5);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK_EQ(code, 0);
+    pnx_executor_release(&executor);
+}
+
+static int take_a_while(void *arg, const struct pnx_cancel *cancel) {
+    (void)cancel;
+    usleep(1000); /* a job that takes its time */
+    ++*(int *)arg;
+    return 0;
+}
+
+TEST(a_shutdown_with_more_jobs_than_time_returns_by_its_deadline) {
+    struct pnx_executor *executor =
+            create(PNX_EXECUTOR_OPTS(.flags = PNX_EXECUTOR_TICK, .queue_max = 5000));
+    int ran = 0;
+    (void)pnx_executor_tick(executor, pnx_now());
+    for (int i = 0; i < 5000; i++)
+        submit(executor, PNX_JOB(.run = take_a_while, .arg = &ran));
+    pnx_ns start = pnx_now();
+    CHECK_EQ(pnx_shutdown(200 * PNX_MS, NULL), -ETIMEDOUT);
+    pnx_ns took = pnx_now() - start;
+    CHECK(took >= 200 * PNX_MS);
+    CHECK_MSG(took < 3 * PNX_SEC, "%lld ms", (long long)(took / PNX_MS)); /* all would take 5 s */
+    CHECK(ran > 0 && ran < 5000);
+    pnx_executor_release(&executor);
     CHECK(!executor);
 }
