@@ -156,6 +156,7 @@ static int join_registry(
             .arg = executor,
             .bytes = executor->bytes,
             .priority = PNX_PRIORITY_LAST, /* the others' cleanups may need it */
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     executor->registry = pnx_registry_ref(registry);
     return pnx_registry_add(executor->registry, &resource, err, &executor->row);
