@@ -3,6 +3,7 @@
  * Settings from a file, reloaded when it changes: a bad edit is reported and changes nothing.
  */
 #include <patinox/config.h>
+#include <patinox/watch.h>
 
 #include <poll.h>
 #include <stdio.h>
@@ -120,12 +121,26 @@ int main(void) {
     printf("  refused: %s\n", strchr(status.error.message, ':') + 2);
     show(config);
 
+    /* Another part of the program that wants to hear of changes, here by asking. */
+    struct pnx_watch *watch = NULL;
+    rc = pnx_config_watch_open(config, PNX_WATCH_OPTS(.name = "greeter"), &err, &watch);
+    if (rc) {
+        fprintf(stderr, "%s: %s\n", pnx_errname(rc), err.message);
+        return 1;
+    }
+
     puts("read again by hand, as for SIGHUP:");
     write_file(path, "workers=2 greeting=moin\n");
     rc = pnx_config_reload(config, &err);
     show(config);
     if (pnx_config_wait(config, 2, 0) == 0) /* a thread would wait here with a time limit */
         puts("newer than version 2");
+    const void *latest;
+    if (pnx_watch_read(watch, &latest, NULL) == 0) {
+        printf("  the watch has \"%s\"\n", ((const struct settings *)latest)->greeting);
+        pnx_rc_unref(latest);
+    }
+    pnx_watch_release(&watch);
 
     struct pnx_config_stats stats = {.size = sizeof(stats)};
     pnx_config_read_stats(config, &stats);

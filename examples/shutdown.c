@@ -90,7 +90,7 @@ int main(void) {
     if (add_rows(registry))
         return 1;
 
-    struct pnx_shutdown_report *report;
+    struct pnx_shutdown_report *report = NULL;
     int rc = pnx_registry_shutdown(registry, 3 * PNX_SEC, &report);
     printf("shutdown: %s\n", pnx_strerror(rc)); /* the first error: the disk's */
 

@@ -147,7 +147,7 @@ int main(void) {
     if (!gone(path))
         return 1;
 
-    struct pnx_shutdown_report *report;
+    struct pnx_shutdown_report *report = NULL;
     int rc = pnx_shutdown(5 * PNX_SEC, &report);
     if (pnx_shutdown_report_write(report, PNX_REPORT_TEXT, print, stdout))
         return 1;

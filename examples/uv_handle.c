@@ -150,7 +150,7 @@ int main(void) {
     if (rc != -EINPROGRESS)
         return 1;
 
-    struct pnx_shutdown_report *report;
+    struct pnx_shutdown_report *report = NULL;
     rc = pnx_shutdown(5 * PNX_SEC, &report);
     if (pnx_shutdown_report_write(report, PNX_REPORT_TEXT, print, stdout))
         return 1;

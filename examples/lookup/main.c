@@ -4,8 +4,8 @@
  *
  *   options, settings, port (all checked before any work) -> index -> serve -> signal -> drain -> report
  *
- * The main thread opens the store and then waits for signals and for changes of the configuration file; the
- * server has its own threads.  SIGHUP reads the settings again, SIGUSR1 puts those before back in force; SIGTERM and
+ * The main thread opens the store and then waits for signals and for changes of the configuration file, which a worker
+ * of an executor puts in force; the server has its own threads.  SIGHUP reads the settings again, SIGUSR1 puts those before back in force; SIGTERM and
  * SIGINT end the program, a second one at once.
  */
 #include "cli.h"
@@ -16,9 +16,11 @@
 #include "store.h"
 
 #include <patinox/config.h>
+#include <patinox/executor.h>
 #include <patinox/rc.h>
 #include <patinox/shutdown.h>
 #include <patinox/stats.h>
+#include <patinox/watch.h>
 
 #include <errno.h>
 #include <malloc.h>
@@ -32,13 +34,17 @@
 
 #define EXIT_USAGE          2
 #define SECOND_SIGNAL_AFTER (250 * PNX_MS)
+#define JOBS_MAX            4 /* of the executor: each puts the newest settings in force */
 
-/* Everything of the program; the main thread's. */
+/* Everything of the program; the main thread's, but what the executor's worker is said to have. */
 struct app {
     struct cli cli;
-    struct lookup_settings settings; /* in force */
-    struct pnx_config *config;       /* of a file, or of nothing but the environment */
-    const char *config_name;         /* for messages */
+    struct lookup_settings settings; /* in force; the worker's once the server has started */
+    uint64_t applied;                /* their version; likewise */
+    struct pnx_executor *executor; /* what may wait for the store is not done by the main thread */
+    struct pnx_watch *watch;       /* on the settings: submits a job for each change */
+    struct pnx_config *config;     /* of a file, or of nothing but the environment */
+    const char *config_name;       /* for messages */
     struct lookup_store *store;
     struct server *server;
     int signals;   /* a signalfd */
@@ -77,11 +83,9 @@ static int override_setting(
     return lookup_settings_set(value, setting, text, err);
 }
 
-/* Hears of each new value, on the main thread, which calls pnx_config_tick(). */
-static void apply_settings(void *ctx, const void *value, uint64_t version) {
-    struct app *app = ctx;
+static void apply_settings(
+        struct app *app, const struct lookup_settings *settings, uint64_t version) {
     struct pnx_error err = {0};
-    const struct lookup_settings *settings = value;
     int r = lookup_store_apply(app->store, settings, &err);
     if (r < 0) {
         log_line(PNX_LOG_ERROR, "%s: not applied: %s", app->config_name, err.message);
@@ -94,6 +98,45 @@ static void apply_settings(void *ctx, const void *value, uint64_t version) {
             "%s: settings %llu in force: pool_max %u, cache_bytes %llu, log_level %s",
             app->config_name, (unsigned long long)version, settings->pool_max,
             (unsigned long long)settings->cache_bytes, lookup_log_level_name(settings->log_level));
+}
+
+/* A job; there is one worker, so that one runs at a time. */
+static int apply_newest(void *arg, const struct pnx_cancel *cancel) {
+    struct app *app = arg;
+    uint64_t version;
+    (void)cancel;
+    const struct lookup_settings *settings = pnx_config_load(app->config, &version);
+    if (version != app->applied) {
+        app->applied = version;
+        apply_settings(app, settings, version);
+    }
+    pnx_rc_unref(settings);
+    return 0;
+}
+
+/* Hears of new settings, on the main thread, which calls pnx_config_tick(). */
+static void settings_changed(void *ctx, const void *value, uint64_t version) {
+    struct app *app = ctx;
+    struct pnx_error err = {0};
+    (void)value;
+    (void)version;
+    int r = pnx_executor_submit(app->executor,
+            PNX_JOB(.run = apply_newest, .arg = app, .name = "settings"), &err, NULL);
+    if (r < 0 && r != -EBUSY) /* where it is full, one that has not begun takes these */
+        log_line(PNX_LOG_ERROR, "%s: not applied: %s", app->config_name, err.message);
+}
+
+static int watch_settings(struct app *app, struct pnx_error *err) {
+    int r = pnx_executor_create(
+            PNX_EXECUTOR_OPTS(.name = "lookup", .env = log_env(), .workers = 1, .max_workers = 1,
+                    .queue_max = JOBS_MAX, .on_full = PNX_EXECUTOR_REJECT),
+            err, &app->executor);
+    if (r < 0)
+        return r;
+    return pnx_config_watch_open(app->config,
+            PNX_WATCH_OPTS(.name = "settings", .changed = settings_changed, .ctx = app,
+                    .seen = app->applied),
+            err, &app->watch);
 }
 
 /* Each event of the library, of all its parts, as a line of the most detailed level. */
@@ -119,12 +162,11 @@ static int load_settings(struct app *app, struct pnx_error *err) {
             PNX_CONFIG_OPTS(.name = "lookup", .path = path, .source = path ? NULL : no_file,
                     .flags = path ? 0 : PNX_CONFIG_NO_WATCH, .env = log_env(),
                     .parse = parse_settings, .env_prefix = "LOOKUP_", .override = override_setting,
-                    .on_change = apply_settings, .ctx = app,
                     .max_bytes = LOOKUP_SETTINGS_MAX_BYTES),
             err, &app->config);
     if (r < 0)
         return r;
-    const void *value = pnx_config_load(app->config, NULL);
+    const void *value = pnx_config_load(app->config, &app->applied);
     memcpy(&app->settings, value, sizeof(app->settings));
     pnx_rc_unref(value);
     return 0;
@@ -233,6 +275,8 @@ static int start(struct app *app, struct pnx_error *err) {
     };
     app->listen_fd = -1;
     int r = server_start(&opts, err, &app->server);
+    if (r == 0)
+        r = watch_settings(app, err);
     if (r < 0)
         return r;
     struct lookup_store_info info;
@@ -265,6 +309,15 @@ static int write_out(void *ctx, const char *text, size_t size) {
     return fwrite(text, 1, size, ctx) == size ? 0 : -EIO;
 }
 
+/* First what calls others, and last what is called. */
+static void release_parts(struct app *app) {
+    pnx_watch_release(&app->watch);
+    pnx_executor_release(&app->executor);
+    server_release(&app->server);
+    lookup_store_release(&app->store);
+    pnx_config_release(&app->config);
+}
+
 /* Ends everything under one deadline and prints the report.  Returns the exit status. */
 static int finish(struct app *app) {
     pnx_ns whole = (pnx_ns)app->cli.drain_s * PNX_SEC;
@@ -288,18 +341,14 @@ static int finish(struct app *app) {
         log_line(PNX_LOG_ERROR, "the shutdown was not clean: %s", pnx_strerror(r));
         _exit(1); /* what is still running may use what we would free */
     }
-    server_release(&app->server);
-    lookup_store_release(&app->store);
-    pnx_config_release(&app->config);
+    release_parts(app);
     return 0;
 }
 
 /* Gives back what a failed start had made. */
 static int give_up(struct app *app, int status, const struct pnx_error *err, int code) {
     log_line(PNX_LOG_ERROR, "%s", err->message[0] ? err->message : pnx_strerror(code));
-    server_release(&app->server);
-    lookup_store_release(&app->store);
-    pnx_config_release(&app->config);
+    release_parts(app);
     if (app->listen_fd >= 0)
         close(app->listen_fd);
     return status;

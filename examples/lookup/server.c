@@ -351,7 +351,7 @@ static int start_parts(
     server->accepting = true;
     return pnx_registry_add(server->registry,
             PNX_RESOURCE(.type = "http server", .name = "lookup", .cleanup = cleanup, .arg = server,
-                    .bytes = sizeof(*server)),
+                    .bytes = sizeof(*server), .flags = PNX_RESOURCE_LONG_LIVED),
             err, &server->row);
 }
 

@@ -147,6 +147,7 @@ static int add_row(struct lookup_store *store, struct pnx_error *err) {
             .cleanup = on_shutdown,
             .arg = store,
             .bytes = sizeof(*store),
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     return pnx_registry_add(registry, &row, err, &store->row);
 }

@@ -49,6 +49,8 @@
 PNX_BEGIN_DECLS
 
 struct pnx_config; /* safe to use from any thread */
+struct pnx_watch;
+struct pnx_watch_opts;
 
 /*
  * Makes a value of a file's text: n bytes, and a NUL behind them.  Returns 0 and a new rc object in *ret_value,
@@ -160,7 +162,8 @@ struct pnx_config_opts {
     const char *site;          /* set by PNX_CONFIG_OPTS */
     const char *path;          /* this or source is required; copied; made absolute at creation */
     const struct pnx_env *env; /* default: the system's */
-    struct pnx_registry *registry; /* default: the process's; pnx_registry_off() */
+    struct pnx_registry *registry; /* default: the process's; pnx_registry_off(); gets two rows, the
+                                    * config's and, its parent, the one of the cell with the values */
     struct pnx_stats *stats;       /* default: the process's; pnx_stats_off() */
     pnx_config_source_fn
             *source;            /* instead of path: where the text comes from; default: the file */
@@ -241,6 +244,14 @@ PNX_API uint64_t pnx_config_version(const struct pnx_config *config);
 
 /* Waits until the version is newer than seen; see pnx_snapshot_wait().  -ETIMEDOUT, -ESHUTDOWN, -EINVAL. */
 PNX_API PNX_NODISCARD int pnx_config_wait(struct pnx_config *config, uint64_t seen, pnx_ns timeout);
+
+/*
+ * Opens a watch (patinox/watch.h) on the published values: a callback, a wait or a descriptor for whoever else wants to
+ * hear of them, as many as wanted.  Its callback runs on the thread that has published, and not in step with on_change; what
+ * that one may call it may call, too.  Errors as pnx_watch_open()'s; -EINVAL for NULL.
+ */
+PNX_API PNX_NODISCARD int pnx_config_watch_open(struct pnx_config *config,
+        const struct pnx_watch_opts *opts, struct pnx_error *err, struct pnx_watch **ret_watch);
 
 /* ---- loading ---- */
 

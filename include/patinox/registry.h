@@ -128,6 +128,13 @@ enum {
     PNX_RESOURCE_OWNED = 1 << 1,
     /* In a forked child it is the child's, too.  Else it stays the parent's, and the child forgets it. */
     PNX_RESOURCE_KEEP_AFTER_FORK = 1 << 2,
+    /*
+     * One of few, that lives long, as all objects of the library are: kept at PNX_LEVEL_OFF, too, so that a shutdown ends
+     * it; and the monitors of the registry's set hear of it, once each: PNX_EVENT_RESOURCE_OPENED when it has been added,
+     * PNX_EVENT_RESOURCE_CLOSED when it has been removed, or its cleanup has ended.  They are told by whoever does that, so
+     * that the end of one that is ended at once may be heard first.  A forked child tells of no end of its parent's.
+     */
+    PNX_RESOURCE_LONG_LIVED = 1 << 3,
 };
 
 /* What a row says about its resource. */
@@ -217,7 +224,8 @@ PNX_API void pnx_registry_release(struct pnx_registry **registry);
 /*
  * Adds a row.  -EINVAL (no type; a parent that is not live, its own future id included; unknown flags or priority;
  * err names the field), -E2BIG, -ENOMEM, -ESHUTDOWN once a shutdown has begun, -EBUSY when max rows are live.  With
- * pnx_registry_off() it returns 0 and the id 0.
+ * pnx_registry_off(), and at PNX_LEVEL_OFF without PNX_RESOURCE_LONG_LIVED, it returns 0 and the id 0: nothing is kept,
+ * and so no shutdown runs the cleanup.
  */
 PNX_API PNX_NODISCARD int pnx_registry_add(struct pnx_registry *registry,
         const struct pnx_resource *resource, struct pnx_error *err, pnx_resource_id *ret_id);

@@ -3,7 +3,7 @@
  * patinox/trace.h - how much a registry remembers of each resource: levels, touches, backtraces.
  *
  *   level               what is kept                                          what an add costs more
- *   PNX_LEVEL_OFF       nothing: adding gives the id 0                        less
+ *   PNX_LEVEL_OFF       rows of PNX_RESOURCE_LONG_LIVED; others get the id 0  less
  *   PNX_LEVEL_SIMPLE    rows, with the line that made them                    -
  *   PNX_LEVEL_ADVANCED  touches; a backtrace of one row in `sample`           some us for the sampled ones
  *   PNX_LEVEL_PARANOID  touches; a backtrace of every row                     some us
@@ -12,6 +12,9 @@
  * PATINOX_REGISTRY=off|simple|advanced|paranoid, with ",sample=N" behind it if wanted.  A change concerns rows that are
  * added, and touches that are made, from then on.  A text that is not understood leaves the default, and makes the
  * registry's health DEGRADED, which says why.
+ *
+ * At OFF a shutdown still ends what lives long: pools, caches, executors and all other objects of the library, and rows of
+ * yours with that flag.  Of rows without it, and of tracked guards, it knows nothing, and so does its report.
  *
  * A registry argument of NULL is the process's.  All functions may be called from any thread; none blocks for longer
  * than a short lock.

@@ -405,6 +405,7 @@ int pnx_budget_create(
                     .cleanup = cleanup,
                     .arg = budget,
                     .bytes = sizeof(*budget),
+                    .flags = PNX_RESOURCE_LONG_LIVED,
             },
             err, &budget->row);
     if (rc) {

@@ -118,6 +118,7 @@ static int join_registry(
                     .cleanup = close_row,
                     .arg = cache,
                     .bytes = cache->base_charge,
+                    .flags = PNX_RESOURCE_LONG_LIVED,
             },
             err, &cache->row);
 }

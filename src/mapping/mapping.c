@@ -99,6 +99,7 @@ static int register_row(struct pnx_mapping *mapping, const char *site, struct pn
                     .cleanup = cleanup,
                     .arg = mapping,
                     .bytes = mapping->size,
+                    .flags = PNX_RESOURCE_LONG_LIVED,
             },
             err, &mapping->row);
 }

@@ -214,6 +214,7 @@ static int join_registry(
             .cleanup = end_by_registry,
             .arg = pool,
             .bytes = pool->bytes,
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     pool->site = opts->site;
     pool->registry = pnx_registry_ref(registry);

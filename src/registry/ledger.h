@@ -99,16 +99,17 @@ enum pnx_row_outcome {
 static_assert(PNX_RESOURCE_DONE > 2 && PNX_RESOURCE_SUPPRESSED < 8, "an outcome is three bits");
 
 /* The bits of row->order: flags, and above them the serial number, the order of adding. */
-#define PNX_ROW_FLAG(flag)     ((uint64_t)(flag)) /* PNX_RESOURCE_*, 3 bits */
+#define PNX_ROW_FLAG(flag)     ((uint64_t)(flag)) /* PNX_RESOURCE_*, 4 bits */
 #define PNX_ROW_FORCEABLE      PNX_ROW_FLAG(PNX_RESOURCE_FORCEABLE)
 #define PNX_ROW_OWNED          PNX_ROW_FLAG(PNX_RESOURCE_OWNED)
 #define PNX_ROW_KEEP           PNX_ROW_FLAG(PNX_RESOURCE_KEEP_AFTER_FORK)
-#define PNX_ROW_MEMBER         (UINT64_C(1) << 3) /* it was there when the shutdown began */
-#define PNX_ROW_ASKED          (UINT64_C(1) << 4) /* somebody has asked for its end */
-#define PNX_ROW_PRIORITY_SHIFT 5                  /* enum pnx_priority as given, 3 bits */
-#define PNX_ROW_OUTCOME_SHIFT  8                  /* enum pnx_row_outcome, 3 bits */
-#define PNX_ROW_HAND_SHIFT     11                 /* enum pnx_row_hand, 2 bits */
-#define PNX_ROW_SERIAL_SHIFT   13
+#define PNX_ROW_LONG_LIVED     PNX_ROW_FLAG(PNX_RESOURCE_LONG_LIVED)
+#define PNX_ROW_MEMBER         (UINT64_C(1) << 4) /* it was there when the shutdown began */
+#define PNX_ROW_ASKED          (UINT64_C(1) << 5) /* somebody has asked for its end */
+#define PNX_ROW_PRIORITY_SHIFT 6                  /* enum pnx_priority as given, 3 bits */
+#define PNX_ROW_OUTCOME_SHIFT  9                  /* enum pnx_row_outcome, 3 bits */
+#define PNX_ROW_HAND_SHIFT     12                 /* enum pnx_row_hand, 2 bits */
+#define PNX_ROW_SERIAL_SHIFT   14
 
 /* The bits of row->stamp: when it was added (in units of 1024 ns since the registry was made), pends, fork. */
 #define PNX_STAMP_ADDED_BITS 48
@@ -490,6 +491,11 @@ struct pnx_row_effects {
     bool wake;     /* those who wait for an end in the shard */
     bool shutdown; /* is to look again */
     bool unheld;   /* the shard has dropped its reference to the registry */
+    bool closed; /* a long-lived row has ended; the rest says which, and the registry is held for the event */
+    int code;
+    const char *type;
+    pnx_resource_id id;
+    char object[PNX_ROW_NAME_MAX];
 };
 
 /* Moves the row to another state.  Whoever sees the new word sees what was done before. */
@@ -533,6 +539,10 @@ void pnx__row_gone_locked(struct pnx_registry *registry, struct pnx_shard *shard
 
 /* Whether leaks like this row are known ones (suppress.c).  May be called under the shard's lock. */
 bool pnx__registry_suppressed(const struct pnx_registry *registry, const struct pnx_row *row);
+
+/* Notes for the effects that the row ends now, with the code, if that is an event; while the row says what it is. */
+void pnx__row_note_closed_locked(struct pnx_registry *registry, const struct pnx_row *row,
+        pnx_resource_id id, int code, struct pnx_row_effects *effects);
 
 /* Runs the effects.  The registry may be gone afterwards, unless the caller keeps it. */
 void pnx__row_effects(struct pnx_registry *registry, struct pnx_shard *shard,

@@ -206,20 +206,28 @@ static void set_up(struct whole *whole, const struct pnx_env *env, char *name, u
     join_all(registry);
 }
 
+#define BAD_LEVEL    "PATINOX_REGISTRY is not off, simple, advanced or paranoid, with ,sample=N"
+#define BAD_LEAKS    "PATINOX_LEAKS is not off, report or fail"
+#define BAD_SUPPRESS "PATINOX_SUPPRESS is not a list of TYPE@SITE, or too long"
+
 /* What the environment of the process says about the default registry. */
 static void obey_environment(void) {
+    /* A reason is static text: one for each set of variables that are wrong. */
+    static const char *const reasons[] = {NULL, BAD_LEVEL, BAD_LEAKS, BAD_LEVEL "; " BAD_LEAKS,
+            BAD_SUPPRESS, BAD_LEVEL "; " BAD_SUPPRESS, BAD_LEAKS "; " BAD_SUPPRESS,
+            BAD_LEVEL "; " BAD_LEAKS "; " BAD_SUPPRESS};
+    unsigned wrong = 0;
     const char *text = pnx__os_variable("PATINOX_REGISTRY");
     if (text && !pnx__trace_obey(default_registry, text))
-        pnx__health_set(&default_registry->block, PNX_HEALTH_DEGRADED,
-                "PATINOX_REGISTRY is not off, simple, advanced or paranoid, with ,sample=N");
+        wrong |= 1;
     text = pnx__os_variable("PATINOX_LEAKS");
     if (text && !pnx__leaks_obey(text))
-        pnx__health_set(&default_registry->block, PNX_HEALTH_DEGRADED,
-                "PATINOX_LEAKS is not off, report or fail");
+        wrong |= 2;
     text = pnx__os_variable("PATINOX_SUPPRESS");
     if (text && pnx__suppress_all(default_registry, text))
-        pnx__health_set(&default_registry->block, PNX_HEALTH_DEGRADED,
-                "PATINOX_SUPPRESS is not a list of TYPE@SITE, or too long");
+        wrong |= 4;
+    if (wrong)
+        pnx__health_set(&default_registry->block, PNX_HEALTH_DEGRADED, reasons[wrong]);
 }
 
 static void set_up_default(void) {

@@ -25,7 +25,9 @@
 
 #define GENERATION_MASK ((UINT64_C(1) << PNX_GENERATION_BITS) - 1)
 #define SERIALS_MAX     64 /* that a shard takes at once */
-#define KNOWN_FLAGS     (PNX_RESOURCE_FORCEABLE | PNX_RESOURCE_OWNED | PNX_RESOURCE_KEEP_AFTER_FORK)
+#define KNOWN_FLAGS \
+    (PNX_RESOURCE_FORCEABLE | PNX_RESOURCE_OWNED | PNX_RESOURCE_KEEP_AFTER_FORK | \
+            PNX_RESOURCE_LONG_LIVED)
 
 /* Whether the generation came before the slot's present one, counted from the registry's first. */
 static bool is_past(const struct pnx_registry *registry, uint64_t generation, uint64_t present) {
@@ -100,6 +102,14 @@ static void prepare(
     fresh->labelled = needs_label(resource);
 }
 
+static void copy_name(const char *name, char ret_name[PNX_ROW_NAME_MAX]) {
+    size_t n = strnlen(name, PNX_ROW_NAME_MAX);
+    if (n == PNX_ROW_NAME_MAX)
+        n = pnx__utf8_cut(name, PNX_ROW_NAME_MAX - 1);
+    memcpy(ret_name, name, n);
+    ret_name[n] = '\0';
+}
+
 static void fill_label(
         struct pnx_row_label *label, pnx_resource_id id, const struct pnx_resource *resource) {
     label->id = id;
@@ -107,12 +117,7 @@ static void fill_label(
     label->owner = resource->owner;
     label->tag = resource->tag;
     label->in_child = resource->in_child;
-    const char *name = resource->name ? resource->name : "";
-    size_t n = strnlen(name, PNX_ROW_NAME_MAX);
-    if (n == PNX_ROW_NAME_MAX)
-        n = pnx__utf8_cut(name, PNX_ROW_NAME_MAX - 1);
-    memcpy(label->name, name, n);
-    label->name[n] = '\0';
+    copy_name(resource->name ? resource->name : "", label->name);
 }
 
 /*
@@ -307,13 +312,24 @@ static int check_resource(
     return resource->parent ? check_parent(registry, resource->parent, err) : 0;
 }
 
+/* The row may have ended meanwhile, by somebody else: the caller keeps the registry. */
+static __attribute__((noinline, cold)) void announce(
+        struct pnx_registry *registry, const struct pnx_resource *resource, pnx_resource_id id) {
+    char object[PNX_ROW_NAME_MAX];
+    copy_name(resource->name && resource->name[0] ? resource->name : resource->type, object);
+    pnx__mutex_assert_none_held();
+    pnx__event(
+            &registry->block, PNX_EVENT_RESOURCE_OPENED, object, 0, resource->type, (int64_t)id, 0);
+}
+
 int pnx__row_add(struct pnx_registry *registry, const struct pnx_resource *resource,
         pnx_cleanup_fn *cleanup, void *arg, struct pnx_error *err, pnx_resource_id *ret_id) {
     int rc = check_resource(registry, resource, err);
     if (rc)
         return rc;
     enum pnx_registry_level level = pnx__level(registry);
-    if (__builtin_expect(level == PNX_LEVEL_OFF, 0)) {
+    if (__builtin_expect(level == PNX_LEVEL_OFF, 0) &&
+            !(resource->flags & PNX_RESOURCE_LONG_LIVED)) {
         *ret_id = 0;
         return 0;
     }
@@ -333,6 +349,8 @@ int pnx__row_add(struct pnx_registry *registry, const struct pnx_resource *resou
     if (__builtin_expect(level >= PNX_LEVEL_ADVANCED, 0))
         pnx__trace_added(registry, level, id);
     *ret_id = id;
+    if (__builtin_expect(resource->flags & PNX_RESOURCE_LONG_LIVED, 0))
+        announce(registry, resource, id);
     return 0;
 }
 
@@ -383,6 +401,26 @@ void pnx__row_gone_locked(struct pnx_registry *registry, struct pnx_shard *shard
     }
 }
 
+void pnx__row_note_closed_locked(struct pnx_registry *registry, const struct pnx_row *row,
+        pnx_resource_id id, int code, struct pnx_row_effects *effects) {
+    if (!(row->order & PNX_ROW_LONG_LIVED) || !pnx__row_is_ours(row))
+        return;
+    pnx__registry_hold(registry); /* until now the row keeps it alive */
+    effects->closed = true;
+    effects->code = code;
+    effects->type = row->type;
+    effects->id = id;
+    pnx__row_object(registry, row, id, effects->object);
+}
+
+static __attribute__((noinline, cold)) void tell_closed(
+        struct pnx_registry *registry, const struct pnx_row_effects *effects) {
+    pnx__mutex_assert_none_held();
+    pnx__event(&registry->block, PNX_EVENT_RESOURCE_CLOSED, effects->object, effects->code,
+            effects->type, (int64_t)effects->id, 0);
+    pnx__registry_unhold(registry);
+}
+
 void pnx__row_effects(struct pnx_registry *registry, struct pnx_shard *shard,
         const struct pnx_row_effects *effects) {
     /* Of a registry that is gone only addresses are used. */
@@ -392,6 +430,8 @@ void pnx__row_effects(struct pnx_registry *registry, struct pnx_shard *shard,
         pnx__futex_wake(&registry->changed, INT_MAX);
     if (effects->unheld)
         pnx__registry_unheld(registry);
+    if (effects->closed)
+        tell_closed(registry, effects);
 }
 
 void pnx__row_object(struct pnx_registry *registry, const struct pnx_row *row, pnx_resource_id id,
@@ -435,7 +475,7 @@ static inline bool strike_quickly(
     struct pnx_thread *self = PNX_SELF;
     if (!row || !pnx__lock_cheap(&shard->lock, self))
         return false;
-    bool plain = pnx__row_word(row) == (id | PNX_ROW_LIVE) &&
+    bool plain = pnx__row_word(row) == (id | PNX_ROW_LIVE) && !(row->order & PNX_ROW_LONG_LIVED) &&
                  !pnx__row_end_matters_locked(registry, shard);
     if (plain) {
         free_live_locked(shard, row, id, site);
@@ -463,6 +503,7 @@ static int strike_locked(struct pnx_registry *registry, struct pnx_shard *shard,
     case PNX_ROW_LIVE:
         if (keep && pnx__row_is_ours(row))
             return -EAGAIN;
+        pnx__row_note_closed_locked(registry, row, id, 0, effects);
         free_live_locked(shard, row, id, site);
         pnx__row_changed_locked(registry, shard, effects);
         pnx__row_gone_locked(registry, shard, row, id, effects);

@@ -110,6 +110,7 @@ static void end_locked(struct pnx_registry *registry, struct pnx_shard *shard, s
         again_locked(registry, shard, row, id, end);
         return;
     }
+    pnx__row_note_closed_locked(registry, row, id, code, &end->effects);
     pnx_owner_add(&shard->ended, 1);
     if (code) {
         pnx_owner_add(&shard->failed, 1);
@@ -311,7 +312,7 @@ static inline bool end_quickly(struct pnx_registry *registry, struct pnx_row *ro
     if (!pnx__lock_cheap(&shard->lock, self))
         return false;
     bool plain = pnx__row_word(row) == (id | PNX_ROW_RUNNING) &&
-                 pnx__row_hand(row) == PNX_HAND_RUNNER &&
+                 pnx__row_hand(row) == PNX_HAND_RUNNER && !(row->order & PNX_ROW_LONG_LIVED) &&
                  !pnx__row_end_matters_locked(registry, shard);
     if (plain) {
         pnx_owner_add(&shard->ended, 1);

@@ -164,6 +164,7 @@ static int join_registry(
             .arg = executor,
             .bytes = executor->bytes,
             .priority = PNX_PRIORITY_LAST, /* the others' cleanups may need it */
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     executor->registry = pnx_registry_ref(registry);
     int rc = pnx_registry_add(executor->registry, &resource, err, &executor->row);

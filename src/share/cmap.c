@@ -141,6 +141,7 @@ static int add_row(struct pnx_cmap *map, const struct pnx_cmap_opts *opts, struc
             .cleanup = cleanup,
             .arg = map,
             .bytes = bytes_now(map),
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     struct pnx_registry *registry = pnx_registry_ref(opts->registry);
     int rc = pnx_registry_add(registry, &resource, err, &map->id);

@@ -14,6 +14,7 @@
 #include "os/notify.h"
 #include "share/check.h"
 #include "share/reclaim.h"
+#include "share/snapshot.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -137,10 +138,15 @@ static int add_row(
             .site = opts->site,
             .cleanup = cleanup,
             .arg = config,
+            .parent =
+                    config->values->id, /* the cell, which a config needs as long as it publishes */
             .bytes = sizeof(*config),
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     struct pnx_registry *registry = pnx_registry_ref(opts->registry);
     int rc = pnx_registry_add(registry, &resource, err, &config->id);
+    if (rc == -EINVAL) /* a shutdown has ended the cell meanwhile */
+        rc = pnx__fail(err, -ESHUTDOWN, 0, "create", "%s: the registry is shut down", config->name);
     if (rc)
         pnx_registry_release(&registry);
     else
@@ -210,15 +216,21 @@ static int copy_strings(
 }
 
 /* Reads the first value and makes the cell of it. */
-static int load_first(struct pnx_config *config, struct pnx_error *err) {
+static int load_first(
+        struct pnx_config *config, const struct pnx_config_opts *opts, struct pnx_error *err) {
     struct pnx_config_record *record = NULL;
     int rc = pnx__config_first(config, err, &record);
     if (rc)
         return rc;
-    rc = pnx_snapshot_create(record->value,
-            PNX_SNAPSHOT_OPTS(.name = config->name, .env = &config->env,
-                    .registry = pnx_registry_off(), .stats = pnx_stats_off()),
-            err, &config->values);
+    const struct pnx_snapshot_opts cell = {
+            .size = sizeof(cell),
+            .name = config->name,
+            .site = opts->site,
+            .env = &config->env,
+            .registry = opts->registry,
+            .stats = pnx_stats_off(), /* the config's numbers tell all of it */
+    };
+    rc = pnx_snapshot_create(record->value, &cell, err, &config->values);
     if (rc)
         pnx__config_record_free(config, record);
     else
@@ -233,7 +245,7 @@ static int fill(
         return rc;
     copy_options(config, opts);
     open_watch(config);
-    rc = load_first(config, err);
+    rc = load_first(config, opts, err);
     if (rc)
         return rc;
     pnx__config_stats_init(&config->block, config->name, &config->counts, NULL);

@@ -8,6 +8,8 @@
 #include "os/notify.h"
 #include "share/config.h"
 
+#include <patinox/watch.h>
+
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -44,6 +46,14 @@ int pnx_config_wait(struct pnx_config *config, uint64_t seen, pnx_ns timeout) {
         return -EINVAL;
     pnx__config_check(config);
     return pnx_snapshot_wait(config->values, seen, timeout);
+}
+
+int pnx_config_watch_open(struct pnx_config *config, const struct pnx_watch_opts *opts,
+        struct pnx_error *err, struct pnx_watch **ret_watch) {
+    if (!config)
+        return pnx__fail_field(err, -EINVAL, "config", "config.watch_open: config is NULL");
+    pnx__config_check(config);
+    return pnx_watch_open(config->values, opts, err, ret_watch);
 }
 
 /* ---- doing something ---- */

@@ -94,6 +94,7 @@ static int add_row(
             .cleanup = cleanup,
             .arg = tally,
             .priority = PNX_PRIORITY_LAST,
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     struct pnx_registry *registry = pnx_registry_ref(opts->registry);
     int rc = pnx_registry_add(registry, &resource, err, &tally->id);

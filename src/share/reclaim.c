@@ -103,6 +103,7 @@ static int add_row(struct pnx_reclaim *domain, struct pnx_error *err) {
             .cleanup = cleanup,
             .arg = domain,
             .bytes = sizeof(*domain),
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     struct pnx_registry *registry = pnx_registry_ref(domain->opts.registry);
     int rc = pnx_registry_add(registry, &resource, err, &domain->id);

@@ -161,6 +161,7 @@ static int add_row(
             .cleanup = cleanup,
             .arg = rwdata,
             .bytes = rwdata->bytes,
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     struct pnx_registry *registry = pnx_registry_ref(opts->registry);
     int rc = pnx_registry_add(registry, &resource, err, &rwdata->id);

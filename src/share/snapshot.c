@@ -294,6 +294,7 @@ static int add_row(struct pnx_snapshot *snapshot, const struct pnx_snapshot_opts
             .cleanup = cleanup,
             .arg = snapshot,
             .bytes = sizeof(*snapshot) + pnx_rc_size(initial),
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     struct pnx_registry *registry = pnx_registry_ref(opts->registry);
     int rc = pnx_registry_add(registry, &resource, err, &snapshot->id);

@@ -310,6 +310,7 @@ static int add_row(
             .arg = watch,
             .parent = snapshot->id,
             .bytes = sizeof(*watch),
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     struct pnx_registry *registry = pnx_registry_ref(snapshot->registry);
     int rc = pnx_registry_add(registry, &resource, err, &watch->id);

@@ -282,15 +282,47 @@ class Life(service.Case):
         self.assertEqual(second.search("number0007").json()["total"], 1)
         self.assert_clean_end(second)
 
+    def connections(self, server):
+        """Searches from several threads until there are two connections or more; returns how many there are."""
+        numbers = iter(range(100000))
+
+        def search_at_once():
+            threads = [threading.Thread(target=server.search, args=(f"cedar number{next(numbers):04d}",))
+                       for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return resting() >= 2
+
+        def resting():
+            pool = server.stats()["pool"]
+            return 0 if pool["connecting"] or pool["waiting"] or pool["in_use"] else pool["idle"]
+        service.wait_for("a second connection", search_at_once)
+        return service.wait_for("all connections at rest", resting)
+
     def test_end_prints_the_report_and_exits_with_0(self):
         for number in (15, 2):  # SIGTERM, SIGINT
             server = self.start()
-            server.search("cedar")
+            connections = self.connections(server)
             self.assertEqual(server.stop(number), 0, server.err)
-            text = "\n".join(server.out)
-            self.assertRegex(text, r"(?i)done")
-            self.assertRegex(text, r"(?i)leaked")
-            self.assertIn("http server", text)
+            # What there was, each by type and name, with its state: no row is lost, and none is there for no reason.
+            expected = {(type, "lookup"): ("done", 1) for type in (
+                "budget", "cache", "config", "executor", "http server", "pool", "snapshot", "sqlite source")}
+            expected["connection", "lookup"] = ("done", connections)
+            expected["lookup store", self.path("data")] = ("done", 1)
+            expected["mapping", "texts"] = ("done", 1)
+            expected["watch", "settings"] = ("done", 1)
+            rows = {}
+            for line in server.out:
+                row = re.fullmatch(r'  (\w+) +(\d+) x (.+?) at .*?: "([^"]*)".*', line)
+                if row:
+                    self.assertNotIn((row[3], row[4]), rows, line)
+                    rows[row[3], row[4]] = (row[1], int(row[2]))
+            self.assertEqual(rows, expected, server.out)
+            total = sum(count for _, count in expected.values())
+            self.assertRegex("\n".join(server.out), rf"shutdown of registry default: {total} done, 0 failed, "
+                             "0 abandoned, 0 leaked, 0 suppressed")
 
     def test_end_lets_requests_finish_and_refuses_new_ones(self):
         server = self.start()

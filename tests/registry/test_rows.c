@@ -8,6 +8,8 @@
 
 #include <pthread.h>
 #include <semaphore.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static struct pnx_registry *fresh(void) {
     struct pnx_registry *registry;
@@ -481,6 +483,130 @@ TEST(an_owner_that_comes_after_the_registrys_cleanup_did_nothing_wrong) {
     CHECK_EQ(pnx_registry_remove(registry, id), -EALREADY); /* but twice is once too often */
     CHECK_EQ(seen.n, 1);
     CHECK_STR(seen.last.cause, "owner.c:1");
+    CHECK_EQ(pnx_monitor_remove(stats, mon), 0);
+    pnx_registry_release(&registry);
+    pnx_stats_release(&stats);
+}
+
+/* ---- long-lived rows ---- */
+
+static pnx_resource_id long_lived(
+        struct pnx_registry *registry, const char *name, pnx_cleanup_fn *cleanup, void *arg) {
+    pnx_resource_id id;
+    CHECK_EQ(pnx_registry_add(registry,
+                     PNX_RESOURCE(.type = "thing", .name = name, .cleanup = cleanup, .arg = arg,
+                             .flags = PNX_RESOURCE_LONG_LIVED),
+                     NULL, &id),
+            0);
+    return id;
+}
+
+static void check_closed(const struct seen *seen, int n, pnx_resource_id id, int code) {
+    CHECK_EQ(seen->n, n);
+    CHECK_EQ(seen->last.type, PNX_EVENT_RESOURCE_CLOSED);
+    CHECK_EQ(seen->last.value, (int64_t)id);
+    CHECK_EQ(seen->last.code, code);
+    CHECK_STR(seen->last.cause, "thing");
+}
+
+TEST(a_long_lived_row_tells_of_its_adding_and_of_its_end_once_each) {
+    struct pnx_stats *stats;
+    CHECK_EQ(pnx_stats_create(NULL, NULL, &stats), 0);
+    struct seen seen = {0};
+    uint32_t mon = monitor(stats, &seen);
+    struct pnx_registry *registry;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.stats = stats), NULL, &registry), 0);
+    int n = 0, code = -EAGAIN;
+    pnx_resource_id plain = add(registry, &n);
+    CHECK_EQ(seen.n, 0);
+
+    pnx_resource_id id = long_lived(registry, "removed", count_up, &n);
+    CHECK_EQ(seen.n, 1);
+    CHECK_EQ(seen.last.type, PNX_EVENT_RESOURCE_OPENED);
+    CHECK_EQ(seen.last.value, (int64_t)id);
+    CHECK_EQ(seen.last.code, 0);
+    CHECK_STR(seen.last.cause, "thing");
+    CHECK_STR(seen.object, "removed");
+    CHECK_EQ(pnx_registry_remove(registry, plain), 0);
+    CHECK_EQ(seen.n, 1);
+    CHECK_EQ(pnx_registry_remove(registry, id), 0);
+    check_closed(&seen, 2, id, 0);
+    CHECK_STR(seen.object, "removed");
+
+    id = long_lived(registry, NULL, count_up, &n); /* without a name: its type */
+    CHECK_STR(seen.object, "thing");
+    CHECK_EQ(pnx_registry_cleanup(registry, id), 0);
+    check_closed(&seen, 4, id, 0);
+    CHECK_STR(seen.object, "thing");
+    CHECK_EQ(pnx_registry_remove(registry, id), -EALREADY); /* the owner takes note */
+    CHECK_EQ(seen.n, 4);
+
+    id = long_lived(registry, "fails", fail, &code);
+    CHECK_EQ(pnx_registry_cleanup(registry, id), -EAGAIN); /* it is as it was */
+    CHECK_EQ(seen.n, 5);
+    code = -EIO;
+    seen.n = 0;
+    CHECK_EQ(pnx_registry_cleanup(registry, id), -EIO);
+    CHECK_EQ(seen.n, 2); /* and RESOURCE_CLEANUP_FAILED */
+    CHECK_EQ(seen.last.code, -EIO);
+
+    /* The event of the last row is told though nothing else keeps the registry. */
+    struct pnx_registry *gone = registry;
+    id = long_lived(registry, "last", count_up, &n);
+    pnx_registry_release(&registry);
+    seen.n = 0;
+    CHECK_EQ(pnx_registry_remove(gone, id), 0);
+    check_closed(&seen, 1, id, 0);
+    CHECK_EQ(pnx_monitor_remove(stats, mon), 0);
+    pnx_stats_release(&stats);
+}
+
+static int pend(void *arg, const struct pnx_cancel *cancel) {
+    CHECK_EQ(pnx_cancel_pend(cancel, arg), 0);
+    return -EINPROGRESS;
+}
+
+TEST(a_long_lived_row_that_ends_later_tells_of_it_then) {
+    struct pnx_stats *stats;
+    CHECK_EQ(pnx_stats_create(NULL, NULL, &stats), 0);
+    struct seen seen = {0};
+    uint32_t mon = monitor(stats, &seen);
+    struct pnx_registry *registry;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.stats = stats), NULL, &registry), 0);
+    struct pnx_completion completion;
+    pnx_resource_id id = long_lived(registry, "later", pend, &completion);
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_MS, NULL), -ETIMEDOUT); /* it is abandoned */
+    CHECK(seen.last.type == PNX_EVENT_REGISTRY_SHUTDOWN);
+    seen.n = 0;
+    CHECK_EQ(pnx_completion_done(&completion, 0), 0);
+    check_closed(&seen, 1, id, 0);
+    CHECK_EQ(pnx_registry_remove(registry, id), -EALREADY);
+    CHECK_EQ(seen.n, 1);
+    CHECK_EQ(pnx_monitor_remove(stats, mon), 0);
+    pnx_registry_release(&registry);
+    pnx_stats_release(&stats);
+}
+
+TEST(a_forked_child_does_not_tell_that_its_parents_row_has_ended) {
+    struct pnx_stats *stats;
+    CHECK_EQ(pnx_stats_create(NULL, NULL, &stats), 0);
+    struct seen seen = {0};
+    uint32_t mon = monitor(stats, &seen);
+    struct pnx_registry *registry;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.stats = stats), NULL, &registry), 0);
+    int n = 0;
+    pnx_resource_id id = long_lived(registry, "parent's", count_up, &n);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        (void)pnx_registry_remove(registry, id);
+        _exit(seen.n == 1 ? 0 : 1);
+    }
+    int status;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    CHECK_EQ(pnx_registry_remove(registry, id), 0);
+    check_closed(&seen, 2, id, 0);
     CHECK_EQ(pnx_monitor_remove(stats, mon), 0);
     pnx_registry_release(&registry);
     pnx_stats_release(&stats);

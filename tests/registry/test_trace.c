@@ -8,6 +8,9 @@
 #include <patinox/shutdown.h>
 #include <patinox/trace.h>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 static struct test_env te;
 static struct pnx_registry *registry;
 
@@ -163,6 +166,13 @@ TEST(at_off_new_rows_are_not_kept_and_old_ones_stay) {
     CHECK_EQ(pnx_registry_current_level(registry), PNX_LEVEL_SIMPLE);
     pnx_resource_id after = add();
     CHECK(after != 0);
+    CHECK_EQ(pnx_registry_set_level(registry, PNX_LEVEL_OFF), 0);
+    pnx_resource_id lasting;
+    CHECK_EQ(pnx_registry_add(registry, PNX_RESOURCE(.type = "x", .flags = PNX_RESOURCE_LONG_LIVED),
+                     NULL, &lasting),
+            0);
+    CHECK(lasting != 0); /* what lives long is kept all the same */
+    CHECK_EQ(pnx_registry_remove(registry, lasting), 0);
     CHECK_EQ(pnx_registry_remove(registry, before), 0);
     CHECK_EQ(pnx_registry_remove(registry, after), 0);
     end();
@@ -306,6 +316,41 @@ TEST(a_text_that_is_not_understood_is_said_by_health) {
     for (size_t i = 0; i < n; i++)
         said = said || strstr(entries[i].reason, "PATINOX_REGISTRY");
     CHECK(said);
+}
+
+static void set_or_unset(const char *name, bool wrong) {
+    if (wrong)
+        setenv(name, "*", 1);
+    else
+        unsetenv(name);
+}
+
+/* The default registry looks once in a process: one child for each set of wrong variables. */
+TEST(each_variable_that_is_wrong_is_named_by_health) {
+    static const char *const names[] = {"PATINOX_REGISTRY", "PATINOX_LEAKS", "PATINOX_SUPPRESS"};
+    for (unsigned wrong = 0; wrong < 8; wrong++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            for (unsigned i = 0; i < 3; i++)
+                set_or_unset(names[i], wrong & 1U << i);
+            (void)pnx_registry_default();
+            struct pnx_health_entry entries[8];
+            size_t n, at = 0;
+            CHECK_EQ(pnx_health(NULL, entries, 8, &n), wrong ? PNX_HEALTH_DEGRADED : PNX_HEALTH_OK);
+            while (at < n && strcmp(entries[at].kind, "registry") != 0)
+                at++;
+            CHECK(at < n);
+            for (unsigned i = 0; i < 3; i++)
+                CHECK_MSG(
+                        (strstr(entries[at].reason, names[i]) != NULL) == ((wrong & 1U << i) != 0),
+                        "%u: %s", wrong, entries[at].reason);
+            _exit(0);
+        }
+        int status;
+        CHECK_EQ(waitpid(child, &status, 0), child);
+        CHECK_EQ(status, 0);
+    }
 }
 
 TEST(texts_of_levels) {

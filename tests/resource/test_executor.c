@@ -307,19 +307,24 @@ TEST(events_tell_of_failures_of_jobs_out_of_time_and_of_the_end) {
     CHECK_EQ(pnx_executor_drain(executor, SOON), 0);
     pnx_job_id late = submit(executor, WORK_JOB(&work[1]));
     finish(&executor);
-    CHECK_EQ(n_heard, 3);
-    CHECK_EQ(heard[0].type, PNX_EVENT_JOB_FAILED);
-    CHECK_EQ(heard[0].code, -EIO);
-    CHECK_EQ(heard[0].value, (int64_t)failed);
-    CHECK_STR(heard[0].object, "socket");
-    CHECK_STR(heard[0].cause, "here:1");
-    CHECK_EQ(heard[1].type, PNX_EVENT_JOB_OVERDUE);
-    CHECK_EQ(heard[1].value, (int64_t)late);
-    CHECK_STR(heard[1].object, "closer");
-    CHECK_CONTAINS(heard[1].cause, "test_executor.c:");
-    CHECK_EQ(heard[2].type, PNX_EVENT_EXECUTOR_CLOSED);
-    CHECK_EQ(heard[2].code, 0);
-    CHECK_EQ(heard[2].value, 0);
+    CHECK_EQ(n_heard, 5);
+    CHECK_EQ(heard[0].type, PNX_EVENT_RESOURCE_OPENED);
+    CHECK_STR(heard[0].object, "closer");
+    CHECK_STR(heard[0].cause, "executor");
+    CHECK_EQ(heard[1].type, PNX_EVENT_JOB_FAILED);
+    CHECK_EQ(heard[1].code, -EIO);
+    CHECK_EQ(heard[1].value, (int64_t)failed);
+    CHECK_STR(heard[1].object, "socket");
+    CHECK_STR(heard[1].cause, "here:1");
+    CHECK_EQ(heard[2].type, PNX_EVENT_JOB_OVERDUE);
+    CHECK_EQ(heard[2].value, (int64_t)late);
+    CHECK_STR(heard[2].object, "closer");
+    CHECK_CONTAINS(heard[2].cause, "test_executor.c:");
+    CHECK_EQ(heard[3].type, PNX_EVENT_EXECUTOR_CLOSED);
+    CHECK_EQ(heard[3].code, 0);
+    CHECK_EQ(heard[3].value, 0);
+    CHECK_EQ(heard[4].type, PNX_EVENT_RESOURCE_CLOSED);
+    CHECK_EQ(heard[4].value, heard[0].value);
 }
 
 /* ---- P6 ---- */

@@ -5,6 +5,7 @@
 
 #include <patinox/reclaim.h>
 #include <patinox/shutdown.h>
+#include <patinox/watch.h>
 
 #include <poll.h>
 #include <pthread.h>
@@ -213,8 +214,8 @@ static void check_release_inside(bool by_tick) {
     opts.on_change = release_inside;
     opts.ctx = &config;
     CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
-    struct pnx_config *handle = config; /* the callback clears ours */
-    CHECK_EQ(pnx_registry_count(registry), 1);
+    struct pnx_config *handle = config;        /* the callback clears ours */
+    CHECK_EQ(pnx_registry_count(registry), 2); /* its own row and that of its cell */
     put(path, "2");
     if (by_tick) {
         case_tick(handle);
@@ -704,9 +705,14 @@ TEST(a_config_has_a_row_and_shutdown_ends_its_callbacks) {
     opts.registry = registry;
     opts.flags = PNX_CONFIG_THREAD;
     CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
-    CHECK_EQ(pnx_registry_count(registry), 1); /* the snapshot inside has none */
+    CHECK_EQ(pnx_registry_count(registry), 2); /* the cell's row is the parent of the config's */
     CHECK_EQ(pnx_registry_each(registry, find_row, &info), 0);
     CHECK_STR(info.type, "config");
+    struct pnx_resource_info cell;
+    CHECK_EQ(pnx_registry_info(registry, info.parent, &cell), 0);
+    CHECK_STR(cell.type, "snapshot");
+    CHECK_STR(cell.name, "test");
+    CHECK_CONTAINS(cell.site, "config_case.c:");
     CHECK_STR(info.name, "test");
     CHECK_CONTAINS(info.site, "config_case.c:");
     CHECK_EQ(pnx_registry_cleanup(registry, info.id), 0); /* as a shutdown would */
@@ -718,6 +724,70 @@ TEST(a_config_has_a_row_and_shutdown_ends_its_callbacks) {
     case_end(&config);
     CHECK_EQ(pnx_registry_count(registry), 0);
     pnx_registry_release(&registry);
+}
+
+/* ---- watches of others ---- */
+
+struct heard {
+    struct pnx_config *config;
+    int calls;
+    int64_t value;
+    uint64_t version;
+    int reload; /* what a reload from inside returned */
+};
+
+static void hear_value(void *ctx, const void *value, uint64_t version) {
+    struct heard *heard = ctx;
+    const void *loaded = pnx_config_load(heard->config, NULL);
+    CHECK(loaded == value);
+    pnx_rc_unref(loaded);
+    heard->calls++;
+    heard->value = case_value(heard->config);
+    heard->version = version;
+    heard->reload = pnx_config_reload(heard->config, NULL);
+}
+
+TEST(others_may_watch_its_values_and_are_rows_below_its_cell) {
+    struct pnx_registry *registry = NULL;
+    struct pnx_resource_info info = {0}, row;
+    struct pnx_config *config = NULL;
+    struct pnx_watch *watch = NULL, *waiting = NULL;
+    struct pnx_error err;
+    case_begin();
+    const char *path = test_path("c");
+    put(path, "1");
+    struct pnx_config_opts opts = case_opts(path);
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    opts.registry = registry;
+    CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
+    CHECK_EQ(pnx_registry_each(registry, find_row, &info), 0);
+
+    struct heard heard = {.config = config};
+    CHECK_EQ(pnx_config_watch_open(config,
+                     PNX_WATCH_OPTS(.name = "mine", .changed = hear_value, .ctx = &heard), &err,
+                     &watch),
+            0);
+    CHECK_EQ(pnx_config_watch_open(config, NULL, &err, &waiting), 0);
+    CHECK_EQ(pnx_registry_each(registry, find_row, &row), 0);
+    CHECK_STR(row.type, "watch");
+    CHECK_EQ(row.parent, info.parent); /* the cell's */
+    put(path, "2");
+    CHECK_EQ(pnx_config_reload(config, NULL), 0);
+    CHECK_EQ(heard.calls, 1);
+    CHECK_EQ(heard.value, 2);
+    CHECK_EQ(heard.version, 2);
+    CHECK_EQ(heard.reload, -EDEADLK);
+    CHECK_EQ(pnx_watch_read(waiting, NULL, NULL), 0);
+    CHECK_EQ(pnx_watch_read(waiting, NULL, NULL), -EAGAIN);
+
+    pnx_config_release(&config); /* its cell is closed, and kept by those who watch it */
+    CHECK_EQ(pnx_watch_read(waiting, NULL, NULL), -ESHUTDOWN);
+    CHECK_EQ(heard.calls, 1);
+    pnx_watch_release(&watch);
+    pnx_watch_release(&waiting);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    pnx_registry_release(&registry);
+    test_env_check_empty(&te);
 }
 
 /* A callback that releases while a shutdown is closing the same config: neither may wait for the other. */

@@ -8,6 +8,7 @@
 #include <patinox/reclaim.h>
 #include <patinox/snapshot.h>
 #include <patinox/stats.h>
+#include <patinox/watch.h>
 
 #include <errno.h>
 #include <pthread.h>
@@ -226,6 +227,7 @@ TEST(config_bad_arguments_are_refused) {
     size_t n;
     CHECK_EQ(pnx_config_wait(NULL, 0, 0), -EINVAL);
     CHECK_EQ(pnx_config_fd(NULL), -EINVAL);
+    CHECK_EQ(pnx_config_watch_open(NULL, NULL, &err, &(struct pnx_watch *){NULL}), -EINVAL);
     CHECK_EQ(pnx_config_reload(NULL, &err), -EINVAL);
     CHECK_EQ(pnx_config_resume(NULL, &err), -EINVAL);
     CHECK_EQ(pnx_config_rollback(NULL, 1, &err), -EINVAL);

@@ -169,6 +169,7 @@ int pnx_sqlite_create(
             .cleanup = on_shutdown,
             .arg = source,
             .bytes = sizeof(*source),
+            .flags = PNX_RESOURCE_LONG_LIVED,
     };
     rc = pnx_registry_add(source->registry, &row, err, &source->row);
     if (rc)
