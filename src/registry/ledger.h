@@ -431,8 +431,8 @@ static inline struct pnx_row *pnx__slot_row(const struct pnx_shard *shard, uint3
 
 /* Returns the slot that the id names, whatever its generation; NULL when there is none. */
 static inline struct pnx_row *pnx__row_find(struct pnx_registry *registry, pnx_resource_id id) {
-    if (pnx__word_state(id))
-        return NULL; /* never was an id */
+    if (pnx__word_state(id) || id == 0)
+        return NULL; /* never was an id; 0 is the word of a slot that was never used */
     return pnx__slot_row(&registry->shard[pnx__shard_of(id)], pnx__slot_of(id));
 }
 

@@ -244,6 +244,8 @@ int pnx_registry_create(const struct pnx_registry_opts *opts, struct pnx_error *
         struct pnx_registry **ret_registry) {
     struct pnx_registry_opts resolved;
     struct pnx_env env;
+    if (!ret_registry)
+        return pnx__fail_field(err, -EINVAL, "ret_registry", "registry: ret_registry is NULL");
     int rc = pnx__opts_resolve(&options, opts, &resolved, err);
     if (rc == 0)
         rc = pnx__env_resolve(resolved.env, err, &env);
