@@ -17,6 +17,7 @@
  *      |                   | +---again-------+  | +--pend--> PENDING --end---+
  *      |                   | +------------------|---again------+  |
  *      |                   |                 +--+--abandon--------+--> ABANDONED --end--> LATE (never reused)
+ *      |                   +-------forgotten in a forked child---------------+--> LATE
  *      +-----remove--------+                                                 |
  *      +---------------------------owner's remove, which returns -EALREADY---+
  *
@@ -477,6 +478,9 @@ static inline const struct pnx_row_label *pnx__row_label(
  * -EBUSY when max rows are allowed already, -ENOSPC when the shard is as large as can be.
  */
 int pnx__shard_grow(struct pnx_registry *registry, struct pnx_shard *shard, uint32_t n_chunks);
+
+/* A slot will not be used again: the row that it could have had, others may have. */
+void pnx__slot_retire_locked(struct pnx_registry *registry, struct pnx_shard *shard);
 
 /* Frees the rows of all shards, and what stands beside them. */
 void pnx__shards_free(struct pnx_registry *registry);
