@@ -355,11 +355,20 @@ TEST(p3_a_slot_that_has_used_all_its_generations_rests) {
 
 TEST(v1_bug_a_forced_cleanup_runs_the_cleanup_and_does_not_only_delete_the_row) {
     struct pnx_registry *registry = fresh();
-    int n = 0;
-    pnx_resource_id id = add(registry, &n);
-    CHECK_EQ(pnx_registry_cleanup(registry, id), 0);
-    CHECK_EQ(n, 1);
-    CHECK_EQ(pnx_registry_count(registry), 0);
+    int ran[2] = {0, 0};
+    for (int i = 0; i < 2; i++) { /* by a force, and by whoever is told to clean up */
+        pnx_resource_id id;
+        CHECK_EQ(pnx_registry_add(registry,
+                         PNX_RESOURCE(.type = "t", .cleanup = count_up, .arg = &ran[i],
+                                 .flags = PNX_RESOURCE_FORCEABLE),
+                         NULL, &id),
+                0);
+        CHECK_EQ(i ? pnx_registry_cleanup(registry, id) : pnx_registry_force(registry, id), 0);
+        CHECK_EQ(ran[i], 1);
+        CHECK_EQ(pnx_registry_count(registry), 0);
+        CHECK_EQ(pnx_registry_force(registry, id), -EALREADY);
+        CHECK_EQ(ran[i], 1);
+    }
     pnx_registry_release(&registry);
 }
 
