@@ -142,7 +142,7 @@ static inline void *pnx_guard_resource(const struct pnx_guard *guard);
 
 /*
  * Empties the guard without running the cleanup and returns its argument: the caller owns the resource again.
- * Returns NULL for an empty guard, and for a tracked one whose cleanup the registry has run, or which is pending and
+ * Returns NULL for an empty guard or NULL, and for a tracked one whose cleanup the registry has run, or which is pending and
  * so still uses the resource; waits while the cleanup runs on another thread.
  */
 static inline void *pnx_guard_dismiss(struct pnx_guard *guard);
@@ -150,7 +150,7 @@ static inline void *pnx_guard_dismiss(struct pnx_guard *guard);
 /*
  * Runs the cleanup here and empties the guard.  Returns what the cleanup returned; 0 for an empty guard.  When that
  * is -EAGAIN the guard stays as it is, armed; a tracked one's cleanup may also be pending: -EINPROGRESS.
- * -EALREADY when the registry has run it, after waiting for its end (-EDEADLK and -EINPROGRESS as
+ * -EINVAL for NULL; -EALREADY when the registry has run it, after waiting for its end (-EDEADLK and -EINPROGRESS as
  * pnx_registry_remove() says); -ESTALE in a forked child for a tracked guard of its parent, whose cleanup it does
  * not run; -ENOMEM, for a tracked one, as pnx_registry_cleanup() says, and then the guard stays armed.
  */
@@ -179,7 +179,7 @@ PNX_API PNX_NODISCARD int pnx_guard_defer(struct pnx_guard *guard, struct pnx_ex
  */
 PNX_API int pnx_guard_set_executor(struct pnx_guard *guard, struct pnx_executor *executor);
 
-/* Returns the guard's content and leaves it empty: the way to hand a guard to a caller or another thread. */
+/* Returns the guard's content (nothing, of NULL) and leaves it empty: the way to hand it to a caller or another thread. */
 PNX_NODISCARD static inline struct pnx_guard pnx_guard_move(struct pnx_guard *guard);
 
 /*
@@ -239,36 +239,36 @@ struct pnx_scope {
 #define PNX_AUTO_SCOPE PNX_CLEANUP(pnx_scope_drop) struct pnx_scope
 #endif
 
-/* Makes an empty scope whose memory comes from env (NULL: the system's). */
+/* Makes an empty scope whose memory comes from env (NULL: the system's).  Does nothing for a scope of NULL. */
 PNX_API void pnx_scope_begin(struct pnx_scope *scope, const struct pnx_env *env);
 
 /*
  * Pushes fn(arg, NULL).  -ENOMEM, never for the first PNX_SCOPE_INLINE entries nor for reserved ones: the resource
- * is then still the caller's to end.  -EINVAL without fn, for an unknown when, or for an env that is not valid.
+ * is then still the caller's to end.  -EINVAL without scope or fn, for an unknown when, or for an env that is not valid.
  */
 PNX_API PNX_NODISCARD int pnx_scope_push(
         struct pnx_scope *scope, enum pnx_scope_when when, pnx_cleanup_fn *fn, void *arg);
 
-/* Makes room for n more entries, so that the next n pushes succeed.  -ENOMEM, -EINVAL for an env that is not valid. */
+/* Makes room for n more entries, so that the next n pushes succeed.  -ENOMEM, -EINVAL for NULL or an invalid env. */
 PNX_API PNX_NODISCARD int pnx_scope_reserve(struct pnx_scope *scope, size_t n);
 
-/* Declares the scope failed and returns code, so that callers write "return pnx_scope_fail(&scope, -EIO)". */
+/* Declares the scope failed and returns code: callers write "return pnx_scope_fail(&scope, -EIO)".  -EINVAL for NULL. */
 PNX_API int pnx_scope_fail(struct pnx_scope *scope, int code);
 
 /* A position in a scope. */
 typedef size_t pnx_scope_position;
 
-/* Returns the position now; it remembers, too, whether the scope had failed. */
+/* Returns the position now; it remembers, too, whether the scope had failed.  The bottom, for NULL. */
 PNX_API pnx_scope_position pnx_scope_mark(const struct pnx_scope *scope);
 
 /*
  * Runs what was pushed since the mark and returns to that state: what failed since then no longer counts.
- * Returns the first failing cleanup's status, or -EINVAL, and nothing runs, for a mark above the top.  Nobody tries
+ * Returns the first failing cleanup's status, or -EINVAL, and nothing runs, for NULL or a mark above the top.  Nobody tries
  * again or waits here: -EAGAIN is a failure like any other, and so is -EINPROGRESS, which becomes -EINVAL.
  */
 PNX_API int pnx_scope_unwind(struct pnx_scope *scope, pnx_scope_position mark);
 
-/* Runs everything, frees the scope's memory and leaves it empty.  Returns the first failing cleanup's status. */
+/* Runs everything, frees the scope's memory and leaves it empty.  Returns the first failing cleanup's status; -EINVAL. */
 PNX_API int pnx_scope_end(struct pnx_scope *scope);
 
 /* Does the same without a status: the handler of PNX_AUTO_SCOPE.  NULL is fine. */

@@ -86,7 +86,12 @@ PNX_GUARD_INLINE_ pnx_resource_id pnx_guard_id(const struct pnx_guard *guard) {
 }
 
 PNX_GUARD_INLINE_ struct pnx_guard pnx_guard_move(struct pnx_guard *guard) {
-    struct pnx_guard moved = *guard;
+    struct pnx_guard moved;
+    if (__builtin_expect(!guard, 0)) {
+        pnx_guard_clear_(&moved);
+        return moved;
+    }
+    moved = *guard;
     pnx_guard_clear_(guard);
     return moved;
 }
@@ -100,6 +105,8 @@ PNX_GUARD_INLINE_ void *pnx_guard_dismiss(struct pnx_guard *guard) {
 
 /* The guard is emptied first: a cleanup that meets its own guard finds it empty. */
 PNX_GUARD_INLINE_ int pnx_guard_run(struct pnx_guard *guard) {
+    if (__builtin_expect(!guard, 0))
+        return -EINVAL;
     struct pnx_guard own = pnx_guard_move(guard);
     if (!own.fn)
         return 0;

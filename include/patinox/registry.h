@@ -258,8 +258,9 @@ PNX_API int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id 
  * child's own, and strikes the parent's other live rows after calling their in_child, if they have one, with
  * (arg, NULL).  Until then those rows are listed, and nobody in the child can end them.  Rows whose cleanup was
  * running in the parent at the fork are left as they are.  Any thread; not from a handler of pthread_atfork(), since it
- * runs your functions.  In a process that is nobody's child it does nothing.  Returns 0, or the first error of an
- * in_child; the others run all the same.
+ * runs your functions.  In a process that is nobody's child it does nothing.  Whoever releases an object of the parent's
+ * after that finds its row struck (-EALREADY from a first removal, which is no misuse); for that the slots of such rows
+ * are not used again.  Returns 0, or the first error of an in_child; the others run all the same.
  */
 PNX_API int pnx_registry_forked(struct pnx_registry *registry);
 

@@ -8,6 +8,7 @@
  *
  *   P1  It is called by the program, never from a handler of fork: functions of the user's run, with no lock held.
  *   P2  Each row is dealt with once, by whichever thread takes it; the others find it struck, or the child's.
+ *   P3  A row that was struck stays known as that: an owner that comes with its id later has released nothing twice.
  */
 #include "base/env.h"
 #include "os/thread.h"
@@ -30,10 +31,11 @@ static bool take(struct pnx_registry *registry, pnx_resource_id id, bool keep, v
                      (uint64_t)pnx__fork_generation() << PNX_STAMP_FORK_SHIFT;
     } else if (taken) {
         *ret_arg = row->arg;
-        row->released_at = "pnx_registry_forked()";
+        row->released_at = NULL;
         row->code = 0;
         pnx_owner_add(&shard->removed, 1);
-        pnx__row_move_locked(row, id, PNX_ROW_FREE);
+        pnx__row_move_locked(row, id, PNX_ROW_LATE); /* P3: the slot is not used again */
+        pnx__slot_retire_locked(registry, shard);
         pnx__row_changed_locked(registry, shard, &effects);
         pnx__row_gone_locked(registry, shard, row, id, &effects);
     }

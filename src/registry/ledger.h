@@ -17,6 +17,7 @@
  *      |                   | +---again-------+  | +--pend--> PENDING --end---+
  *      |                   | +------------------|---again------+  |
  *      |                   |                 +--+--abandon--------+--> ABANDONED --end--> LATE (never reused)
+ *      |                   +-------forgotten in a forked child---------------+--> LATE
  *      +-----remove--------+                                                 |
  *      +---------------------------owner's remove, which returns -EALREADY---+
  *
@@ -434,8 +435,8 @@ static inline struct pnx_row *pnx__slot_row(const struct pnx_shard *shard, uint3
 
 /* Returns the slot that the id names, whatever its generation; NULL when there is none. */
 static inline struct pnx_row *pnx__row_find(struct pnx_registry *registry, pnx_resource_id id) {
-    if (pnx__word_state(id))
-        return NULL; /* never was an id */
+    if (pnx__word_state(id) || id == 0)
+        return NULL; /* never was an id; 0 is the word of a slot that was never used */
     return pnx__slot_row(&registry->shard[pnx__shard_of(id)], pnx__slot_of(id));
 }
 
@@ -480,6 +481,9 @@ static inline const struct pnx_row_label *pnx__row_label(
  * -EBUSY when max rows are allowed already, -ENOSPC when the shard is as large as can be.
  */
 int pnx__shard_grow(struct pnx_registry *registry, struct pnx_shard *shard, uint32_t n_chunks);
+
+/* A slot will not be used again: the row that it could have had, others may have. */
+void pnx__slot_retire_locked(struct pnx_registry *registry, struct pnx_shard *shard);
 
 /* Frees the rows of all shards, and what stands beside them. */
 void pnx__shards_free(struct pnx_registry *registry);

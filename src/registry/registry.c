@@ -75,6 +75,8 @@ static struct pnx_link all = {&all, &all}; /* the lock */
 
 static void fork_prepare(void) {
     pnx__fork_lock(&all_lock);
+    PNX_LIST_EACH (link, after, &all) /* whose holders take shards' locks, too */
+        pnx__fork_lock(&PNX_CONTAINER(link, struct pnx_registry, link)->shutdown->lock);
     pnx__fork_lock(&pnx__waits_lock);
     PNX_LIST_EACH (link, after, &all) {
         struct pnx_registry *registry = PNX_CONTAINER(link, struct pnx_registry, link);
@@ -95,6 +97,8 @@ static void give_back(bool in_child) {
         }
     }
     pnx__fork_unlock(&pnx__waits_lock);
+    PNX_LIST_EACH (link, after, &all)
+        pnx__fork_unlock(&PNX_CONTAINER(link, struct pnx_registry, link)->shutdown->lock);
     pnx__fork_unlock(&all_lock);
 }
 
@@ -252,6 +256,8 @@ int pnx_registry_create(const struct pnx_registry_opts *opts, struct pnx_error *
         struct pnx_registry **ret_registry) {
     struct pnx_registry_opts resolved;
     struct pnx_env env;
+    if (!ret_registry)
+        return pnx__fail_field(err, -EINVAL, "ret_registry", "registry: ret_registry is NULL");
     int rc = pnx__opts_resolve(&options, opts, &resolved, err);
     if (rc == 0)
         rc = pnx__env_resolve(resolved.env, err, &env);

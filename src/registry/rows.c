@@ -563,6 +563,8 @@ static __attribute__((noinline)) int strike(struct pnx_registry *registry, pnx_r
             return -EALREADY; /* whatever happened to the slot since: our cleanup had run */
         if (misuse.found)
             *ret_misuse = misuse;
+        else if (rc == -ESTALE) /* not of this registry, whose slot it happens to name */
+            pnx__registry_count_up(&registry->values.misuses);
         return rc;
     }
 }

@@ -35,6 +35,11 @@ static void give_room(struct pnx_registry *registry, uint32_t n) {
     pnx_fetch_add(&registry->room, n, PNX_RELAXED, "slots.give_room"); /* see take_room() */
 }
 
+void pnx__slot_retire_locked(struct pnx_registry *registry, struct pnx_shard *shard) {
+    shard->allowed--;
+    give_room(registry, 1);
+}
+
 /* Adds a chunk, unless another thread was first. */
 static bool install(
         struct pnx_shard *shard, uint32_t n_chunks, struct pnx_row *rows, uint32_t allowed) {

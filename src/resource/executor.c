@@ -96,9 +96,9 @@ static void refresh(const struct pnx_stats_block *block) {
             pnx_load(&values[PNX__EXECUTOR_STAT_done], PNX_RELAXED, "executor.refresh_done");
     uint64_t failed =
             pnx_load(&values[PNX__EXECUTOR_STAT_failed], PNX_RELAXED, "executor.refresh_failed");
-    double ratio = done + failed ? (double)done / (double)(done + failed) : 1.0;
-    pnx_store(&values[PNX__EXECUTOR_STAT_success_ppm], (uint64_t)(ratio * 1e6), PNX_RELAXED,
-            "executor.refresh");
+    uint64_t ended = done + failed;
+    pnx_store(&values[PNX__EXECUTOR_STAT_success_ppm], ended ? done * 1000000 / ended : 1000000,
+            PNX_RELAXED, "executor.refresh");
 }
 
 static int make_jobs(struct pnx_executor *executor, const struct pnx_executor_opts *opts) {

@@ -22,7 +22,8 @@ struct pnx_scope_chunk {
 };
 
 void pnx_scope_begin(struct pnx_scope *scope, const struct pnx_env *env) {
-    *scope = (struct pnx_scope){.env = env};
+    if (scope)
+        *scope = (struct pnx_scope){.env = env};
 }
 
 static int add_spare(struct pnx_scope *scope) {
@@ -82,6 +83,8 @@ static struct pnx_scope_entry pop(struct pnx_scope *scope) {
 }
 
 int pnx_scope_reserve(struct pnx_scope *scope, size_t n) {
+    if (!scope)
+        return -EINVAL;
     size_t room = scope->count < PNX_SCOPE_INLINE ? PNX_SCOPE_INLINE - scope->count
                   : in_chunk(scope->count)        ? CHUNK_ENTRIES - in_chunk(scope->count)
                                                   : 0;
@@ -97,17 +100,19 @@ int pnx_scope_reserve(struct pnx_scope *scope, size_t n) {
 }
 
 int pnx_scope_fail(struct pnx_scope *scope, int code) {
+    if (!scope)
+        return -EINVAL;
     scope->failed = true;
     return code;
 }
 
 /* count << 1 | failed: nothing that a program can push comes near the top bit. */
 pnx_scope_position pnx_scope_mark(const struct pnx_scope *scope) {
-    return scope->count << 1 | (scope->failed ? 1 : 0);
+    return scope ? scope->count << 1 | (scope->failed ? 1 : 0) : 0;
 }
 
 int pnx_scope_unwind(struct pnx_scope *scope, pnx_scope_position mark) {
-    if (mark >> 1 > scope->count)
+    if (!scope || mark >> 1 > scope->count)
         return -EINVAL;
     int first = 0;
     while (scope->count > mark >> 1) {
@@ -125,7 +130,7 @@ int pnx_scope_unwind(struct pnx_scope *scope, pnx_scope_position mark) {
 
 int pnx_scope_end(struct pnx_scope *scope) {
     int rc = pnx_scope_unwind(scope, 0);
-    while (scope->spare) {
+    while (scope && scope->spare) {
         struct pnx_scope_chunk *chunk = scope->spare;
         scope->spare = chunk->next;
         struct pnx_env env = chunk->env;
@@ -135,6 +140,5 @@ int pnx_scope_end(struct pnx_scope *scope) {
 }
 
 void pnx_scope_drop(struct pnx_scope *scope) {
-    if (scope)
-        pnx_scope_end(scope);
+    pnx_scope_end(scope);
 }

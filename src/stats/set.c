@@ -86,6 +86,8 @@ int pnx_stats_create(
         const struct pnx_stats_opts *opts, struct pnx_error *err, struct pnx_stats **ret_stats) {
     struct pnx_stats_opts copy = {.size = sizeof(copy)};
     struct pnx_env env;
+    if (!ret_stats)
+        return pnx__fail_field(err, -EINVAL, "ret_stats", "stats: ret_stats is NULL");
     int rc = opts ? pnx__opts_copy("stats", sizeof(copy), opts, &copy, err) : 0;
     if (rc == 0)
         rc = pnx__env_resolve(copy.env, err, &env);

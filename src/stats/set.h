@@ -36,7 +36,7 @@ struct pnx_monitor_slot {
 };
 
 struct pnx_stats {
-    struct pnx_env env; /* fixed at create; alloc is NULL in the default set: the system's */
+    struct pnx_env env;   /* fixed at create; alloc is NULL in the default set: the system's */
     struct pnx_link link; /* in the list of all, whose lock guards it */
     struct pnx_a32 references;
 

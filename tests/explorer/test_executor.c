@@ -8,6 +8,7 @@
 #include "explorer/explorer.h"
 
 #include <patinox/executor.h>
+#include <patinox/registry.h>
 
 #include <errno.h>
 #include <poll.h>
@@ -32,6 +33,9 @@ struct state {
     struct pnx_a32 word;   /* what a job waits for */
     struct pnx_a32 handed; /* the completion is there */
     struct pnx_completion completion;
+    struct pnx_registry *registry; /* of a row that a job ends */
+    pnx_resource_id row;
+    struct x_cell asked; /* its cleanup has seen the cancel */
 };
 static struct state *now;
 
@@ -262,6 +266,76 @@ TEST_LIMIT(p7_a_close_without_time_starts_nothing_and_tells_each_job, LIMIT) {
             .timeouts = X_NONE,
             .random = 5000,
             .floor = 500});
+}
+
+/* ---- rows ---- */
+
+/* Says not now; what it has been asked is what it tells, in job 0's code. */
+static int not_now(void *arg, const struct pnx_cancel *cancel) {
+    struct job *job = arg;
+    x_cell_write(&job->runs, x_cell_read(&job->runs) + 1);
+    x_cell_write(&now->asked, pnx_cancel_requested(cancel));
+    return -EAGAIN;
+}
+
+static void begin_row(void *state) {
+    struct state *s = state;
+    create(s, 2, UNTIMED(.queue_max = 2));
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = x_env(), .stats = pnx_stats_off()), NULL,
+                     &s->registry),
+            0);
+    CHECK_EQ(pnx_registry_add(s->registry,
+                     PNX_RESOURCE(.type = "row", .cleanup = not_now, .arg = &s->job[0]), NULL,
+                     &s->row),
+            0);
+}
+
+static void end_row(void *state) {
+    struct state *s = state;
+    struct job *job = &s->job[0];
+    CHECK_EQ(pnx_executor_cleanup(s->executor, s->registry, s->row,
+                     PNX_JOB(.attempts = 1, .done = tell, .ctx = job), NULL, &job->job),
+            0);
+    /* pairs with executor_suite.submitted */
+    pnx_store(&job->id, 1, PNX_RELEASE, "executor_suite.submit");
+    pnx__futex_wake(&job->id, 1);
+    CHECK_EQ(pnx_executor_drain(s->executor, PNX_NEVER), 0);
+    leave(s);
+}
+
+static void cancel_row(void *state) {
+    struct state *s = state;
+    struct job *job = &s->job[0];
+    while (!pnx_load(&job->id, PNX_ACQUIRE, "executor_suite.submitted"))
+        pnx__futex_wait(&job->id, 0, PNX_NEVER);
+    int rc = pnx_executor_cancel(s->executor, job->job);
+    CHECK(rc == 0 || rc == -EINPROGRESS || rc == -EALREADY);
+    leave(s);
+}
+
+static void told_what_became_of_it(void *state) {
+    struct state *s = state;
+    struct job *job = &s->job[0];
+    CHECK_EQ(x_cell_read(&job->told), 1);
+    int code = -(int)x_cell_read(&job->code);
+    CHECK(code == -ECANCELED || code == -EAGAIN);
+    if (x_cell_read(&job->runs))
+        CHECK(code == -ECANCELED || !x_cell_read(&s->asked)); /* it had seen the cancel */
+    /* Canceled: the row is live.  Failed: it is gone, and its owner takes note. */
+    CHECK_EQ(pnx_registry_remove(s->registry, s->row), code == -EAGAIN ? -EALREADY : 0);
+    pnx_registry_release(&s->registry);
+}
+
+TEST_LIMIT(a_cancel_and_the_last_attempt_agree_on_what_becomes_of_the_row, LIMIT) {
+    x_explore(&(struct x_test){.name = "executor-row",
+            .size = sizeof(struct state),
+            .setup = begin_row,
+            .thread = {end_row, cancel_row},
+            .final = told_what_became_of_it,
+            .preemptions = PREEMPTIONS,
+            .timeouts = X_NONE,
+            .random = 5000,
+            .floor = 200});
 }
 
 /* ---- pending ---- */

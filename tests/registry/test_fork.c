@@ -85,6 +85,33 @@ TEST(p3_a_child_finds_the_registry_usable_at_advanced_and_at_paranoid) {
     fork_at_level(PNX_LEVEL_PARANOID);
 }
 
+static int count_row(void *ctx, const struct pnx_resource_info *info) {
+    *(int *)ctx += info->state == PNX_RESOURCE_DONE;
+    return 0;
+}
+
+static int read_a_report(void *ctx) {
+    int done = 0;
+    return pnx_shutdown_report_each(ctx, count_row, &done) == 0 && done == 3 ? 0 : 1;
+}
+
+TEST(p3_a_child_may_read_a_report_that_others_are_reading) {
+    struct pnx_registry *registry;
+    struct pnx_shutdown_report *report;
+    int n = 0;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    for (int i = 0; i < 3; i++) {
+        pnx_resource_id id;
+        CHECK_EQ(pnx_registry_add(registry,
+                         PNX_RESOURCE(.type = "x", .cleanup = count_up, .arg = &n), NULL, &id),
+                0);
+    }
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_NEVER, &report), 0);
+    test_forks_beside("a report", read_a_report, report);
+    pnx_shutdown_report_release(&report);
+    pnx_registry_release(&registry);
+}
+
 struct pending {
     struct pnx_registry *registry;
     pnx_resource_id id;

@@ -4,6 +4,7 @@
 #include "registry/ledger.h"
 
 #include <patinox/query.h>
+#include <patinox/shutdown.h>
 
 #include <pthread.h>
 
@@ -450,4 +451,48 @@ TEST(a_forked_child_keeps_forgets_or_ends_its_copy_as_the_row_says) {
     CHECK_EQ(pnx_registry_count(registry), 2);
     CHECK_EQ(pnx_registry_forked(pnx_registry_off()), 0);
     end();
+}
+
+enum { FORGOTTEN = 100 };
+struct forgetting {
+    pnx_resource_id ids[FORGOTTEN];
+};
+
+static uint64_t misuses(void) {
+    struct pnx_registry_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
+    return stats.misuses;
+}
+
+static void forget_and_release(void *ctx) {
+    const struct forgetting *f = ctx;
+    pnx_resource_id own;
+    CHECK_EQ(pnx_registry_forked(registry), 0);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    for (int i = 0; i < 10 * FORGOTTEN; i++) { /* whatever slots come into use meanwhile */
+        CHECK_EQ(pnx_registry_add(registry, PNX_RESOURCE(.type = "own"), NULL, &own), 0);
+        CHECK_EQ(pnx_registry_remove(registry, own), 0);
+    }
+    for (int i = 0; i < FORGOTTEN; i++)
+        CHECK_EQ(pnx_registry_remove(registry, f->ids[i]), -EALREADY);
+    CHECK_EQ(misuses(), 0);
+    CHECK_EQ(pnx_registry_remove(registry, f->ids[7]), -EALREADY);
+    CHECK_EQ(misuses(), 1);             /* a second time it is one */
+    for (int i = 0; i < FORGOTTEN; i++) /* max rows may be live here, too */
+        CHECK_EQ(pnx_registry_add(registry, PNX_RESOURCE(.type = "own"), NULL, &own), 0);
+    CHECK_EQ(pnx_registry_add(registry, PNX_RESOURCE(.type = "own"), NULL, &own), -EBUSY);
+    pnx__registry_check(registry);
+    CHECK_EQ(pnx_registry_shutdown(registry, 0, NULL), PNX_E_BROKEN);
+}
+
+TEST(who_releases_its_parents_objects_in_a_child_that_has_forgotten_them_has_not_done_so_twice) {
+    static struct forgetting f;
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.max = FORGOTTEN), NULL, &registry), 0);
+    for (int i = 0; i < FORGOTTEN; i++)
+        f.ids[i] = ROW();
+    CHECK_EQ(test_child(forget_and_release, &f), 0);
+    for (int i = 0; i < FORGOTTEN; i++)
+        CHECK_EQ(pnx_registry_remove(registry, f.ids[i]), 0);
+    CHECK_EQ(misuses(), 0);
+    pnx_registry_release(&registry);
 }

@@ -3,8 +3,10 @@
 #include "harness/harness.h"
 #include "registry/ledger.h"
 
+#include <patinox/query.h>
 #include <patinox/registry.h>
 #include <patinox/shutdown.h>
+#include <patinox/trace.h>
 
 #include <pthread.h>
 #include <semaphore.h>
@@ -355,11 +357,20 @@ TEST(p3_a_slot_that_has_used_all_its_generations_rests) {
 
 TEST(v1_bug_a_forced_cleanup_runs_the_cleanup_and_does_not_only_delete_the_row) {
     struct pnx_registry *registry = fresh();
-    int n = 0;
-    pnx_resource_id id = add(registry, &n);
-    CHECK_EQ(pnx_registry_cleanup(registry, id), 0);
-    CHECK_EQ(n, 1);
-    CHECK_EQ(pnx_registry_count(registry), 0);
+    int ran[2] = {0, 0};
+    for (int i = 0; i < 2; i++) { /* by a force, and by whoever is told to clean up */
+        pnx_resource_id id;
+        CHECK_EQ(pnx_registry_add(registry,
+                         PNX_RESOURCE(.type = "t", .cleanup = count_up, .arg = &ran[i],
+                                 .flags = PNX_RESOURCE_FORCEABLE),
+                         NULL, &id),
+                0);
+        CHECK_EQ(i ? pnx_registry_cleanup(registry, id) : pnx_registry_force(registry, id), 0);
+        CHECK_EQ(ran[i], 1);
+        CHECK_EQ(pnx_registry_count(registry), 0);
+        CHECK_EQ(pnx_registry_force(registry, id), -EALREADY);
+        CHECK_EQ(ran[i], 1);
+    }
     pnx_registry_release(&registry);
 }
 
@@ -834,4 +845,62 @@ TEST(p1_one_of_many_threads_wins_each_row) {
         pnx__registry_check(claims.registry);
         pnx_registry_release(&claims.registry);
     }
+}
+
+/* ---- ids of nobody ---- */
+
+static uint64_t misuses_of(const struct pnx_registry *registry) {
+    struct pnx_registry_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
+    return stats.misuses;
+}
+
+static void check_zero(struct pnx_registry *registry) {
+    struct pnx_resource_info info;
+    struct pnx_resource_trace trace = {.size = sizeof(trace)};
+    CHECK_EQ(pnx_registry_cleanup(registry, 0), -ESTALE);
+    CHECK_EQ(pnx_registry_force(registry, 0), -ESTALE);
+    CHECK_EQ(pnx_registry_info(registry, 0, &info), -ESTALE);
+    CHECK_EQ(pnx_registry_trace(registry, 0, &trace), -ESTALE);
+    CHECK(!pnx_registry_asked(registry, 0));
+    CHECK_EQ(pnx_registry_remove(registry, 0), 0);
+    CHECK_EQ(pnx_registry_set_bytes(registry, 0, 1), 0);
+    CHECK_EQ(pnx_registry_touch(registry, 0, "x"), 0);
+}
+
+TEST(the_id_0_names_nothing_whatever_the_registry_holds) {
+    struct pnx_registry *registry = fresh();
+    int ran = 0;
+    check_zero(registry); /* no slots at all */
+    pnx_resource_id id = add(registry, &ran);
+    check_zero(registry); /* slots that were never used */
+    CHECK_EQ(pnx_registry_remove(registry, id), 0);
+    check_zero(registry);
+    check_zero(pnx_registry_off());
+    CHECK_EQ(misuses_of(registry), 0);
+    pnx_registry_release(&registry);
+}
+
+TEST(removals_of_unknown_ids_are_counted_whatever_slot_they_name) {
+    struct pnx_registry *registry = fresh(), *other = fresh();
+    int ran = 0;
+    pnx_resource_id own = add(registry, &ran), foreign = add(other, &ran);
+    CHECK_EQ(pnx_registry_remove(registry, foreign), -ESTALE); /* a slot that both have */
+    CHECK_EQ(misuses_of(registry), 1);
+    pnx_resource_id far = foreign | (UINT64_C(0xfffff) << 8);
+    CHECK_EQ(pnx_registry_remove(registry, far), -ESTALE); /* a slot that it has not */
+    CHECK_EQ(misuses_of(registry), 2);
+    CHECK_EQ(pnx_registry_remove(registry, own), 0);
+    CHECK_EQ(pnx_registry_remove(registry, own), -EALREADY);
+    CHECK_EQ(misuses_of(registry), 3); /* each once */
+    CHECK_EQ(pnx_registry_remove(other, foreign), 0);
+    CHECK_EQ(misuses_of(other), 0);
+    pnx_registry_release(&registry);
+    pnx_registry_release(&other);
+}
+
+TEST(a_registry_needs_a_place_for_its_result) {
+    struct pnx_error err = {0};
+    CHECK_EQ(pnx_registry_create(NULL, &err, NULL), -EINVAL);
+    CHECK_STR(err.field, "ret_registry");
 }

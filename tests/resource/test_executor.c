@@ -73,6 +73,22 @@ TEST(p1_each_job_is_told_once_whatever_becomes_of_it) {
     finish(&executor);
 }
 
+/* 41 of 80 is 0.5125, which no binary fraction is. */
+TEST(the_success_ratio_is_exact) {
+    static const int failing[] = {-EIO};
+    struct pnx_executor *executor = create(NULL);
+    struct work work[2];
+    for (int i = 0; i < 2; i++)
+        work_init(&work[i]);
+    work[1].codes = failing;
+    work[1].n_codes = 1;
+    for (int i = 0; i < 80; i++)
+        submit(executor, WORK_JOB(&work[i >= 41]));
+    CHECK_EQ(pnx_executor_drain(executor, SOON), 0);
+    CHECK_EQ(stats_of(executor).success_ppm, 512500);
+    finish(&executor);
+}
+
 TEST(a_job_without_a_done_function_runs_as_well) {
     struct pnx_executor *executor = create(NULL);
     struct work work;

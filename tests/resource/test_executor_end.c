@@ -660,6 +660,22 @@ TEST(in_a_forked_child_an_executor_is_empty_and_refuses) {
     finish(&f.ticked);
 }
 
+static void forget_and_release(void *ctx) {
+    struct pnx_executor *executor = ctx;
+    struct pnx_registry_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_registry_forked(NULL), 0);
+    pnx_executor_release(&executor);
+    CHECK_EQ(pnx_registry_read_stats(NULL, &stats), 0);
+    CHECK_EQ(stats.misuses, 0);
+    _exit(42);
+}
+
+TEST(a_forked_child_that_has_forgotten_its_parents_rows_may_release_its_executor) {
+    struct pnx_executor *executor = create(NULL);
+    CHECK_EQ(test_child(forget_and_release, executor), 42);
+    finish(&executor);
+}
+
 struct forking {
     struct pnx_executor *executor;
     int status; /* of the child */

@@ -488,3 +488,15 @@ TEST(where_nothing_is_kept_a_guard_stays_untracked_and_runs) {
     pnx_guard_drop(&guard);
     CHECK_EQ(ran, 1);
 }
+
+TEST(a_guard_that_is_not_there_is_refused) {
+    struct pnx_guard *none = NULL;
+    __asm__ volatile("" : "+r"(none)); /* not known to the compiler */
+    pnx_guard_drop(none);
+    CHECK_EQ(pnx_guard_run(none), -EINVAL);
+    CHECK(pnx_guard_dismiss(none) == NULL);
+    struct pnx_guard moved = pnx_guard_move(none);
+    CHECK(!pnx_guard_armed(&moved) && !pnx_guard_armed(none));
+    CHECK(!pnx_guard_resource(none) && pnx_guard_id(none) == 0 && !pnx_guard_asked(none));
+    CHECK_EQ(pnx_guard_run(&moved), 0); /* an empty one is another thing */
+}

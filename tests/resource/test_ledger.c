@@ -20,6 +20,7 @@ enum { THREADS = 8, STUCK_MAX = 3, LATENCIES = 20000 };
 
 #define LATENCY_UNIT (100 * PNX_US)
 #define P99_MAX      (100 * PNX_MS)
+#define LOAD_MAX     0.1 /* CPUs that others may use while P99_MAX is checked */
 #define ALLOWED      (20 * PNX_MS)
 
 /* One registry, from its making to the audit. */
@@ -48,6 +49,8 @@ struct round {
 struct totals {
     struct ledger_sum sum;
     uint32_t rounds;
+    uint32_t strict;
+    uint32_t executor_rows;
     pnx_ns late; /* by which a shutdown came after its deadline at most */
     pnx_ns lateness;
     /* From a drop to the background to its end, of what does not hang: how many took so many LATENCY_UNITs. */
@@ -362,6 +365,8 @@ static void add_up(struct totals *totals, const struct round *round) {
     struct ledger_sum sum;
     ledger_sum_up(&round->ledger, &sum);
     totals->rounds++;
+    totals->strict += round->strict;
+    totals->executor_rows += round->ledger.executor_rows;
     totals->sum.added += sum.added;
     totals->sum.struck += sum.struck;
     totals->sum.ended += sum.ended;
@@ -536,6 +541,19 @@ static double others_s(void) {
     return machine_busy_s() - (double)own.tv_sec - (double)own.tv_nsec / 1e9;
 }
 
+/* A promise about a machine that has nothing else to do.  Whether it was looked at is said in any case. */
+static void check_the_latency(const struct totals *totals, double load) {
+    const char *why = !test_long()      ? "only --long does"
+                      : test_slow()     ? "a sanitizer takes its time"
+                      : load < LOAD_MAX ? NULL
+                                        : "others had work for the machine";
+    printf("ledger: p99 <= %lld ms was %s%s%s (others used %.2f CPUs)\n",
+            (long long)(P99_MAX / PNX_MS), why ? "NOT checked" : "checked", why ? ": " : "",
+            why ? why : "", load);
+    CHECK_MSG(why || latency(totals, 990) <= P99_MAX, "p99 from drop to end is above %lld ms",
+            (long long)(P99_MAX / PNX_MS));
+}
+
 /* Goes on until so many resources have been made: a shutdown may come before a round has made all of its. */
 static void run_rounds(uint64_t resources, uint32_t of_each) {
     static struct totals totals;
@@ -552,10 +570,10 @@ static void run_rounds(uint64_t resources, uint32_t of_each) {
         run_round(&round, &totals);
     }
     print_totals(&totals);
-    /* A promise about a machine that has nothing else to do. */
+    CHECK(totals.strict > 0 && totals.strict + totals.rounds / 4 >= totals.rounds);
+    CHECK(!test_long() || totals.executor_rows > 0);
     double load = (others_s() - others) / ((double)(pnx_now() - began) / PNX_SEC);
-    if (test_long() && !test_slow() && load < 0.1)
-        CHECK_MSG(latency(&totals, 990) <= P99_MAX, "p99 from drop to end is above 100 ms");
+    check_the_latency(&totals, load);
 }
 
 TEST_LIMIT(an_independent_ledger_agrees_with_the_registry, 1200) {

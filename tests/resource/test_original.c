@@ -7,6 +7,7 @@
 #include "harness/harness.h"
 
 #include <patinox/guard.h>
+#include <patinox/query.h>
 #include <patinox/registry.h>
 #include <patinox/shutdown.h>
 #include <patinox/stats.h>
@@ -15,8 +16,11 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 /* A resource: what it holds, whether it was cleaned up, and what its cleanup returns. */
 struct thing {
@@ -109,21 +113,49 @@ TEST(original_a_cleanup_by_hand_that_fails_says_so_with_a_text) {
     CHECK_CONTAINS(pnx_strerror(rc), "failed");
 }
 
+/* A resource that is really there: a directory, which cannot be removed as long as something is in it. */
+struct directory {
+    char path[64], inside[80];
+    int calls;
+};
+
+static void make_full(struct directory *directory) {
+    snprintf(directory->path, sizeof(directory->path), "/tmp/pnx-original-XXXXXX");
+    CHECK(mkdtemp(directory->path));
+    snprintf(directory->inside, sizeof(directory->inside), "%s/x", directory->path);
+    CHECK_EQ(mkdir(directory->inside, 0700), 0);
+    directory->calls = 0;
+}
+
+static int remove_directory(void *arg, const struct pnx_cancel *cancel) {
+    struct directory *directory = arg;
+    (void)cancel;
+    directory->calls++;
+    return rmdir(directory->path) ? -errno : 0;
+}
+
 TEST(original_a_drop_whose_cleanup_fails_crashes_nothing_and_leaves_the_resource_uncleaned) {
     struct pnx_registry *registry = fresh();
-    static struct thing alone = {.code = -EIO}, tracked = {.code = -EIO};
+    static struct directory alone, tracked;
+    make_full(&alone);
+    make_full(&tracked);
     {
         PNX_AUTO_GUARD guard = {0};
-        CHECK_EQ(pnx_guard_arm(&guard, clean, &alone), 0);
+        CHECK_EQ(pnx_guard_arm(&guard, remove_directory, &alone), 0);
         PNX_AUTO_GUARD other = {0};
-        CHECK_EQ(pnx_guard_arm(&other, clean, &tracked), 0);
-        CHECK_EQ(pnx_guard_track(&other, registry, PNX_RESOURCE(.type = "thing"), NULL), 0);
+        CHECK_EQ(pnx_guard_arm(&other, remove_directory, &tracked), 0);
+        CHECK_EQ(pnx_guard_track(&other, registry, PNX_RESOURCE(.type = "directory"), NULL), 0);
     }
-    CHECK_EQ(alone.cleaned, 0);
-    CHECK_EQ(tracked.cleaned, 0);
     struct pnx_registry_stats stats = {.size = sizeof(stats)};
     CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
-    CHECK_EQ(stats.cleanups_failed, 1); /* and it can be seen */
+    CHECK_EQ(stats.cleanups_failed, 1);                          /* and it can be seen */
+    CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0); /* nothing is left to it */
+    CHECK_EQ(alone.calls, 1);
+    CHECK_EQ(tracked.calls, 1);
+    CHECK_EQ(rmdir(alone.inside), 0); /* both are as they were: what is in them, too */
+    CHECK_EQ(rmdir(tracked.inside), 0);
+    CHECK_EQ(remove_directory(&alone, NULL), 0);
+    CHECK_EQ(remove_directory(&tracked, NULL), 0);
     pnx_registry_release(&registry);
 }
 
@@ -431,11 +463,23 @@ TEST(v1_bug_a_shutdown_ran_nothing_and_reported_success) {
 
 /* Bug 3: its registry never had the cleanup function. */
 TEST(v1_bug_a_forced_cleanup_only_deleted_the_row) {
-    static struct thing thing;
     struct pnx_registry *registry = fresh();
-    CHECK_EQ(pnx_registry_cleanup(registry, add(registry, &thing)), 0);
+    static struct thing thing, in_use;
+    pnx_resource_id id, kept = add(registry, &in_use);
+    CHECK_EQ(pnx_registry_add(registry,
+                     PNX_RESOURCE(.type = "thing", .cleanup = clean, .arg = &thing,
+                             .flags = PNX_RESOURCE_FORCEABLE),
+                     NULL, &id),
+            0);
+    CHECK_EQ(pnx_registry_force(registry, id), 0);
     CHECK_EQ(thing.cleaned, 1);
-    CHECK_EQ(pnx_registry_count(registry), 0);
+    CHECK_EQ(pnx_registry_count(registry), 1);
+    CHECK_EQ(pnx_registry_force(registry, kept),
+            -EBUSY); /* asked, and neither ended nor forgotten */
+    CHECK_EQ(in_use.cleaned, 0);
+    CHECK(pnx_registry_asked(registry, kept));
+    CHECK_EQ(pnx_registry_count(registry), 1);
+    CHECK_EQ(pnx_registry_remove(registry, kept), 0);
     pnx_registry_release(&registry);
 }
 

@@ -276,3 +276,15 @@ TEST(p3_random_operations_agree_with_a_model) {
         CHECK_EQ(n_order, n);
     }
 }
+
+TEST(a_scope_that_is_not_there_is_refused) {
+    static struct entry entry;
+    pnx_scope_begin(NULL, NULL);
+    pnx_scope_drop(NULL);
+    CHECK_EQ(pnx_scope_push(NULL, PNX_SCOPE_ALWAYS, note, &entry), -EINVAL);
+    CHECK_EQ(pnx_scope_reserve(NULL, 1), -EINVAL);
+    CHECK_EQ(pnx_scope_fail(NULL, -EIO), -EINVAL);
+    CHECK_EQ(pnx_scope_unwind(NULL, pnx_scope_mark(NULL)), -EINVAL);
+    CHECK_EQ(pnx_scope_end(NULL), -EINVAL);
+    CHECK_EQ(n_order, 0);
+}

@@ -15,6 +15,8 @@ struct longer {
 TEST(create_checks_its_options) {
     struct pnx_stats *set = (struct pnx_stats *)0x1;
     struct pnx_error err;
+    CHECK_EQ(pnx_stats_create(NULL, &err, NULL), -EINVAL);
+    CHECK_STR(err.field, "ret_stats");
     struct pnx_stats_opts unset = {0};
     CHECK_EQ(pnx_stats_create(&unset, &err, &set), -EINVAL);
     CHECK_STR(err.field, "size");
