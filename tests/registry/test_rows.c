@@ -586,6 +586,8 @@ TEST(a_long_lived_row_that_ends_later_tells_of_it_then) {
     CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.stats = stats), NULL, &registry), 0);
     struct pnx_completion completion;
     pnx_resource_id id = long_lived(registry, "later", pend, &completion);
+    CHECK_EQ(pnx_registry_cleanup(registry, id), -EINPROGRESS);
+    CHECK_EQ(seen.n, 1);
     CHECK_EQ(pnx_registry_shutdown(registry, PNX_MS, NULL), -ETIMEDOUT); /* it is abandoned */
     CHECK(seen.last.type == PNX_EVENT_REGISTRY_SHUTDOWN);
     seen.n = 0;

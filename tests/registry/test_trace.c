@@ -123,7 +123,8 @@ TEST(at_paranoid_each_row_knows_who_made_it) {
         test_skip("this system has no backtraces");
     begin(PNX_LEVEL_PARANOID, 0);
     pnx_resource_id ids[10];
-    for (int i = 0; i < 10; i++)
+    volatile int rows = 10; /* a loop that is unrolled calls from ten places */
+    for (int i = 0; i < rows; i++)
         ids[i] = made_here();
     struct pnx_resource_trace first = trace_of(ids[0]);
     CHECK(first.n_frames >= 2);

@@ -52,6 +52,7 @@ static struct pnx_snapshot *cell(struct pnx_registry *registry) {
     CHECK_EQ(pnx_snapshot_create(value, PNX_SNAPSHOT_OPTS(.name = "mine", .registry = registry),
                      NULL, &snapshot),
             0);
+    pnx_rc_unref(value);
     return snapshot;
 }
 
