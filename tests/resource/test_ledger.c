@@ -311,12 +311,11 @@ static void one_thread(unsigned index, void *ctx) {
         shut_down(round);
 }
 
-/* Whatever the shutdown left. */
+/* Whatever the shutdown left: also what has said not now up to the deadline, whose row is live. */
 static void end_the_rest(struct ledger *ledger) {
     for (uint32_t i = 0; i < ledger->n_records + ledger->n_nested; i++) {
         struct record *record = &ledger->records[i];
-        if (LEDGER_GET(record->added) && !LEDGER_GET(record->struck) &&
-                !LEDGER_GET(record->ended) && !LEDGER_GET(record->gave_up))
+        if (LEDGER_GET(record->added) && !LEDGER_GET(record->struck) && !LEDGER_GET(record->ended))
             ledger_remove(record); /* waits for what was abandoned */
     }
     while (pnx_registry_count(ledger->registry)) /* what has ended tells its row next */
