@@ -128,10 +128,10 @@ static struct pnx_a64 *gauge_of(struct pnx__executor_core *core, const struct pn
 /* The one function that changes a job's state, and all that is counted of it. */
 static void to_state(
         struct pnx__executor_core *core, struct pnx__job *job, enum pnx__job_state state) {
+    core->n[job->state]--;
     struct pnx_a64 *gauge = gauge_of(core, job);
     if (gauge)
         pnx_owner_add(gauge, UINT64_MAX); /* one less */
-    core->n[job->state]--;
     if (job->state == PNX__JOB_RUNNING && job->overdue)
         core->late--;
     pnx__list_remove(&job->link);

@@ -10,6 +10,7 @@
 #include "os/notify.h"
 #include "resource/executor.h"
 #include "resource/shutdown.h"
+#include "share/check.h"
 #include "share/wait.h"
 
 #include <stdio.h>
@@ -338,6 +339,7 @@ int pnx__executor_start_first(struct pnx_executor *executor) {
     start_locked(executor, &effects);
     pnx__mutex_unlock(&executor->lock);
     struct pnx__executor_thread *thread = effects.start;
+    PNX_DEBUG_CHECK(thread); /* nothing has put a start off yet, and all places are free */
     int rc = start(executor, &effects, &os);
     pnx__executor_effects_init(&effects);
     pnx__mutex_lock(&executor->lock);
