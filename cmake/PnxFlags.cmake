@@ -36,7 +36,8 @@ if(PNX_SANITIZE)
 endif()
 if(PNX_COVERAGE)
     # atomic: many threads and forked children update the same counters
-    target_compile_options(pnx_flags INTERFACE --coverage -fprofile-update=atomic)
+    # no-builtin-fork: GCC's own fork() forgets in the child what its fork handlers have run
+    target_compile_options(pnx_flags INTERFACE --coverage -fprofile-update=atomic -fno-builtin-fork)
     target_link_options(pnx_flags INTERFACE --coverage)
 endif()
 find_package(Threads REQUIRED)

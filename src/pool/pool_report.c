@@ -112,12 +112,12 @@ static int write_head(
     int rc = write_text(write, ctx, text, length, sizeof(text));
     if (rc || !copy->failure.code)
         return rc;
-    pnx_ns pause = copy->retry_at > copy->now ? copy->retry_at - copy->now : 0;
+    char next[32] = "when it is needed";
+    if (copy->retry_at > copy->now)
+        snprintf(next, sizeof(next), "in %.3f s", seconds(copy->retry_at - copy->now));
     length = snprintf(text, sizeof(text),
-            "  last connect error %.3f s ago: %s; %" PRIu32
-            " failed in a row, next connect %s%.3f s\n",
-            seconds(copy->now - copy->failure.at), copy->failure.message, copy->failures,
-            pause ? "in " : "not held back, ", seconds(pause));
+            "  last connect error %.3f s ago: %s; %" PRIu32 " failed in a row, next connect %s\n",
+            seconds(copy->now - copy->failure.at), copy->failure.message, copy->failures, next);
     return write_text(write, ctx, text, length, sizeof(text));
 }
 

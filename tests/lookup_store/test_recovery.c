@@ -427,7 +427,7 @@ static void mount_small(unsigned kib) {
 static void new_name_space(void) {
     if (unshare(CLONE_NEWNS) != 0 && unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0)
         test_skip("cannot have a name space for mounts: %s", strerror(errno));
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+    if (mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) != 0)
         test_skip("cannot make mounts private: %s", strerror(errno));
 }
 

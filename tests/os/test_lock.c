@@ -105,6 +105,36 @@ static void take_often(void) {
     }
 }
 
+/* Each hand-over may cost naps of 10 ms now: few rounds, and all threads take it as often. */
+static void add_few(unsigned index, void *ctx) {
+    enum { FEW = 40 };
+    struct sum *sum = ctx;
+    for (int i = 0; i < FEW; i++) {
+        for (int k = 0; k < 100; k++) { /* enough in a row to be given the bias */
+            pnx__lock(&lock);
+            add(sum);
+            sum->added[index]++;
+            pnx__unlock(&lock);
+        }
+        sched_yield();
+    }
+}
+
+TEST(p1_also_when_the_kernel_takes_membarrier_away) {
+    if (!test_os_faults())
+        test_skip("this build cannot make system calls fail");
+    struct sum sum = {0};
+    pnx__lock_init(&lock, PNX_RANK_POOL);
+    take_often(); /* the bias is this thread's, which the others have to take away */
+    bool biased = cheap();
+    CHECK_EQ(biased, pnx__barrier_is_asymmetric());
+    test_os_fault("membarrier_use", 1, true, EPERM);
+    test_threads(3, add_few, &sum);
+    int64_t refused = test_os_fault_clear();
+    CHECK(!biased || refused > 0);
+    CHECK_EQ(sum.a, sum.added[0] + sum.added[1] + sum.added[2]);
+}
+
 TEST(a_thread_that_takes_it_often_gets_it_cheaply_until_another_takes_it) {
     pnx__lock_init(&lock, PNX_RANK_POOL);
     CHECK(!cheap());

@@ -424,6 +424,40 @@ TEST(the_dump_shows_each_slot) {
     tear_down(pool);
 }
 
+static struct text in_connect;
+static void dump_in_connect(struct mock *m) {
+    memset(&in_connect, 0, sizeof(in_connect));
+    CHECK_EQ(pnx_pool_dump(m->pool, append, &in_connect), 0);
+}
+
+TEST(the_dump_says_why_connects_fail_and_which_are_under_way) {
+    set_up();
+    static struct text failed, again, closed;
+    struct pnx_pool *pool = mock_pool(&mock_manager, OPTS(.max = 3));
+    struct pnx_lease lease = {0};
+    mock->pool = pool;
+    mock->during = dump_in_connect;
+    mock->connect_errors = 1;
+    mock->message = "no route to db-1";
+    CHECK_EQ(pnx_pool_acquire(pool, 0, NULL, &lease), -ETIMEDOUT);
+    pnx_pool_tick(pool, te.now);
+    CHECK_CONTAINS(in_connect.all, ": 1 of 3: 0 in use, 0 idle, 1 connecting, 0 checking");
+    CHECK_CONTAINS(in_connect.all, "  slot 0: connecting for 0.000 s, grant 0, ");
+    CHECK_EQ(pnx_pool_dump(pool, append, &failed), 0);
+    CHECK_CONTAINS(failed.all, "  last connect error 0.000 s ago: ");
+    CHECK_CONTAINS(failed.all, "no route to db-1");
+    CHECK_CONTAINS(failed.all, "; 1 failed in a row, next connect in ");
+    test_env_advance(&te, 60 * PNX_SEC);
+    CHECK_EQ(pnx_pool_dump(pool, append, &again), 0);
+    CHECK_CONTAINS(again.all, "  last connect error 60.000 s ago: ");
+    CHECK_CONTAINS(again.all, "; 1 failed in a row, next connect when it is needed\n");
+    mock->during = NULL;
+    CHECK_EQ(pnx_pool_close(pool, PNX_SEC), 0);
+    CHECK_EQ(pnx_pool_dump(pool, append, &closed), 0);
+    CHECK_CONTAINS(closed.all, "pool \"db\" (closed): 0 of 3: ");
+    tear_down(pool);
+}
+
 /* ---- housekeeping ---- */
 
 static void until(struct pnx_pool *pool, uint64_t threads) {

@@ -149,6 +149,22 @@ TEST(bad_rows_are_refused_by_name) {
     pnx_registry_release(&registry);
 }
 
+/* A program that was built when priority, the last field, was not there yet. */
+TEST(what_a_caller_does_not_know_of_a_resource_has_its_default) {
+    struct pnx_registry *registry = fresh();
+    struct pnx_resource older = *PNX_RESOURCE(.type = "thing", .bytes = 7, .flags = 0);
+    older.size = offsetof(struct pnx_resource, priority);
+    older.priority = 12345; /* not its own: what stands behind it */
+    pnx_resource_id id;
+    CHECK_EQ(pnx_registry_add(registry, &older, NULL, &id), 0);
+    struct pnx_resource_info info;
+    CHECK_EQ(pnx_registry_info(registry, id, &info), 0);
+    CHECK_STR(info.type, "thing");
+    CHECK_EQ(info.bytes, 7);
+    CHECK_EQ(pnx_registry_remove(registry, id), 0);
+    pnx_registry_release(&registry);
+}
+
 TEST(bad_flags_and_priorities_are_refused_by_name) {
     struct pnx_registry *registry = fresh();
     pnx_resource_id id;

@@ -653,6 +653,35 @@ TEST(a_job_says_what_it_was_told) {
     finish(&executor);
 }
 
+struct asked {
+    struct pnx_executor *executor;
+    pnx_job_id id; /* written before there is a worker that could run it */
+    struct pnx_job_info info;
+};
+
+static int ask_of_itself(void *arg, const struct pnx_cancel *cancel) {
+    struct asked *asked = arg;
+    asked->info = info_of(asked->executor, asked->id);
+    CHECK_EQ(asked->info.due, pnx_cancel_deadline(cancel));
+    return -EIO;
+}
+
+TEST(a_job_that_runs_is_said_to_run_until_its_deadline_and_then_how_it_ended) {
+    struct asked asked = {.executor = create(NULL)};
+    struct work holder;
+    hold_up(asked.executor, &holder);
+    asked.id = submit(asked.executor, PNX_JOB(.run = ask_of_itself, .arg = &asked));
+    sem_post(&gate);
+    int code;
+    CHECK_EQ(pnx_executor_wait(asked.executor, asked.id, SOON, &code), 0);
+    CHECK_EQ(asked.info.state, PNX_JOB_RUNNING);
+    CHECK_EQ(asked.info.attempt, 1);
+    struct pnx_job_info info = info_of(asked.executor, asked.id);
+    CHECK_EQ(info.state, PNX_JOB_ENDED);
+    CHECK_EQ(info.code, -EIO);
+    finish(&asked.executor);
+}
+
 /* ---- P8: from inside ---- */
 
 struct inside {

@@ -428,3 +428,82 @@ TEST(ids_are_never_used_twice_and_stale_or_foreign_ones_name_nothing) {
     CHECK(!pnx__executor_core_find(&core, id));
     CHECK(!submit_job(PNX_PRIORITY_NORMAL, 0, 0)); /* no room */
 }
+
+/* ---- the check itself: it sees what the other tests rely on it to see ---- */
+
+static struct pnx__job *running, *first_queued, *second_queued, *delayed;
+
+static void bend_a_link(void) {
+    second_queued->link.prev = &second_queued->link;
+}
+static void misplace_a_job(void) {
+    second_queued->state = PNX__JOB_DELAYED;
+}
+static void miscount_a_state(void) {
+    core.n[PNX__JOB_FREE]--;
+}
+static void disorder_a_lane(void) {
+    first_queued->queued_at = core.now + 1;
+}
+static void forget_a_timer(void) {
+    delayed->timer = 0;
+}
+static void misplace_a_timer(void) {
+    heap[0] = heap[1];
+}
+static void disorder_the_heap(void) {
+    delayed->at = running->at + 1;
+}
+static void miscount_the_timers(void) {
+    core.timers++;
+}
+static void misstate_the_next_timer(void) {
+    core.next_timer++;
+}
+static void try_too_often(void) {
+    running->attempt = running->spec.attempts + 1;
+}
+static void settle_too_early(void) {
+    first_queued->settled = true;
+}
+static void ask_one_that_waits(void) {
+    first_queued->asked = true;
+}
+static void miscount_the_late(void) {
+    core.late++;
+}
+static void run_too_many(void) {
+    core.config.max_workers = 0;
+}
+
+TEST(each_broken_invariant_is_seen_by_the_check) {
+    static const struct {
+        void (*damage)(void);
+        const char *said;
+    } cases[] = {
+            {bend_a_link, "E1: a job is not on the list of its state"},
+            {misplace_a_job, "E1: a job is not on the list of its state"},
+            {miscount_a_state, "E1: a job is not on the list of its state"},
+            {disorder_a_lane, "E3: a lane is out of order"},
+            {forget_a_timer, "E2: a timer is missing, or has been left"},
+            {misplace_a_timer, "E2: a timer is not where its job says"},
+            {disorder_the_heap, "E2: the heap is out of order"},
+            {miscount_the_timers, "E2: count of timers"},
+            {misstate_the_next_timer, "E2: next_timer"},
+            {try_too_often, "E5: more attempts than allowed"},
+            {settle_too_early, "a job is settled too early, or too late"},
+            {ask_one_that_waits, "E5: a job that was asked to end is to run again"},
+            {miscount_the_late, "E4: count of late ones"},
+            {run_too_many, "E4: more jobs run than may"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        begin(1, 1);
+        submit_job(PNX_PRIORITY_NORMAL, 0, 0);
+        running = take(1);
+        first_queued = submit_job(PNX_PRIORITY_NORMAL, 0, 2);
+        second_queued = submit_job(PNX_PRIORITY_NORMAL, 0, 3);
+        delayed = submit_job(PNX_PRIORITY_NORMAL, LIMIT / 2, 4); /* before running's, of LIMIT */
+        cases[i].damage();
+        CHECK_STR(pnx__executor_core_check(&core), cases[i].said);
+    }
+}

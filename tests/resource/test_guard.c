@@ -323,6 +323,37 @@ TEST(tracking_that_fails_leaves_the_guard_armed) {
     pnx_registry_release(&registry);
 }
 
+/* Programs that were built with a smaller and with a larger struct. */
+TEST(a_guard_is_tracked_for_callers_of_other_versions) {
+    struct pnx_registry *registry = fresh();
+    struct pnx_guard guard = {0};
+    struct pnx_error err;
+    struct {
+        struct pnx_resource known;
+        uint64_t unknown;
+    } larger = {.known = *PNX_RESOURCE(.type = "x"), .unknown = 1};
+    larger.known.size = sizeof(larger);
+    CHECK_EQ(pnx_guard_arm(&guard, count_up, &resource_n), 0);
+    CHECK_EQ(pnx_guard_track(&guard, registry, &larger.known, &err), -E2BIG);
+    CHECK_STR(err.field, "size");
+    CHECK_EQ(pnx_guard_id(&guard), 0);
+    struct pnx_resource older = *PNX_RESOURCE(.type = "x", .bytes = 7);
+    older.size = offsetof(struct pnx_resource, priority);
+    older.priority = 12345; /* not its own: what stands behind it */
+    CHECK_EQ(pnx_guard_track(&guard, registry, &older, NULL), 0);
+    struct pnx_resource_info info;
+    CHECK_EQ(pnx_registry_info(registry, pnx_guard_id(&guard), &info), 0);
+    CHECK_EQ(info.bytes, 7);
+    CHECK_EQ(pnx_guard_run(&guard), 0);
+    larger.unknown = 0;
+    CHECK_EQ(pnx_guard_arm(&guard, count_up, &resource_n), 0);
+    CHECK_EQ(pnx_guard_track(&guard, registry, &larger.known, NULL), 0);
+    CHECK(pnx_guard_id(&guard) != 0);
+    CHECK_EQ(pnx_guard_run(&guard), 0);
+    CHECK_EQ(resource_n, 2);
+    pnx_registry_release(&registry);
+}
+
 TEST(with_the_registry_off_a_guard_works_alone) {
     struct pnx_guard guard = {0};
     CHECK_EQ(pnx_guard_arm(&guard, count_up, &resource_n), 0);

@@ -2,6 +2,7 @@
 /* The report of a shutdown: resource/shutdown_report.c, and the events of a shutdown. */
 #include "harness/harness.h"
 
+#include <patinox/leaks.h>
 #include <patinox/shutdown.h>
 
 #include <sys/wait.h>
@@ -90,6 +91,51 @@ TEST(the_text_groups_what_needs_attention_first) {
             "  failed          1 x disk at d.c:2, oldest 0 ms, EIO (-5): input or output failed\n"
             "  done            2 x session at s.c:1, 1.5 KiB, oldest 90.0 s: \"bob\", \"ann\"\n");
     clean_up(&registry, &report, ids);
+}
+
+static struct pnx_completion late;
+
+/* Goes on after the deadline, to which it brings the clock. */
+static int end_late(void *arg, const struct pnx_cancel *cancel) {
+    (void)arg;
+    CHECK_EQ(pnx_cancel_pend(cancel, &late), 0);
+    test_env_advance(&te, 2 * PNX_SEC);
+    return -EINPROGRESS;
+}
+
+TEST(each_outcome_has_its_name_and_what_was_abandoned_comes_before_all) {
+    pnx_resource_id ids[5], abandoned;
+    struct pnx_registry *registry = fresh(NULL);
+    CHECK_EQ(pnx_registry_suppress(registry, "handle", "*"), 0);
+    CHECK_EQ(pnx_registry_add(registry, /* the oldest: its cleanup is the last one */
+                     PNX_RESOURCE_AT("a.c:1", .type = "upload", .cleanup = end_late), NULL,
+                     &abandoned),
+            0);
+    ids[0] = add(registry, "session", "s.c:1", NULL, 0, &fine);
+    ids[1] = add(registry, "handle", "h.c:4", NULL, 0, NULL);
+    ids[2] = add(registry, "disk", "d.c:2", NULL, 0, &io_error);
+    ids[3] = add(registry, "lease", "l.c:3", NULL, 0, NULL);
+    struct pnx_shutdown_report *report;
+    CHECK(pnx_registry_shutdown(registry, PNX_SEC, &report) < 0);
+    struct text text = {.n = 0};
+    CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_TEXT, collect, &text), 0);
+    CHECK_CONTAINS(text.buf, ": 1 done, 1 failed, 1 abandoned, 1 leaked, 1 suppressed, in 2.0 s; ");
+    CHECK_STR(strchr(text.buf, '\n'),
+            "\n  abandoned       1 x upload at a.c:1, oldest 0 ms\n"
+            "  leaked          1 x lease at l.c:3, oldest 0 ms\n"
+            "  failed          1 x disk at d.c:2, oldest 0 ms, EIO (-5): input or output failed\n"
+            "  suppressed      1 x handle at h.c:4, oldest 0 ms\n"
+            "  done            1 x session at s.c:1, oldest 0 ms\n");
+    text.n = 0;
+    CHECK_EQ(pnx_shutdown_report_write(report, PNX_REPORT_JSON, collect, &text), 0);
+    CHECK_CONTAINS(text.buf, "{\"outcome\":\"abandoned\",\"type\":\"upload\",\"site\":\"a.c:1\"");
+    CHECK_CONTAINS(text.buf, "{\"outcome\":\"suppressed\",\"type\":\"handle\",\"site\":\"h.c:4\"");
+    CHECK_EQ(pnx_completion_done(&late, 0), 0);
+    CHECK_EQ(pnx_registry_remove(registry, ids[1]), 0);
+    CHECK_EQ(pnx_registry_remove(registry, ids[3]), 0);
+    pnx_registry_release(&registry);
+    pnx_shutdown_report_release(&report);
+    test_env_check_empty(&te);
 }
 
 TEST(the_json_has_groups_and_every_resource_in_order) {

@@ -450,6 +450,9 @@ static void timeout_thread(unsigned index, void *ctx) {
     }
     pthread_barrier_wait(&timeout->inside);
     CHECK_EQ(pnx_cmap_put(timeout->map, &key, 8, 1), -ETIMEDOUT);
+    struct pnx_error err = {0};
+    CHECK_EQ(pnx_cmap_compute(timeout->map, &key, 8, hold, timeout, &err), -ETIMEDOUT);
+    CHECK_CONTAINS(err.message, "the function at work on the key did not end in time");
     CHECK_EQ(pnx_cmap_clear(timeout->map), 0); /* the key is not there: nothing to wait for */
     pthread_barrier_wait(&timeout->done);
 }
@@ -464,8 +467,8 @@ TEST(p3_waits_end_after_their_timeout) {
     test_threads(2, timeout_thread, &timeout);
     struct pnx_cmap_stats stats = {.size = sizeof(stats)};
     CHECK_EQ(pnx_cmap_read_stats(timeout.map, &stats), 0);
-    CHECK_EQ(stats.timeouts, 1);
-    CHECK(stats.waits >= 1);
+    CHECK_EQ(stats.timeouts, 2);
+    CHECK(stats.waits >= 2);
     end(&timeout.map);
 }
 

@@ -91,9 +91,9 @@ TEST(p2_an_edit_of_a_file_that_is_mounted_there_is_loaded) {
     put(outside, "1");
     if (unshare(CLONE_NEWNS) != 0)
         test_skip("cannot have a name space of mounts: %s", strerror(errno));
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+    if (mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) != 0)
         test_skip("cannot make mounts private: %s", strerror(errno));
-    if (mount(outside, path, NULL, MS_BIND, NULL) != 0)
+    if (mount(outside, path, "none", MS_BIND, NULL) != 0)
         test_skip("cannot mount: %s", strerror(errno));
     struct pnx_config *config = case_create(path, 0);
     CHECK_EQ(case_value(config), 1);
