@@ -105,7 +105,7 @@ static void come_in(struct pnx_lock *lock, struct pnx_thread *self) {
             pnx_load(&lock->bias, PNX_RELAXED, "lock.whose"); /* written under word */
     if (owner && lock->forgotten == pnx__threads_forgotten())
         take_bias(lock, owner);
-    else if (owner) /* its record is no more */
+    else if (owner)                                               /* its record is no more */
         pnx_store(&lock->bias, NULL, PNX_RELAXED, "lock.forget"); /* there are no other threads */
     lock->by_word = true;
     if (lock->last != self) {

@@ -37,7 +37,7 @@ static struct pnx_a32 fork_last = {1}; /* at least the number on the page of thi
 /* All records: a list that only grows, newest first. */
 static struct pnx_aptr records;
 static struct pnx_a32 forgotten; /* how often all have been freed */
-static struct pnx_aptr at_exit; /* void (*)(struct pnx_thread *) */
+static struct pnx_aptr at_exit;  /* void (*)(struct pnx_thread *) */
 
 static void drop_record(void *arg) {
     struct pnx_thread *record = arg;
