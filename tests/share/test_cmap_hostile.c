@@ -5,6 +5,7 @@
  */
 #include "harness/harness.h"
 #include "share/cmap.h"
+#include "share/rc.h"
 #include "share/reclaim.h"
 
 #include <patinox/snapshot.h>
@@ -300,6 +301,103 @@ TEST(p3_a_function_that_forks_writes_in_the_parent_only) {
     CHECK(WIFEXITED(status));
     CHECK_EQ(WEXITSTATUS(status), 7);
     end(&map);
+}
+
+static int fork_making(void *ctx, uint64_t *ret_value) {
+    return fork_inside(ctx, NULL, ret_value) == PNX_CMAP_STORE ? 0 : -EINVAL;
+}
+
+TEST(p3_a_maker_that_forks_inserts_in_the_parent_only) {
+    pid_t child = -1;
+    int status;
+    struct pnx_cmap *map = NULL;
+    CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.flags = PNX_CMAP_RC, .shards = 1), NULL, &map), 0);
+    uint64_t made = 0, value = 0;
+    struct pnx_error err = {0};
+    int rc = pnx_cmap_get_or_insert_with(map, "a", 1, fork_making, &child, &err, &made);
+    int found = pnx_cmap_get(map, "a", 1, &value);
+    if (child == 0) { /* the object that was made there has been let go */
+        bool right = rc == -ESHUTDOWN && strstr(err.message, "a forked child") != NULL &&
+                     made == 0 && found == -ENOENT && pnx__thread()->latches == 0 && dropped == 1;
+        _exit(right ? 7 : 1);
+    }
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(rc, 0);
+    CHECK_EQ(found, 0);
+    CHECK(made == value);
+    pnx_rc_unref(pnx_cmap_object(made));
+    pnx_rc_unref(pnx_cmap_object(value));
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 7);
+    end(&map);
+    CHECK_EQ(dropped, 1);
+}
+
+/* ---- objects with too many references ---- */
+
+#ifdef PNX_DEBUG
+static const uint64_t object_key = 1;
+static void *volatile leaked[5]; /* on purpose: leak checkers see that they are known */
+static int n_leaked;
+
+static int look_up_one(struct pnx_cmap *map, uint64_t *ret_value) {
+    return pnx_cmap_get(map, &object_key, sizeof(object_key), ret_value);
+}
+
+static int look_up_batch(struct pnx_cmap *map, uint64_t *ret_value) {
+    const uint64_t other = 2;
+    struct pnx_cmap_item items[] = {
+            {.key = &other, .key_size = sizeof(other)},
+            {.key = &object_key, .key_size = sizeof(object_key)},
+    };
+    CHECK_EQ(pnx_cmap_get_batch(map, items, 2), 1);
+    *ret_value = items[1].value;
+    return items[1].code;
+}
+
+static int look_up_words(struct pnx_cmap *map, uint64_t *ret_value) {
+    const uint64_t keys[] = {2, object_key};
+    uint64_t values[2] = {0}, found;
+    CHECK_EQ(pnx_cmap_get_words(map, keys, 2, values, &found), 1);
+    CHECK_EQ(found, 2);
+    *ret_value = values[1];
+    return 0;
+}
+
+/* The lookup whose reference does not fit reports it, under no lock and in no section, and the object leaks. */
+static void check_saturates(uint32_t key_size, int (*look_up)(struct pnx_cmap *, uint64_t *)) {
+    uint64_t reported = pnx_rc_saturated(), value = 0;
+    struct pnx_cmap *map = NULL;
+    CHECK_EQ(pnx_cmap_create(PNX_CMAP_OPTS(.flags = PNX_CMAP_RC, .key_size = key_size), NULL, &map),
+            0);
+    uint64_t object = new_object(1);
+    CHECK(n_leaked < 5);
+    leaked[n_leaked++] = pnx_cmap_object(object);
+    CHECK_EQ(pnx_cmap_put(map, &object_key, sizeof(object_key), object), 0);
+    pnx__rc_set_counts(pnx_cmap_object(object), UINT32_C(0x7fffffff), 1);
+    CHECK_EQ(look_up(map, &value), 0); /* the last one in range */
+    CHECK(value == object);
+    CHECK_EQ(pnx_rc_saturated(), reported);
+    CHECK_EQ(look_up(map, &value), 0);
+    CHECK(value == object);
+    CHECK_EQ(pnx_rc_saturated(), reported + 1);
+    CHECK_EQ(look_up(map, &value), 0);
+    CHECK_EQ(pnx_rc_saturated(), reported + 1); /* once */
+    end(&map);
+    CHECK_EQ(dropped, 0);
+}
+#endif
+
+TEST(p6_an_object_with_too_many_references_is_reported_once_by_whichever_lookup_meets_it) {
+#ifdef PNX_DEBUG
+    check_saturates(sizeof(object_key), look_up_one);
+    check_saturates(sizeof(object_key), look_up_batch);
+    check_saturates(sizeof(object_key), look_up_words);
+    check_saturates(0, look_up_one);
+    check_saturates(0, look_up_batch);
+#else
+    test_skip("counts are set only in debug builds");
+#endif
 }
 
 /* ---- re-entry ---- */

@@ -51,6 +51,47 @@ TEST(p4_a_barrier_waits_for_a_function_that_runs_elsewhere) {
     drop();
 }
 
+static void end_thread(struct pnx_reclaim_node *node) {
+    note(node);
+    pthread_exit(NULL);
+}
+
+static void *barrier_that_ends(void *arg) {
+    CHECK_EQ(pnx_reclaim_barrier(domain, PNX_NEVER), 1); /* never returns */
+    return arg;
+}
+
+/* One thread is busy with the first functions, another one's has ended it, and left those that it had taken. */
+TEST(p4_a_busy_runner_goes_on_with_what_another_has_left_before_it_begins_what_is_ready) {
+    enum { EACH = 64 }; /* functions that a runner takes at once: CHUNK of reclaim_run.c */
+    static struct thing things[3 * EACH];
+    pthread_t busy, ends;
+    void *result = things;
+    MAKE(.mode = PNX_RECLAIM_AUTO);
+    pthread_barrier_init(&meet, NULL, 2);
+    for (unsigned i = 0; i < 3 * EACH; i++) {
+        things[i].number = i;
+        pnx_reclaim_retire(domain, &things[i].node,
+                i == 0      ? hang
+                : i == EACH ? end_thread
+                            : note,
+                1);
+    }
+    CHECK_EQ(pthread_create(&busy, NULL, barrier_there, NULL), 0);
+    pthread_barrier_wait(&meet); /* inside function 0 */
+    CHECK_EQ(pthread_create(&ends, NULL, barrier_that_ends, things), 0);
+    CHECK_EQ(pthread_join(ends, &result), 0);
+    CHECK(result == NULL);
+    CHECK_EQ(n_run, 1);
+    CHECK_EQ(order[0], EACH);
+    pthread_barrier_wait(&meet);
+    CHECK_EQ(pthread_join(busy, NULL), 0); /* its barrier has seen all of them */
+    CHECK_EQ(n_run, 3 * EACH);
+    for (unsigned i = 1; i < 3 * EACH; i++)
+        CHECK_EQ(order[i], i <= EACH ? i - 1 : i);
+    drop();
+}
+
 static void take_10_ms(struct pnx_reclaim_node *node) {
     test_env_advance(&te, 10 * PNX_MS);
     note(node);
