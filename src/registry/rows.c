@@ -571,14 +571,14 @@ static __attribute__((noinline)) int strike(struct pnx_registry *registry, pnx_r
 
 int pnx__row_remove(struct pnx_registry *registry, pnx_resource_id id, const char *site) {
     struct misuse misuse;
-    return strike_quickly(registry, id, site) ? 0 : strike(registry, id, site, STRIKE_WAITS, &misuse);
+    return strike_quickly(registry, id, site) ? 0
+                                              : strike(registry, id, site, STRIKE_WAITS, &misuse);
 }
 
 int pnx__row_leave(struct pnx_registry *registry, pnx_resource_id id, const char *site) {
     struct misuse misuse;
-    return strike_quickly(registry, id, site)
-                   ? 0
-                   : strike(registry, id, site, STRIKE_LEAVES, &misuse);
+    return strike_quickly(registry, id, site) ? 0
+                                              : strike(registry, id, site, STRIKE_LEAVES, &misuse);
 }
 
 int pnx__row_meet(struct pnx_registry *registry, pnx_resource_id id, const char *site) {

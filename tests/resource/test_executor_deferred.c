@@ -134,7 +134,7 @@ TEST(a_cleanup_that_cannot_end_in_a_release_has_failed_and_an_event_says_so) {
     pnx_executor_release(&executor);
     CHECK_EQ(calls(&untracked), 1);
     CHECK_EQ(calls(&tracked), 1);
-    CHECK_EQ(now_of(&n_failed), 1); /* nobody has the untracked one any more */
+    CHECK_EQ(now_of(&n_failed), 1);            /* nobody has the untracked one any more */
     CHECK_EQ(pnx_registry_count(registry), 1); /* the other is live, and a shutdown's */
     tracked.n_codes = 0;
     CHECK_EQ(pnx_registry_shutdown(registry, SOON, NULL), 0);

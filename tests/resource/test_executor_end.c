@@ -380,8 +380,8 @@ static void a_job_releases(pnx_ns timeout, uint32_t flags) {
     struct closing closing = {.timeout = timeout};
     pthread_t thread;
     CHECK_EQ(pnx_registry_create(NULL, NULL, &closing.registry), 0);
-    closing.executor = create(PNX_EXECUTOR_OPTS(
-            .env = &env.env, .registry = closing.registry, .flags = flags));
+    closing.executor = create(
+            PNX_EXECUTOR_OPTS(.env = &env.env, .registry = closing.registry, .flags = flags));
     submit(closing.executor, PNX_JOB(.run = release_while_it_is_closed, .arg = &closing));
     if (!flags)
         sem_wait(&begun);
@@ -397,7 +397,8 @@ static void a_job_releases(pnx_ns timeout, uint32_t flags) {
 TEST(p8_a_job_may_release_its_executor_while_a_shutdown_closes_it) {
     a_job_releases(SOON, 0);
     a_job_releases(PNX_NEVER, 0);
-    a_job_releases(PNX_NEVER, PNX_EXECUTOR_TICK); /* nobody ticks: it runs on the shutdown's thread */
+    a_job_releases(
+            PNX_NEVER, PNX_EXECUTOR_TICK); /* nobody ticks: it runs on the shutdown's thread */
 }
 
 TEST(p8_a_loop_may_release_its_executor_while_a_shutdown_on_another_thread_closes_it) {
@@ -408,8 +409,8 @@ TEST(p8_a_loop_may_release_its_executor_while_a_shutdown_on_another_thread_close
     pthread_t thread;
     work_init(&work);
     CHECK_EQ(pnx_registry_create(NULL, NULL, &closing.registry), 0);
-    closing.executor = create(PNX_EXECUTOR_OPTS(
-            .env = &env.env, .registry = closing.registry, .flags = PNX_EXECUTOR_TICK));
+    closing.executor = create(PNX_EXECUTOR_OPTS(.env = &env.env, .registry = closing.registry,
+            .flags = PNX_EXECUTOR_TICK));
     (void)pnx_executor_tick(closing.executor, pnx_now());
     submit(closing.executor, WORK_JOB(&work));
     CHECK(pthread_create(&thread, NULL, shut_down, &closing) == 0);
