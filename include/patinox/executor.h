@@ -29,8 +29,8 @@
  *       its report add up to the jobs that were there.
  *   P8  No function of yours runs while the executor holds a lock.  From inside each of them every call here is
  *       allowed, but to wait for the executor that runs it is -EDEADLK, and so is to shut down its registry.
- *   P9  Submitting allocates nothing.  While all workers are busy it takes no lock and makes no system call; it wakes at
- *       most one thread, and none while one is awake that will look for jobs.
+ *   P9  Submitting allocates nothing.  With room it takes one short lock, and makes no system call while a worker is awake
+ *       that will look for jobs; else it wakes one thread.
  *   P10 Jobs run though no further thread can be had: the first one is made with the executor, and in need who
  *       waits in wait, drain or close runs jobs, too.
  */

@@ -124,24 +124,15 @@ static void submit_and_drain(void *state) {
     leave(s);
 }
 
-static void explore_wakes(const char *name, bool fences) {
-    x_explore(&(struct x_test){.name = name,
+TEST_LIMIT(p9_no_wake_is_lost_between_a_submit_and_a_worker_that_goes_to_sleep, LIMIT) {
+    x_explore(&(struct x_test){.name = "executor-wake",
             .size = sizeof(struct state),
             .setup = begin_two,
             .thread = {wait_0, submit_and_drain},
-            .fences = fences,
             .preemptions = PREEMPTIONS,
             .timeouts = X_NONE,
             .random = 5000,
             .floor = 1000});
-}
-
-TEST_LIMIT(p9_no_wake_is_lost_between_a_submit_and_a_worker_that_goes_to_sleep, LIMIT) {
-    explore_wakes("executor-wake", false);
-}
-
-TEST_LIMIT(p9_nor_where_the_kernel_grants_no_membarrier, LIMIT) {
-    explore_wakes("executor-wake-fences", true);
 }
 
 static void begin_blocked(void *state) {
