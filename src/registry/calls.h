@@ -31,6 +31,7 @@ static inline void pnx__row_call_enter(
     struct pnx_thread *self = pnx__self();
     call->registry = registry;
     call->id = id;
+    call->outer = NULL;
     if (!self)
         return;
     call->outer = self->row_calls;
@@ -38,7 +39,7 @@ static inline void pnx__row_call_enter(
 }
 static inline void pnx__row_call_leave(const struct pnx_row_call *call) {
     struct pnx_thread *self = pnx__self();
-    if (self)
+    if (self && self->row_calls == call) /* else there was no memory for the record, and now is */
         self->row_calls = call->outer;
 }
 

@@ -3,6 +3,7 @@
  * Shutdowns that are called from inside a function for which they would have to wait: they are refused at once, and have
  * changed nothing.  From all other functions they work.
  */
+#include "registry/calls.h"
 #include "resource/executor_case.h"
 #include "resource/shutdown_case.h"
 
@@ -339,4 +340,29 @@ TEST(from_inside_a_monitor_that_hears_of_it_it_is_refused_until_it_is_over) {
     pnx_shutdown_report_release(&monitors[1].report);
     pnx_registry_release(&registry);
     pnx_stats_release(&stats);
+}
+
+static void enter_without_a_record(unsigned index, void *ctx) {
+    struct pnx_row_call call, garbage;
+    (void)index;
+    memset(&call, 0xff, sizeof(call));
+    test_os_fault("thread_record", 1, true, ENOMEM);
+    pnx__row_call_enter(&call, ctx, 1);
+    CHECK(!PNX_SELF);
+    CHECK(test_os_fault_clear() >= 1);
+    CHECK(pnx__self()); /* the function has got one */
+    pnx__row_call_enter(&garbage, ctx, 2);
+    pnx__row_call_leave(&garbage);
+    pnx__row_call_leave(&call);
+    CHECK(pnx__self()->row_calls == NULL);
+    CHECK(!pnx__registry_waits_for_us(ctx));
+}
+
+TEST(a_thread_that_gets_its_record_inside_such_a_function_is_in_none_afterwards) {
+    if (!test_os_faults())
+        test_skip("needs injected faults");
+    struct pnx_registry *registry;
+    CHECK_EQ(pnx_registry_create(NULL, NULL, &registry), 0);
+    test_threads(1, enter_without_a_record, registry);
+    pnx_registry_release(&registry);
 }
