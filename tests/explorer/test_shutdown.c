@@ -10,6 +10,8 @@
 #include <patinox/executor.h>
 #include <patinox/shutdown.h>
 
+#include <unistd.h>
+
 #define PREEMPTIONS (test_long() ? 3 : 2)
 
 /* What a row stands for.  Freed by its owner, once the row is removed. */
@@ -489,8 +491,13 @@ static int ask(void *arg, const struct pnx_cancel *cancel) {
     return 0;
 }
 
-static void one_job(void *state) {
+/* Executions that are cut short leave their descriptor. */
+static int fd_left = -1;
+
+static void idle_loop(void *state) {
     struct job_state *j = state;
+    if (fd_left >= 0)
+        close(fd_left);
     begin(state);
     CHECK_EQ(pnx_executor_create(PNX_EXECUTOR_OPTS(.env = x_env(), .registry = j->s.registry,
                                          .stats = pnx_stats_off(), .budget = pnx_budget_off(),
@@ -498,6 +505,17 @@ static void one_job(void *state) {
                                          .ageing_ns = PNX_NEVER, .flags = PNX_EXECUTOR_TICK),
                      NULL, &j->executor),
             0);
+    fd_left = pnx_executor_fd(j->executor);
+}
+
+static void release_loop(struct job_state *j) {
+    fd_left = -1;
+    pnx_executor_release(&j->executor);
+}
+
+static void one_job(void *state) {
+    struct job_state *j = state;
+    idle_loop(state);
     CHECK_EQ(pnx_executor_submit(j->executor, PNX_JOB(.run = ask, .arg = j), NULL, NULL), 0);
 }
 
@@ -513,7 +531,7 @@ static void finish_job(void *state) {
     CHECK_EQ(j->s.counts[0].done, 1);
     CHECK_EQ(x_cell_read(&j->calls), 1);
     CHECK_EQ(j->rc, -EDEADLK);
-    pnx_executor_release(&j->executor);
+    release_loop(j);
     finish(&j->s);
 }
 
@@ -534,5 +552,36 @@ TEST_LIMIT(p6_from_inside_a_job_for_which_it_waits_it_is_refused_beside_anothers
             .final = finish_job,
             .preemptions = PREEMPTIONS,
             .stale = 1,
+            .floor = 100});
+}
+
+/* ---- an event loop that follows ---- */
+
+/* The executor is this thread's from now on: whether it leads or follows, it drives it. */
+static void tick_and_shut_down(void *state) {
+    struct job_state *j = state;
+    tick(state);
+    j->s.results[1] = pnx_registry_shutdown(j->s.registry, PNX_NEVER, NULL);
+}
+
+static void finish_loop(void *state) {
+    struct job_state *j = state;
+    CHECK_EQ(j->s.results[0], 0);
+    CHECK_EQ(j->s.results[1], 0);
+    CHECK_EQ(j->s.counts[0].done, 1);
+    release_loop(j);
+    finish(&j->s);
+}
+
+/* It sleeps on what changes, and not on the phase: only the stir tells it that the leader is done. */
+TEST_LIMIT(p6_a_loop_that_follows_is_told_of_the_end, 600) {
+    x_explore(&(struct x_test){.name = "loop-follows",
+            .size = sizeof(struct job_state),
+            .setup = idle_loop,
+            .thread = {shut_down_alone, tick_and_shut_down},
+            .final = finish_loop,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .timeouts = X_NONE,
             .floor = 100});
 }
