@@ -178,8 +178,10 @@ PNX_API PNX_NODISCARD int pnx_executor_submit(struct pnx_executor *executor,
 /*
  * Hands over the end of a row: the registry's (NULL: the process's) cleanup for it runs in the background, claimed when
  * an attempt begins.  So a shutdown, or anybody, may still be first; the job then ends with -EALREADY, or -ESTALE when
- * the row is gone, which count as canceled.  A cleanup that returns -EAGAIN leaves the row live and is tried again; the
- * last attempt that does so has failed for good, and the row with it; any other error is the row's end, -ETIMEDOUT too.
+ * the row is gone, which count as canceled.  A row that has children is tried again, as after -EAGAIN, which takes an
+ * attempt, but it stays live, and after the last attempt its job is told -ECANCELED.  A cleanup that returns -EAGAIN
+ * leaves the row live and is tried again; the last attempt that does so has failed for good, and the row with it; any
+ * other error is the row's end, -ETIMEDOUT too.
  * A job that is told -ECANCELED leaves its row live, whatever its attempts: one that was asked to end while it ran, by a
  * cancel or by a close that had no more time, and then returned -EAGAIN, is told that.  So -EAGAIN says that the row has
  * failed, save with an id of 0: a job that ran inline and ended so leaves its row live.  job says how, and may be NULL;

@@ -152,20 +152,23 @@ static inline void *pnx_guard_dismiss(struct pnx_guard *guard);
  * is -EAGAIN the guard stays as it is, armed; a tracked one's cleanup may also be pending: -EINPROGRESS.
  * -EINVAL for NULL; -EALREADY when the registry has run it, after waiting for its end (-EDEADLK and -EINPROGRESS as
  * pnx_registry_remove() says); -ESTALE in a forked child for a tracked guard of its parent, whose cleanup it does
- * not run; -ENOMEM, for a tracked one, as pnx_registry_cleanup() says, and then the guard stays armed.
+ * not run; -ENOMEM and -EBUSY (its row has children), for a tracked one, as pnx_registry_cleanup() says, and then the
+ * guard stays armed.
  */
 static inline int pnx_guard_run(struct pnx_guard *guard);
 
 /*
  * Does the same without a status, and empties the guard in any case: the handler of PNX_AUTO_GUARD.  A tracked
- * cleanup that fails is still an event, and one that returns -EAGAIN leaves its row live in the registry, for a
- * shutdown or anybody to end; an untracked one's status is lost.  NULL is fine.
+ * cleanup that fails is still an event, and one that returns -EAGAIN, or whose row has children, leaves its row live in
+ * the registry, for a shutdown or anybody to end (PNX_RESOURCE_OWNED holds no longer); an untracked one's status is
+ * lost.  NULL is fine.
  */
 static inline void pnx_guard_drop(struct pnx_guard *guard);
 
 /*
  * Drops the guard to the background: an executor runs the cleanup, of a tracked one as pnx_executor_cleanup() does.
- * job says how, and may be NULL; its run and arg stay NULL.  On failure the guard stays as it is, armed.
+ * job says how, and may be NULL; its run and arg stay NULL.  On failure the guard stays as it is, armed.  A row that the
+ * job leaves live is the registry's from then on, as after a drop; whoever cancels the job has it for his own.
  * -EINVAL for an empty guard, and as pnx_executor_submit() and pnx_executor_cleanup() say.
  */
 PNX_API PNX_NODISCARD int pnx_guard_defer(struct pnx_guard *guard, struct pnx_executor *executor,

@@ -20,6 +20,8 @@
  *       and removing go on meanwhile; match and visit run with no lock held.
  *   P3  What a batch says adds up: matched = done + failed + again + asked + busy + left.
  *   P4  A batch never runs the cleanup of a row that it may only ask.
+ *   P5  A batch comes to rows that were made last first, and so to children before their parents.  Neither it nor a force
+ *       runs the cleanup of a row that has children (patinox/registry.h, P7).
  */
 #ifndef PNX_QUERY_H
 #define PNX_QUERY_H
@@ -66,7 +68,8 @@ PNX_API int pnx_registry_query(struct pnx_registry *registry,
 
 /*
  * Asks for the row's end, or ends it if anybody may: see the table above.  Returns what the cleanup returned, as
- * pnx_registry_cleanup() does; -EBUSY when its owner was only asked; -EALREADY when its cleanup is running (it is asked
+ * pnx_registry_cleanup() does; -EBUSY when its owner was only asked, as
+ * also when the row has children; -EALREADY when its cleanup is running (it is asked
  * to hurry) or has run; -ENOTSUP for a forceable row without a cleanup; -ESTALE.
  */
 PNX_API int pnx_registry_force(struct pnx_registry *registry, pnx_resource_id id);
@@ -90,11 +93,12 @@ struct pnx_batch_result {
     size_t again;   /* its cleanup returned -EAGAIN: the row is live */
     size_t asked;   /* its owner was asked */
     size_t busy;    /* others are ending it, or have */
-    size_t left;    /* there was no time, or it has no cleanup */
+    size_t left;    /* there was no time, or it has no cleanup, or children that are still there */
 };
 
 /*
- * Ends what the filter lets pass, as the table above says, one row after the other on the calling thread.  No cleanup
+ * Ends what the filter lets pass, as the table above says, one row after the other on the calling thread.  Which rows these
+ * are is found out first; without memory for them it asks the filter again for each few of them.  No cleanup
  * is started once timeout has passed; each is told the deadline, and none is interrupted.  flags: PNX_CLEANUP_*.
  * ret_result may be NULL, else it is filled up to the size that the caller set.
  * Returns 0, -ETIMEDOUT when rows were left for want of time, else the first cleanup's error (-EAGAIN counts as one).

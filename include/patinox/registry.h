@@ -35,6 +35,9 @@
  *   P6  Adding a row allocates nothing once as many rows have been live before, save that threads which add at the
  *       same time get memory apart from each other.  What a row says beside type, site, cleanup and bytes has memory of
  *       its own, which is got once for each chunk of rows (16 at first).
+ *   P7  Nobody runs the cleanup of a row that has children: rows that name it as their parent, are there, and have a
+ *       cleanup or are PNX_RESOURCE_OWNED.  Who tries gets -EBUSY.  (Its owner may remove it: what becomes of them then is
+ *       the owner's business.)
  */
 #ifndef PNX_REGISTRY_H
 #define PNX_REGISTRY_H
@@ -145,7 +148,7 @@ struct pnx_resource {
     const char *site;         /* static, or NULL; PNX_RESOURCE sets it to where it stands */
     pnx_cleanup_fn *cleanup;  /* NULL: shutdown cannot end it, and reports it as leaked */
     void *arg;                /* first argument of cleanup; must not point into a stack frame */
-    pnx_resource_id parent;   /* 0: none; its cleanup runs after its children's */
+    pnx_resource_id parent;   /* 0: none; its cleanup runs after its children's (P7) */
     uint64_t owner;           /* yours: a thread, tenant or session number */
     uint64_t tag;             /* yours */
     uint64_t bytes;           /* memory held, as far as known */
@@ -248,7 +251,7 @@ PNX_API int pnx_registry_remove_at(
 /*
  * Claims the row and runs its cleanup here, on the calling thread.  Returns what the cleanup returned, and the row is
  * gone then, or it is live again (-EAGAIN), or pending (-EINPROGRESS).  -EALREADY at once when somebody else has
- * claimed or removed it, -ENOTSUP when the row has no cleanup, -ESTALE for an unknown id, and in a forked child for a
+ * claimed or removed it, -EBUSY when it has children (P7), -ENOTSUP when the row has no cleanup, -ESTALE for an unknown id, and in a forked child for a
  * row of its parent, -ENOMEM when there is no memory for the thread's record: nothing has happened then.
  */
 PNX_API int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id);

@@ -29,6 +29,8 @@ static bool take(struct pnx_registry *registry, pnx_resource_id id, bool keep, v
     if (taken && keep) {
         row->stamp = (row->stamp & ~(UINT64_MAX << PNX_STAMP_FORK_SHIFT)) |
                      (uint64_t)pnx__fork_generation() << PNX_STAMP_FORK_SHIFT;
+        if (row->order & PNX_ROW_PARENT)
+            pnx__family_reset_locked(registry, id);
     } else if (taken) {
         *ret_arg = row->arg;
         row->released_at = NULL;
@@ -70,6 +72,14 @@ static int visit(void *ctx, const struct pnx_row *row, const struct pnx_resource
     return 0;
 }
 
+/* What was counted at the fork may be of rows that are not here: those that are kept are counted anew. */
+static int count_child(void *ctx, const struct pnx_row *row, const struct pnx_resource_info *info) {
+    struct fork *fork = ctx;
+    if (pnx__row_is_ours(row) && row->order & PNX_ROW_CHILD)
+        pnx__family_count(fork->registry, info->parent);
+    return 0;
+}
+
 int pnx_registry_forked(struct pnx_registry *registry) {
     registry = pnx__registry_resolve(registry);
     if (registry->off)
@@ -77,6 +87,8 @@ int pnx_registry_forked(struct pnx_registry *registry) {
     static const struct pnx_resource_filter all = {.size = sizeof(all)};
     struct fork fork = {.registry = pnx_registry_ref(registry)}; /* its last rows may go here */
     (void)pnx__rows_walk(registry, &all, visit, &fork);
+    if (fork.n > 0)
+        (void)pnx__rows_walk(registry, &all, count_child, &fork);
     pnx_registry_release(&fork.registry);
     return fork.first;
 }

@@ -105,12 +105,14 @@ static_assert(PNX_RESOURCE_DONE > 2 && PNX_RESOURCE_SUPPRESSED < 8, "an outcome 
 #define PNX_ROW_OWNED          PNX_ROW_FLAG(PNX_RESOURCE_OWNED)
 #define PNX_ROW_KEEP           PNX_ROW_FLAG(PNX_RESOURCE_KEEP_AFTER_FORK)
 #define PNX_ROW_LONG_LIVED     PNX_ROW_FLAG(PNX_RESOURCE_LONG_LIVED)
-#define PNX_ROW_MEMBER         (UINT64_C(1) << 4) /* it was there when the shutdown began */
-#define PNX_ROW_ASKED          (UINT64_C(1) << 5) /* somebody has asked for its end */
-#define PNX_ROW_PRIORITY_SHIFT 6                  /* enum pnx_priority as given, 3 bits */
-#define PNX_ROW_OUTCOME_SHIFT  9                  /* enum pnx_row_outcome, 3 bits */
-#define PNX_ROW_HAND_SHIFT     12                 /* enum pnx_row_hand, 2 bits */
-#define PNX_ROW_SERIAL_SHIFT   14
+#define PNX_ROW_MEMBER         (UINT64_C(1) << 4)  /* it was there when the shutdown began */
+#define PNX_ROW_ASKED          (UINT64_C(1) << 5)  /* somebody has asked for its end */
+#define PNX_ROW_PRIORITY_SHIFT 6                   /* enum pnx_priority as given, 3 bits */
+#define PNX_ROW_OUTCOME_SHIFT  9                   /* enum pnx_row_outcome, 3 bits */
+#define PNX_ROW_HAND_SHIFT     12                  /* enum pnx_row_hand, 2 bits */
+#define PNX_ROW_PARENT         (UINT64_C(1) << 14) /* it has, or had, children: see family.c */
+#define PNX_ROW_CHILD          (UINT64_C(1) << 15) /* it has a parent, which must not end before it */
+#define PNX_ROW_SERIAL_SHIFT   16
 
 /* The bits of row->stamp: when it was added (in units of 1024 ns since the registry was made), pends, fork. */
 #define PNX_STAMP_ADDED_BITS 48
@@ -145,8 +147,9 @@ struct pnx_cancel {
  */
 struct pnx_row_request {
     struct pnx_cancel cancel; /* deadline: PNX_NEVER or a time */
-    bool last;  /* a cleanup that returns -EAGAIN has failed, unless PNX_ASKED_TO_GIVE_UP */
-    bool quiet; /* a shutdown runs it, and need not be woken */
+    bool last;     /* a cleanup that returns -EAGAIN has failed, unless PNX_ASKED_TO_GIVE_UP */
+    bool quiet;    /* a shutdown runs it, and need not be woken */
+    bool in_order; /* who runs it knows that its children have ended */
     void (*pended)(void *ctx, int code); /* see pnx__registry_run(); NULL: nobody needs to know */
     void *ctx;
     /* Guarded by the shard's lock until the run is over, then the caller's. */
@@ -191,7 +194,7 @@ static_assert(
 /* What stands beside some rows.  An entry belongs to the row whose id it bears, to none else. */
 enum pnx_side { PNX_SIDE_LABEL, PNX_SIDE_TRACE, PNX_SIDES };
 
-/* Made for rows that have any of these; fixed while the row is there. */
+/* Made for rows that have any of these, and for parents; fixed while the row is there, but for family. */
 struct pnx_row_label {
     pnx_resource_id id;
     pnx_resource_id parent;
@@ -199,6 +202,7 @@ struct pnx_row_label {
     uint64_t tag;
     pnx_cleanup_fn *in_child;
     char name[PNX_ROW_NAME_MAX];
+    struct pnx_a64 family; /* family.c: how many children it has, and whose number that is */
 };
 
 struct pnx_row_touch {
@@ -277,7 +281,8 @@ struct pnx_registry {
     struct pnx_link link;                /* in the list of all, whose lock guards it */
     struct pnx_shard shard[PNX_SHARDS];
     struct pnx_shutdown_state *shutdown; /* stands behind the registry: registry/shutdown_state.h */
-    struct pnx_a32 changed; /* counts, once closed, what may let the shutdown go on; a futex */
+    struct pnx_a32 disowned; /* counts rows whose owners have left them to the registry */
+    struct pnx_a32 changed;  /* counts, once closed, what may let the shutdown go on; a futex */
     struct pnx_registry_values values;
 };
 
@@ -488,6 +493,24 @@ void pnx__slot_retire_locked(struct pnx_registry *registry, struct pnx_shard *sh
 /* Frees the rows of all shards, and what stands beside them. */
 void pnx__shards_free(struct pnx_registry *registry);
 
+/* ---- family.c ---- */
+
+/* Counts another child of a live row, before that is added.  -EINVAL when it is not live, -ENOMEM, -ESHUTDOWN. */
+int pnx__family_join(struct pnx_registry *registry, pnx_resource_id parent);
+
+/* A child could not be added, or has ended: under its shard's lock, if it has been there. */
+void pnx__family_leave(struct pnx_registry *registry, pnx_resource_id parent);
+
+/* The same for a row that has a parent, and has just ended.  Under its shard's lock. */
+void pnx__family_leave_locked(struct pnx_registry *registry, pnx_resource_id child);
+
+/* Whether a row with PNX_ROW_PARENT has children now.  Under its shard's lock. */
+bool pnx__family_has_children_locked(struct pnx_registry *registry, pnx_resource_id id);
+
+/* For a forked child: has a row that it keeps begin without children, and counts one that it keeps. */
+void pnx__family_reset_locked(struct pnx_registry *registry, pnx_resource_id id);
+void pnx__family_count(struct pnx_registry *registry, pnx_resource_id parent);
+
 /* ---- rows.c ---- */
 
 /* What is to be done when the shard's lock has been given back. */
@@ -568,6 +591,9 @@ int pnx__row_leave(struct pnx_registry *registry, pnx_resource_id id, const char
  */
 int pnx__row_meet(struct pnx_registry *registry, pnx_resource_id id, const char *site);
 
+/* Its owner has left a row that could not be ended to the registry: anybody may end it now, a shutdown too. */
+void pnx__row_disown(struct pnx_registry *registry, pnx_resource_id id);
+
 /* Copies what the row says; under the shard's lock, or once the registry is closed. */
 void pnx__row_copy(struct pnx_registry *registry, const struct pnx_row *row, uint64_t word,
         pnx_ns now, struct pnx_resource_info *ret_info);
@@ -607,13 +633,14 @@ static inline void pnx__request_init(
     pnx_store(&request->cancel.requested, 0, PNX_RELAXED, "run.not_requested");
     request->last = false;
     request->quiet = false;
+    request->in_order = false;
     request->pended = NULL;
     request->ctx = NULL;
 }
 
 /*
  * Claims a live row for running its cleanup and fills the registry's part of the request.  -EALREADY, -ESTALE,
- * -ENOTSUP as pnx_registry_cleanup(); -ENOMEM when there is no memory for the thread's record.
+ * -ENOTSUP, -EBUSY as pnx_registry_cleanup(); -ENOMEM when there is no memory for the thread's record.
  */
 int pnx__row_claim(
         struct pnx_registry *registry, pnx_resource_id id, struct pnx_row_request *request);

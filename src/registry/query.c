@@ -31,8 +31,8 @@ static void copy_locked(struct few *few, const struct pnx_row *row,
         return;
     few->row[few->n] = *row;
     few->labelled[few->n] = label && label->id == pnx__word_id(row->word.v);
-    if (few->labelled[few->n])
-        few->label[few->n] = *label;
+    if (few->labelled[few->n]) /* all but its family, which others count in */
+        memcpy(&few->label[few->n], label, offsetof(struct pnx_row_label, family));
     few->n++;
 }
 

@@ -284,21 +284,29 @@ static __attribute__((noinline, cold)) int refuse(
             registry->max);
 }
 
-static int check_parent(
-        struct pnx_registry *registry, pnx_resource_id parent, struct pnx_error *err) {
+/* Whether the row's end is one that its parent's cleanup must wait for, as in a shutdown. */
+static bool counts_as_child(const struct pnx_resource *resource, pnx_cleanup_fn *cleanup) {
+    return resource->parent && (cleanup || resource->flags & PNX_RESOURCE_OWNED);
+}
+
+static int join_parent(struct pnx_registry *registry, const struct pnx_resource *resource,
+        bool counts, struct pnx_error *err) {
+    pnx_resource_id parent = resource->parent;
     const struct pnx_row *row = pnx__row_find(registry, parent);
-    if (row && pnx__row_word(row) == (parent | PNX_ROW_LIVE))
-        return 0;
+    int rc = row && pnx__row_word(row) == (parent | PNX_ROW_LIVE) ? 0 : -EINVAL;
+    if (rc == 0 && counts)
+        rc = pnx__family_join(registry, parent);
+    if (rc != -EINVAL)
+        return rc ? refuse(registry, rc, err) : 0;
     return pnx__fail_field(err, -EINVAL, "parent",
             "resource.parent %#llx is not a live row of registry %s", (unsigned long long)parent,
             registry->name);
 }
 
-static int check_resource(
-        struct pnx_registry *registry, const struct pnx_resource *resource, struct pnx_error *err) {
+static int check_resource(const struct pnx_resource *resource, struct pnx_error *err) {
     if (!resource->type)
         return pnx__fail_field(err, -EINVAL, "type", "resource.type is required");
-    if ((resource->flags | (uint32_t)resource->priority | resource->parent) == 0)
+    if ((resource->flags | (uint32_t)resource->priority) == 0)
         return 0;
     if (resource->flags & ~(uint32_t)KNOWN_FLAGS)
         return pnx__fail_field(err, -EINVAL, "flags", "resource.flags: unknown bits %#x",
@@ -309,7 +317,7 @@ static int check_resource(
     if (resource->priority < PNX_PRIORITY_DEFAULT || resource->priority > PNX_PRIORITY_LAST)
         return pnx__fail_field(
                 err, -EINVAL, "priority", "resource.priority: there is no %d", resource->priority);
-    return resource->parent ? check_parent(registry, resource->parent, err) : 0;
+    return 0;
 }
 
 /* The row may have ended meanwhile, by somebody else: the caller keeps the registry. */
@@ -324,7 +332,7 @@ static __attribute__((noinline, cold)) void announce(
 
 int pnx__row_add(struct pnx_registry *registry, const struct pnx_resource *resource,
         pnx_cleanup_fn *cleanup, void *arg, struct pnx_error *err, pnx_resource_id *ret_id) {
-    int rc = check_resource(registry, resource, err);
+    int rc = check_resource(resource, err);
     if (rc)
         return rc;
     enum pnx_registry_level level = pnx__level(registry);
@@ -333,16 +341,23 @@ int pnx__row_add(struct pnx_registry *registry, const struct pnx_resource *resou
         *ret_id = 0;
         return 0;
     }
+    bool counts = counts_as_child(resource, cleanup);
+    if (resource->parent && (rc = join_parent(registry, resource, counts, err)))
+        return rc;
     struct fresh fresh;
     fresh.cleanup = cleanup;
     fresh.arg = arg;
     prepare(registry, resource, &fresh);
+    if (counts)
+        fresh.order |= PNX_ROW_CHILD;
     struct pnx_thread *self = PNX_SELF;
     pnx_resource_id id = 0;
     if (self && !fresh.labelled)
         id = add_quickly(registry, &registry->shard[self->shard], self, &fresh);
     if (__builtin_expect(id == 0, 0)) {
         rc = add_row(registry, &fresh, &id);
+        if (rc && counts)
+            pnx__family_leave(registry, resource->parent);
         if (rc)
             return refuse(registry, rc, err);
     }
@@ -392,6 +407,8 @@ void pnx__row_changed_locked(
 
 void pnx__row_gone_locked(struct pnx_registry *registry, struct pnx_shard *shard,
         struct pnx_row *row, pnx_resource_id id, struct pnx_row_effects *effects) {
+    if (row->order & PNX_ROW_CHILD)
+        pnx__family_leave_locked(registry, id);
     /* Not of a registry that is closed: the report is made from what the rows say. */
     if (pnx__word_state(pnx__row_word(row)) != PNX_ROW_LATE && !pnx__registry_is_closed(registry))
         pnx__row_queue_locked(registry, shard, row, id);
@@ -475,7 +492,8 @@ static inline bool strike_quickly(
     struct pnx_thread *self = PNX_SELF;
     if (!row || !pnx__lock_cheap(&shard->lock, self))
         return false;
-    bool plain = pnx__row_word(row) == (id | PNX_ROW_LIVE) && !(row->order & PNX_ROW_LONG_LIVED) &&
+    bool plain = pnx__row_word(row) == (id | PNX_ROW_LIVE) &&
+                 !(row->order & (PNX_ROW_LONG_LIVED | PNX_ROW_CHILD)) &&
                  !pnx__row_end_matters_locked(registry, shard);
     if (plain) {
         free_live_locked(shard, row, id, site);
@@ -584,6 +602,21 @@ int pnx__row_leave(struct pnx_registry *registry, pnx_resource_id id, const char
 int pnx__row_meet(struct pnx_registry *registry, pnx_resource_id id, const char *site) {
     struct misuse misuse;
     return strike(registry, id, site, STRIKE_KEEPS, &misuse);
+}
+
+void pnx__row_disown(struct pnx_registry *registry, pnx_resource_id id) {
+    struct pnx_row *row = pnx__row_find(registry, id);
+    struct pnx_row_effects effects = {0};
+    struct pnx_shard *shard = pnx__row_lock(registry, id);
+    uint64_t word = pnx__row_word(row);
+    if (pnx__word_id(word) == id && pnx__word_is_there(word) && row->order & PNX_ROW_OWNED) {
+        row->order &= ~PNX_ROW_OWNED;
+        /* Relaxed: who has seen rows.changed, which follows, sees it. */
+        pnx_fetch_add(&registry->disowned, 1, PNX_RELAXED, "rows.disown");
+        pnx__row_changed_locked(registry, shard, &effects);
+    }
+    pnx__unlock(&shard->lock);
+    pnx__row_effects(registry, shard, &effects);
 }
 
 static __attribute__((noinline)) int remove_slowly(

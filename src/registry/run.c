@@ -244,6 +244,9 @@ static __attribute__((noinline)) int claim_slowly(
         rc = -EALREADY;
     else if (!row->cleanup)
         rc = -ENOTSUP;
+    else if (row->order & PNX_ROW_PARENT && !request->in_order &&
+             pnx__family_has_children_locked(registry, id))
+        rc = -EBUSY;
     if (rc == 0)
         take_claim_locked(registry, row, id, self, request);
     pnx__unlock(&shard->lock);
@@ -257,8 +260,8 @@ int pnx__row_claim(
     struct pnx_thread *self = PNX_SELF;
     bool claimed = false;
     if (row && pnx__lock_cheap(&shard->lock, self)) { /* the common case, in short */
-        claimed =
-                pnx__row_word(row) == (id | PNX_ROW_LIVE) && pnx__row_is_ours(row) && row->cleanup;
+        claimed = pnx__row_word(row) == (id | PNX_ROW_LIVE) && pnx__row_is_ours(row) &&
+                  row->cleanup && !(row->order & PNX_ROW_PARENT);
         if (claimed)
             take_claim_locked(registry, row, id, self, request);
         pnx__unlock_cheap(&shard->lock, self);
@@ -312,7 +315,8 @@ static inline bool end_quickly(struct pnx_registry *registry, struct pnx_row *ro
     if (!pnx__lock_cheap(&shard->lock, self))
         return false;
     bool plain = pnx__row_word(row) == (id | PNX_ROW_RUNNING) &&
-                 pnx__row_hand(row) == PNX_HAND_RUNNER && !(row->order & PNX_ROW_LONG_LIVED) &&
+                 pnx__row_hand(row) == PNX_HAND_RUNNER &&
+                 !(row->order & (PNX_ROW_LONG_LIVED | PNX_ROW_CHILD)) &&
                  !pnx__row_end_matters_locked(registry, shard);
     if (plain) {
         pnx_owner_add(&shard->ended, 1);

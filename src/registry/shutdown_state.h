@@ -46,8 +46,8 @@ struct pnx_shutdown_member {
     uint8_t state;                      /* enum pnx_member_state */
     uint8_t tries;                      /* that returned -EAGAIN; no more than 255 */
     uint8_t turn;                       /* enum pnx_member_turn; fixed before any is admitted */
-    bool owned : 1;                     /* fixed: only its owner ends it */
-    bool bare : 1;                      /* fixed: it has no cleanup */
+    bool owned : 1; /* only its owner ends it; he may leave it to the registry */
+    bool bare : 1;  /* fixed: it has no cleanup */
 };
 
 /* What a shutdown did: part of the registry, which the report's holders keep alive. */
@@ -118,6 +118,7 @@ struct pnx_shutdown_state {
     struct pnx_shutdown_member *again;     /* a heap, by due; only when whole, like elsewhere */
     struct pnx_shutdown_member *elsewhere; /* a list */
     size_t n_elsewhere;
+    uint32_t disowned; /* registry->disowned at the last look */
     size_t left;
     size_t n_last; /* rows of PNX_PRIORITY_LAST that have not ended */
     size_t n_plain; /* rows of other priorities that have not ended; only when whole, like the next */

@@ -59,7 +59,8 @@ unsigned pnx__executor_nested(const struct pnx_executor *executor) {
 
 static int run_row(const struct pnx__job_spec *spec, struct pnx_row_request *request) {
     bool claimed; /* if not, somebody else was first, and the job ends with the claim's error */
-    return pnx__registry_run(spec->registry, spec->row, request, &claimed);
+    int rc = pnx__registry_run(spec->registry, spec->row, request, &claimed);
+    return rc == -EBUSY && !claimed ? -EAGAIN : rc; /* it has children: not now */
 }
 
 bool pnx__executor_call_job(const struct pnx_executor *executor, const struct pnx__job_spec *spec,
@@ -81,6 +82,11 @@ static bool is_lost(const struct pnx__job_spec *spec, int code) {
     return spec->guard && spec->run && code == -ECANCELED;
 }
 
+/* Whether a guard's row may be live, though neither its owner nor the job will end it: it is the registry's then. */
+static bool is_left(const struct pnx__job_spec *spec, int code) {
+    return spec->guard && spec->registry && (code == -EAGAIN || code == -ECANCELED);
+}
+
 static bool is_event(const struct pnx__job_spec *spec, int code) {
     return pnx__job_fate(spec, code) == PNX__FATE_FAILED || is_lost(spec, code);
 }
@@ -92,6 +98,8 @@ bool pnx__executor_tell(const struct pnx_executor *executor, const struct pnx__j
     uint32_t fork = executor->fork;
     /* Monitors, too, run inside: one that waits for this executor would wait for this very job. */
     enter(executor, &call);
+    if (is_left(spec, code))
+        pnx__row_disown(registry, spec->row);
     if (is_event(spec, code))
         pnx__event(&executor->block, PNX_EVENT_JOB_FAILED, spec->name ? spec->name : executor->name,
                 code, spec->site, (int64_t)id, 0);

@@ -30,7 +30,7 @@ static int run(struct pnx_registry *registry, pnx_resource_id id, bool *ret_kept
     int rc;
     do {
         rc = pnx__registry_run(registry, id, &request, &claimed);
-        *ret_kept = rc == (claimed ? -EAGAIN : -ENOMEM);
+        *ret_kept = claimed ? rc == -EAGAIN : rc == -ENOMEM || rc == -EBUSY;
         if (claimed || *ret_kept)
             return rc;
         /* Somebody else was first: this waits for the end, which may be that it is live again. */
@@ -55,7 +55,9 @@ void pnx_guard_drop_slow_(pnx_cleanup_fn *fn, void *arg, struct pnx_registry *re
         return;
     if (registry) {
         bool kept;
-        run(registry, id, &kept); /* a row that was kept is the registry's alone from now on */
+        run(registry, id, &kept);
+        if (kept) /* the row is the registry's alone from now on */
+            pnx__row_disown(registry, id);
         pnx_registry_release(&registry);
     } else {
         pnx__mutex_assert_none_held();

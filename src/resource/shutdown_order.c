@@ -310,8 +310,40 @@ void pnx__order_elsewhere_locked(
     }
 }
 
+/* Whether the owner has left the row to the registry. */
+static bool is_disowned(struct pnx_registry *registry, const struct pnx_shutdown_member *member) {
+    struct pnx_shard *shard = pnx__row_lock(registry, member->id);
+    bool disowned = member->owned && !(member->row->order & PNX_ROW_OWNED);
+    pnx__unlock(&shard->lock);
+    return disowned;
+}
+
+/* Rows that owners have left to the registry since the last look have their turn like all others: after their children. */
+static void look_for_disowned_locked(struct pnx_registry *registry) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    uint32_t disowned = pnx_load(&registry->disowned, PNX_RELAXED, "shutdown.disowned");
+    struct pnx_shutdown_member **at = &state->elsewhere;
+    if (disowned == state->disowned)
+        return;
+    state->disowned = disowned;
+    while (*at) {
+        struct pnx_shutdown_member *member = *at;
+        if (!is_disowned(registry, member)) {
+            at = &member->next;
+            continue;
+        }
+        *at = member->next;
+        state->n_elsewhere--;
+        member->owned = false;
+        state->n_busy -= member->turn == PNX_TURN_ANY;
+        member->state = PNX_MEMBER_HELD;
+        pnx__member_admit_locked(registry, member);
+    }
+}
+
 static void look_elsewhere_locked(struct pnx_registry *registry, pnx_ns now) {
     struct pnx_shutdown_state *state = registry->shutdown;
+    look_for_disowned_locked(registry);
     struct pnx_shutdown_member **at = &state->elsewhere;
     for (size_t i = 0; *at && pnx__shutdown_may_step(registry, i); i++) {
         struct pnx_shutdown_member *member = *at;

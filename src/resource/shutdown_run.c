@@ -77,6 +77,7 @@ static struct pnx_shutdown_member *pick_locked(
         worker->overdue_at = share_end(state, member, now);
         pnx__request_init(&worker->request, &registry->env, worker->overdue_at);
         worker->request.quiet = true;
+        worker->request.in_order = true;
         int rc = pnx__row_claim(registry, member->id, &worker->request);
         if (rc == 0) {
             member->state = PNX_MEMBER_RUNNING;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Queries, forces and batches: P1..P4 of patinox/query.h. */
+/* Queries, forces and batches: P1..P5 of patinox/query.h. */
 #include "harness/harness.h"
 #include "registry/ledger.h"
 
@@ -304,7 +304,8 @@ TEST(p3_a_batch_ends_what_it_may_and_asks_the_rest) {
     pnx_resource_id owned =
             ROW(.cleanup = count_up, .arg = &ran, .tag = 1, .flags = PNX_RESOURCE_OWNED);
     ROW(.cleanup = count_up, .arg = &ran, .tag = 2, .flags = PNX_RESOURCE_FORCEABLE);
-    struct pnx_batch_result r = batch(PNX_FILTER(.tag = 1), 0, PNX_SEC, -EIO);
+    struct pnx_batch_result r =
+            batch(PNX_FILTER(.tag = 1), 0, PNX_SEC, -EAGAIN); /* made after the -EIO */
     CHECK_EQ(r.matched, 10);
     CHECK_EQ(r.done, 5);
     CHECK_EQ(r.failed, 1);
@@ -409,6 +410,154 @@ TEST(switched_off_there_is_nothing_to_find_or_end) {
     CHECK_EQ(r.matched, 0);
 }
 
+/* ---- children before their parents ---- */
+
+static char order[8];
+static int write_letter(void *arg, const struct pnx_cancel *cancel) {
+    (void)cancel;
+    strncat(order, arg, sizeof(order) - strlen(order) - 1);
+    return 0;
+}
+
+/* A, its children B and C, and D, which is B's. */
+struct family {
+    pnx_resource_id a, b, c, d;
+};
+
+static struct family add_family(uint32_t flags) {
+    struct family f;
+    order[0] = '\0';
+    f.a = ROW(.cleanup = write_letter, .arg = "A", .owner = 7, .flags = flags);
+    f.b = ROW(.cleanup = write_letter, .arg = "B", .owner = 7, .flags = flags, .parent = f.a);
+    f.c = ROW(.cleanup = write_letter, .arg = "C", .owner = 7, .flags = flags, .parent = f.a);
+    f.d = ROW(.cleanup = write_letter, .arg = "D", .owner = 8, .flags = flags, .parent = f.b);
+    return f;
+}
+
+TEST(p5_a_batch_ends_what_was_made_last_first_and_so_children_before_their_parents) {
+    begin();
+    (void)add_family(0);
+    CHECK_EQ(batch(NULL, PNX_CLEANUP_UNUSED, PNX_SEC, 0).done, 4);
+    CHECK_STR(order, "DCBA");
+    struct family f = add_family(0);
+    struct pnx_batch_result r = batch(PNX_FILTER(.owner = 7), PNX_CLEANUP_UNUSED, PNX_SEC, 0);
+    CHECK_EQ(r.done, 1);
+    CHECK_EQ(r.left, 2); /* D, which does not match, is B's child, and so neither B nor A may end */
+    CHECK_STR(order, "C");
+    CHECK_EQ(pnx_registry_remove(registry, f.d), 0);
+    CHECK_EQ(batch(PNX_FILTER(.owner = 7), PNX_CLEANUP_UNUSED, PNX_SEC, 0).done, 2);
+    CHECK_STR(order, "CBA");
+    end();
+}
+
+TEST(p5_nobody_runs_the_cleanup_of_a_row_that_has_children) {
+    begin();
+    struct family f = add_family(PNX_RESOURCE_FORCEABLE);
+    CHECK_EQ(pnx_registry_force(registry, f.a), -EBUSY);
+    CHECK(pnx_registry_asked(registry, f.a));
+    CHECK_EQ(pnx_registry_cleanup(registry, f.a), -EBUSY);
+    CHECK_EQ(pnx_registry_cleanup(registry, f.b), -EBUSY);
+    CHECK_STR(order, "");
+    CHECK_EQ(pnx_registry_count(registry), 4);
+    CHECK_EQ(pnx_registry_force(registry, f.d), 0);
+    CHECK_EQ(pnx_registry_cleanup(registry, f.b), 0);
+    CHECK_EQ(pnx_registry_cleanup(registry, f.a), -EBUSY);
+    CHECK_EQ(pnx_registry_remove(registry, f.c), 0);
+    CHECK_EQ(pnx_registry_force(registry, f.a), 0);
+    CHECK_STR(order, "DBA");
+    end();
+}
+
+TEST(p5_children_count_in_their_own_parent_only) {
+    begin();
+    struct family f = add_family(0);
+    /* The owner has ended A itself: its slot is used again, by rows that have nothing to do with B and C. */
+    CHECK_EQ(pnx_registry_remove(registry, f.a), 0);
+    for (int i = 0; i < 200; i++) {
+        pnx_resource_id id = ROW(.cleanup = write_letter, .arg = "", .tag = 1);
+        pnx_resource_id child = ROW(.cleanup = write_letter, .arg = "", .parent = id);
+        if (i == 100) {
+            CHECK_EQ(pnx_registry_cleanup(registry, f.d), 0);
+            CHECK_EQ(pnx_registry_cleanup(registry, f.b), 0);
+            CHECK_EQ(pnx_registry_cleanup(registry, f.c), 0);
+        }
+        CHECK_EQ(pnx_registry_cleanup(registry, id), -EBUSY);
+        CHECK_EQ(pnx_registry_remove(registry, child), 0);
+        CHECK_EQ(pnx_registry_cleanup(registry, id), 0);
+    }
+    CHECK_STR(order, "DBC");
+    end();
+}
+
+TEST(p5_a_child_that_could_not_be_added_does_not_count) {
+    begin();
+    pnx_resource_id parent = ROW(.cleanup = write_letter, .arg = "", .tag = 1), id;
+    pnx_resource_id more[40];
+    for (int i = 0; i < 40; i++) { /* until the next one needs memory */
+        te.fail_at = 1;
+        int rc = pnx_registry_add(
+                registry, PNX_RESOURCE(.type = "x", .parent = parent), NULL, &more[i]);
+        te.fail_at = 0;
+        if (rc == 0)
+            continue;
+        CHECK_EQ(rc, -ENOMEM);
+        more[i] = 0;
+    }
+    for (int i = 0; i < 40; i++)
+        CHECK_EQ(pnx_registry_remove(registry, more[i]), 0);
+    CHECK_EQ(pnx_registry_add(registry, PNX_RESOURCE(.type = "x", .parent = 16), NULL, &id),
+            -EINVAL);
+    CHECK_EQ(pnx_registry_cleanup(registry, parent), 0);
+    end();
+}
+
+TEST(p5_a_batch_without_memory_does_the_same) {
+    begin();
+    enum { N = 300 };
+    static int tries;
+    pnx_resource_id parent = 0;
+    for (int i = 0; i < N; i++)
+        parent = ROW(.cleanup = count_up, .arg = &tries, .parent = i % 2 ? parent : 0);
+    te.fail_at = 1;
+    te.fail_forever = true;
+    struct pnx_batch_result r = batch(NULL, PNX_CLEANUP_UNUSED, PNX_SEC, 0);
+    te.fail_at = 0;
+    te.fail_forever = false;
+    CHECK_EQ(r.matched, N);
+    CHECK_EQ(r.done, N);
+    CHECK_EQ(tries, N);
+    end();
+}
+
+static int write_nothing(void *arg, const struct pnx_cancel *cancel) {
+    (void)arg, (void)cancel;
+    return 0;
+}
+
+static void end_families(unsigned index, void *ctx) {
+    (void)ctx;
+    for (int i = 0; i < 3000; i++) {
+        pnx_resource_id parent = ROW(.cleanup = write_nothing, .tag = index + 1), child[3];
+        for (int k = 0; k < 3; k++)
+            child[k] = ROW(.cleanup = write_nothing, .parent = parent);
+        CHECK_EQ(pnx_registry_cleanup(registry, parent), -EBUSY);
+        for (int k = 0; k < 3; k++) {
+            if ((i + k) % 2)
+                CHECK_EQ(pnx_registry_remove(registry, child[k]), 0);
+            else
+                CHECK_EQ(pnx_registry_cleanup(registry, child[k]), 0);
+        }
+        CHECK_EQ(pnx_registry_cleanup(registry, parent), 0);
+    }
+}
+
+TEST(p5_whoever_knows_that_the_children_have_ended_may_end_the_parent) {
+    begin();
+    test_threads(4, end_families, NULL);
+    CHECK_EQ(pnx_registry_count(registry), 0);
+    end();
+}
+
 /* ---- forks ---- */
 
 static int in_child(void *arg, const struct pnx_cancel *cancel) {
@@ -450,6 +599,47 @@ TEST(a_forked_child_keeps_forgets_or_ends_its_copy_as_the_row_says) {
     CHECK_EQ(pnx_registry_forked(registry), 0); /* nobody's child: nothing happens */
     CHECK_EQ(pnx_registry_count(registry), 2);
     CHECK_EQ(pnx_registry_forked(pnx_registry_off()), 0);
+    end();
+}
+
+struct kept_family {
+    pnx_resource_id parent, child, childless;
+    int ended;
+};
+
+static void end_the_family(void *ctx) {
+    struct kept_family *f = ctx;
+    CHECK_EQ(pnx_registry_cleanup(registry, f->childless), -ESTALE);
+    CHECK_EQ(pnx_registry_forked(registry), 0);
+    CHECK_EQ(pnx_registry_count(registry), 3);
+    CHECK_EQ(pnx_registry_cleanup(registry, f->childless), 0);   /* its children are not here */
+    CHECK_EQ(pnx_registry_cleanup(registry, f->parent), -EBUSY); /* one of three is */
+    pnx_resource_id own = ROW(.cleanup = count_up, .arg = &f->ended, .parent = f->parent);
+    CHECK_EQ(pnx_registry_forked(registry), 0); /* nothing is counted twice */
+    CHECK_EQ(pnx_registry_cleanup(registry, f->child), 0);
+    CHECK_EQ(pnx_registry_cleanup(registry, f->parent), -EBUSY);
+    CHECK_EQ(pnx_registry_remove(registry, own), 0);
+    CHECK_EQ(pnx_registry_cleanup(registry, f->parent), 0);
+    CHECK_EQ(f->ended, 3);
+}
+
+TEST(p5_in_a_forked_child_the_children_count_that_are_there) {
+    static struct kept_family f;
+    const uint32_t keep = PNX_RESOURCE_KEEP_AFTER_FORK;
+    begin();
+    f.parent = ROW(.cleanup = count_up, .arg = &f.ended, .flags = keep);
+    f.childless = ROW(.cleanup = count_up, .arg = &f.ended, .flags = keep);
+    f.child = ROW(.cleanup = count_up, .arg = &f.ended, .flags = keep, .parent = f.parent);
+    (void)ROW(.cleanup = count_up, .arg = &f.ended, .parent = f.parent);
+    (void)ROW(.cleanup = count_up, .arg = &f.ended, .parent = f.childless);
+    /* Other threads are about to add one to each. */
+    CHECK_EQ(pnx__family_join(registry, f.parent), 0);
+    CHECK_EQ(pnx__family_join(registry, f.childless), 0);
+    CHECK_EQ(test_child(end_the_family, &f), 0);
+    CHECK_EQ(f.ended, 0);
+    pnx__family_leave(registry, f.parent);
+    pnx__family_leave(registry, f.childless);
+    CHECK_EQ(pnx_registry_count(registry), 5);
     end();
 }
 

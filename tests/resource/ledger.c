@@ -227,11 +227,16 @@ static int behave(
     return end_of(record);
 }
 
+bool ledger_was_left(const struct record *record) {
+    return record->guarded && (LEDGER_GET(record->children) || LEDGER_GET(record->again));
+}
+
 /* What only asks must not run it; see patinox/query.h. */
 static void check_allowed(const struct record *record, const struct act *act) {
     if (act && (act->path == PATH_FORCE || act->path == PATH_BATCH))
         CHECK(record->flags & PNX_RESOURCE_FORCEABLE ||
-                (act->unused && !(record->flags & PNX_RESOURCE_OWNED)));
+                (act->unused &&
+                        (!(record->flags & PNX_RESOURCE_OWNED) || ledger_was_left(record))));
 }
 
 int ledger_cleanup(void *arg, const struct pnx_cancel *cancel) {
@@ -264,6 +269,8 @@ int ledger_cleanup(void *arg, const struct pnx_cancel *cancel) {
 
 /* What the record's row says, but for its cleanup. */
 static struct pnx_resource row_of(const struct record *record) {
+    if (record->parent)
+        LEDGER_SET(record->parent->children, 1);
     return *PNX_RESOURCE(.type = ledger_types[record->seed % 4], .owner = record->seed % 8,
             .parent = record->parent ? LEDGER_GET(record->parent->id) : 0,
             .tag = (uint64_t)(uintptr_t)record, .bytes = record->seed % 4096,
@@ -357,7 +364,8 @@ int ledger_run(struct record *record) {
     else if (record->kind == KIND_BARE)
         CHECK(rc == -ENOTSUP || rc == -EALREADY || rc == -ESTALE);
     else
-        CHECK(rc == -EALREADY || rc == -ESTALE); /* it may still be running */
+        /* It may still be running, or have children. */
+        CHECK(rc == -EALREADY || rc == -ESTALE || rc == -EBUSY);
     return rc;
 }
 
@@ -376,9 +384,9 @@ void ledger_end_guard(struct record *record, struct pnx_guard *guard, uint64_t r
     act_end(&act);
     if (act.ran)
         note_ran(&act, record, r % 4 == 1 ? rc : act.code);
-    else
+    else if (rc != -EBUSY) /* it has children */
         note_lost(record, r % 4 == 1 ? rc : -EINPROGRESS);
-    CHECK_EQ(pnx_guard_armed(&moved), rc == -EAGAIN);
+    CHECK_EQ(pnx_guard_armed(&moved), rc == -EAGAIN || rc == -EBUSY);
     if (record->untracked && act.code == -EAGAIN && !pnx_guard_armed(&moved))
         LEDGER_SET(record->gave_up, 1); /* lost, as the header says */
     *guard = pnx_guard_move(&moved);
@@ -398,7 +406,7 @@ void ledger_force(struct record *record) {
     }
     switch (rc) {
     case -EBUSY:
-        CHECK(!(record->flags & PNX_RESOURCE_FORCEABLE));
+        CHECK(!(record->flags & PNX_RESOURCE_FORCEABLE) || LEDGER_GET(record->children));
         LEDGER_UP(ledger->asked);
         break;
     case -ENOTSUP:

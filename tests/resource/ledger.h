@@ -69,8 +69,9 @@ struct record {
     uint64_t id;
     struct pnx_completion completion; /* with the next: guarded by the ledger's lock */
     struct record *next_pending;
-    uint32_t made;  /* there is, or was, something to end */
-    uint32_t added; /* it has, or had, a row */
+    uint32_t made;     /* there is, or was, something to end */
+    uint32_t added;    /* it has, or had, a row */
+    uint32_t children; /* there was a row whose parent it was to be */
     uint32_t struck;
     uint32_t running; /* or pending */
     uint32_t started;
@@ -91,6 +92,9 @@ struct record {
     enum pnx_resource_state reported; /* 0: not in the report */
     int reported_code;
 };
+
+/* Whether it may be that a guard was dropped, could not end its row, and has left it to the registry. */
+bool ledger_was_left(const struct record *record);
 
 struct ledger {
     struct pnx_stats *stats; /* the registry's */

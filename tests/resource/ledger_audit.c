@@ -102,6 +102,11 @@ static bool by_the_shutdown(const struct record *record) {
            record->jobs == 0 && !record->silent;
 }
 
+/* By its cleanup, on whatever path, and so after its children. */
+static bool was_cleaned_up(const struct record *record) {
+    return !record->untracked && LEDGER_GET(record->ended) && !LEDGER_GET(record->struck);
+}
+
 static void audit_record(const struct record *record, bool strict) {
     const struct record *parent = record->parent;
     if (!LEDGER_GET(record->added)) {
@@ -114,9 +119,14 @@ static void audit_record(const struct record *record, bool strict) {
     else if (!LEDGER_GET(record->struck) && !LEDGER_GET(record->ended) &&
              !LEDGER_GET(record->gave_up))
         fail_for(record, "it was there and is not in the report");
-    CHECK(!(record->flags & PNX_RESOURCE_OWNED) || !by_the_shutdown(record));
-    if (parent && by_the_shutdown(parent) && by_the_shutdown(record))
-        CHECK_MSG(record->finished < parent->began, "a parent was cleaned up before its child");
+    CHECK(!(record->flags & PNX_RESOURCE_OWNED) || ledger_was_left(record) ||
+            !by_the_shutdown(record));
+    if (parent && was_cleaned_up(parent) && was_cleaned_up(record))
+        CHECK_MSG(record->finished < parent->began,
+                "a parent (kind %d, by %u, %s) was cleaned up before its child (kind %d, by %u, "
+                "%s)",
+                parent->kind, parent->path, parent->guarded ? "guarded" : "", record->kind,
+                record->path, record->guarded ? "guarded" : "");
 }
 
 /* What the shutdown returned fits what it reports. */

@@ -521,6 +521,30 @@ TEST(bad_rows_and_jobs_that_say_what_to_run_are_refused) {
     release(&registry);
 }
 
+TEST(a_row_that_has_children_is_tried_again_until_they_have_ended) {
+    struct pnx_registry *registry = fresh();
+    struct pnx_executor *executor =
+            create(PNX_EXECUTOR_OPTS(.backoff_ns = PNX_US, .backoff_max_ns = PNX_MS));
+    struct work parent, child;
+    pnx_resource_id id;
+    work_init(&parent);
+    work_init(&child);
+    pnx_resource_id above = add(registry, &parent);
+    CHECK_EQ(pnx_registry_add(registry,
+                     PNX_RESOURCE(.type = "stream", .cleanup = work_run, .arg = &child,
+                             .parent = above),
+                     NULL, &id),
+            0);
+    pnx_job_id job = clean_up(executor, registry, above, TELL(&parent, .attempts = UINT32_MAX));
+    WAIT_UNTIL(stats_of(executor).retries >= 2);
+    CHECK_EQ(calls(&parent), 0);
+    CHECK_EQ(pnx_registry_cleanup(registry, id), 0);
+    CHECK_EQ(wait_for(executor, job), 0);
+    CHECK_EQ(calls(&parent), 1);
+    finish(&executor);
+    release(&registry);
+}
+
 /* ---- guards ---- */
 
 TEST(a_guard_is_dropped_to_the_background) {
@@ -545,6 +569,50 @@ TEST(a_guard_is_dropped_to_the_background) {
     }
     finish(&executor);
     release(&registry);
+}
+
+/* A job that gives up on an owned row, with its owner gone: without time left, or because of a child. */
+static void a_job_gives_up(bool canceled) {
+    struct pnx_registry *registry = fresh();
+    struct pnx_executor *executor =
+            create(PNX_EXECUTOR_OPTS(.backoff_ns = PNX_US, .backoff_max_ns = PNX_MS));
+    struct work parent, child;
+    struct pnx_guard guard = {0};
+    pnx_resource_id above, id;
+    pnx_job_id job;
+    work_init(&parent);
+    work_init(&child);
+    CHECK_EQ(pnx_guard_arm(&guard, work_run, &parent), 0);
+    CHECK_EQ(pnx_guard_track(&guard, registry,
+                     PNX_RESOURCE(.type = "server", .flags = PNX_RESOURCE_OWNED), NULL),
+            0);
+    above = pnx_guard_id(&guard);
+    CHECK_EQ(pnx_registry_add(registry,
+                     PNX_RESOURCE(.type = "stream", .cleanup = work_run, .arg = &child,
+                             .parent = above),
+                     NULL, &id),
+            0);
+    CHECK_EQ(pnx_guard_defer(&guard, executor, TELL(&parent, .attempts = canceled ? UINT32_MAX : 3),
+                     NULL, &job),
+            0);
+    if (canceled)
+        CHECK_EQ(pnx_executor_close(executor, 0, NULL), -ETIMEDOUT);
+    else
+        CHECK_EQ(wait_for(executor, job), -ECANCELED);
+    CHECK_EQ(calls(&parent), 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
+    CHECK_EQ(calls(&child), 1);
+    CHECK_EQ(calls(&parent), 1);
+    if (canceled)
+        pnx_executor_release(&executor);
+    else
+        finish(&executor);
+    release(&registry);
+}
+
+TEST(what_a_guards_job_gives_up_is_a_shutdowns_though_it_was_owned) {
+    a_job_gives_up(false);
+    a_job_gives_up(true);
 }
 
 TEST(a_guard_that_cannot_be_deferred_stays_armed) {

@@ -232,6 +232,51 @@ TEST(p2_a_resource_whose_cleanup_is_pending_cannot_be_taken_back) {
     pnx_registry_release(&registry);
 }
 
+TEST(p7_a_guard_whose_row_has_children_stays_armed_and_its_drop_leaves_the_row) {
+    struct pnx_registry *registry = fresh();
+    static int n, children;
+    struct pnx_guard parent = tracked(registry, &n), child = {0};
+    n = children = 0;
+    CHECK_EQ(pnx_guard_arm(&child, count_up, &children), 0);
+    CHECK_EQ(pnx_guard_track(&child, registry,
+                     PNX_RESOURCE(.type = "stream", .parent = pnx_guard_id(&parent)), NULL),
+            0);
+    CHECK_EQ(pnx_guard_run(&parent), -EBUSY);
+    CHECK(pnx_guard_armed(&parent));
+    pnx_guard_drop(&parent);
+    CHECK(!pnx_guard_armed(&parent));
+    CHECK_EQ(n, 0);
+    CHECK_EQ(pnx_registry_count(registry), 2);
+    pnx_guard_drop(&child);
+    CHECK_EQ(children, 1);
+    CHECK_EQ(n, 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
+    CHECK_EQ(n, 1);
+    pnx_registry_release(&registry);
+}
+
+TEST(p7_what_an_owner_has_left_to_the_registry_a_shutdown_ends_though_it_was_owned) {
+    struct pnx_registry *registry = fresh();
+    static int n;
+    struct pnx_guard parent = {0};
+    pnx_resource_id child;
+    n = 0;
+    CHECK_EQ(pnx_guard_arm(&parent, count_up, &n), 0);
+    CHECK_EQ(pnx_guard_track(&parent, registry,
+                     PNX_RESOURCE(.type = "server", .flags = PNX_RESOURCE_OWNED), NULL),
+            0);
+    CHECK_EQ(pnx_registry_add(registry,
+                     PNX_RESOURCE(.type = "stream", .cleanup = count_up, .arg = &n,
+                             .parent = pnx_guard_id(&parent)),
+                     NULL, &child),
+            0);
+    pnx_guard_drop(&parent);
+    CHECK_EQ(n, 0);
+    CHECK_EQ(pnx_registry_shutdown(registry, 60 * PNX_SEC, NULL), 0);
+    CHECK_EQ(n, 2);
+    pnx_registry_release(&registry);
+}
+
 TEST(a_tracked_guard_may_be_moved_and_keeps_its_registry) {
     struct test_env te;
     test_env_init(&te);

@@ -174,7 +174,7 @@ static void end_mine(struct round *round, struct record *record, uint64_t r) {
         break;
     case 1:
         rc = ledger_run(record);
-        record->mine = rc == -ENOTSUP || rc == -EAGAIN;
+        record->mine = rc == -ENOTSUP || rc == -EAGAIN || rc == -EBUSY;
         break;
     default:
         ledger_remove(record);
@@ -301,8 +301,12 @@ static void *complete_and_tick(void *arg) {
         pnx_executor_tick(silent, pnx_now());
         usleep(300);
     }
-    /* All that pends has been completed, and nobody makes more: what is left are delays. */
-    while (pnx_executor_close(silent, 10 * PNX_MS, NULL) == -ETIMEDOUT)
+    /*
+     * All that pends has been completed, and nobody makes more: what is left are delays.  What a close calls off for want
+     * of time it reports for ever; only what still goes on is worth another one.
+     */
+    struct pnx_executor_report report = {.size = sizeof(report)};
+    while (pnx_executor_close(silent, 10 * PNX_MS, &report) == -ETIMEDOUT && report.abandoned > 0)
         ledger_complete_some(&round->ledger);
     ledger_complete_some(&round->ledger);
     return NULL;
@@ -470,6 +474,8 @@ static void start(struct round *round) {
             0);
     CHECK_EQ(pnx_executor_create(PNX_EXECUTOR_OPTS(.registry = pnx_registry_off(),
                                          .on_full = PNX_EXECUTOR_REJECT, .backoff_ns = PNX_MS,
+                                         .backoff_max_ns = 4 * PNX_MS,
+                                         .attempts = 1000, /* children may take some of them */
                                          .timeout_ns = 20 * PNX_MS, .flags = PNX_EXECUTOR_TICK),
                      NULL, &ledger->silent),
             0);

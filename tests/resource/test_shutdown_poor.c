@@ -2,6 +2,9 @@
 /* Shutdowns without memory, without threads, without records of threads: P5 of patinox/shutdown.h. */
 #include "resource/shutdown_case.h"
 
+#include <patinox/executor.h>
+#include <patinox/guard.h>
+
 /* ---- no threads ---- */
 
 TEST(without_a_thread_the_caller_runs_the_cleanups_itself) {
@@ -310,6 +313,107 @@ TEST(p2_without_memory_the_last_wait_for_all_others_too) {
         CHECK_EQ(order[n - N_LAST + i], N_LAST + 1 - i);
     CHECK_EQ(order[n - 2], 1);
     CHECK_EQ(order[n - 1], 0);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+    test_env_check_empty(&te);
+}
+
+static void arm_owned(struct pnx_registry *registry, struct pnx_guard *guard, struct item *item) {
+    CHECK_EQ(pnx_guard_arm(guard, end_item, item), 0);
+    CHECK_EQ(pnx_guard_track(guard, registry,
+                     PNX_RESOURCE(.type = "owned", .flags = PNX_RESOURCE_OWNED), NULL),
+            0);
+}
+
+/* What owners drop while a shutdown waits for them, though it cannot be ended yet, is the shutdown's from then on. */
+static void owners_leave(bool memory) {
+    enum { PLAIN = 100, CHILD = PLAIN, PARENT, ABOVE, LAST, AGAIN, ALL };
+    struct pnx_registry *registry = on_virtual_time();
+    struct pnx_guard parent = {0}, again = {0};
+    n_order = 0;
+    for (int i = 0; i < ALL; i++)
+        items[i] = (struct item){.number = i, .pends = i == CHILD, .again = i == AGAIN ? 1 : 0};
+    for (int i = 0; i < PLAIN; i++)
+        add(registry, &items[i], 0);
+    arm_owned(registry, &parent, &items[PARENT]);
+    add(registry, &items[CHILD], pnx_guard_id(&parent));
+    add(registry, &items[ABOVE], 0); /* this one waits for one that waits for all others */
+    add_with(registry, &items[LAST], items[ABOVE].id, 0, PNX_PRIORITY_LAST);
+    arm_owned(registry, &again, &items[AGAIN]);
+    if (!memory)
+        refuse_memory();
+    struct shutting shutting;
+    begin_shutdown(&shutting, registry, LONG);
+    CHECK_EQ(registry->shutdown->whole, memory);
+    while (n_ordered() < PLAIN + 1)
+        sched_yield();
+    CHECK_EQ(count_called(CHILD, ALL), 1);
+
+    pnx_guard_drop(&again);
+    while (calls_of(&items[AGAIN]) < 2)
+        sched_yield();
+    pnx_guard_drop(&parent);
+    CHECK_EQ(pnx_registry_count(registry), 4);
+    CHECK_EQ(count_called(CHILD, ALL), 2);
+    CHECK_EQ(pnx_completion_done(&items[CHILD].completion, 0), 0);
+    CHECK_EQ(end_shutdown(&shutting), 0); /* and no time has to pass */
+    CHECK_COUNTS(shutting.report, ALL, 0, 0, 0);
+    int n = n_ordered();
+    CHECK_EQ(n, ALL + 1);
+    CHECK_EQ(order[n - 3], PARENT);
+    CHECK_EQ(order[n - 2], LAST);
+    CHECK_EQ(order[n - 1], ABOVE);
+    pnx_shutdown_report_release(&shutting.report);
+    pnx_registry_release(&registry);
+    test_env_check_empty(&te);
+}
+
+TEST(what_owners_leave_to_a_shutdown_is_ended_after_its_children_and_before_the_last) {
+    owners_leave(true);
+}
+
+TEST(without_memory_what_owners_leave_to_a_shutdown_is_ended_too) {
+    owners_leave(false);
+}
+
+static bool sleeps(struct pnx_registry *registry) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    pnx__mutex_lock(&state->lock);
+    bool looked = state->until != 0;
+    pnx__mutex_unlock(&state->lock);
+    return looked;
+}
+
+/* The row does not change: that it is nobody's is all that the shutdown is told. */
+TEST(a_shutdown_is_woken_by_what_its_owner_leaves) {
+    struct pnx_registry *registry = on_virtual_time();
+    struct pnx_executor *executor;
+    struct pnx_guard guard = {0};
+    sem_t entered, go;
+    struct item item = {0}, busy = {.entered = &entered, .go = &go};
+    struct shutting shutting;
+    sem_init(&entered, 0, 0);
+    sem_init(&go, 0, 0);
+    CHECK_EQ(pnx_executor_create(PNX_EXECUTOR_OPTS(.registry = pnx_registry_off(), .workers = 1,
+                                         .max_workers = 1),
+                     NULL, &executor),
+            0);
+    CHECK_EQ(pnx_executor_submit(executor, PNX_JOB(.run = end_item, .arg = &busy), NULL, NULL), 0);
+    sem_wait(&entered);
+    arm_owned(registry, &guard, &item);
+    CHECK_EQ(pnx_guard_defer(&guard, executor, NULL, NULL, NULL), 0);
+    begin_shutdown(&shutting, registry, LONG);
+    while (!sleeps(registry))
+        sched_yield();
+    CHECK_EQ(calls_of(&item), 0);
+    CHECK_EQ(pnx_executor_close(executor, 0, NULL), -ETIMEDOUT); /* it has had no time */
+    CHECK_EQ(end_shutdown(&shutting), 0);
+    CHECK_EQ(calls_of(&item), 1);
+    CHECK_COUNTS(shutting.report, 1, 0, 0, 0);
+    sem_post(&go);
+    CHECK_EQ(pnx_executor_close(executor, LONG, NULL),
+            -ETIMEDOUT); /* as before, now that all has ended */
+    pnx_executor_release(&executor);
     pnx_shutdown_report_release(&shutting.report);
     pnx_registry_release(&registry);
     test_env_check_empty(&te);
