@@ -246,6 +246,70 @@ TEST_LIMIT(p3_nor_is_it_a_parent, 120) {
             .floor = 4});
 }
 
+/* ---- a parent and its child, in shards apart ---- */
+
+static int end_parent(void *arg, const struct pnx_cancel *cancel) {
+    const struct thing *thing = arg;
+    (void)cancel;
+    CHECK(thing->state != 1); /* its child has ended, or never was */
+    return 0;
+}
+
+static int end_child(void *arg, const struct pnx_cancel *cancel) {
+    struct thing *thing = arg;
+    (void)cancel;
+    thing->state = 1;
+    x_yield();
+    thing->state = 2;
+    return 0;
+}
+
+static void set_up_parent(void *state) {
+    struct state *s = now = state;
+    set_up_empty(state);
+    s->thing = x_alloc(sizeof(*s->thing));
+    s->thing->state = 0;
+    CHECK_EQ(pnx_registry_add(s->registry,
+                     PNX_RESOURCE(.type = "parent", .cleanup = end_parent, .arg = s->thing), NULL,
+                     &s->id),
+            0);
+}
+
+static void claim_parent(void *state) {
+    struct state *s = state;
+    int rc = pnx_registry_cleanup(s->registry, s->id);
+    CHECK(rc == 0 || rc == -EBUSY);
+}
+
+static void add_child_and_end_it(void *state) {
+    struct state *s = state;
+    pnx_resource_id id;
+    int rc = pnx_registry_add(s->registry,
+            PNX_RESOURCE(.type = "child", .cleanup = end_child, .arg = s->thing, .parent = s->id),
+            NULL, &id);
+    CHECK(rc == 0 || rc == -EINVAL); /* the parent is ending, or has */
+    if (rc == 0) {
+        CHECK(pnx__shard_of(id) != pnx__shard_of(s->id));
+        CHECK_EQ(pnx_registry_cleanup(s->registry, id), 0);
+    }
+}
+
+static void end_family(void *state) {
+    struct state *s = state;
+    (void)pnx_registry_remove(s->registry, s->id);
+    free_and_end(state);
+}
+
+TEST_LIMIT(p7_who_finds_no_child_any_more_sees_what_its_cleanup_did, 120) {
+    x_explore(&(struct x_test){.name = "family",
+            .size = sizeof(struct state),
+            .setup = set_up_parent,
+            .thread = {claim_parent, add_child_and_end_it},
+            .final = end_family,
+            .random = RANDOM,
+            .floor = 50});
+}
+
 /* ---- the end ---- */
 
 static void set_up_shared(void *state) {
