@@ -130,6 +130,7 @@ TEST(from_inside_a_done_function_of_a_shutdown_that_calls_jobs_off_it_is_refused
     WAIT_UNTIL(__atomic_load_n(&asker.calls, __ATOMIC_ACQUIRE) == 1);
     CHECK_EQ(asker.others, 0);
     sem_post(&gate);
+    sem_wait(&hangs.ended); /* it is on this stack */
     pnx_executor_release(&executor);
     pnx_registry_release(&asker.registry);
 }

@@ -352,6 +352,7 @@ static void owners_leave(bool memory) {
     pnx_guard_drop(&again);
     while (calls_of(&items[AGAIN]) < 2)
         sched_yield();
+    await_rows(registry, 4); /* it has ended, not only begun */
     pnx_guard_drop(&parent);
     CHECK_EQ(pnx_registry_count(registry), 4);
     CHECK_EQ(count_called(CHILD, ALL), 2);

@@ -643,6 +643,7 @@ TEST(p4_a_cleanup_has_no_share_of_the_time_of_the_last) {
     CHECK_EQ(hangs.deadline, begun + 70 * PNX_MS);
     pass(registry, 70 * PNX_MS);
     await_calls(2);
+    await_rows(registry, 1); /* the last has ended, not only begun */
     CHECK_EQ(last.deadline, begun + 80 * PNX_MS);
     pass(registry, 10 * PNX_MS);
     CHECK_EQ(end_shutdown(&shutting), -ETIMEDOUT);
