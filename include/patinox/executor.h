@@ -105,7 +105,8 @@ enum pnx_executor_flags {
     /*
      * No threads: jobs run inside pnx_executor_tick().  They run, too, inside wait, drain, close and a submit that
      * waits for room, if the thread that calls these is the one that ticked last, or nobody has ticked yet, and while
-     * that thread is in a shutdown of the registry: a job never leaves your loop's thread.  workers, max_workers and idle_ns are without meaning.
+     * that thread is in a shutdown of the registry: a job never leaves your loop's thread.  workers, max_workers and
+     * idle_ns are without meaning.
      */
     PNX_EXECUTOR_TICK = 1,
 };

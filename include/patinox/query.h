@@ -68,8 +68,7 @@ PNX_API int pnx_registry_query(struct pnx_registry *registry,
 
 /*
  * Asks for the row's end, or ends it if anybody may: see the table above.  Returns what the cleanup returned, as
- * pnx_registry_cleanup() does; -EBUSY when its owner was only asked, as
- * also when the row has children; -EALREADY when its cleanup is running (it is asked
+ * pnx_registry_cleanup() does; -EBUSY when its owner was only asked, or the row has children; -EALREADY when its cleanup is running (it is asked
  * to hurry) or has run; -ENOTSUP for a forceable row without a cleanup; -ESTALE.
  */
 PNX_API int pnx_registry_force(struct pnx_registry *registry, pnx_resource_id id);

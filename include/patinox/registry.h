@@ -251,8 +251,8 @@ PNX_API int pnx_registry_remove_at(
 /*
  * Claims the row and runs its cleanup here, on the calling thread.  Returns what the cleanup returned, and the row is
  * gone then, or it is live again (-EAGAIN), or pending (-EINPROGRESS).  -EALREADY at once when somebody else has
- * claimed or removed it, -EBUSY when it has children (P7), -ENOTSUP when the row has no cleanup, -ESTALE for an unknown id, and in a forked child for a
- * row of its parent, -ENOMEM when there is no memory for the thread's record: nothing has happened then.
+ * claimed or removed it, -EBUSY when it has children (P7), -ENOTSUP when the row has no cleanup, -ESTALE for an unknown
+ * id, and in a forked child for a row of its parent, -ENOMEM when there is no memory for the thread's record: nothing has happened then.
  */
 PNX_API int pnx_registry_cleanup(struct pnx_registry *registry, pnx_resource_id id);
 

@@ -27,8 +27,8 @@
  *       routed around: up to PNX_SHUTDOWN_WORKERS threads are stuck in such cleanups before the rest has to wait.
  *   P5  It needs no memory.  Without any for an array of the rows (64 bytes each), it ends them in windows of at least 64,
  *       last made first: then priorities count inside a window only, PNX_PRIORITY_LAST excepted; and with very many rows
- *       it takes much longer, and its result may be late by one more look at all of them.  Without a single thread the cleanups run on the caller: then one that hangs does
- *       hold it up beyond the deadline.
+ *       it takes much longer, and its result may be late by one more look at all of them.  Without a single thread the
+ *       cleanups run on the caller: then one that hangs does hold it up beyond the deadline.
  *   P6  Concurrent and later callers get the same result and the same report.  A call that would have to wait for the
  *       function that makes it is refused at once, and has changed nothing.
  *

@@ -194,7 +194,10 @@ static void lead(struct pnx_registry *registry, pnx_ns now, pnx_ns deadline) {
             NULL, (int64_t)state->report.counts.leaked, 0);
 }
 
-/* Waits for the leader.  A thread that is an event loop's goes on driving its executors.  -EINPROGRESS when this caller's deadline comes first, or the leader is in a parent process. */
+/*
+ * Waits for the leader.  A thread that is an event loop's goes on driving its executors.  -EINPROGRESS when this caller's
+ * deadline comes first, or the leader is in a parent process.
+ */
 static int follow(struct pnx_registry *registry, pnx_ns deadline) {
     struct pnx_shutdown_state *state = registry->shutdown;
     for (;;) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* config: its rows in a registry, watches of others, and shutdowns, from outside and from inside; P3 of patinox/config.h. */
+/* config: its rows in a registry, watches of others, and shutdowns from outside and inside; P3 of patinox/config.h. */
 #include "config_case.h"
 
 #include <patinox/shutdown.h>
