@@ -388,6 +388,7 @@ struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__po
         pnx__list_push_back(&core->waiters[waiter->lane], &waiter->link);
     }
     core->waiting++;
+    core->blocked += !waiter->is_request;
     pnx__pool_set_gauge(core, PNX__POOL_STAT_waiting, core->waiting);
     if (!first)
         pnx__pool_count(core, PNX__POOL_STAT_waits);

@@ -241,6 +241,7 @@ struct pnx__pool_core {
     uint32_t quota; /* of max, what a group of pools allows just now */
     uint32_t ceiling;
     uint32_t waiting;
+    uint32_t blocked;                        /* of these, callers that block */
     uint32_t running_n[PNX__POOL_JOB_KINDS]; /* jobs that run, are not overdue, and not for evict */
     uint32_t warm;                           /* how many shall be alive */
     uint32_t epoch;                          /* grows with each reset */
@@ -355,8 +356,8 @@ void pnx__pool_core_tick(
 uint32_t pnx__pool_core_evict(
         struct pnx__pool_core *core, uint32_t n, struct pnx__pool_effects *effects);
 /* Takes an idle resource aside for pnx_pool_evict(): true; then examined() ends it, with its verdict. */
-bool pnx__pool_core_examine(struct pnx__pool_core *core, struct pnx_slot *slot,
-        struct pnx__pool_effects *effects);
+bool pnx__pool_core_examine(
+        struct pnx__pool_core *core, struct pnx_slot *slot, struct pnx__pool_effects *effects);
 void pnx__pool_core_examined(struct pnx__pool_core *core, struct pnx_slot *slot, bool keep,
         struct pnx__pool_effects *effects);
 /* Needs capacity >= max. */
