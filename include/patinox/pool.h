@@ -84,7 +84,8 @@ enum pnx_pool_op_kind { PNX_POOL_OP_CONNECT, PNX_POOL_OP_CHECK, PNX_POOL_OP_CLOS
 
 /*
  * An operation that goes on without a thread (pnx_pool_manager.start).  Owned by the pool; valid from start until it
- * is completed.  The manager may use fd, events and data as it likes, from one thread at a time.
+ * has ended, and no start, poll or cancel of it runs; these never run at the same time.  The manager may use fd, events and data
+ * as it likes.
  */
 struct pnx_pool_op {
     void *resource; /* what to check or close; NULL for a connect */

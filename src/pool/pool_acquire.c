@@ -248,6 +248,7 @@ static pnx_ns drive_as_waiter(struct wait *wait, bool poked) {
     effects.work = true;
     pnx__pool_see(&pool->core, now);
     pnx__pool_unlock(pool, &effects, &driver);
+    pnx__pool_tend_ops(pool);
 
     pnx__pool_lock(pool);
     pnx_ns until = wait->deadline;
