@@ -331,7 +331,7 @@ PNX_API PNX_NODISCARD int pnx_pool_acquire_async(
 
 /*
  * Takes a request back.  0: it is over, and done will not be called.  -EALREADY: its outcome came first; done has been
- * called, is being called, or will be.  Never waits.  -EINVAL.
+ * called, is being called, or will be (with -ECANCELED if before_acquire does not want the resource).  Never waits.  -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_pool_cancel(struct pnx_pool_request *request);
 

@@ -128,7 +128,7 @@ static const char *says(int code) {
     case PNX_E_BREAKER:
         return "connects fail, the breaker is open";
     case -ECANCELED:
-        return "the pool was reset";
+        return "cancelled";
     default:
         return "no resource";
     }
