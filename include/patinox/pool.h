@@ -264,7 +264,7 @@ PNX_API PNX_NODISCARD int pnx_pool_create(const struct pnx_pool_manager *manager
  * resource ready for a later try.  Any thread.  Release the lease when done.
  * -ETIMEDOUT, -EBUSY (max_waiters), -ESHUTDOWN (closed, or made by the parent of this process), -EDEADLK (would
  * wait inside an operation of this pool), -EINVAL.  err, if not NULL, says in which phase ("wait", "connect",
- * "check", "queue", "closed", "fork"), with counts, and the last connect error, which is also its cause.
+ * "check", "hook", "queue", "closed", "fork"), with counts, and the last connect error, which is also its cause.
  */
 PNX_API PNX_NODISCARD int pnx_pool_acquire(
         struct pnx_pool *pool, pnx_ns timeout, struct pnx_error *err, struct pnx_lease *ret_lease);

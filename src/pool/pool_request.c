@@ -121,9 +121,17 @@ static bool ask_again(struct pnx_pool *pool, struct inner *inner) {
     pnx__pool_effects_init(&effects);
     pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
-    waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
-    if (!waiter->slot)
-        ask_locked(inner, true, now, &effects);
+    waiter->slot = NULL;
+    if (inner->deadline && now >= inner->deadline) {
+        waiter->code = -ETIMEDOUT;
+        waiter->phase = "hook";
+        pnx__pool_count(&pool->core, PNX__POOL_STAT_timeouts);
+        pool->core.starved_at = pool->core.now;
+    } else {
+        waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
+        if (!waiter->slot)
+            ask_locked(inner, true, now, &effects);
+    }
     bool ends = waiter->slot || waiter->code;
     if (!ends && inner->counted) {
         pool->refs--; /* not the last: whoever has a request under way has the pool */

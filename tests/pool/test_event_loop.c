@@ -532,3 +532,34 @@ TEST(p2_waiters_whose_resources_a_hook_refuses_come_back_in_their_order) {
     pnx_inbox_release(&inbox[1]);
     tear_down(pool);
 }
+
+/* ---- hooks that refuse everything ---- */
+
+static int refuse_slowly(void *arg, void *resource) {
+    (void)resource;
+    test_env_advance(
+            &te, PNX_MS); /* so that there is always a resource before the deadline is looked at */
+    ++*(int *)arg;
+    return -EPERM;
+}
+
+TEST(p7_an_acquire_ends_at_its_deadline_though_a_hook_refuses_one_resource_after_the_other) {
+    set_up();
+    int asked = 0;
+    struct pnx_pool_hooks never = {
+            .size = sizeof(never), .arg = &asked, .before_acquire = refuse_slowly};
+    struct pnx_pool *pool = mock_pool(&mock_manager, LOOP(.max = 1, .hooks = &never));
+    struct pnx_lease lease;
+    struct pnx_error err;
+    CHECK_EQ(pnx_pool_acquire(pool, 10 * PNX_MS, &err, &lease), -ETIMEDOUT);
+    CHECK_STR(err.phase, "hook");
+    CHECK(asked >= 2 && asked <= 11);
+    CHECK_EQ(mock_stats(pool).timeouts, 1);
+    asked = 0;
+    struct ask ask = {0};
+    ask_for(&ask, pool, 10 * PNX_MS);
+    pnx_pool_tick(pool, te.now);
+    ask_check_failed(&ask, -ETIMEDOUT, "hook");
+    CHECK(asked >= 2 && asked <= 11);
+    tear_down(pool);
+}
