@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* pool_patinox.c - pool/cycle for us: size 16, an always valid connection, default options. */
-#include "bench.h"
+/* pool_patinox.c - the pool cases for us: a connection that costs nothing and is always valid, default options. */
+#include "pool.h"
 
 #include <patinox/pool.h>
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static int connection;
 
+/* What each thread has borrowed, away from the others'. */
+static struct { _Alignas(128) struct pnx_lease lease; } held[BENCH_MAX_THREADS];
+
 static int connect_it(void *ctx, pnx_ns deadline, struct pnx_error *err, void **ret_resource) {
     (void)ctx;
     (void)deadline;
     (void)err;
+    pool_connect();
     *ret_resource = &connection;
     return 0;
 }
@@ -31,20 +34,49 @@ static void close_it(void *ctx, void *resource, pnx_ns deadline) {
     (void)deadline;
 }
 
-static void *set_up(unsigned threads) {
-    (void)threads;
+static void acquire_one(struct pnx_pool *pool, struct pnx_lease *lease) {
+    struct pnx_error err = {0};
+    if (pnx_pool_acquire(pool, PNX_TIMEOUT_DEFAULT, &err, lease)) {
+        fprintf(stderr, "%s\n", err.message);
+        abort();
+    }
+}
+
+static void *set_up(uint32_t size, uint32_t idle) {
     static const struct pnx_pool_manager manager = {
             .size = sizeof(manager), .connect = connect_it, .check = check_it, .close = close_it};
     struct pnx_error err;
     struct pnx_pool *pool = NULL;
-    if (pnx_pool_create(&manager, PNX_POOL_OPTS(.name = "bench", .max = 16), &err, &pool)) {
-        fprintf(stderr, "%s\n", err.message);
+    struct pnx_lease *leases = calloc(idle + 1, sizeof(*leases));
+    if (!leases ||
+            pnx_pool_create(&manager, PNX_POOL_OPTS(.name = "bench", .max = size), &err, &pool)) {
+        fprintf(stderr, "%s\n", leases ? err.message : "no memory");
         return NULL;
     }
+    for (uint32_t i = 0; i < idle; i++)
+        acquire_one(pool, &leases[i]);
+    for (uint32_t i = 0; i < idle; i++)
+        pnx_lease_release(&leases[i]);
+    free(leases);
     return pool;
 }
 
-static void work(void *state, unsigned index, uint64_t n) {
+static void acquire(void *pool, unsigned index) {
+    acquire_one(pool, &held[index].lease);
+}
+
+static void release(void *pool, unsigned index) {
+    (void)pool;
+    pnx_lease_release(&held[index].lease);
+}
+
+/* ---- pool/cycle ---- */
+static void *cycle_set_up(unsigned threads) {
+    (void)threads;
+    return set_up(POOL_CYCLE_SIZE, POOL_CYCLE_SIZE);
+}
+
+static void cycle_work(void *state, unsigned index, uint64_t n) {
     struct pnx_pool *pool = state;
     (void)index;
     for (uint64_t i = 0; i < n; i++) {
@@ -55,19 +87,20 @@ static void work(void *state, unsigned index, uint64_t n) {
     }
 }
 
-static void tear_down(void *state) {
+static void cycle_tear_down(void *state) {
     struct pnx_pool *pool = state;
     pnx_pool_release(&pool);
 }
 
 int main(int argc, char **argv) {
+    static const struct pool_ops ops = {.set_up = set_up, .acquire = acquire, .release = release};
     struct bench_args args = bench_parse(argc, argv);
-    const struct bench_impl impl = {.name = args.impl,
+    const struct bench_impl cycle = {.name = args.impl,
             .version = pnx_version(),
-            .set_up = set_up,
-            .work = work,
-            .tear_down = tear_down};
-    if (strcmp(args.case_name, "pool/cycle") != 0)
-        return 2;
-    return bench_cycle(&args, &impl);
+            .set_up = cycle_set_up,
+            .work = cycle_work,
+            .tear_down = cycle_tear_down};
+    if (strcmp(args.case_name, "pool/cycle") == 0)
+        return bench_cycle(&args, &cycle);
+    return pool_run(&args, pnx_version(), &ops);
 }
