@@ -31,7 +31,7 @@
 #define SPIKE_IDLE       5u
 #define SPIKE_CONNECT_NS 150000000u
 #define SPIKE_USE_NS     2000000
-#define SPIKE_SETTLE_NS  400000000 /* connects begun in vain show themselves within */
+#define SPIKE_CALM_NS    400000000 /* nothing connects for so long: no more will */
 #define MEMORY_SLOTS     15000u    /* and twice, and four times as many */
 #define MEMORY_FIRST     16u
 
@@ -366,11 +366,14 @@ static int run_spike(const struct bench_args *args, const char *version) {
         waits_add(&contest.thread[0].waits, turns[i].got - turns[i].asked);
         ended = turns[i].back > ended ? turns[i].back : ended;
     }
-    sleep_ns(SPIKE_SETTLE_NS);
+    uint32_t opened;
+    do {
+        opened = __atomic_load_n(&connects, __ATOMIC_RELAXED);
+        sleep_ns(SPIKE_CALM_NS);
+    } while (__atomic_load_n(&connects, __ATOMIC_RELAXED) != opened);
     const struct waits *waits = &contest.thread[0].waits;
     printf("{\"version\":\"%s\",\"ns_per_op\":%lld,\"served_ms\":%.3f,\"opened\":%u", version,
-            (long long)(ended - began), (double)(ended - began) / 1e6,
-            __atomic_load_n(&connects, __ATOMIC_RELAXED));
+            (long long)(ended - began), (double)(ended - began) / 1e6, opened);
     printf(",\"wait_p50_ns\":%.0f,\"wait_max_ns\":%lld}\n", waits_quantile(waits, 0.5),
             (long long)waits->most);
     fflush(stdout);
