@@ -42,14 +42,22 @@ static void acquire_one(struct pnx_pool *pool, struct pnx_lease *lease) {
     }
 }
 
+/* patinox-bounded: an arriving caller may overtake who has not waited for 1 ms yet. */
+static bool bounded;
+
+static int set_bounded(struct pnx_pool_opts *opts, struct pnx_error *err) {
+    return pnx_pool_opts_set(opts, "barge_ns", "1ms", err);
+}
+
 static void *set_up(uint32_t size, uint32_t idle) {
     static const struct pnx_pool_manager manager = {
             .size = sizeof(manager), .connect = connect_it, .check = check_it, .close = close_it};
+    struct pnx_pool_opts opts = *PNX_POOL_OPTS(.name = "bench", .max = size);
     struct pnx_error err;
     struct pnx_pool *pool = NULL;
     struct pnx_lease *leases = calloc(idle + 1, sizeof(*leases));
-    if (!leases ||
-            pnx_pool_create(&manager, PNX_POOL_OPTS(.name = "bench", .max = size), &err, &pool)) {
+    if (!leases || (bounded && set_bounded(&opts, &err)) ||
+            pnx_pool_create(&manager, &opts, &err, &pool)) {
         fprintf(stderr, "%s\n", leases ? err.message : "no memory");
         return NULL;
     }
@@ -100,6 +108,7 @@ int main(int argc, char **argv) {
             .set_up = cycle_set_up,
             .work = cycle_work,
             .tear_down = cycle_tear_down};
+    bounded = strcmp(args.impl, "patinox-bounded") == 0;
     if (strcmp(args.case_name, "pool/cycle") == 0)
         return bench_cycle(&args, &cycle);
     return pool_run(&args, pnx_version(), &ops);
