@@ -8,7 +8,11 @@ use parking_lot::{Condvar, Mutex};
 use std::cell::UnsafeCell;
 use std::convert::Infallible;
 use std::ffi::{c_char, c_int, c_uint, c_void, CString};
-use std::sync::OnceLock;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -233,8 +237,65 @@ unsafe extern "C" fn release<P: Pool>(shown: *mut c_void, index: c_uint) {
     shown.pool.release((*(*shown.held.add(index as usize)).0.get()).take().unwrap());
 }
 
+// ---- pool/cancel and pool/async-cycle ----
+
+/// Wakes by a flag, as a loop that looks at it would want it.
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Acquires of which every second one is cancelled while it waits: all connections are held, by a thread each.
+fn cancel(args: &Args, version: &str) -> bool {
+    type Deadpool = deadpool::managed::Pool<Manager>;
+    let pool = make::<Deadpool>(args.threads as u32, args.threads as u32);
+    cycle(args, version, move |_| {
+        let flag = Arc::new(Flag::default());
+        let waker = Waker::from(flag.clone());
+        let mut held = Some(pool.acquire());
+        move |n| {
+            let mut context = Context::from_waker(&waker);
+            for _ in 0..n / 2 {
+                {
+                    let mut taken_back = pin!(pool.get());
+                    drop(taken_back.as_mut().poll(&mut context));
+                }
+                let mut wanted = pin!(pool.get());
+                flag.0.store(false, Ordering::Relaxed);
+                let mut got = wanted.as_mut().poll(&mut context);
+                drop(held.take());
+                held = loop {
+                    match got {
+                        Poll::Ready(lease) => break lease.ok(),
+                        Poll::Pending => wait_for(&flag.0),
+                    }
+                    got = wanted.as_mut().poll(&mut context);
+                }
+            }
+        }
+    })
+}
+
+/// Until the flag is set, which it is not any more then.
+fn wait_for(flag: &AtomicBool) {
+    for round in 1u32.. {
+        if flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Acquire) {
+            return;
+        }
+        if round % 64 == 0 {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
 fn measure<P: Pool>(args: &Args, version: &str) -> bool {
-    if args.case == "pool/cycle" {
+    if args.case == "pool/cycle" || args.case == "pool/async-cycle" {
         P::enter_thread();
         let pool = make::<P>(CYCLE_SIZE, CYCLE_SIZE);
         return cycle(args, version, move |_| {
@@ -257,6 +318,7 @@ fn measure<P: Pool>(args: &Args, version: &str) -> bool {
 
 pub fn run(args: &Args) -> bool {
     match args.name.as_str() {
+        "deadpool" if args.case == "pool/cancel" => cancel(args, "0.13.1"),
         "r2d2" => measure::<r2d2::Pool<Manager>>(args, "0.8.10"),
         "deadpool" => measure::<deadpool::managed::Pool<Manager>>(args, "0.13.1"),
         "bb8" => measure::<bb8::Pool<Manager>>(args, "0.9.1"),
