@@ -69,6 +69,10 @@ CASES = {
     "pool/spike": case(
         {"size": 50, "idle": 5, "connect_ms": 150, "use_ms": 2}, POOLS,
         [("patinox", 30), Target("patinox", 5 + 2, unit="opened")], ours=POOL, threads=(50,), unit="served_ms"),
+    "pool/cancel": case(
+        {"size": "threads", "cancelled_percent": 50}, {"deadpool": "rust"}, [("patinox", 1 / 8, "deadpool")], ours=POOL),
+    "pool/async-cycle": case(
+        {"size": 16}, {"deadpool": "rust"}, [("patinox", 1 / 8, "deadpool")], ours=POOL),
     "pool/sqlite": case(
         {"size": 4, "sql": "SELECT 1"},
         dict.fromkeys(("held-connection", "libzdb", "held-connection-prepared"), SQLITE_PEERS),
