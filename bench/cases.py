@@ -19,10 +19,11 @@ UNITS = {  # how a table heads them, and how a sentence calls them
 MORE = {
     "wait_p50_ns": ("wait p50, us", 1e3), "wait_p99_ns": ("p99", 1e3), "wait_p999_ns": ("p99.9", 1e3),
     "wait_max_ns": ("max", 1e3), "inversions": ("inversions", 1), "grants_watched": ("of grants", 1),
+    "inversions_traced": ("traced", 1),
     "opened": ("opened", 1), "growth": ("growth", 1),
 }
 # Of these a row tells the largest of all repetitions, of all others the median.
-WORST = ("inversions", "grants_watched", "opened", "wait_max_ns", "growth")
+WORST = ("inversions", "inversions_traced", "grants_watched", "opened", "wait_max_ns", "growth")
 MAPS = {"rwlock-hashmap-foldhash": "rust", "dashmap-foldhash": "rust", "papaya-foldhash": "rust",
         "rculfhash": PEERS, "ck_ht": PEERS, "ghashtable-rwlock": PEERS}
 VALUE = {"value_bytes": 8}

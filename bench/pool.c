@@ -293,7 +293,6 @@ static uint64_t watch(uint64_t *ret_grants) {
 
 static void contest_fields(void *state, FILE *out) {
     static struct waits all;
-    (void)state;
     for (unsigned i = 0; i < contest.threads; i++) {
         const struct waits *waits = &contest.thread[i].waits;
         all.n += waits->n;
@@ -309,7 +308,12 @@ static void contest_fields(void *state, FILE *out) {
         fprintf(out, ",\"wait_max_ns\":%lld,\"wait_p99_by_p50\":%.3f,\"wait_p999_by_p50\":%.3f",
                 (long long)all.most, p99 / p50, p999 / p50);
     }
+    const struct pool_ops *ops = contest.ops;
+    if (ops->trace)
+        ops->trace(state);
     uint64_t grants, inversions = watch(&grants);
+    if (ops->end_trace)
+        fprintf(out, ",\"inversions_traced\":%llu", (unsigned long long)ops->end_trace(state));
     fprintf(out, ",\"inversions\":%llu,\"grants_watched\":%llu", (unsigned long long)inversions,
             (unsigned long long)grants);
 }

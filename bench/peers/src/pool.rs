@@ -197,6 +197,8 @@ struct PoolOps {
     enter_thread: unsafe extern "C" fn(*mut c_void),
     acquire: unsafe extern "C" fn(*mut c_void, c_uint),
     release: unsafe extern "C" fn(*mut c_void, c_uint),
+    trace: Option<unsafe extern "C" fn(*mut c_void)>,
+    end_trace: Option<unsafe extern "C" fn(*mut c_void) -> u64>,
 }
 
 extern "C" {
@@ -305,7 +307,14 @@ fn measure<P: Pool>(args: &Args, version: &str) -> bool {
     }
     let text = |text: &str| CString::new(text).unwrap();
     let (case, name, version) = (text(&args.case), text(&args.name), text(version));
-    let ops = PoolOps { set_up: set_up::<P>, enter_thread: enter_thread::<P>, acquire: acquire::<P>, release: release::<P> };
+    let ops = PoolOps {
+        set_up: set_up::<P>,
+        enter_thread: enter_thread::<P>,
+        acquire: acquire::<P>,
+        release: release::<P>,
+        trace: None,
+        end_trace: None,
+    };
     let args = BenchArgs {
         case_name: case.as_ptr(),
         name: name.as_ptr(),
