@@ -13,6 +13,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 /* So many hints a spinning waiter gives: about two microseconds. */
 #ifdef PNX_EXPLORE
@@ -168,6 +169,8 @@ static int fill_error(const struct pnx_pool *pool, int code, const char *phase, 
 int pnx__pool_explain(
         struct pnx_pool *pool, int code, const char *phase, pnx_ns waited, struct pnx_error *err) {
     pnx__event(&pool->block, PNX_EVENT_POOL_ACQUIRE_FAILED, pool->name, code, phase, waited, 0);
+    if (code == -EBUSY && strcmp(phase, "overload") == 0)
+        pnx__event(&pool->block, PNX_EVENT_POOL_SHED, pool->name, code, NULL, waited, 0);
     if (!err)
         return code;
     if (code == -ESHUTDOWN)
