@@ -311,6 +311,7 @@ void pnx__pool_connect_failure(struct pnx__pool_core *core, int code, const char
     pnx__pool_timer(core, core->retry_at, effects);
     if (verdict == PNX_POOL_STALE_ALL)
         pnx__pool_core_reset(core, PNX_POOL_RESET_IDLE, effects);
+    open_breaker(core, effects); /* also while the connect hangs that is overdue */
 }
 
 void pnx__pool_core_connect_failed(struct pnx__pool_core *core, struct pnx_slot *slot, int code,
@@ -339,7 +340,6 @@ void pnx__pool_core_connect_refused(struct pnx__pool_core *core, struct pnx_slot
     pnx__pool_begin_close(core, slot, PNX__POOL_BECAUSE_HOOK, effects);
     if (!counted)
         pnx__pool_connect_failure(core, code, message, verdict, effects);
-    open_breaker(core, effects);
 }
 
 void pnx__pool_core_adopt_failed(
