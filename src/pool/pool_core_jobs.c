@@ -205,14 +205,22 @@ struct pnx_slot *pnx__pool_core_next_peek(
     return needs_full_check(core, slot) ? NULL : start_check(core, slot, effects);
 }
 
-struct pnx_slot *pnx__pool_core_adopt(
-        struct pnx__pool_core *core, pnx_ns now, struct pnx__pool_effects *effects, int *ret_code) {
+struct pnx_slot *pnx__pool_core_adopt(struct pnx__pool_core *core, pnx_ns now, int *ret_code) {
     pnx__pool_see(core, now);
     *ret_code = core->closing ? -ESHUTDOWN : -EBUSY;
     if (core->closing || core->size >= core->max || core->size >= core->quota)
         return NULL;
     *ret_code = 0;
-    return start_connect(core, effects);
+    struct pnx_slot *slot = slot_of(pnx__list_first(&core->free));
+    pnx__pool_slot_to(core, slot, PNX__POOL_CONNECTING);
+    pnx__list_remove(&slot->link);
+    pnx__list_push_back(&core->running, &slot->link);
+    slot->epoch = core->epoch;
+    slot->job = PNX__POOL_CONNECT;
+    slot->flags = PNX__POOL_ADOPTED; /* no connect is made: it takes no place among them */
+    slot->job_since = core->now;
+    slot->job_late = PNX_NEVER;
+    return slot;
 }
 
 /* ---- ends ---- */
@@ -221,7 +229,7 @@ static void end_job(struct pnx__pool_core *core, struct pnx_slot *slot, pnx_ns n
         struct pnx__pool_effects *effects) {
     pnx__pool_see(core, now);
     pnx__list_remove(&slot->link);
-    if (!(slot->flags & PNX__POOL_OVERDUE))
+    if (!(slot->flags & (PNX__POOL_OVERDUE | PNX__POOL_ADOPTED)))
         core->running_n[slot->job]--;
     effects->work = true;
 }
@@ -266,9 +274,7 @@ static void set_expiry(struct pnx__pool_core *core, struct pnx_slot *slot) {
     pnx_store(&slot->expires_at, (uint64_t)at, PNX_RELAXED, "pool_core_jobs.expires_at");
 }
 
-void pnx__pool_core_connected(struct pnx__pool_core *core, struct pnx_slot *slot, void *resource,
-        pnx_ns now, struct pnx__pool_effects *effects) {
-    end_job(core, slot, now, effects);
+static void connect_success(struct pnx__pool_core *core) {
     pnx__pool_count(core, PNX__POOL_STAT_connects);
     core->failures = 0;
     core->serious = 0;
@@ -276,6 +282,13 @@ void pnx__pool_core_connected(struct pnx__pool_core *core, struct pnx_slot *slot
     core->retry_at = 0;
     if (core->window < core->config.max_connecting)
         core->window++;
+}
+
+void pnx__pool_core_connected(struct pnx__pool_core *core, struct pnx_slot *slot, void *resource,
+        pnx_ns now, struct pnx__pool_effects *effects) {
+    end_job(core, slot, now, effects);
+    if (!(slot->flags & PNX__POOL_ADOPTED)) /* which says nothing of the next connect */
+        connect_success(core);
     if (core->breaker) {
         core->breaker = false;
         effects->closed = true;
