@@ -38,7 +38,7 @@ struct mock {
     int connects, checks, resets, closes, abandons, failed;
     int peeks, interrupts;
     pthread_t peeker; /* who made the last peek */
-    int live, peak; /* resources that exist, connecting ones included */
+    int live, peak;   /* resources that exist, connecting ones included */
     pnx_ns connect_deadline;
     void (*during)(struct mock *mock); /* called inside connect */
     struct pnx_pool *pool;

@@ -9,7 +9,8 @@
 
 /* ---- the breaker ---- */
 
-#define BREAKER(...) OPTS(.max = 4, .backoff_ns = PNX_MS, .backoff_max_ns = 2 * PNX_SEC, __VA_ARGS__)
+#define BREAKER(...) \
+    OPTS(.max = 4, .backoff_ns = PNX_MS, .backoff_max_ns = 2 * PNX_SEC, __VA_ARGS__)
 
 static void fail_with(int code, const char *message, int verdict) {
     mock->connect_errors = -1;
@@ -114,8 +115,8 @@ TEST(p11_callers_who_block_are_failed_when_the_breaker_opens) {
     set_up();
     te.virtual_time = false;
     fail_with(-EACCES, "no", PNX_POOL_TRANSIENT);
-    struct pnx_pool *pool = mock_pool(&mock_full, OPTS_THREADS(.max = 4, .backoff_ns = PNX_MS,
-                                                          .backoff_max_ns = PNX_MS));
+    struct pnx_pool *pool = mock_pool(
+            &mock_full, OPTS_THREADS(.max = 4, .backoff_ns = PNX_MS, .backoff_max_ns = PNX_MS));
     struct caller callers[6] = {0};
     for (int i = 0; i < 6; i++)
         caller_start(&callers[i], pool, PNX_NEVER); /* they end, or the test does not */
@@ -456,8 +457,8 @@ TEST(max_waiters_counts_requests_too_and_frees_places) {
 TEST(waits_that_are_too_long_for_too_long_shed_waiters_and_more_and_more_of_them) {
     static struct crowd crowd;
     struct pnx_stats *set = events_begin();
-    crowd_begin(&crowd, CROWD(.codel_target_ns = 10 * PNX_MS, .codel_interval_ns = 100 * PNX_MS,
-                                .stats = set));
+    crowd_begin(&crowd,
+            CROWD(.codel_target_ns = 10 * PNX_MS, .codel_interval_ns = 100 * PNX_MS, .stats = set));
     struct ask *asks[16];
     for (int i = 0; i < 16; i++)
         asks[i] = join_crowd(&crowd, PNX_PRIORITY_NORMAL);
@@ -560,8 +561,8 @@ static void bare_join(struct bare *bare, struct pnx__pool_waiter *waiter) {
     uint64_t generation;
     int rc;
     *waiter = (struct pnx__pool_waiter){.lane = 2};
-    CHECK(pnx__pool_core_join(
-                  &bare->core, waiter, false, &bare->effects, &generation, &rc) == NULL);
+    CHECK(pnx__pool_core_join(&bare->core, waiter, false, &bare->effects, &generation, &rc) ==
+            NULL);
     CHECK_EQ(rc, 0);
 }
 
@@ -646,8 +647,8 @@ TEST(stress_of_callers_who_overtake_serves_all_of_them) {
     for (int max = 1; max <= 2; max++) {
         set_up();
         te.virtual_time = false;
-        struct pnx_pool *pool = mock_pool(
-                &mock_bare, OPTS_THREADS(.max = (uint32_t)max, .barge_ns = 200 * PNX_US));
+        struct pnx_pool *pool =
+                mock_pool(&mock_bare, OPTS_THREADS(.max = (uint32_t)max, .barge_ns = 200 * PNX_US));
         struct barging barging = {.pool = pool, .rounds = test_slow() ? 500 : 3000};
         test_threads(6, barge_client, &barging);
         CHECK_EQ(mock_stats(pool).acquires, 6 * (uint64_t)barging.rounds);
@@ -667,7 +668,8 @@ TEST(a_wait_inside_a_lease_is_told_as_an_event) {
     struct pnx_lease c = {0};
     events_clear();
     CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC,
-                     &(struct pnx_acquire_opts){.size = sizeof(struct pnx_acquire_opts), .site = "here"},
+                     &(struct pnx_acquire_opts){
+                             .size = sizeof(struct pnx_acquire_opts), .site = "here"},
                      NULL, &c),
             0);
     CHECK_CONTAINS(events.all, "pool_nested 0 here|");
@@ -685,8 +687,8 @@ TEST(a_wait_inside_a_lease_is_told_as_an_event) {
 TEST(a_wait_inside_a_lease_is_refused_if_asked_for) {
     set_up();
     struct pnx_stats *set = events_begin();
-    struct pnx_pool *pool = mock_pool(
-            &mock_bare, OPTS(.max = 2, .nested = PNX_POOL_NESTED_REFUSE, .stats = set));
+    struct pnx_pool *pool =
+            mock_pool(&mock_bare, OPTS(.max = 2, .nested = PNX_POOL_NESTED_REFUSE, .stats = set));
     struct pnx_lease a = mock_acquire(pool, PNX_SEC), b = {0};
     struct pnx_error err = {0};
     events_clear();
@@ -713,8 +715,7 @@ static void *hold_one(void *arg) {
 
 TEST(a_lease_that_another_thread_took_does_not_count_and_waits_can_be_allowed) {
     set_up();
-    struct pnx_pool *pool =
-            mock_pool(&mock_bare, OPTS(.max = 2, .nested = PNX_POOL_NESTED_REFUSE));
+    struct pnx_pool *pool = mock_pool(&mock_bare, OPTS(.max = 2, .nested = PNX_POOL_NESTED_REFUSE));
     struct pnx_pool *lax = mock_pool(&mock_bare, OPTS(.max = 2, .nested = PNX_POOL_NESTED_ALLOW));
     struct pnx_lease a = {0};
     pthread_t thread;
