@@ -157,21 +157,29 @@ static struct pnx_slot *start_connect(
     return start_job(core, slot, PNX__POOL_CONNECT, core->config.connect_timeout, effects);
 }
 
+/* The longest unused one of those that are due for their keep-alive check. */
+static struct pnx_slot *first_keepalive(const struct pnx__pool_core *core) {
+    for (struct pnx_link *link = core->home.prev; link != &core->home; link = link->prev) {
+        struct pnx_slot *slot = slot_of(link);
+        if (pnx__pool_slot_state(slot) == PNX__POOL_IDLE &&
+                core->now >= pnx__pool_keepalive_at(core, slot))
+            return slot;
+    }
+    return NULL;
+}
+
 static struct pnx_slot *start_keepalive(
         struct pnx__pool_core *core, struct pnx__pool_effects *effects) {
     core->keepalive_due = false;
-    for (struct pnx_link *link = core->home.prev; link != &core->home; link = link->prev) {
-        struct pnx_slot *slot = slot_of(link);
-        if (pnx__pool_slot_state(slot) != PNX__POOL_IDLE ||
-                core->now < pnx__pool_keepalive_at(core, slot))
-            continue;
-        if (pnx__pool_slot_is_open(slot) && pnx__pool_capture(core, slot) != PNX__POOL_IDLE)
-            return NULL; /* the list has changed; the next tick looks again */
-        start_check(core, slot, effects);
-        slot->flags = PNX__POOL_KEEPALIVE;
-        return slot;
-    }
-    return NULL;
+    struct pnx_slot *slot = first_keepalive(core);
+    if (!slot)
+        return NULL;
+    if (pnx__pool_slot_is_open(slot) && pnx__pool_capture(core, slot) != PNX__POOL_IDLE)
+        return NULL; /* the list has changed; the next tick looks again */
+    start_check(core, slot, effects);
+    slot->flags = PNX__POOL_KEEPALIVE;
+    core->keepalive_due = first_keepalive(core) != NULL; /* when this one is over */
+    return slot;
 }
 
 /* What helps those who wait comes first, and after failed checks a connect helps sooner than another check. */
