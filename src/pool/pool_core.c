@@ -360,6 +360,14 @@ struct pnx_slot *pnx__pool_core_take(struct pnx__pool_core *core, pnx_ns now,
     return slot;
 }
 
+/* Back to where a waiter was: before all who joined after it.  One that has never waited is before all who do. */
+static void rejoin(struct pnx_link *lane, struct pnx__pool_waiter *waiter) {
+    struct pnx_link *after = lane->next;
+    while (after != lane && PNX_CONTAINER(after, struct pnx__pool_waiter, link)->seq <= waiter->seq)
+        after = after->next;
+    pnx__list_push_back(after, &waiter->link);
+}
+
 struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter,
         bool first, struct pnx__pool_effects *effects, uint64_t *ret_generation, int *ret_code) {
     *ret_code = 0;
@@ -381,7 +389,7 @@ struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__po
     waiter->slot = NULL;
     waiter->code = 0;
     if (first) {
-        pnx__list_push_front(&core->waiters[waiter->lane], &waiter->link);
+        rejoin(&core->waiters[waiter->lane], waiter);
     } else {
         waiter->seq = ++core->seq;
         waiter->at = core->now;

@@ -306,7 +306,7 @@ struct pnx_slot *pnx__pool_core_take(struct pnx__pool_core *core, pnx_ns now,
 /* After a take in vain: 0, or why no waiter may join: -ESHUTDOWN, PNX_E_BREAKER (which asks for a probe). */
 int pnx__pool_core_admit(struct pnx__pool_core *core, struct pnx__pool_effects *effects);
 /* After that: locks all slots; takes what is idle after all (then as take does), or has the waiter join the queue, in its
- * lane, at the head if it was granted before: then NULL and *ret_code is 0, or -EBUSY (max_waiters). */
+ * lane, in its old place if it was granted before: then NULL and *ret_code is 0, or -EBUSY (max_waiters). */
 struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter,
         bool first, struct pnx__pool_effects *effects, uint64_t *ret_generation, int *ret_code);
 /* After a take in vain by a caller that does not wait: asks for one to be made ready. */
