@@ -360,12 +360,18 @@ struct pnx_slot *pnx__pool_core_take(struct pnx__pool_core *core, pnx_ns now,
     return slot;
 }
 
-/* Back to where a waiter was: before all who joined after it.  One that has never waited is before all who do. */
-static void rejoin(struct pnx_link *lane, struct pnx__pool_waiter *waiter) {
-    struct pnx_link *after = lane->next;
-    while (after != lane && PNX_CONTAINER(after, struct pnx__pool_waiter, link)->seq <= waiter->seq)
-        after = after->next;
-    pnx__list_push_back(after, &waiter->link);
+/* Puts a waiter back that had a resource: before those who asked after it, and behind others who came back sooner but had
+ * asked before it.  Who has never waited before has no number, and comes first. */
+static void put_back(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter) {
+    struct pnx_link *list = &core->waiters[waiter->lane], *at = list;
+    PNX_LIST_EACH (link, after, list) {
+        const struct pnx__pool_waiter *other = PNX_CONTAINER(link, struct pnx__pool_waiter, link);
+        if (other->seq > waiter->seq || (other->seq == waiter->seq && other->at > waiter->at)) {
+            at = link;
+            break;
+        }
+    }
+    pnx__list_push_back(at, &waiter->link); /* which is before it */
 }
 
 struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter,
@@ -389,13 +395,14 @@ struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__po
     waiter->slot = NULL;
     waiter->code = 0;
     if (first) {
-        rejoin(&core->waiters[waiter->lane], waiter);
+        put_back(core, waiter);
     } else {
         waiter->seq = ++core->seq;
         waiter->at = core->now;
         pnx__list_push_back(&core->waiters[waiter->lane], &waiter->link);
     }
     core->waiting++;
+    core->blocked += !waiter->is_request;
     pnx__pool_set_gauge(core, PNX__POOL_STAT_waiting, core->waiting);
     if (!first)
         pnx__pool_count(core, PNX__POOL_STAT_waits);

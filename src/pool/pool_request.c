@@ -16,7 +16,7 @@
 #include <assert.h>
 #include <errno.h>
 
-enum { IDLE, WAITING, DELIVERING };
+enum { IDLE, WAITING, DELIVERING, UNWANTED /* the same, and somebody has tried to cancel it */ };
 
 /* What a request's private part holds. */
 struct inner {
@@ -83,9 +83,15 @@ static void join_locked(
     waiter->code = rc;
     if (rc || waiter->slot)
         return;
-    set_state(inner, WAITING);
     pnx__heap_insert(&core->timers, &waiter->timer, inner->deadline);
     pnx__pool_timer(core, inner->deadline, effects);
+    uint32_t expected = first ? DELIVERING : IDLE;
+    /* as in set_state(); pairs with pool_request.unwanted and too_late by the order of this word alone */
+    if (pnx_cas(&inner->state, &expected, WAITING, PNX_RELAXED, "pool_request.waiting"))
+        return;
+    (void)pnx__pool_core_cancel(core, waiter, effects);
+    waiter->code = -ECANCELED;
+    waiter->phase = "cancel";
 }
 
 /* A take was in vain, and the lock is held: joins the queue, at its head if it had a resource before, or has its
@@ -115,9 +121,17 @@ static bool ask_again(struct pnx_pool *pool, struct inner *inner) {
     pnx__pool_effects_init(&effects);
     pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
-    waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
-    if (!waiter->slot)
-        ask_locked(inner, true, now, &effects);
+    waiter->slot = NULL;
+    if (inner->deadline && now >= inner->deadline) {
+        waiter->code = -ETIMEDOUT;
+        waiter->phase = "hook";
+        pnx__pool_count(&pool->core, PNX__POOL_STAT_timeouts);
+        pool->core.starved_at = pool->core.now;
+    } else {
+        waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
+        if (!waiter->slot)
+            ask_locked(inner, true, now, &effects);
+    }
     bool ends = waiter->slot || waiter->code;
     if (!ends && inner->counted) {
         pool->refs--; /* not the last: whoever has a request under way has the pool */
@@ -326,7 +340,10 @@ int pnx_pool_cancel(struct pnx_pool_request *request) {
         return -EINVAL;
     struct inner *inner = inner_of(request);
     /* The caller vouches for the request, and its pool: it is under way, or has been. */
-    if (pnx_load(&inner->state, PNX_RELAXED, "pool_request.cancel") != WAITING)
+    uint32_t state = DELIVERING;
+    /* pairs with pool_request.waiting: should a hook refuse its resource, it does not wait again */
+    if (pnx_cas(&inner->state, &state, UNWANTED, PNX_RELAXED, "pool_request.unwanted") ||
+            state != WAITING)
         return -EALREADY;
     struct pnx_pool *pool = inner->pool;
     if (pnx__pool_forked(pool)) { /* it waits in the parent; the lock may be held for ever */
@@ -338,8 +355,11 @@ int pnx_pool_cancel(struct pnx_pool_request *request) {
     pnx__pool_lock(pool);
     bool gone = pnx_load(&inner->state, PNX_RELAXED, "pool_request.cancel_locked") == WAITING &&
                 pnx__pool_core_cancel(&pool->core, &inner->waiter, &effects);
+    state = DELIVERING;
     if (gone)
         set_state(inner, IDLE);
+    else /* the outcome came just now; as above */
+        (void)pnx_cas(&inner->state, &state, UNWANTED, PNX_RELAXED, "pool_request.too_late");
     pnx__pool_unlock(pool, &effects, NULL);
     return gone ? 0 : -EALREADY;
 }

@@ -477,3 +477,89 @@ TEST(a_lease_that_was_in_an_inbox_at_a_fork_is_abandoned_in_the_child_and_is_the
     pnx_inbox_release(&inbox);
     tear_down(pool);
 }
+
+/* ---- a cancel that comes while a hook looks at the resource ---- */
+
+static int cancel_and_refuse(void *arg, void *resource) {
+    struct ask *ask = arg;
+    (void)resource;
+    ask->rc = pnx_pool_cancel(&ask->request);
+    return -EPERM;
+}
+
+TEST(a_request_that_could_not_be_cancelled_does_not_wait_again_when_a_hook_refuses_its_resource) {
+    set_up();
+    struct ask ask = {0};
+    struct pnx_pool_hooks cancelling = {
+            .size = sizeof(cancelling), .arg = &ask, .before_acquire = cancel_and_refuse};
+    struct pnx_pool *pool = mock_pool(&mock_manager, LOOP(.max = 1, .hooks = &cancelling));
+    ask_for(&ask, pool, PNX_NEVER);
+    pnx_pool_tick(pool, te.now);
+    CHECK_EQ(ask.rc, -EALREADY);
+    ask_check_failed(&ask, -ECANCELED, "cancel");
+    CHECK_EQ(mock_stats(pool).waiting, 0);
+    tear_down(pool);
+}
+
+TEST(p2_waiters_whose_resources_a_hook_refuses_come_back_in_their_order) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_manager, LOOP(.max = 2, .hooks = &hooks));
+    struct pnx_inbox *inbox[2] = {new_inbox(), new_inbox()};
+    struct pnx_lease leases[2] = {mock_acquire(pool, PNX_SEC), mock_acquire(pool, PNX_SEC)};
+    struct ask asks[3] = {0};
+    int turn = 0;
+    for (int i = 0; i < 3; i++) {
+        asks[i].turn = &turn;
+        asks[i].then = release_it;
+        asks[i].request.inbox = i < 2 ? inbox[i] : NULL;
+        ask_for(&asks[i], pool, PNX_SEC);
+    }
+    for (int i = 0; i < 2; i++)
+        pnx_lease_release(&leases[i]);
+    refusals.left = 2;
+    for (int i = 0; i < 2; i++) /* the first one is told, and comes back, first */
+        CHECK_EQ(pnx_inbox_dispatch(inbox[i], 0), 1);
+    CHECK_EQ(mock_stats(pool).waiting, 3);
+    CHECK_EQ(pnx_pool_resize(pool, 1, NULL), 0);
+    pnx_pool_tick(pool, te.now);
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(pnx_inbox_dispatch(inbox[i], 0), 1); /* releases it, to the next one */
+    for (int i = 0; i < 3; i++) {
+        ask_check_granted(&asks[i]);
+        CHECK_EQ(asks[i].place, i);
+    }
+    pnx_inbox_release(&inbox[0]);
+    pnx_inbox_release(&inbox[1]);
+    tear_down(pool);
+}
+
+/* ---- hooks that refuse everything ---- */
+
+static int refuse_slowly(void *arg, void *resource) {
+    (void)resource;
+    test_env_advance(
+            &te, PNX_MS); /* so that there is always a resource before the deadline is looked at */
+    ++*(int *)arg;
+    return -EPERM;
+}
+
+TEST(p7_an_acquire_ends_at_its_deadline_though_a_hook_refuses_one_resource_after_the_other) {
+    set_up();
+    int asked = 0;
+    struct pnx_pool_hooks never = {
+            .size = sizeof(never), .arg = &asked, .before_acquire = refuse_slowly};
+    struct pnx_pool *pool = mock_pool(&mock_manager, LOOP(.max = 1, .hooks = &never));
+    struct pnx_lease lease;
+    struct pnx_error err;
+    CHECK_EQ(pnx_pool_acquire(pool, 10 * PNX_MS, &err, &lease), -ETIMEDOUT);
+    CHECK_STR(err.phase, "hook");
+    CHECK(asked >= 2 && asked <= 11);
+    CHECK_EQ(mock_stats(pool).timeouts, 1);
+    asked = 0;
+    struct ask ask = {0};
+    ask_for(&ask, pool, 10 * PNX_MS);
+    pnx_pool_tick(pool, te.now);
+    ask_check_failed(&ask, -ETIMEDOUT, "hook");
+    CHECK(asked >= 2 && asked <= 11);
+    tear_down(pool);
+}
