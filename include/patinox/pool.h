@@ -84,7 +84,8 @@ enum pnx_pool_op_kind { PNX_POOL_OP_CONNECT, PNX_POOL_OP_CHECK, PNX_POOL_OP_CLOS
 
 /*
  * An operation that goes on without a thread (pnx_pool_manager.start).  Owned by the pool; valid from start until it
- * is completed.  The manager may use fd, events and data as it likes, from one thread at a time.
+ * has ended, and no start, poll or cancel of it runs; these never run at the same time.  The manager may use fd, events and data
+ * as it likes.
  */
 struct pnx_pool_op {
     void *resource; /* what to check or close; NULL for a connect */
@@ -263,7 +264,7 @@ PNX_API PNX_NODISCARD int pnx_pool_create(const struct pnx_pool_manager *manager
  * resource ready for a later try.  Any thread.  Release the lease when done.
  * -ETIMEDOUT, -EBUSY (max_waiters), -ESHUTDOWN (closed, or made by the parent of this process), -EDEADLK (would
  * wait inside an operation of this pool), -EINVAL.  err, if not NULL, says in which phase ("wait", "connect",
- * "check", "queue", "closed", "fork"), with counts, and the last connect error, which is also its cause.
+ * "check", "hook", "queue", "closed", "fork"), with counts, and the last connect error, which is also its cause.
  */
 PNX_API PNX_NODISCARD int pnx_pool_acquire(
         struct pnx_pool *pool, pnx_ns timeout, struct pnx_error *err, struct pnx_lease *ret_lease);
@@ -330,7 +331,7 @@ PNX_API PNX_NODISCARD int pnx_pool_acquire_async(
 
 /*
  * Takes a request back.  0: it is over, and done will not be called.  -EALREADY: its outcome came first; done has been
- * called, is being called, or will be.  Never waits.  -EINVAL.
+ * called, is being called, or will be (with -ECANCELED if before_acquire does not want the resource).  Never waits.  -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_pool_cancel(struct pnx_pool_request *request);
 
