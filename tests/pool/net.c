@@ -145,9 +145,12 @@ static void echo(struct serving *serving, int fd) {
         ssize_t n = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT);
         if (n < 0 && errno == EAGAIN)
             return;
-        if (n <= 0 || send(fd, bytes, (size_t)n, MSG_NOSIGNAL) != n)
+        if (n <= 0)
             break;
+        /* First, so that whoever has the answer finds it counted. */
         __atomic_add_fetch(&serving->counts->bytes, n, __ATOMIC_RELAXED);
+        if (send(fd, bytes, (size_t)n, MSG_NOSIGNAL) != n)
+            break;
     }
     net_count_open(serving->counts, -1);
     close(fd);
