@@ -3,136 +3,27 @@
  * The pool over real connections: a TCP echo server behind a proxy that refuses, delays, resets, vanishes and
  * swallows (net.h).
  *
- * Each test ends by showing that the pool serves again by itself, that neither the server nor the client ever had
- * more than max connections, and that no descriptor, no memory and no row of the registry is left.  Times are
- * bounded from below exactly, and from above by LOOSE, which only a wait for something else would exceed: whatever
- * must not be waited for takes a minute here.
+ * Each test shows that the pool serves again by itself, and ends with the proof of tear_down(): neither the server
+ * nor the client ever had more than max connections, and no descriptor, no memory and no row is left.  Times are
+ * bounded from below exactly, and from above by LOOSE: whatever must not be waited for takes a minute here.
  */
 #include "harness/harness.h"
-#include "pool/net.h"
+#include "pool/net_world.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <unistd.h>
 
-#define LOOSE  (20 * PNX_SEC)
-#define MINUTE (60 * PNX_SEC)
-
-struct world {
-    struct net_server server;
-    struct net_proxy proxy;
-    struct net_client client;
-    struct test_env te;
-    struct pnx_registry *registry;
-    struct pnx_pool *pool;
-    uint32_t max;
-    int descriptors; /* before there was a pool */
-    pnx_ns late;     /* by which an acquire outlived its timeout at most */
-};
-
-static struct world world;
-
-static int count_descriptors(void) {
-    DIR *dir = opendir("/proc/self/fd");
-    int n = 0;
-    CHECK(dir);
-    while (readdir(dir))
-        n++;
-    closedir(dir);
-    return n;
-}
-
-static void set_up(unsigned lives) {
-    net_server_init(&world.server, lives);
-    net_server_start(&world.server);
-    net_proxy_init(&world.proxy, world.server.port);
-    world.client.port = world.proxy.port;
-    test_env_init(&world.te);
-    CHECK_EQ(pnx_registry_create(NULL, NULL, &world.registry), 0);
-    world.descriptors = count_descriptors();
-}
-
-static struct pnx_pool *make_pool(const struct pnx_pool_opts *opts) {
-    struct pnx_error err = {0};
-    world.max = opts->max;
-    int rc = pnx_pool_create(&net_manager, opts, &err, &world.pool);
-    CHECK_MSG(rc == 0, "create: %s (%s)", pnx_errname(rc), err.message);
-    return world.pool;
-}
-
-#define POOL(...) \
-    make_pool(PNX_POOL_OPTS(.name = "net", .ctx = &world.client, .env = &world.te.env, \
-            .registry = world.registry, .backoff_max_ns = 20 * PNX_MS, .backoff_ns = 5 * PNX_MS, \
-            __VA_ARGS__))
-
-static struct pnx_pool_stats stats(void) {
-    struct pnx_pool_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_pool_read_stats(world.pool, &stats), 0);
-    return stats;
-}
-
-/* Ends the pool: nothing of it may be left, and it never had too much. */
-static void end_pool(void) {
-    CHECK_EQ(pnx_pool_close(world.pool, MINUTE), 0);
-    pnx_pool_release(&world.pool);
-    CHECK_EQ(world.client.open, 0);
-    CHECK(world.client.most > 0 && world.client.most <= world.max);
-    CHECK(net_read(&world.proxy.counts->most) <= world.max);
-    CHECK_EQ(pnx_registry_count(world.registry), 0);
-    test_env_check_empty(&world.te);
-    CHECK_EQ(count_descriptors(), world.descriptors);
-    CHECK_MSG(world.client.late < LOOSE, "an operation came %lld ms after its deadline",
-            (long long)(world.client.late / PNX_MS));
-    CHECK_MSG(world.late < LOOSE, "an acquire came %lld ms after its deadline",
-            (long long)(world.late / PNX_MS));
-}
-
-static void end_network(void) {
-    pnx_registry_release(&world.registry);
-    net_proxy_end(&world.proxy);
-    net_server_end(&world.server);
-}
-
-static void tear_down(void) {
-    CHECK(net_read(&world.server.counts->most) <= world.max);
-    end_pool();
-    end_network();
-}
-
-/* The same where the server cannot know of every end: of a client that vanished, or while it was frozen. */
-static void tear_down_unseen(void) {
-    end_pool();
-    end_network();
-}
+/* Pauses short enough that no test waits for one. */
+#define QUICK .backoff_ns = 5 * PNX_MS, .backoff_max_ns = 20 * PNX_MS
 
 /* ---- acquiring ---- */
-
-/* An acquire that never comes before its deadline but with a lease, and is never late by LOOSE. */
-static int acquire(pnx_ns timeout, struct pnx_error *err, struct pnx_lease *ret_lease) {
-    pnx_ns start = pnx_now();
-    int rc = pnx_pool_acquire(world.pool, timeout, err, ret_lease);
-    pnx_ns late = pnx_now() - start - timeout;
-    CHECK(rc != -ETIMEDOUT || late >= 0);
-    pnx_ns seen = __atomic_load_n(&world.late, __ATOMIC_RELAXED);
-    while (late > seen && !__atomic_compare_exchange_n(&world.late, &seen, late, true,
-                                  __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        ;
-    return rc;
-}
-
-static struct net_conn *conn_of(const struct pnx_lease *lease) {
-    struct net_conn *conn = pnx_lease_resource(lease);
-    CHECK(conn);
-    return conn;
-}
 
 /* A lease of a connection that works. */
 static struct pnx_lease good(void) {
     struct pnx_lease lease = {0};
     struct pnx_error err = {0};
-    int rc = acquire(MINUTE, &err, &lease);
+    int rc = net_acquire(MINUTE, &err, &lease);
     CHECK_MSG(rc == 0, "acquire: %s (%s)", pnx_errname(rc), err.message);
     rc = net_echo(conn_of(&lease), pnx_now() + MINUTE);
     CHECK_MSG(rc == 0, "echo: %s", strerror(-rc));
@@ -157,34 +48,21 @@ static void told(const char *phase, int cause, const char *message) {
         struct pnx_lease lease = {0};
         memset(&err, 0, sizeof(err));
         CHECK_MSG(pnx_now() < until, "for a minute nobody was told of %s", strerror(-cause));
-        CHECK_EQ(acquire(20 * PNX_MS, &err, &lease), -ETIMEDOUT);
+        CHECK_EQ(net_acquire(20 * PNX_MS, &err, &lease), -ETIMEDOUT);
         CHECK_EQ(err.code, -ETIMEDOUT);
     } while (err.cause != cause);
     CHECK_STR(err.phase, phase);
     CHECK_CONTAINS(err.message, message);
 }
 
-/* Polls the numbers until the expression holds. */
-#define UNTIL(expression) \
-    do { \
-        pnx_ns until_ = pnx_now() + MINUTE; \
-        for (;;) { \
-            struct pnx_pool_stats s = stats(); \
-            if (expression) \
-                break; \
-            CHECK_MSG(pnx_now() < until_, "waited a minute for %s", #expression); \
-            sched_yield(); \
-        } \
-    } while (0)
-
 /* ---- connects that fail ---- */
 
 TEST(a_refused_connect_is_told_to_those_who_wait_until_somebody_listens) {
     set_up(1);
     net_proxy_mode(&world.proxy, NET_REFUSE);
-    POOL(.max = 2, .connect_timeout_ns = MINUTE);
+    POOL(QUICK, .max = 2, .connect_timeout_ns = MINUTE);
     told("connect", -ECONNREFUSED, "refused");
-    CHECK(stats().connect_failures > 0);
+    CHECK(net_stats().connect_failures > 0);
     net_proxy_mode(&world.proxy, NET_PASS);
     all_good(2);
     tear_down();
@@ -202,16 +80,17 @@ static void wait_in_vain(unsigned index, void *ctx) {
 static void connects_into(enum net_mode hole) {
     set_up(1);
     net_proxy_mode(&world.proxy, hole);
-    POOL(.max = 3, .max_connecting = 2, .connect_timeout_ns = 50 * PNX_MS);
+    POOL(QUICK, .max = 3, .max_connecting = 2, .connect_timeout_ns = 50 * PNX_MS);
     told("connect", -ETIMEDOUT, "timed out");
     /* Whatever was under way at the first failure has ended: from now on they come one by one. */
     UNTIL(s.connecting == 0);
     int64_t overlaps = net_read(&world.client.overlaps);
     int64_t until = net_read(&world.client.attempts) + 3;
-    uint64_t overdue = stats().overdue;
+    uint64_t overdue = net_stats().overdue;
     test_threads(4, wait_in_vain, &until);
     overlaps = net_read(&world.client.overlaps) - overlaps;
-    CHECK(overlaps <= (int64_t)(stats().overdue - overdue)); /* of a machine that is away: none */
+    CHECK(overlaps <=
+            (int64_t)(net_stats().overdue - overdue)); /* of a machine that is away: none */
     net_proxy_mode(&world.proxy, NET_PASS);
     all_good(3);
     tear_down();
@@ -229,11 +108,11 @@ TEST(connects_whose_syn_is_not_answered_end_at_their_deadline) {
 TEST(a_connect_that_hangs_keeps_neither_a_caller_nor_a_close_longer_than_asked) {
     set_up(1);
     net_proxy_mode(&world.proxy, NET_MUTE);
-    POOL(.max = 2, .connect_timeout_ns = 5 * MINUTE);
+    POOL(QUICK, .max = 2, .connect_timeout_ns = 5 * MINUTE);
     struct pnx_lease lease = {0};
     struct pnx_error err = {0};
     do
-        CHECK_EQ(acquire(30 * PNX_MS, &err, &lease), -ETIMEDOUT);
+        CHECK_EQ(net_acquire(30 * PNX_MS, &err, &lease), -ETIMEDOUT);
     while (net_read(&world.proxy.counts->open) == 0);
     CHECK_STR(err.phase, "connect");
     CHECK_EQ(err.cause, 0); /* none has failed yet */
@@ -248,16 +127,17 @@ TEST(a_connect_that_hangs_keeps_neither_a_caller_nor_a_close_longer_than_asked) 
 TEST(a_slow_network_delays_connects_and_does_not_fail_them) {
     set_up(1);
     net_proxy_delay(&world.proxy, 30 * PNX_MS);
-    POOL(.max = 1, .check_after_ns = 1, .connect_timeout_ns = MINUTE, .check_timeout_ns = MINUTE);
+    POOL(QUICK, .max = 1, .check_after_ns = 1, .connect_timeout_ns = MINUTE,
+            .check_timeout_ns = MINUTE);
     pnx_ns start = pnx_now();
     all_good(1);
     CHECK(pnx_now() - start >= 4 * 30 * PNX_MS); /* hello and an echo, there and back */
     start = pnx_now();
     all_good(1);
     CHECK(pnx_now() - start >= 4 * 30 * PNX_MS); /* a check and an echo */
-    CHECK_EQ(stats().connects, 1);
-    CHECK_EQ(stats().checks, 1);
-    CHECK_EQ(stats().check_failures + stats().connect_failures, 0);
+    CHECK_EQ(net_stats().connects, 1);
+    CHECK_EQ(net_stats().checks, 1);
+    CHECK_EQ(net_stats().check_failures + net_stats().connect_failures, 0);
     tear_down();
 }
 
@@ -266,7 +146,7 @@ TEST(a_slow_network_delays_connects_and_does_not_fail_them) {
 /* n idle connections, all alive. */
 static void fill(unsigned n) {
     all_good(n);
-    CHECK_EQ(stats().idle, n);
+    CHECK_EQ(net_stats().idle, n);
     CHECK_EQ(net_read(&world.proxy.counts->open), n);
     CHECK_EQ(net_read(&world.server.counts->open), n);
 }
@@ -274,11 +154,11 @@ static void fill(unsigned n) {
 static void bad_ones_are_replaced(enum net_blow blow, pnx_ns check_timeout) {
     enum { N = 4 };
     set_up(1);
-    POOL(.max = N, .check_after_ns = 1, .check_timeout_ns = check_timeout);
+    POOL(QUICK, .max = N, .check_after_ns = 1, .check_timeout_ns = check_timeout);
     fill(N);
     net_proxy_strike(&world.proxy, blow);
     all_good(N);
-    struct pnx_pool_stats s = stats();
+    struct pnx_pool_stats s = net_stats();
     CHECK_EQ(s.closed_check, N);
     CHECK_EQ(s.check_failures, N);
     CHECK_EQ(s.connects, 2 * N);
@@ -304,13 +184,13 @@ TEST(half_open_connections_are_found_by_the_check_at_its_deadline_and_replaced) 
 
 TEST(a_check_that_takes_too_long_costs_the_connection_and_not_the_caller) {
     set_up(1);
-    POOL(.max = 1, .check_after_ns = 1, .check_timeout_ns = 50 * PNX_MS,
+    POOL(QUICK, .max = 1, .check_after_ns = 1, .check_timeout_ns = 50 * PNX_MS,
             .connect_timeout_ns = MINUTE);
     fill(1);
     net_proxy_delay(&world.proxy, 100 * PNX_MS);
     all_good(1);
-    CHECK_EQ(stats().closed_check, 1);
-    CHECK_EQ(stats().connects, 2);
+    CHECK_EQ(net_stats().closed_check, 1);
+    CHECK_EQ(net_stats().connects, 2);
     tear_down();
 }
 
@@ -321,16 +201,16 @@ TEST(a_holder_whose_connection_goes_bad_discards_it_and_gets_another) {
         int error;
     } cases[] = {{NET_CUT, -EPIPE}, {NET_RESET, -ECONNRESET}, {NET_STRAND, -ETIMEDOUT}};
     set_up(1);
-    POOL(.max = 1);
+    POOL(QUICK, .max = 1);
     for (unsigned i = 0; i < 3; i++) {
         struct pnx_lease lease = good();
         net_proxy_strike(&world.proxy, cases[i].blow);
         CHECK_EQ(net_echo(conn_of(&lease), pnx_now() + 30 * PNX_MS), cases[i].error);
         pnx_lease_discard(&lease);
         all_good(1);
-        CHECK_EQ(stats().closed_discarded, i + 1);
+        CHECK_EQ(net_stats().closed_discarded, i + 1);
     }
-    CHECK_EQ(stats().connects, 4);
+    CHECK_EQ(net_stats().connects, 4);
     tear_down_unseen();
 }
 
@@ -340,13 +220,13 @@ TEST(stale_connections_after_a_restart_of_the_server_are_found_and_replaced) {
     enum { N = 4 };
     set_up(2);
     world.client.port = world.server.port; /* without the proxy */
-    POOL(.max = N, .check_after_ns = 1, .check_timeout_ns = MINUTE);
+    POOL(QUICK, .max = N, .check_after_ns = 1, .check_timeout_ns = MINUTE);
     all_good(N);
     net_server_kill(&world.server);
     net_server_start(&world.server);
     all_good(N);
-    CHECK_EQ(stats().closed_check, N);
-    CHECK_EQ(stats().connect_failures, 0);
+    CHECK_EQ(net_stats().closed_check, N);
+    CHECK_EQ(net_stats().connect_failures, 0);
     CHECK_EQ(net_read(&world.server.counts->accepted), 2 * N);
     tear_down();
 }
@@ -354,7 +234,7 @@ TEST(stale_connections_after_a_restart_of_the_server_are_found_and_replaced) {
 TEST(a_server_that_is_dead_is_told_of_and_one_that_comes_back_is_used) {
     set_up(3);
     world.client.port = world.server.port;
-    POOL(.max = 3, .check_after_ns = 1);
+    POOL(QUICK, .max = 3, .check_after_ns = 1);
     all_good(3);
     for (int i = 0; i < 2; i++) {
         net_server_kill(&world.server);
@@ -369,7 +249,7 @@ TEST(a_server_that_is_dead_is_told_of_and_one_that_comes_back_is_used) {
 TEST(a_server_that_hangs_is_told_of_and_is_used_again_when_it_goes_on) {
     set_up(1);
     world.client.port = world.server.port;
-    POOL(.max = 2, .check_after_ns = 1, .check_timeout_ns = 50 * PNX_MS,
+    POOL(QUICK, .max = 2, .check_after_ns = 1, .check_timeout_ns = 50 * PNX_MS,
             .connect_timeout_ns = 50 * PNX_MS);
     all_good(2);
     net_server_freeze(&world.server);
@@ -407,7 +287,7 @@ static void be_a_child(void *arg) {
 
 TEST(a_forked_child_closes_its_descriptors_and_the_parents_connections_live_on) {
     set_up(1);
-    POOL(.max = 2, .check_after_ns = PNX_NEVER);
+    POOL(QUICK, .max = 2, .check_after_ns = PNX_NEVER);
     struct inherited inherited = {.lease = good()};
     struct pnx_lease other = good();
     inherited.idle = conn_of(&other)->fd;
@@ -418,7 +298,7 @@ TEST(a_forked_child_closes_its_descriptors_and_the_parents_connections_live_on) 
     other = good();
     CHECK_EQ(conn_of(&other)->fd, inherited.idle);
     CHECK_EQ(net_read(&world.server.counts->bytes), bytes + 2); /* the child has sent none */
-    CHECK_EQ(stats().connects, 2);
+    CHECK_EQ(net_stats().connects, 2);
     pnx_lease_release(&other);
     pnx_lease_release(&inherited.lease);
     tear_down();
@@ -441,7 +321,7 @@ struct traffic {
 static bool serve(struct traffic *traffic, unsigned index, uint64_t random) {
     struct pnx_lease lease = {0};
     pnx_ns short_time = (pnx_ns)(random >> 8) % (5 * PNX_MS);
-    int rc = acquire(random % 4 ? traffic->patience : short_time, NULL, &lease);
+    int rc = net_acquire(random % 4 ? traffic->patience : short_time, NULL, &lease);
     if (rc) {
         CHECK_EQ(rc, -ETIMEDOUT);
         __atomic_add_fetch(&traffic->refused, 1, __ATOMIC_RELAXED);
@@ -471,14 +351,14 @@ TEST(p1_the_server_never_sees_more_than_max_connections_while_they_are_replaced)
     enum { CLIENTS = 12 };
     set_up(1);
     world.client.port = world.server.port;
-    POOL(.max = 3, .max_connecting = 3, .check_after_ns = 1);
+    POOL(QUICK, .max = 3, .max_connecting = 3, .check_after_ns = 1);
     struct traffic traffic = {.patience = MINUTE,
             .rounds = test_slow() ? 100 : 400,
             .discarded = 3,
             .seed = test_seed()};
     test_threads(CLIENTS, be_served, &traffic);
     CHECK(traffic.served >= CLIENTS * traffic.rounds);
-    CHECK(stats().closed_discarded > 0);
+    CHECK(net_stats().closed_discarded > 0);
     CHECK(net_read(&world.server.counts->most) > 1);
     tear_down();
 }
@@ -511,13 +391,13 @@ static void fail_by_turns(unsigned index, void *ctx) {
 
 TEST_LIMIT(stress_of_a_network_that_fails_in_every_way_by_turns, 600) {
     set_up(1);
-    POOL(.max = 4, .check_after_ns = PNX_MS, .check_timeout_ns = 20 * PNX_MS,
+    POOL(QUICK, .max = 4, .check_after_ns = PNX_MS, .check_timeout_ns = 20 * PNX_MS,
             .connect_timeout_ns = 20 * PNX_MS);
     struct traffic traffic = {
             .patience = 40 * PNX_MS, .rounds = 1, .discarded = 50, .seed = test_seed()};
     test_threads(8, fail_by_turns, &traffic);
     all_good(4);
-    CHECK(traffic.served > 0 && traffic.refused > 0 && stats().connect_failures > 0);
-    CHECK_EQ(stats().in_use + stats().waiting, 0);
+    CHECK(traffic.served > 0 && traffic.refused > 0 && net_stats().connect_failures > 0);
+    CHECK_EQ(net_stats().in_use + net_stats().waiting, 0);
     tear_down_unseen();
 }
