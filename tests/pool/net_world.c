@@ -3,6 +3,7 @@
 #include "pool/net_world.h"
 
 #include <dirent.h>
+#include <time.h>
 
 struct net_world world;
 
@@ -83,4 +84,9 @@ struct net_conn *conn_of(const struct pnx_lease *lease) {
     struct net_conn *conn = pnx_lease_resource(lease);
     CHECK(conn);
     return conn;
+}
+
+void pause_for(pnx_ns time) {
+    const struct timespec ts = {(time_t)(time / PNX_SEC), (long)(time % PNX_SEC)};
+    nanosleep(&ts, NULL);
 }

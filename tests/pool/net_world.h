@@ -44,6 +44,9 @@ struct pnx_pool_stats net_stats(void);
 int net_acquire(pnx_ns timeout, struct pnx_error *err, struct pnx_lease *ret_lease);
 struct net_conn *conn_of(const struct pnx_lease *lease);
 
+/* Lets a time pass that is measured, or is what the test is about; never in order to wait for something. */
+void pause_for(pnx_ns time);
+
 /* Polls the numbers until the expression holds. */
 #define UNTIL(expression) \
     do { \

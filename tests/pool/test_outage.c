@@ -15,7 +15,6 @@
 #include "pool/net_world.h"
 
 #include <errno.h>
-#include <time.h>
 
 #define LATE_MAX     (20 * PNX_MS)
 #define RECOVERY_MAX PNX_SEC
@@ -161,11 +160,6 @@ static void until_all_are_served(const struct drill *drill, enum phase phase) {
         CHECK_MSG(pnx_now() < until, "in two minutes not everybody was served");
         usleep(1000);
     }
-}
-
-static void pause_for(pnx_ns time) {
-    const struct timespec ts = {(time_t)(time / PNX_SEC), (long)(time % PNX_SEC)};
-    nanosleep(&ts, NULL);
 }
 
 static void set_phase(struct drill *drill, enum phase phase) {
