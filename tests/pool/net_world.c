@@ -87,6 +87,8 @@ struct net_conn *conn_of(const struct pnx_lease *lease) {
 }
 
 void pause_for(pnx_ns time) {
+    if (time < 0)
+        return;
     const struct timespec ts = {(time_t)(time / PNX_SEC), (long)(time % PNX_SEC)};
     nanosleep(&ts, NULL);
 }

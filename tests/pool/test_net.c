@@ -50,9 +50,9 @@ static void told(const char *phase, int cause, const char *message) {
         CHECK_MSG(pnx_now() < until, "for a minute nobody was told of %s", strerror(-cause));
         CHECK_EQ(net_acquire(20 * PNX_MS, &err, &lease), -ETIMEDOUT);
         CHECK_EQ(err.code, -ETIMEDOUT);
-    } while (err.cause != cause);
+        /* A connect that the machine kept from ending in time is told of in other words. */
+    } while (err.cause != cause || !strstr(err.message, message));
     CHECK_STR(err.phase, phase);
-    CHECK_CONTAINS(err.message, message);
 }
 
 /* ---- connects that fail ---- */
