@@ -172,9 +172,9 @@ static void until_a_connect_fails_anew(void) {
 
 static void have_an_outage(struct drill *drill) {
     drill->fail();
-    int64_t attempts = net_read(&world.client.attempts);
+    uint64_t overdue = net_stats().overdue; /* first: it bounds the overlaps */
     int64_t overlaps = net_read(&world.client.overlaps);
-    uint64_t overdue = net_stats().overdue;
+    int64_t attempts = net_read(&world.client.attempts);
     double others = test_others_s();
     pnx_ns began = pnx_now();
     until_a_connect_fails_anew();
