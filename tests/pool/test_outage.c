@@ -8,8 +8,8 @@
  *   - Connects that are tried meanwhile are no more than the governor's pauses allow, but for one chance in 10^9.
  *   - The first connect that is tried after the return succeeds, within the longest pause, and is within
  *     RECOVERY_MAX (looked at as LATE_MAX is; always within LOOSE).
- *   - Every client is served after that, none much more often than another, and in the end nothing is left
- *     (net_world.h).
+ *   - Every client is served after that (on a machine as above none in vain, and none twice as often as another),
+ *     and in the end nothing is left (net_world.h).
  */
 #include "harness/harness.h"
 #include "pool/net_world.h"
@@ -284,8 +284,8 @@ static void check_times(const struct drill *drill) {
                       : test_slow()            ? "a sanitizer takes its time"
                       : drill->load < LOAD_MAX ? NULL
                                                : "others had work for the machine";
-    printf("outage: p99.9 <= %.0f ms, recovery <= %.0f ms and nobody in vain were %s%s%s (others "
-           "used %.2f CPUs)\n",
+    printf("outage: p99.9 <= %.0f ms, recovery <= %.0f ms, nobody in vain and fair shares were "
+           "%s%s%s (others used %.2f CPUs)\n",
             ms(LATE_MAX), ms(RECOVERY_MAX), why ? "NOT checked" : "checked", why ? ": " : "",
             why ? why : "", drill->load);
     if (why)
@@ -293,6 +293,8 @@ static void check_times(const struct drill *drill) {
     CHECK(lateness(drill, 999) <= LATE_MAX);
     CHECK(drill->first <= RECOVERY_MAX);
     CHECK_EQ(drill->starved, 0);
+    CHECK_MSG(drill->most <= 2 * drill->least, "one client was served %lld times, another %lld",
+            (long long)drill->most, (long long)drill->least);
 }
 
 static void check(const struct drill *drill) {
@@ -302,10 +304,7 @@ static void check(const struct drill *drill) {
     /* What was under way at the return may still fail; who comes later is served. */
     CHECK_MSG(drill->vain_attempts <= drill->max_connecting,
             "%lld connects failed after the return", (long long)drill->vain_attempts);
-    /* In the order in which they asked: those who are served most are not far ahead, only the scheduler's fault. */
     CHECK(drill->least >= SERVED);
-    CHECK_MSG(drill->most <= 20 * drill->least, "one client was served %lld times, another %lld",
-            (long long)drill->most, (long long)drill->least);
     UNTIL(s.in_use + s.waiting + s.connecting + s.checking == 0);
     struct pnx_pool_stats s = net_stats();
     CHECK_EQ(s.timeouts, drill->timeouts);
