@@ -62,8 +62,10 @@ struct drill {
     int64_t vain_attempts; /* connects that failed after the return */
     uint64_t overdue;
     int64_t overlaps;
+    pnx_ns began;
     pnx_ns lasted;
-    double load;
+    double strangers;
+    double load; /* by strangers, from the beginning of the outage to the end of the drill */
     int64_t served, least,
             most; /* after the return: by all clients, by the one with the least, the most */
 };
@@ -170,21 +172,28 @@ static void until_a_connect_fails_anew(void) {
     UNTIL(s.connect_failures > failures + under_way);
 }
 
+/* What processes have used that are neither the test nor its server or proxy. */
+static double strangers_s(void) {
+    double ours = net_cpu_s(&world.proxy.process);
+    for (unsigned i = 0; i < world.server.n; i++)
+        ours += net_cpu_s(&world.server.lives[i]);
+    return test_others_s() - ours;
+}
+
 static void have_an_outage(struct drill *drill) {
     drill->fail();
+    drill->began = pnx_now();
+    drill->strangers = strangers_s();
     uint64_t overdue = net_stats().overdue; /* first: it bounds the overlaps */
     int64_t overlaps = net_read(&world.client.overlaps);
     int64_t attempts = net_read(&world.client.attempts);
-    double others = test_others_s();
-    pnx_ns began = pnx_now();
     until_a_connect_fails_anew();
     set_phase(drill, DOWN);
-    pause_for(drill->outage - (pnx_now() - began));
+    pause_for(drill->outage - (pnx_now() - drill->began));
     drill->attempts = net_read(&world.client.attempts) - attempts;
     drill->overlaps = net_read(&world.client.overlaps) - overlaps;
     drill->overdue = net_stats().overdue - overdue;
-    drill->lasted = pnx_now() - began;
-    drill->load = (test_others_s() - others) / ((double)drill->lasted / (double)PNX_SEC);
+    drill->lasted = pnx_now() - drill->began;
     set_phase(drill, UP); /* neither: the server is about to return */
     drill->mend();
 }
@@ -204,6 +213,8 @@ static void recover(struct drill *drill) {
     __atomic_store_n(&drill->settled_at, pnx_now(), __ATOMIC_RELAXED);
     if (test_long())
         pause_for(2 * PNX_SEC); /* to see who starves now */
+    drill->load = (strangers_s() - drill->strangers) /
+                  ((double)(pnx_now() - drill->began) / (double)PNX_SEC);
 }
 
 static void take_part(unsigned index, void *ctx) {
