@@ -595,6 +595,7 @@ void pnx__pool_core_close(struct pnx__pool_core *core, struct pnx__pool_effects 
     core->closing = true;
     core->paused = false;
     core->breaker = false;
+    pnx__pool_set_gauge(core, PNX__POOL_STAT_breaker_open, 0);
     lock_all(core);
     each_idle(core, close_any, effects);
     pnx__pool_refuse_all(core, -ESHUTDOWN, "closed", effects);

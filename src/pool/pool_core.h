@@ -94,6 +94,8 @@ enum pnx__pool_slot_flag {
     PNX__POOL_OP = 128,      /* the job goes on without a thread */
     PNX__POOL_OP_OVER = 256, /* ... and has ended, which is about to be reported */
     PNX__POOL_PEEKED = 512,  /* its check is a peek */
+    PNX__POOL_ADOPTED =
+            1024, /* CONNECTING, but it was connected by somebody else: not counted in running_n[] */
 };
 
 /*
@@ -336,8 +338,7 @@ struct pnx_slot *pnx__pool_core_next_peek(
         struct pnx__pool_core *core, pnx_ns now, struct pnx__pool_effects *effects);
 /* A slot for a resource from outside, as if its connect ran: NULL and *ret_code when there is no room (-EBUSY), or
  * the pool is closed (-ESHUTDOWN). */
-struct pnx_slot *pnx__pool_core_adopt(
-        struct pnx__pool_core *core, pnx_ns now, struct pnx__pool_effects *effects, int *ret_code);
+struct pnx_slot *pnx__pool_core_adopt(struct pnx__pool_core *core, pnx_ns now, int *ret_code);
 /* ... which then could not be had after all. */
 void pnx__pool_core_adopt_failed(
         struct pnx__pool_core *core, struct pnx_slot *slot, struct pnx__pool_effects *effects);
