@@ -143,6 +143,7 @@ static int await_warm_locked(struct pnx_pool *pool, uint32_t n, pnx_ns deadline)
             effects.work = true;
             pnx_ns until = core->next_timer < deadline ? core->next_timer : deadline;
             pnx__pool_unlock(pool, &effects, &driver);
+            pnx__pool_tend_ops(pool);
             pnx__pool_lock(pool);
             if (pnx__pool_core_alive(core) >= n)
                 break;
