@@ -214,12 +214,13 @@ static bool take_aside(struct pnx_pool *pool, struct pnx_slot *slot, struct view
     pnx__pool_effects_init(&effects);
     pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
-    pnx__pool_see(&pool->core, now);
+    now = pnx__pool_see(&pool->core, now); /* others may have come later, and been here sooner */
     bool taken = pnx__pool_core_examine(&pool->core, slot, &effects);
+    pnx_ns unused_for = now - pnx__pool_used_at(slot);
     /* alone: under the lock */
     ret_view->resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_admin.evict");
     ret_view->age = now - slot->born_at;
-    ret_view->unused_for = now - pnx__pool_used_at(slot);
+    ret_view->unused_for = unused_for > 0 ? unused_for : 0;
     pnx__pool_unlock(pool, &effects, NULL);
     return taken;
 }

@@ -142,6 +142,8 @@ TEST(p5_a_connect_survives_the_timeout_of_its_caller) {
     struct pnx_lease lease = {0};
     struct pnx_error err = {0};
     mock_set(mock, &mock->hold_connect, true);
+    CHECK_EQ(pnx_pool_acquire(pool, 0, &err, &lease), -ETIMEDOUT);
+    mock_wait(mock, &mock->in_connect, 1);
     for (int i = 0; i < 5; i++) {
         CHECK_EQ(pnx_pool_acquire(pool, 5 * PNX_MS, &err, &lease), -ETIMEDOUT);
         CHECK_STR(err.phase, "connect");
