@@ -168,6 +168,26 @@ const struct pnx_opt *pnx__opts_find(const struct pnx_opt_table *table, const ch
 }
 
 /* Parses "123" followed by an optional unit; a bare number other than 0 needs a unit where units exist. */
+static size_t width_of(const struct pnx_opt *row) {
+    return row->kind == PNX_OPT_U32 || row->kind == PNX_OPT_FLAGS ? sizeof(uint32_t)
+                                                                  : sizeof(uint64_t);
+}
+
+int pnx__opts_fill(
+        const struct pnx_opt_table *table, const void *values, void *opts, struct pnx_error *err) {
+    size_t size;
+    memcpy(&size, opts, sizeof(size));
+    if (size < sizeof(size))
+        return pnx__fail_field(err, -EINVAL, "size", "%s.size is not set", table->what);
+    for (size_t i = 0; i < table->count; i++) {
+        const struct pnx_opt *row = &table->rows[i];
+        if (is_number(row->kind) && row->offset + width_of(row) <= size &&
+                read_field(row, opts) == 0)
+            write_field(row, opts, read_field(row, values));
+    }
+    return 0;
+}
+
 static int parse_number(
         const char *text, const struct unit *units, size_t n_units, uint64_t *ret_value) {
     const char *p = text;

@@ -77,6 +77,10 @@ int pnx__opts_copy(
 int pnx__opts_resolve(
         const struct pnx_opt_table *table, const void *user, void *ret_opts, struct pnx_error *err);
 
+/* Sets the numbers of a user's struct that are zero to those of values, as far as its size goes.  -EINVAL. */
+int pnx__opts_fill(
+        const struct pnx_opt_table *table, const void *values, void *opts, struct pnx_error *err);
+
 /*
  * Sets one field of an option struct from text.  -ENOENT for a name that is not in the table, -EINVAL
  * for text that does not parse, -ERANGE outside min..max, -ENOTSUP for strings and pointers.

@@ -17,6 +17,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -99,6 +100,20 @@ int pnx__notify_read(
             return count;
         count += hand_out(buf, (size_t)n, each, ctx);
     }
+}
+
+int pnx__socket_peek(int fd) {
+    int injected = PNX_OS_FAULT("peek");
+    if (injected)
+        return injected;
+    char byte;
+    ssize_t n;
+    do
+        n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+    return n == 0 ? -EPIPE : -EPROTO;
 }
 
 int pnx__eventfd_open(void) {

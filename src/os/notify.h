@@ -50,6 +50,12 @@ void pnx__eventfd_set(int fd);
 void pnx__eventfd_clear(int fd);
 
 /*
+ * Looks at a connected socket without blocking ("peek"): 0 if it is open and silent, -EPIPE if the peer has closed it, -EPROTO if
+ * there is something to read.
+ */
+int pnx__socket_peek(int fd);
+
+/*
  * Makes a descriptor that is readable whenever one of n others is ("epoll_create", "epoll_ctl").  It knows nothing
  * of them any more once they are closed.
  */

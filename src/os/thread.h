@@ -15,6 +15,7 @@
 #define PNX_THREAD_HEAD     640
 #define PNX_THREAD_DOMAINS  64
 #define PNX_RWDATA_HELD_MAX 12
+#define PNX_THREAD_POOLS    4
 #define PNX_THREAD_SHARDS   16 /* into which registries are divided */
 
 /*
@@ -56,6 +57,12 @@ struct pnx_thread {
     const struct pnx_row_call *row_calls; /* registry: see registry/calls.h; innermost first */
     const void *executor_calls; /* resource: innermost function that an executor runs here */
     const void *pool_calls;     /* pool: innermost operation of a manager that runs here */
+    void *pool_delivery;        /* pool: callbacks of requests that wait for one to return */
+    /* pool: the slot that this thread had last, in pools whose serial has these low bits. */
+    struct {
+        uint64_t serial;
+        void *slot;
+    } pool_last[PNX_THREAD_POOLS];
     /* share: guards of checked rwdata that this thread holds (the address, + 1 to write); the function is called at
      * the thread's end if there are any. */
     uintptr_t rwdata_held[PNX_RWDATA_HELD_MAX];

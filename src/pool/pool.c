@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pool/pool.c - making, closing, resizing and freeing a pool.
+ * pool/pool.c - making, ticking and freeing a pool.
  *
- * The public guarantees P1..P10 stand in patinox/pool.h.
+ * The public guarantees P1..P14 stand in patinox/pool.h.
  */
 #include "pool/pool.h"
 
@@ -20,12 +20,14 @@
 
 #define THREAD_LINGER (30 * PNX_SEC)
 
-static_assert(sizeof(struct pnx_pool_opts) == 19 * 8 + 6 * 4, "no padding in an option struct");
+static_assert(sizeof(struct pnx_pool_opts) == 29 * 8 + 8 * 4, "no padding in an option struct");
 static_assert(sizeof(struct pnx_pool_opts) <= PNX_OPTS_MAX_SIZE, "fits the checker");
-static_assert(sizeof(struct pnx_pool_manager) == 6 * 8, "no padding in an option struct");
+static_assert(sizeof(struct pnx_pool_manager) == 12 * 8, "no padding in an option struct");
+static_assert(sizeof(struct pnx_pool_hooks) == 6 * 8, "no padding in an option struct");
+static_assert(sizeof(struct pnx_acquire_opts) == 4 * 8, "no padding in an option struct");
 static_assert(sizeof(struct pnx_lease) == 16, "layout of a lease");
-static_assert(sizeof(struct pnx_slot) == 128, "two cache lines a slot");
-static_assert(offsetof(struct pnx_slot, idle_since) == 64, "the cycle touches the first line");
+static_assert(sizeof(struct pnx_slot) == 192, "three cache lines a slot");
+static_assert(offsetof(struct pnx_slot, link) == 64, "the cycle touches the first line");
 
 /* clang-format off */
 static const struct pnx_opt rows[] = {
@@ -46,6 +48,40 @@ int pnx_pool_opts_set(
     return pnx__opts_set(&pnx__pool_options, opts, name, text, err);
 }
 
+/* What a preset sets, in a struct in which nothing else is. */
+static const struct pnx_pool_opts service = {
+        .min_idle = 2,
+        .held_too_long_ns = 30 * PNX_SEC,
+        .keepalive_ns = 120 * PNX_SEC,
+        .codel_target_ns = 500 * PNX_MS,
+};
+static const struct pnx_pool_opts batch = {
+        .acquire_timeout_ns = 60 * PNX_SEC,
+        .breaker_failures = 20,
+        .max_connecting = 4,
+        .ageing_ns = PNX_NEVER,
+};
+static const struct pnx_pool_opts event_loop = {
+        .max_waiters = 10000,
+        .nested = PNX_POOL_NESTED_ALLOW,
+        .flags = PNX_POOL_NO_THREADS,
+};
+
+int pnx_pool_opts_preset(struct pnx_pool_opts *opts, const char *preset, struct pnx_error *err) {
+    static const struct {
+        const char *name;
+        const struct pnx_pool_opts *values;
+    } presets[] = {{"service", &service}, {"batch", &batch}, {"event-loop", &event_loop}};
+    if (!opts || !preset)
+        return pnx__fail_field(err, -EINVAL, NULL, "pool.opts_preset: an argument is NULL");
+    for (size_t i = 0; i < sizeof(presets) / sizeof(presets[0]); i++) {
+        if (strcmp(preset, presets[i].name) == 0)
+            return pnx__opts_fill(&pnx__pool_options, presets[i].values, opts, err);
+    }
+    return pnx__fail_field(
+            err, -ENOENT, NULL, "pool.opts_preset: there is no preset \"%.40s\"", preset);
+}
+
 /* ---- create ---- */
 
 static int check_manager(const struct pnx_pool_manager *user, struct pnx_pool_manager *ret_manager,
@@ -56,11 +92,17 @@ static int check_manager(const struct pnx_pool_manager *user, struct pnx_pool_ma
     int rc = pnx__opts_copy("pool.manager", sizeof(manager), user, &manager, err);
     if (rc)
         return rc;
-    if (!manager.connect)
+    if (!manager.connect && !manager.start)
         return pnx__fail_field(
-                err, -EINVAL, "manager.connect", "pool: manager.connect is required");
-    if (!manager.close)
+                err, -EINVAL, "manager.connect", "pool: manager.connect, or start, is required");
+    if (manager.connect && manager.start)
+        return pnx__fail_field(
+                err, -EINVAL, "manager.start", "pool: a manager has connect or start, not both");
+    if (!manager.close && !manager.start)
         return pnx__fail_field(err, -EINVAL, "manager.close", "pool: manager.close is required");
+    if (!manager.start && (manager.poll || manager.cancel))
+        return pnx__fail_field(err, -EINVAL, manager.poll ? "manager.poll" : "manager.cancel",
+                "pool: manager.poll and cancel are for managers with start");
     *ret_manager = manager;
     return 0;
 }
@@ -84,27 +126,73 @@ static int check_opts(
     return 0;
 }
 
+static uint64_t next_serial(void) {
+    static struct pnx_a64 last;
+    return pnx_fetch_add(&last, 1, PNX_RELAXED, "pool.serial") +
+           1; /* a name, which orders nothing */
+}
+
+static int check_hooks(const struct pnx_pool_hooks *user, struct pnx_pool_hooks *ret_hooks,
+        struct pnx_error *err) {
+    struct pnx_pool_hooks hooks = {.size = sizeof(hooks)};
+    if (user) {
+        int rc = pnx__opts_copy("pool.hooks", sizeof(hooks), user, &hooks, err);
+        if (rc)
+            return rc;
+    }
+    *ret_hooks = hooks;
+    return 0;
+}
+
+static pnx_ns full_check_after(const struct pnx_pool *pool, const struct pnx_pool_opts *opts) {
+    if (!pool->manager.peek)
+        return 0;
+    return pool->manager.check ? opts->full_check_after_ns : PNX_NEVER;
+}
+
 static void configure(struct pnx_pool *pool, const struct pnx_pool_opts *opts) {
     struct pnx__pool_config config = {
             .connect_timeout = opts->connect_timeout_ns,
             .check_timeout = opts->check_timeout_ns,
             .close_timeout = opts->close_timeout_ns,
             .check_after = opts->check_after_ns,
+            .full_check_after = full_check_after(pool, opts),
+            .keepalive = opts->keepalive_ns,
             .idle = opts->idle_ns,
             .lifetime = opts->lifetime_ns,
             .backoff = opts->backoff_ns,
             .backoff_max = opts->backoff_max_ns,
+            .held_too_long = opts->held_too_long_ns,
+            .ageing = opts->ageing_ns,
+            .barge = opts->barge_ns == PNX_NEVER ? 0 : opts->barge_ns,
+            .codel_target = opts->codel_target_ns,
+            .codel_interval = opts->codel_interval_ns,
+            .grace = pool->manager.start ? 0 : PNX__POOL_GRACE,
             .min_idle = opts->min_idle,
             .max_waiters = opts->max_waiters,
             .max_connecting = opts->max_connecting,
             .max_checking = opts->max_checking,
+            .breaker_failures = opts->breaker_failures,
+            .round_robin = (opts->flags & PNX_POOL_ROUND_ROBIN) != 0,
     };
     if (config.check_after == 1)
         config.check_after = 0; /* always, also within one step of the coarse clock */
-    if (!pool->manager.check)
-        config.check_after = PNX_NEVER;
+    if (!pool->manager.check && !pool->manager.peek)
+        config.check_after = config.keepalive = PNX_NEVER;
     pnx__pool_core_init(
             &pool->core, &config, opts->max, pool->env.random(pool->env.ctx), pnx__now(&pool->env));
+    pool->core.wait = &pool->histograms[PNX__POOL_HISTOGRAM_wait];
+    /* Who comes by the short way may have a time that is a little behind: then no age is 0. */
+    pool->check_after = config.check_after == 0 ? INT64_MIN : config.check_after;
+    pool->now_coarse = pool->env.now_coarse;
+    pool->now_ctx = pool->env.ctx;
+    pool->serial = next_serial();
+    pool->quick_release = !pool->manager.reset && !pool->hooks.after_release;
+    pool->hooked = pool->hooks.before_acquire != NULL;
+    pool->post = opts->post;
+    pool->post_ctx = opts->post_ctx;
+    pool->nested = opts->nested;
+    pool->spinners_max = pnx__os_cpus() - 1;
     pool->ctx = opts->ctx;
     pool->acquire_timeout = opts->acquire_timeout_ns;
     pool->connect_timeout = opts->connect_timeout_ns;
@@ -116,19 +204,19 @@ static void configure(struct pnx_pool *pool, const struct pnx_pool_opts *opts) {
     pool->flags = opts->flags;
 }
 
-static size_t chunk_bytes(uint32_t n) {
+size_t pnx__pool_chunk_bytes(uint32_t n) {
     return sizeof(struct pnx__pool_chunk) + n * sizeof(struct pnx_slot);
 }
 
-static struct pnx__pool_chunk *new_chunk(const struct pnx_env *env, uint32_t n) {
+struct pnx__pool_chunk *pnx__pool_new_chunk(const struct pnx_env *env, uint32_t n) {
     struct pnx__pool_chunk *chunk =
-            pnx__alloc_aligned(env, 1, chunk_bytes(n), _Alignof(struct pnx__pool_chunk));
+            pnx__alloc_aligned(env, 1, pnx__pool_chunk_bytes(n), _Alignof(struct pnx__pool_chunk));
     if (chunk)
         chunk->n = n;
     return chunk;
 }
 
-static void add_chunk_locked(struct pnx_pool *pool, struct pnx__pool_chunk *chunk) {
+void pnx__pool_add_chunk_locked(struct pnx_pool *pool, struct pnx__pool_chunk *chunk) {
     pnx__pool_core_add_slots(&pool->core, pool, chunk->slots, chunk->n);
     chunk->next = pnx_load(&pool->chunks, PNX_RELAXED, "pool.chunks"); /* the lock orders writers */
     /* pairs with pool_fork.chunks */
@@ -175,7 +263,7 @@ static void free_pool(struct pnx_pool *pool) {
     struct pnx__pool_chunk *chunk = pnx_load(&pool->chunks, PNX_RELAXED, "pool.chunks_free");
     while (chunk) {
         struct pnx__pool_chunk *next = chunk->next;
-        pnx__free(&env, chunk, 1, chunk_bytes(chunk->n));
+        pnx__free(&env, chunk, 1, pnx__pool_chunk_bytes(chunk->n));
         chunk = next;
     }
     pnx__strfree(&env, pool->name);
@@ -186,7 +274,7 @@ static void free_pool(struct pnx_pool *pool) {
 static int join_budget(struct pnx_pool *pool, struct pnx_budget *budget, uint32_t max) {
     pool->budget = budget ? budget : pnx_budget_default();
     pool->budget = pnx_budget_ref(pool->budget);
-    size_t bytes = sizeof(*pool) + chunk_bytes(max);
+    size_t bytes = sizeof(*pool) + pnx__pool_chunk_bytes(max);
     int rc = pnx_budget_charge(pool->budget, bytes, 0);
     if (rc)
         return rc;
@@ -223,10 +311,10 @@ static int join_registry(
 
 static int fill_pool(
         struct pnx_pool *pool, const struct pnx_pool_opts *opts, struct pnx_error *err) {
-    struct pnx__pool_chunk *chunk = new_chunk(&pool->env, opts->max);
+    struct pnx__pool_chunk *chunk = pnx__pool_new_chunk(&pool->env, opts->max);
     pool->name = pnx__strdup(&pool->env, opts->name ? opts->name : "pool");
     if (chunk)
-        add_chunk_locked(pool, chunk); /* nobody else can see the pool yet */
+        pnx__pool_add_chunk_locked(pool, chunk); /* nobody else can see the pool yet */
     if (!chunk || !pool->name)
         return pnx__fail(err, -ENOMEM, 0, "create", "pool: no memory for %u slots", opts->max);
     int rc = join_budget(pool, opts->budget, opts->max);
@@ -235,6 +323,7 @@ static int fill_pool(
                 pool->name, pnx_strerror(rc));
     pnx__pool_stats_init(&pool->block, pool->name, (struct pnx_pool_values *)pool->core.stats,
             (struct pnx_pool_histograms *)pool->histograms);
+    pool->block.refresh = pnx__pool_refresh;
     pnx__stats_add(opts->stats, &pool->block);
     return join_registry(pool, opts, err);
 }
@@ -243,12 +332,15 @@ int pnx_pool_create(const struct pnx_pool_manager *manager, const struct pnx_poo
         struct pnx_error *err, struct pnx_pool **ret_pool) {
     struct pnx_pool_manager checked = {0};
     struct pnx_pool_opts resolved = {0};
+    struct pnx_pool_hooks hooks = {0};
     struct pnx_env env;
     if (!ret_pool)
         return pnx__fail_field(err, -EINVAL, "ret_pool", "pool: ret_pool is NULL");
     int rc = check_manager(manager, &checked, err);
     if (rc == 0)
         rc = check_opts(opts, &resolved, err);
+    if (rc == 0)
+        rc = check_hooks(resolved.hooks, &hooks, err);
     if (rc == 0)
         rc = pnx__env_resolve(resolved.env, err, &env);
     if (rc)
@@ -259,6 +351,7 @@ int pnx_pool_create(const struct pnx_pool_manager *manager, const struct pnx_poo
         return pnx__fail(err, -ENOMEM, 0, "create", "pool: no memory");
     pool->env = env;
     pool->manager = checked;
+    pool->hooks = hooks;
     pool->refs = 1;
     pool->fork = pnx__fork_generation();
     pool->system_clock = !resolved.env || !resolved.env->now;
@@ -298,159 +391,12 @@ pnx_ns pnx_pool_tick(struct pnx_pool *pool, pnx_ns now) {
     pnx__pool_core_tick(&pool->core, now, &effects);
     pnx__pool_health_locked(pool);
     pnx__pool_unlock(pool, &effects, &driver);
+    pnx__pool_watch_held(pool);
+    pnx__pool_tend_ops(pool);
     pnx__pool_effects_init(&effects);
     pnx__pool_lock(pool);
     pool->refs--;
     pnx_ns next = pool->core.next_timer;
     pnx__pool_unlock(pool, &effects, NULL);
     return next;
-}
-
-int pnx_pool_resize(struct pnx_pool *pool, uint32_t max, struct pnx_error *err) {
-    if (!pool)
-        return pnx__fail_field(err, -EINVAL, "pool", "pool.resize: pool is NULL");
-    struct pnx_pool_opts wanted = {.size = sizeof(wanted), .max = max}, checked;
-    int rc = pnx__opts_resolve(&pnx__pool_options, &wanted, &checked, err);
-    if (rc)
-        return rc;
-    if (max < pool->core.config.min_idle)
-        return pnx__fail_field(err, -EINVAL, "max", "pool.max is %u, less than min_idle (%u)", max,
-                pool->core.config.min_idle);
-    if (pnx__pool_forked(pool))
-        return pnx__fail(err, -ESHUTDOWN, 0, "fork",
-                "pool \"%.40s\" was made before fork(), in the parent of this process", pool->name);
-    /* Slots are allocated first, and locked then; they are never fewer again. */
-    pnx__pool_lock(pool);
-    uint32_t missing = max > pool->core.capacity ? max - pool->core.capacity : 0;
-    pnx__mutex_unlock(&pool->lock);
-    struct pnx__pool_chunk *chunk = NULL;
-    size_t bytes = missing ? chunk_bytes(missing) : 0;
-    if (missing) {
-        rc = pnx_budget_charge(pool->budget, bytes, 0);
-        if (rc)
-            return pnx__fail(err, rc, 0, "resize", "pool \"%.40s\": the memory budget refused it",
-                    pool->name);
-        chunk = new_chunk(&pool->env, missing);
-        if (!chunk) {
-            pnx_budget_uncharge(pool->budget, bytes);
-            return pnx__fail(err, -ENOMEM, 0, "resize", "pool \"%.40s\": no memory for %u slots",
-                    pool->name, missing);
-        }
-    }
-    struct pnx__pool_effects effects;
-    pnx__pool_effects_init(&effects);
-    pnx__pool_lock(pool);
-    bool closed = pool->core.closing;
-    if (chunk && !closed && max > pool->core.capacity) {
-        add_chunk_locked(pool, chunk);
-        pool->bytes += bytes;
-        chunk = NULL;
-    }
-    if (!closed)
-        pnx__pool_core_resize(&pool->core, max, &effects);
-    size_t held = pool->bytes;
-    pnx__pool_unlock(pool, &effects, NULL);
-    if (chunk) { /* somebody else was faster, or the pool is closed */
-        pnx__free(&pool->env, chunk, 1, bytes);
-        pnx_budget_uncharge(pool->budget, bytes);
-    }
-    if (closed)
-        return pnx__fail(err, -ESHUTDOWN, 0, "closed", "pool \"%.40s\" is closed", pool->name);
-    pnx_registry_set_bytes(pool->registry, pool->row, held);
-    return 0;
-}
-
-/* ---- the end ---- */
-
-/* Refuses everybody, closes what is idle.  Lock held before and after; true for the caller who began it. */
-static bool begin_close_locked(struct pnx_pool *pool) {
-    bool first = !pool->core.closing;
-    bool more;
-    struct pnx__pool_effects effects;
-    pnx__pool_effects_init(&effects);
-    if (first)
-        pnx__pool_core_close(&pool->core, &effects);
-    effects.work = true; /* without threads, every caller of close runs what is left to close */
-    do {
-        more = pnx__pool_core_refuse(&pool->core, &effects);
-        pnx__pool_health_locked(pool);
-        pnx__pool_unlock(pool, &effects, NULL);
-        pnx__pool_effects_init(&effects);
-        pnx__pool_lock(pool);
-    } while (more);
-    return first;
-}
-
-static void wait_home_locked(struct pnx_pool *pool, pnx_ns deadline) {
-    while (pool->core.size > 0 || pool->threads > 0) {
-        /* pairs with pool_drive.bump */
-        uint32_t seq = pnx_load(&pool->home_seq, PNX_ACQUIRE, "pool.home_seq");
-        pool->closers++;
-        pnx__mutex_unlock(&pool->lock);
-        bool late = pnx__now(&pool->env) >= deadline;
-        if (!late)
-            pnx__pool_sleep(pool, &pool->home_seq, seq, deadline);
-        pnx__pool_lock(pool);
-        pool->closers--;
-        if (late)
-            return;
-    }
-}
-
-int pnx_pool_close(struct pnx_pool *pool, pnx_ns timeout) {
-    if (!pool)
-        return -EINVAL;
-    int rc = pnx__timeout(timeout, pool->close_timeout, NULL, &timeout);
-    if (rc)
-        return rc;
-    if (pnx__pool_forked(pool)) {
-        pnx__pool_abandon_idle(pool);
-        return 0;
-    }
-    pnx_ns start = pnx__now(&pool->env);
-    pnx_ns deadline = pnx__deadline(start, timeout);
-    bool inside = pnx__pool_call_inside(pool);
-    struct pnx__pool_effects effects;
-    pnx__pool_lock(pool);
-    pool->refs++;
-    bool first = begin_close_locked(pool);
-    if (!inside)
-        wait_home_locked(pool, deadline);
-    uint32_t left = pool->core.size;
-    pnx__mutex_unlock(&pool->lock);
-
-    if (!inside)
-        pnx__pool_join_ended(pool, NULL);
-    if (first)
-        pnx__event(&pool->block, PNX_EVENT_POOL_CLOSED, pool->name, left ? -ETIMEDOUT : 0, NULL,
-                left, 0);
-    pnx__pool_effects_init(&effects);
-    pnx__pool_lock(pool);
-    pool->refs--;
-    pnx__pool_unlock(pool, &effects, NULL);
-    if (inside)
-        return -EDEADLK;
-    return left < INT_MAX ? (int)left : INT_MAX;
-}
-
-void pnx_pool_release(struct pnx_pool **pool) {
-    if (!pool || !*pool)
-        return;
-    struct pnx_pool *old = *pool;
-    *pool = NULL;
-    if (pnx__pool_forked(old)) {
-        pnx__pool_abandon_idle(old);
-        return;
-    }
-    /* From here on no shutdown of the registry calls end_by_registry(). */
-    int rc = pnx_registry_remove(old->registry, old->row);
-    struct pnx__pool_effects effects;
-    pnx__pool_effects_init(&effects);
-    pnx__pool_lock(old);
-    begin_close_locked(old);
-    if (rc != -EDEADLK) { /* else that cleanup waits for this thread and still needs the memory */
-        old->released = true;
-        old->refs--;
-    }
-    pnx__pool_unlock(old, &effects, NULL);
 }

@@ -15,6 +15,7 @@
 #include "base/env.h"
 #include "base/options.h"
 #include "os/mutex.h"
+#include "pool/inbox.h"
 #include "pool/pool_core.h"
 #include "registry/calls.h"
 #include "stats/stats.h"
@@ -53,41 +54,66 @@ struct pnx__pool_call {
     struct pnx_row_call row;
 };
 
-/* Fixed after create: manager .. fork.  Guarded by lock: core .. closers.  The rest says so itself. */
+/*
+ * Fixed after create: the first line, manager .. block, save where noted.  Guarded by lock: core .. ended, histograms.
+ */
 struct pnx_pool {
-    struct pnx_mutex lock;
+    /* What the short way reads. */
+    uint64_t serial; /* of all pools of the process; never used again */
+    pnx_ns check_after;
+    pnx_ns (*now_coarse)(void *ctx);
+    void *now_ctx;
+    pnx_ns acquire_timeout;
+    uint32_t fork;      /* the fork generation of the process that made it */
+    bool quick_release; /* nothing of the user's runs at a release */
+    bool hooked;        /* before_acquire is to be called */
+
+    _Alignas(64) struct pnx_a64
+            seen; /* a time, some ms ago at most while there is traffic; any thread writes it */
+
+    _Alignas(64) struct pnx_mutex lock;
     struct pnx__pool_core core;
 
     uint32_t refs;                  /* see above */
     uint32_t threads;               /* alive or being started */
     uint32_t starting;              /* of these, not yet in their loop */
     uint32_t parked;                /* of these, waiting for work */
-    uint32_t closers;               /* callers of close that wait */
+    uint32_t closers;               /* callers that wait on home_seq */
     bool released;                  /* pnx_pool_release() was called */
     bool destroying;                /* somebody is freeing the pool */
     bool keeper;                    /* a parked thread watches next_timer */
     pnx_ns keeper_until;            /* until when it sleeps */
+    pnx_ns breaker_since;           /* when the breaker opened */
+    uint32_t watched;               /* slots up to this index have been looked at by watch_held */
     struct pnx__pool_thread *ended; /* to be joined */
 
+    struct pnx_a32 spinners; /* callers that spin before they sleep */
     struct pnx_a32 work_seq; /* futex of parked threads; changed under the lock */
     struct pnx_a32 home_seq; /* futex of closers; changed under the lock */
     struct pnx_aptr
             chunks; /* struct pnx__pool_chunk: pushed under the lock, walked without it after a fork */
 
     struct pnx_pool_manager manager;
+    struct pnx_pool_hooks hooks;
     void *ctx;
     struct pnx_env env;
     char *name;
-    pnx_ns acquire_timeout;
+    void (*post)(void *post_ctx, void (*run)(void *arg), void *arg);
+    void *post_ctx;
     pnx_ns connect_timeout;
     pnx_ns check_timeout;
     pnx_ns reset_timeout;
     pnx_ns close_timeout;
     pnx_ns linger; /* how long a thread that is not the keeper stays without work */
     size_t resource_bytes;
+    uint32_t nested; /* enum pnx_pool_nested */
     uint32_t flags;
-    uint32_t fork; /* the fork generation of the process that made it */
+    uint32_t spinners_max;
     bool system_clock;
+
+    /* How a group of pools hears that this one wants more than its quota.  Called with no lock held. */
+    void (*hungry)(void *group, struct pnx_pool *pool);
+    void *group;
 
     struct pnx_registry *registry;
     pnx_resource_id row;
@@ -106,6 +132,14 @@ static inline void pnx__pool_effects_init(struct pnx__pool_effects *effects) {
     effects->work = false;
     effects->timer = false;
     effects->ended = false;
+    effects->more = effects->opened = effects->closed = effects->stale = effects->hungry = false;
+    effects->done = effects->done_last = NULL;
+}
+
+/* Whether effects have something to be told after the unlock, for which the pool must still be there. */
+static inline bool pnx__pool_has_news(const struct pnx__pool_effects *effects) {
+    return effects->more || effects->opened || effects->closed || effects->stale ||
+           effects->hungry || effects->done;
 }
 
 /* What a caller is prepared to run itself when the pool has no threads. */
@@ -119,6 +153,9 @@ struct pnx__pool_driver {
 extern const struct pnx_opt_table pnx__pool_options;
 /* Frees a pool that nobody uses.  self: the calling thread, if it is one of the pool's. */
 void pnx__pool_destroy(struct pnx_pool *pool, struct pnx__pool_thread *self);
+size_t pnx__pool_chunk_bytes(uint32_t n);
+struct pnx__pool_chunk *pnx__pool_new_chunk(const struct pnx_env *env, uint32_t n);
+void pnx__pool_add_chunk_locked(struct pnx_pool *pool, struct pnx__pool_chunk *chunk);
 static inline void pnx__pool_lock(struct pnx_pool *pool) {
     pnx__mutex_lock(&pool->lock);
 }
@@ -141,13 +178,20 @@ static inline void pnx__pool_check_locked(const struct pnx_pool *pool) {
 /* The same for an event that seldom has effects, and after which nobody can be the last. */
 static inline void pnx__pool_unlock_quiet(
         struct pnx_pool *pool, struct pnx__pool_effects *effects) {
-    if (effects->wakes || effects->work || effects->timer || effects->ended) {
+    if (effects->wakes || effects->work || effects->timer || effects->ended ||
+            pnx__pool_has_news(effects)) {
         pnx__pool_unlock(pool, effects, NULL);
         return;
     }
     pnx__pool_check_locked(pool);
     pnx__mutex_unlock(&pool->lock);
 }
+/* Gives up one of refs; frees the pool if that was the last.  No lock held. */
+void pnx__pool_drop_ref(struct pnx_pool *pool);
+/* For one that waits for the state to change: unlocks, sleeps until an `ended` or the deadline, locks.  False: it has passed. */
+bool pnx__pool_await_locked(struct pnx_pool *pool, pnx_ns deadline);
+/* Runs the peeks that are to be made for those who wait, until the waiter has its outcome.  No lock held. */
+void pnx__pool_run_peeks(struct pnx_pool *pool, const struct pnx__pool_waiter *waiter);
 /* Joins threads that have ended, save self.  No lock held. */
 void pnx__pool_join_ended(struct pnx_pool *pool, struct pnx__pool_thread *self);
 /* Wakes those whom effects name. */
@@ -157,9 +201,23 @@ void pnx__pool_sleep(
         const struct pnx_pool *pool, const struct pnx_a32 *word, uint32_t expected, pnx_ns until);
 
 /* ---- pool_jobs.c ---- */
-/* Runs the job that the slot carries, then locks and reports it. */
+/* What came of a job, before the core is told. */
+struct pnx__pool_result {
+    int rc;
+    void *resource; /* of a connect */
+    bool uncharged; /* the connect was never begun */
+    struct pnx_error err;
+};
+/* Does what follows a job's end, then locks and reports it. */
+void pnx__pool_finish_job(struct pnx_pool *pool, struct pnx_slot *slot,
+        struct pnx__pool_result *result, struct pnx__pool_effects *effects);
+/* Runs the job that the slot carries, then locks, and reports it unless it goes on without a thread. */
 void pnx__pool_run_job(
         struct pnx_pool *pool, struct pnx_slot *slot, struct pnx__pool_effects *effects);
+/* A resource that is a row of the registry, and charged, is the pool's no more. */
+void pnx__pool_leave(struct pnx_pool *pool, struct pnx_slot *slot);
+/* ... becomes the pool's: charges it, and adds the row.  0, -ENOMEM. */
+int pnx__pool_enter(struct pnx_pool *pool, struct pnx_slot *slot);
 /* Brackets a call of the manager on this thread. */
 void pnx__pool_call_enter(const struct pnx_pool *pool, struct pnx__pool_call *call);
 void pnx__pool_call_leave(const struct pnx__pool_call *call);
@@ -169,6 +227,56 @@ bool pnx__pool_call_inside(const struct pnx_pool *pool);
 void pnx__pool_health_locked(struct pnx_pool *pool);
 /* The text of an error, for people. */
 const char *pnx__pool_error_text(int code, char *buf, size_t n);
+
+/* Ends, asks about, and cancels operations that go on without a thread; calls the user; lock not held. */
+void pnx__pool_tend_ops(struct pnx_pool *pool);
+
+/* ---- pool_acquire.c ---- */
+/* How a caller asks. */
+struct pnx__pool_asking {
+    const char *site;
+    uint64_t tag;
+    uint8_t lane;
+};
+/* Checks the options of an acquire: 0, -EINVAL, -E2BIG. */
+int pnx__pool_check_asking(const struct pnx_acquire_opts *with, struct pnx_error *err,
+        struct pnx__pool_asking *ret_asking);
+/* The short way: true with a lease, if this thread's last slot of the pool is open, idle and fit. */
+bool pnx__pool_claim(struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_asking *asking,
+        struct pnx_lease *ret_lease);
+/* Notes who has the lease now, and which slot this thread looks at first next time. */
+void pnx__pool_stamp(struct pnx_pool *pool, const struct pnx_lease *lease,
+        const struct pnx__pool_asking *asking);
+/* Runs before_acquire: false when the resource was refused, and has been given up. */
+bool pnx__pool_passes(struct pnx_pool *pool, struct pnx_lease *lease);
+/* Fills in err for a failure, and tells the monitors.  waited: by the exact clock.  No lock held.  Returns code. */
+int pnx__pool_explain(
+        struct pnx_pool *pool, int code, const char *phase, pnx_ns waited, struct pnx_error *err);
+
+/* ---- pool_request.c ---- */
+/* Delivers requests that have their outcome; each has a ref of the pool. */
+void pnx__pool_deliver(struct pnx_link *first);
+/* Takes those refs; the lock is held. */
+void pnx__pool_ref_requests_locked(struct pnx_pool *pool, const struct pnx_link *first);
+
+/* Runs the callback that a link in an inbox stands for. */
+void pnx__pool_run_link(struct pnx_link *link);
+
+/* ---- pool_lease.c ---- */
+/* Gives a resource up, because of reason. */
+void pnx__pool_give_up(struct pnx_lease *lease, enum pnx__pool_reason reason);
+
+/* ---- pool_admin.c ---- */
+/* Calls the manager's interrupt for resources in use that are old, or all if the pool is closing. */
+void pnx__pool_interrupt(struct pnx_pool *pool);
+/* Tells of leases that are held for too long.  No lock held. */
+void pnx__pool_watch_held(struct pnx_pool *pool);
+/* The slot at an index, or NULL. */
+struct pnx_slot *pnx__pool_slot_at(const struct pnx_pool *pool, uint32_t index);
+
+/* ---- pool_report.c ---- */
+/* Brings the numbers up to date that no event counts. */
+void pnx__pool_refresh(const struct pnx_stats_block *block);
 
 /* ---- pool_fork.c: in a forked child, without the lock, which the parent may have held ---- */
 void pnx__pool_abandon_idle(struct pnx_pool *pool);

@@ -2,9 +2,11 @@
 /*
  * pool/pool_acquire.c - borrowing: the short way, the queue, the deadline, and the error that explains itself.
  *
- *   A1  The short way takes one lock, one look at the coarse clock, and allocates nothing.
+ *   A1  The short way takes no lock, one look at the coarse clock, and allocates nothing: a compare-and-swap on the
+ *       word of the slot that this thread had last.
  *   A2  The deadline is computed once, from the exact clock, when the caller has its place in the queue.
  *   A3  A caller leaves with a lease if it was granted one, even when its deadline has passed meanwhile.
+ *   A4  A waiter that is alone in the queue spins for a moment before it sleeps, if a CPU is left for others.
  */
 #include "os/thread.h"
 #include "pool/pool.h"
@@ -12,67 +14,206 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-/* One lease in so many has its hold time measured. */
-#define HOLD_SAMPLE 64
+/* So many hints a spinning waiter gives: about two microseconds. */
+#ifdef PNX_EXPLORE
+#define SPINS 2
+#else
+#define SPINS 50
+#endif
+/* The time that all see is renewed when it is so old. */
+#define SEEN_FOR   (10 * PNX_MS)
+/* A wait inside a lease is looked for in pools of at most so many slots. */
+#define NESTED_MAX 256
+
+/* ---- the short way ---- */
+
+void pnx__pool_stamp(struct pnx_pool *pool, const struct pnx_lease *lease,
+        const struct pnx__pool_asking *asking) {
+    struct pnx_slot *slot = lease->slot;
+    struct pnx_thread *self = pnx__self();
+    /* for reports, which need no order */
+    pnx_store(&slot->site, (void *)(uintptr_t)asking->site, PNX_RELAXED, "pool_acquire.site");
+    pnx_store(&slot->tag, asking->tag, PNX_RELAXED, "pool_acquire.tag");
+    pnx_store(&slot->owner, self ? self->id : 0, PNX_RELAXED, "pool_acquire.owner");
+    if (self) {
+        self->pool_last[pool->serial % PNX_THREAD_POOLS].serial = pool->serial;
+        self->pool_last[pool->serial % PNX_THREAD_POOLS].slot = slot;
+    }
+    if (lease->generation % PNX__POOL_SAMPLE == 0)
+        slot->hold_since = pnx__now(&pool->env);
+}
+
+bool pnx__pool_claim(struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_asking *asking,
+        struct pnx_lease *ret_lease) {
+    struct pnx_thread *self = pnx__self();
+    if (!self || self->pool_last[pool->serial % PNX_THREAD_POOLS].serial != pool->serial)
+        return false;
+    struct pnx_slot *slot = self->pool_last[pool->serial % PNX_THREAD_POOLS].slot;
+    uint64_t generation;
+    if (!pnx__pool_slot_claim(slot, now, pool->check_after, &generation))
+        return false;
+    /* all by themselves: see pnx__pool_used_at(), and reports need no order */
+    pnx_store(&slot->used_at, (uint64_t)now, PNX_RELAXED, "pool_acquire.used_at");
+    pnx_store(&slot->site, (void *)(uintptr_t)asking->site, PNX_RELAXED, "pool_acquire.claim_site");
+    pnx_store(&slot->tag, asking->tag, PNX_RELAXED, "pool_acquire.claim_tag");
+    pnx_store(&slot->owner, self->id, PNX_RELAXED, "pool_acquire.claim_owner");
+    if (generation % PNX__POOL_SAMPLE == 0)
+        slot->hold_since = pnx__now(&pool->env);
+    /* a hint; whoever has the later one wins */
+    if (now - (pnx_ns)pnx_load(&pool->seen, PNX_RELAXED, "pool_acquire.seen_look") >= SEEN_FOR)
+        pnx_store(&pool->seen, (uint64_t)now, PNX_RELAXED, "pool_acquire.seen");
+    *ret_lease = (struct pnx_lease){.slot = slot, .generation = generation};
+    return true;
+}
+
+bool pnx__pool_passes(struct pnx_pool *pool, struct pnx_lease *lease) {
+    struct pnx__pool_call call;
+    /* the lease is this thread's */
+    void *resource = pnx_load(&lease->slot->resource, PNX_RELAXED, "pool_acquire.hook");
+    pnx__pool_call_enter(pool, &call);
+    int rc = pool->hooks.before_acquire(pool->hooks.arg, resource);
+    pnx__pool_call_leave(&call);
+    if (rc == 0)
+        return true;
+    pnx__pool_give_up(lease, PNX__POOL_BECAUSE_HOOK);
+    return false;
+}
+
+/* ---- errors ---- */
 
 /* What an error message tells of the pool: copied under the lock. */
 struct picture {
-    const char *phase;
     uint32_t n[PNX__POOL_STATES];
     uint32_t max;
     uint32_t waiting;
     struct pnx__pool_failure failure;
     pnx_ns now;
+    const char *site; /* of the longest holder; NULL: not known */
+    uint64_t tag;
+    pnx_ns held;
 };
 
-static void take_picture_locked(const struct pnx_pool *pool, struct picture *ret_picture) {
+/* Who of a list has held a lease for longest. */
+static void find_holder(const struct pnx_link *list, struct picture *picture) {
+    for (const struct pnx_link *link = list->next; link != list; link = link->next) {
+        const struct pnx_slot *slot = PNX_CONTAINER(link, struct pnx_slot, link);
+        pnx_ns held = picture->now - pnx__pool_used_at(slot);
+        if (pnx__pool_slot_state(slot) != PNX__POOL_IN_USE || held <= picture->held)
+            continue;
+        picture->held = held;
+        /* as they are; for people */
+        picture->site = pnx_load(&slot->site, PNX_RELAXED, "pool_acquire.holder");
+        picture->tag = pnx_load(&slot->tag, PNX_RELAXED, "pool_acquire.holder_tag");
+    }
+}
+
+static void take_picture(struct pnx_pool *pool, struct picture *ret_picture) {
     const struct pnx__pool_core *core = &pool->core;
-    ret_picture->phase = pnx__pool_core_phase(core);
-    for (int i = 0; i < PNX__POOL_STATES; i++)
-        ret_picture->n[i] = core->n[i];
+    *ret_picture = (struct picture){0};
+    pnx__pool_lock(pool);
+    pnx__pool_core_count(core, ret_picture->n);
     ret_picture->max = core->max;
     ret_picture->waiting = core->waiting;
     ret_picture->failure = core->failure;
     ret_picture->now = core->now;
+    find_holder(&core->home, ret_picture);
+    find_holder(&core->out, ret_picture);
+    pnx__mutex_unlock(&pool->lock);
 }
 
-/* Ends an acquire that failed for a reason that lies in the pool's state. */
-static int fail_pictured(struct pnx_pool *pool, int code, const char *phase, pnx_ns waited,
+static const char *says(int code) {
+    switch (code) {
+    case -EBUSY:
+        return "too many are waiting";
+    case PNX_E_BREAKER:
+        return "connects fail, the breaker is open";
+    case -ECANCELED:
+        return "the pool was reset";
+    default:
+        return "no resource";
+    }
+}
+
+/* The last word of a path. */
+static const char *base_name(const char *path) {
+    const char *last = path;
+    for (const char *p = path; *p; p++) {
+        if (*p == '/')
+            last = p + 1;
+    }
+    return last;
+}
+
+static int fill_error(const struct pnx_pool *pool, int code, const char *phase, pnx_ns waited,
         const struct picture *picture, struct pnx_error *err) {
+    const struct pnx__pool_failure *failure = &picture->failure;
+    char why[160] = "", who[80] = "";
+    bool recent = failure->code && failure->at <= picture->now;
+    if (recent)
+        snprintf(why, sizeof(why), "; last connect error %.1f s ago: %s",
+                (double)(picture->now - failure->at) / (double)PNX_SEC, failure->message);
+    else if (picture->site)
+        snprintf(who, sizeof(who), "; held longest: %.1f s by %.40s (tag %" PRIu64 ")",
+                (double)picture->held / (double)PNX_SEC, base_name(picture->site), picture->tag);
+    bool is_cause = failure->code &&
+                    (code == PNX_E_BREAKER || picture->now - failure->at <= waited + PNX_SEC);
+    return pnx__fail(err, code, is_cause ? failure->code : 0, phase,
+            "pool \"%.40s\": %s after %.3f s (%s): %" PRIu32 " of %" PRIu32 " in use, %" PRIu32
+            " idle, %" PRIu32 " connecting, %" PRIu32 " waiting%s%s",
+            pool->name, says(code), (double)waited / (double)PNX_SEC, phase,
+            picture->n[PNX__POOL_IN_USE], picture->max, picture->n[PNX__POOL_IDLE],
+            picture->n[PNX__POOL_CONNECTING], picture->waiting, why, who);
+}
+
+int pnx__pool_explain(
+        struct pnx_pool *pool, int code, const char *phase, pnx_ns waited, struct pnx_error *err) {
     pnx__event(&pool->block, PNX_EVENT_POOL_ACQUIRE_FAILED, pool->name, code, phase, waited, 0);
     if (!err)
         return code;
-    const struct pnx__pool_failure *failure = &picture->failure;
-    char why[180] = "";
-    if (failure->code && failure->at <= picture->now)
-        snprintf(why, sizeof(why), "; last connect error %.1f s ago: %s",
-                (double)(picture->now - failure->at) / (double)PNX_SEC, failure->message);
-    int cause = failure->code && picture->now - failure->at <= waited + PNX_SEC ? failure->code : 0;
-    return pnx__fail(err, code, cause, phase,
-            "pool \"%.40s\": %s after %.3f s (%s): %" PRIu32 " of %" PRIu32 " in use, %" PRIu32
-            " idle, %" PRIu32 " connecting, %" PRIu32 " waiting%s",
-            pool->name, code == -EBUSY ? "too many are waiting" : "no resource",
-            (double)waited / (double)PNX_SEC, phase, picture->n[PNX__POOL_IN_USE], picture->max,
-            picture->n[PNX__POOL_IDLE], picture->n[PNX__POOL_CONNECTING], picture->waiting, why);
+    if (code == -ESHUTDOWN)
+        return pnx__fail(err, code, 0, phase, "pool \"%.40s\" is closed", pool->name);
+    if (code == -EDEADLK)
+        return pnx__fail(err, code, 0, phase,
+                "pool \"%.40s\": waiting inside one of its own operations, or with a lease in hand",
+                pool->name);
+    if (code == -EAGAIN)
+        return pnx__fail(err, code, 0, phase, "pool \"%.40s\" is paused", pool->name);
+    struct picture picture;
+    take_picture(pool, &picture);
+    return fill_error(pool, code, phase, waited, &picture, err);
 }
 
-static int fail_closed(struct pnx_pool *pool, struct pnx_error *err) {
-    pnx__event(&pool->block, PNX_EVENT_POOL_ACQUIRE_FAILED, pool->name, -ESHUTDOWN, "closed", 0, 0);
-    return pnx__fail(err, -ESHUTDOWN, 0, "closed", "pool \"%.40s\" is closed", pool->name);
+/* ---- the queue ---- */
+
+/* One call of acquire that could not go the short way. */
+struct wait {
+    struct pnx_pool *pool;
+    const struct pnx__pool_asking *asking;
+    pnx_ns timeout;
+    pnx_ns since;    /* 0 until it has waited */
+    pnx_ns deadline; /* fixed with it */
+    bool first;      /* it has had a resource, which was no good: its place is the head */
+    bool spins;      /* it is alone in the queue */
+    bool poked;      /* it has had the pool's work to do */
+    struct pnx__pool_waiter waiter;
+};
+
+static bool threadless(const struct pnx_pool *pool) {
+    return (pool->flags & PNX_POOL_NO_THREADS) != 0;
 }
 
 /* Gives up the place in the queue, unless the outcome came first: then false. */
-static bool give_up(struct pnx_pool *pool, struct pnx__pool_waiter *waiter, pnx_ns waited,
-        pnx_ns now, struct picture *ret_picture) {
+static bool give_up(struct wait *wait, pnx_ns now, const char **ret_phase) {
+    struct pnx_pool *pool = wait->pool;
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
     pnx__pool_lock(pool);
     pnx__pool_see(&pool->core, now);
-    take_picture_locked(pool, ret_picture);
-    bool gone = pnx__pool_core_cancel(&pool->core, waiter, &effects);
+    *ret_phase = pnx__pool_core_phase(&pool->core);
+    bool gone = pnx__pool_core_cancel(&pool->core, &wait->waiter, &effects);
     if (gone) {
         pnx__pool_count(&pool->core, PNX__POOL_STAT_timeouts);
-        pnx_owner_add(&pool->core.stats[PNX__POOL_STAT_wait_time], (uint64_t)waited);
+        pnx_owner_add(&pool->core.stats[PNX__POOL_STAT_wait_time], (uint64_t)(now - wait->since));
         pool->core.starved_at = pool->core.now;
         pnx__pool_timer(
                 &pool->core, pnx__deadline(pool->core.now, PNX__POOL_STARVED_FOR), &effects);
@@ -88,20 +229,20 @@ static bool give_up(struct pnx_pool *pool, struct pnx__pool_waiter *waiter, pnx_
  * In a pool without threads the waiter is the one who runs its jobs and timers.  Returns until when it may sleep
  * before it must do so again.
  */
-static pnx_ns drive_as_waiter(
-        struct pnx_pool *pool, struct pnx__pool_waiter *waiter, pnx_ns deadline, bool poked) {
+static pnx_ns drive_as_waiter(struct wait *wait, bool poked) {
+    struct pnx_pool *pool = wait->pool;
     struct pnx__pool_effects effects;
-    struct pnx__pool_driver driver = {.any = true, .waiter = waiter, .deadline = deadline};
+    struct pnx__pool_driver driver = {
+            .any = true, .waiter = &wait->waiter, .deadline = wait->deadline};
     pnx_ns now = pnx__now(&pool->env);
     pnx__pool_effects_init(&effects);
     pnx__pool_lock(pool);
+    if (poked)
+        pnx__pool_core_retake(&pool->core, &wait->waiter, now, &effects);
     if (pool->threads > 0 && !poked) {
-        pnx__mutex_unlock(&pool->lock);
-        return deadline;
+        pnx__pool_unlock(pool, &effects, NULL);
+        return wait->deadline;
     }
-    if (pnx__list_linked(&waiter->link))
-        /* under the lock, where it was set to POKED; nobody else reads it while it waits */
-        pnx_store(&waiter->outcome, PNX__POOL_WAITING, PNX_RELAXED, "pool_acquire.again");
     if (now >= pool->core.next_timer)
         pnx__pool_core_tick(&pool->core, now, &effects);
     effects.work = true;
@@ -109,121 +250,257 @@ static pnx_ns drive_as_waiter(
     pnx__pool_unlock(pool, &effects, &driver);
 
     pnx__pool_lock(pool);
-    pnx_ns until = deadline;
+    pnx_ns until = wait->deadline;
     if (pool->threads == 0 && pool->core.next_timer < until)
         until = pool->core.next_timer;
     pnx__mutex_unlock(&pool->lock);
     return until;
 }
 
-static int granted(struct pnx_pool *pool, const struct pnx__pool_waiter *waiter, pnx_ns since,
-        struct pnx_lease *ret_lease) {
+/* A pool whose timers this waiter has watched needs another one for that. */
+static void hand_on(struct wait *wait) {
+    struct pnx_pool *pool = wait->pool;
     struct pnx__pool_effects effects;
+    if (!wait->poked && !threadless(pool))
+        return;
     pnx__pool_effects_init(&effects);
-    pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
-    pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_wait], now - since);
-    pnx_owner_add(
-            &pool->core.stats[PNX__POOL_STAT_wait_time], now > since ? (uint64_t)(now - since) : 0);
     if (pool->threads == 0)
-        pnx__pool_core_poke(&pool->core, &effects); /* the next one watches the timers */
+        pnx__pool_core_poke(&pool->core, &effects);
     pnx__pool_unlock(pool, &effects, NULL);
-    *ret_lease = (struct pnx_lease){.slot = waiter->slot, .generation = waiter->generation};
-    return 0;
 }
 
-/* Waits in the queue; the lock is held, and released here.  effects are those of joining it. */
-static int wait_locked(struct pnx_pool *pool, struct pnx__pool_waiter *waiter, pnx_ns timeout,
-        struct pnx__pool_effects *effects, struct pnx_error *err, struct pnx_lease *ret_lease) {
-    bool alone = pool->flags & PNX_POOL_NO_THREADS;
-    pnx_ns since, deadline, until;
-    if (alone) {
-        pnx__mutex_unlock(&pool->lock);
-        since = pnx__now(&pool->env);
-        deadline = pnx__deadline(since, timeout);
-        until = since; /* to drive at once */
-    } else {
-        pnx__pool_unlock(pool, effects, NULL);
-        since = pnx__now(&pool->env);
-        deadline = pnx__deadline(since, timeout);
-        until = deadline;
+static uint32_t look(const struct pnx__pool_waiter *waiter) {
+    /* pairs with pool_core_queue.outcome: slot and generation are ready with it */
+    return pnx_load(&waiter->outcome, PNX_ACQUIRE, "pool_acquire.outcome");
+}
+
+/* Sleeps, having said so: whoever tells the outcome from then on wakes. */
+static void park(struct wait *wait, uint32_t outcome, pnx_ns until) {
+    struct pnx_a32 *word = &wait->waiter.outcome;
+    uint32_t expected = PNX__POOL_WAITING;
+    /* pairs with pool_core_queue.outcome, by the order of this word alone */
+    if (outcome == PNX__POOL_WAITING &&
+            !pnx_cas(word, &expected, PNX__POOL_PARKED, PNX_RELAXED, "pool_acquire.park"))
+        return;
+    pnx__pool_sleep(wait->pool, word, PNX__POOL_PARKED, until);
+}
+
+static void spin(struct wait *wait) {
+    struct pnx_pool *pool = wait->pool;
+    wait->spins = false;
+    /* a count, which orders nothing */
+    if (pnx_fetch_add(&pool->spinners, 1, PNX_RELAXED, "pool_acquire.spin") < pool->spinners_max) {
+        for (int i = 0; i < SPINS && look(&wait->waiter) == PNX__POOL_WAITING; i++)
+            pnx__spin_hint();
     }
+    pnx_fetch_sub(&pool->spinners, 1, PNX_RELAXED, "pool_acquire.spun"); /* the same */
+}
+
+static void note_since(struct wait *wait) {
+    if (wait->since)
+        return;
+    wait->since = pnx__now(&wait->pool->env);
+    wait->deadline = pnx__deadline(wait->since, wait->timeout);
+    /* by itself: see grant() in pool_core_queue.c */
+    pnx_store(&wait->waiter.since, (uint64_t)wait->since, PNX_RELAXED, "pool_acquire.since");
+}
+
+/* Waits in the queue.  0 with a lease. */
+static int await_outcome(struct wait *wait, struct pnx_error *err, struct pnx_lease *ret_lease) {
+    struct pnx__pool_waiter *waiter = &wait->waiter;
+    pnx_ns until = threadless(wait->pool) ? wait->since /* to drive at once */ : wait->deadline;
     for (;;) {
-        /* pairs with pool_core.outcome: slot and generation are ready with it */
-        uint32_t outcome = pnx_load(&waiter->outcome, PNX_ACQUIRE, "pool_acquire.outcome");
-        if (outcome == PNX__POOL_GRANTED)
-            return granted(pool, waiter, since, ret_lease);
+        uint32_t outcome = look(waiter);
+        if (outcome == PNX__POOL_GRANTED) {
+            hand_on(wait);
+            *ret_lease = (struct pnx_lease){.slot = waiter->slot, .generation = waiter->generation};
+            return 0;
+        }
+        pnx_ns now;
+        if (outcome == PNX__POOL_WAITING && wait->spins) {
+            spin(wait);
+            continue;
+        }
+        now = pnx__now(&wait->pool->env);
         if (outcome == PNX__POOL_REFUSED)
-            return fail_closed(pool, err);
-        pnx_ns now = pnx__now(&pool->env);
-        struct picture picture;
-        if (now >= deadline) {
-            if (give_up(pool, waiter, now - since, now, &picture))
-                return fail_pictured(pool, -ETIMEDOUT, picture.phase, now - since, &picture, err);
+            return pnx__pool_explain(
+                    wait->pool, waiter->code, waiter->phase, now - wait->since, err);
+        if (now >= wait->deadline) {
+            const char *phase;
+            if (give_up(wait, now, &phase))
+                return pnx__pool_explain(wait->pool, -ETIMEDOUT, phase, now - wait->since, err);
             continue;
         }
         if (outcome == PNX__POOL_POKED || now >= until) {
-            until = drive_as_waiter(pool, waiter, deadline, outcome == PNX__POOL_POKED);
+            wait->poked = wait->poked || outcome == PNX__POOL_POKED;
+            until = drive_as_waiter(wait, outcome == PNX__POOL_POKED);
             continue;
         }
-        pnx__pool_sleep(pool, &waiter->outcome, PNX__POOL_WAITING, until);
+        park(wait, outcome, until);
     }
 }
 
-/* Nothing was to be had at once; the lock is held. */
-static int acquire_slowly(struct pnx_pool *pool, pnx_ns timeout, struct pnx__pool_effects *effects,
-        struct pnx_error *err, struct pnx_lease *ret_lease) {
-    struct picture picture;
-    if (pool->core.closing) {
-        pnx__pool_unlock(pool, effects, NULL);
-        return fail_closed(pool, err);
+/* How many leases of the pool this thread holds; 0 when the pool is too large to look. */
+static uint32_t leases_held(const struct pnx_pool *pool) {
+    const struct pnx_thread *self = pnx__self();
+    uint32_t held = 0;
+    if (!self || pool->core.capacity > NESTED_MAX)
+        return 0;
+    for (uint32_t i = 0; i < pool->core.capacity; i++) {
+        const struct pnx_slot *slot = pnx__pool_slot_at(pool, i);
+        /* what this thread wrote, it sees; other threads' slots are not its own at any moment */
+        held += pnx__pool_slot_state(slot) == PNX__POOL_IN_USE &&
+                pnx_load(&slot->owner, PNX_RELAXED, "pool_acquire.held") == self->id;
     }
-    if (timeout == 0) {
-        pnx__pool_core_wish(&pool->core, effects);
-        take_picture_locked(pool, &picture);
-        pnx__pool_unlock(pool, effects, NULL);
-        return fail_pictured(pool, -ETIMEDOUT, picture.phase, 0, &picture, err);
+    return held;
+}
+
+/* Looks for a wait that may never end, before it begins; the lock is held.  held: to be told of after the unlock. */
+static int check_nested_locked(struct pnx_pool *pool, uint32_t *ret_held) {
+    *ret_held = 0;
+    if (pool->nested == PNX_POOL_NESTED_ALLOW)
+        return 0;
+    *ret_held = leases_held(pool);
+    if (*ret_held == 0)
+        return 0;
+    pnx__pool_count(&pool->core, PNX__POOL_STAT_nested);
+    return pool->nested == PNX_POOL_NESTED_REFUSE ? -EDEADLK : 0;
+}
+
+/* The lock is held, and a take was in vain.  Takes after all, joins the queue, or fails; unlocks.  1: it has joined. */
+static int join_locked(struct wait *wait, struct pnx__pool_effects *effects, const char **ret_phase,
+        struct pnx_lease *ret_lease) {
+    struct pnx_pool *pool = wait->pool;
+    struct pnx__pool_core *core = &pool->core;
+    uint32_t held = 0;
+    int rc = pnx__pool_core_admit(core, effects);
+    *ret_phase = rc == -ESHUTDOWN ? "closed" : "breaker";
+    if (rc == 0 && wait->timeout == 0) {
+        *ret_phase = pnx__pool_core_phase(core);
+        rc = core->paused ? -EAGAIN : -ETIMEDOUT;
+        pnx__pool_core_wish(core, effects);
+    } else if (rc == 0) {
+        *ret_phase = "wait";
+        rc = pnx__pool_call_inside(pool) ? -EDEADLK : check_nested_locked(pool, &held);
     }
-    if (pnx__pool_call_inside(pool)) {
-        pnx__pool_unlock(pool, effects, NULL);
-        return pnx__fail(err, -EDEADLK, 0, "wait",
-                "pool \"%.40s\": waiting inside one of its own operations", pool->name);
+    struct pnx_slot *slot = NULL;
+    if (rc == 0) {
+        wait->waiter.lane = wait->asking->lane;
+        slot = pnx__pool_core_join(
+                core, &wait->waiter, wait->first, effects, &ret_lease->generation, &rc);
+        *ret_phase = rc ? "queue" : "wait";
     }
-    struct pnx__pool_waiter waiter;
-    if (pnx__pool_core_enqueue(&pool->core, &waiter, effects) == 0)
-        return wait_locked(pool, &waiter, timeout, effects, err, ret_lease);
-    take_picture_locked(pool, &picture);
-    pnx__pool_timer(&pool->core, pnx__deadline(pool->core.now, PNX__POOL_STARVED_FOR), effects);
-    pnx__pool_health_locked(pool);
+    wait->spins = core->waiting == 1 && !threadless(pool);
+    if (rc && rc != -EDEADLK && core->starved_at) {
+        pnx__pool_timer(core, pnx__deadline(core->now, PNX__POOL_STARVED_FOR), effects);
+        pnx__pool_health_locked(pool);
+    }
+    if ((threadless(pool) || pool->manager.peek) && rc == 0 && !slot)
+        effects->work = false; /* the waiter does it, or what it can, when it has its deadline */
     pnx__pool_unlock(pool, effects, NULL);
-    return fail_pictured(pool, -EBUSY, "queue", 0, &picture, err);
+    if (held)
+        pnx__event(&pool->block, PNX_EVENT_POOL_NESTED, pool->name, rc == -EDEADLK ? rc : 0,
+                wait->asking->site, held, 0);
+    ret_lease->slot = slot;
+    return rc ? rc : !slot;
+}
+
+/* Gets a resource, from the idle ones or by waiting.  0 with a lease. */
+static int get(struct wait *wait, pnx_ns now, struct pnx_error *err, struct pnx_lease *ret_lease) {
+    struct pnx_pool *pool = wait->pool;
+    struct pnx__pool_effects effects;
+    pnx__pool_effects_init(&effects);
+    pnx__pool_lock(pool);
+    ret_lease->slot = pnx__pool_core_take(&pool->core, now, &effects, &ret_lease->generation);
+    if (ret_lease->slot) {
+        pnx__pool_unlock_quiet(pool, &effects);
+        return 0;
+    }
+    const char *phase;
+    int rc = join_locked(wait, &effects, &phase, ret_lease);
+    if (rc <= 0)
+        return rc ? pnx__pool_explain(pool, rc, phase, 0, err) : 0;
+    note_since(wait);
+    if (pool->manager.peek)
+        pnx__pool_run_peeks(pool, &wait->waiter);
+    return await_outcome(wait, err, ret_lease);
+}
+
+static int acquire_slowly(struct pnx_pool *pool, pnx_ns timeout, pnx_ns now,
+        const struct pnx__pool_asking *asking, bool first, struct pnx_error *err,
+        struct pnx_lease *ret_lease) {
+    struct wait wait = {.pool = pool, .asking = asking, .timeout = timeout, .first = first};
+    wait.waiter.at = now;
+    for (;;) {
+        struct pnx_lease lease = {0};
+        int rc = get(&wait, now, err, &lease);
+        if (rc)
+            return rc;
+        pnx__pool_stamp(pool, &lease, asking);
+        if (!pool->hooked || pnx__pool_passes(pool, &lease)) {
+            *ret_lease = lease;
+            return 0;
+        }
+        wait.first = true;
+    }
+}
+
+int pnx__pool_check_asking(const struct pnx_acquire_opts *with, struct pnx_error *err,
+        struct pnx__pool_asking *ret_asking) {
+    struct pnx_acquire_opts opts = {.size = sizeof(opts)};
+    *ret_asking = (struct pnx__pool_asking){.lane = PNX_PRIORITY_CRITICAL - PNX_PRIORITY_NORMAL};
+    if (!with)
+        return 0;
+    int rc = pnx__opts_copy("pool.acquire", sizeof(opts), with, &opts, err);
+    if (rc)
+        return rc;
+    if (opts.priority < PNX_PRIORITY_DEFAULT || opts.priority > PNX_PRIORITY_CRITICAL)
+        return pnx__fail_field(
+                err, -EINVAL, "priority", "pool.acquire: priority is %d", (int)opts.priority);
+    if (opts.reserved_ != 0)
+        return pnx__fail_field(err, -E2BIG, "reserved_", "pool.acquire: reserved_ is not 0");
+    ret_asking->site = opts.site;
+    ret_asking->tag = opts.tag;
+    if (opts.priority != PNX_PRIORITY_DEFAULT)
+        ret_asking->lane = (uint8_t)(PNX_PRIORITY_CRITICAL - opts.priority);
+    return 0;
+}
+
+static inline int acquire(struct pnx_pool *pool, pnx_ns timeout,
+        const struct pnx__pool_asking *asking, struct pnx_error *err, struct pnx_lease *ret_lease) {
+    int rc = pnx__timeout(timeout, pool->acquire_timeout, err, &timeout);
+    if (rc)
+        return rc;
+    if (pnx__fork_generation() != pool->fork)
+        return pnx__fail(err, -ESHUTDOWN, 0, "fork",
+                "pool \"%.40s\" was made before fork(), in the parent of this process", pool->name);
+    pnx_ns now = pool->now_coarse(pool->now_ctx);
+    bool first = false;
+    if (pnx__pool_claim(pool, now, asking, ret_lease)) {
+        if (!pool->hooked || pnx__pool_passes(pool, ret_lease))
+            return 0;
+        first = true;
+    }
+    return acquire_slowly(pool, timeout, now, asking, first, err, ret_lease);
 }
 
 int pnx_pool_acquire(
         struct pnx_pool *pool, pnx_ns timeout, struct pnx_error *err, struct pnx_lease *ret_lease) {
+    static const struct pnx__pool_asking asking = {
+            .lane = PNX_PRIORITY_CRITICAL - PNX_PRIORITY_NORMAL};
     if (!pool || !ret_lease)
         return pnx__fail_field(err, -EINVAL, pool ? "ret_lease" : "pool",
                 "pool.acquire: %s is NULL", pool ? "ret_lease" : "pool");
-    int rc = pnx__timeout(timeout, pool->acquire_timeout, err, &timeout);
-    if (rc)
-        return rc;
-    if (pnx__pool_forked(pool))
-        return pnx__fail(err, -ESHUTDOWN, 0, "fork",
-                "pool \"%.40s\" was made before fork(), in the parent of this process", pool->name);
-    struct pnx__pool_effects effects;
-    pnx__pool_effects_init(&effects);
-    pnx_ns now = pool->env.now_coarse(pool->env.ctx);
-    uint64_t generation;
-    pnx__pool_lock(pool);
-    struct pnx_slot *slot = pnx__pool_core_take(&pool->core, now, &effects, &generation);
-    if (!slot)
-        return acquire_slowly(pool, timeout, &effects, err, ret_lease);
-    /* the lock orders all writers but readers of statistics */
-    uint64_t count =
-            pnx_load(&pool->core.stats[PNX__POOL_STAT_acquires], PNX_RELAXED, "pool_acquire.count");
-    pnx__pool_unlock_quiet(pool, &effects);
-    if (count % HOLD_SAMPLE == 0)
-        slot->hold_since = pnx__now(&pool->env);
-    *ret_lease = (struct pnx_lease){.slot = slot, .generation = generation};
-    return 0;
+    return acquire(pool, timeout, &asking, err, ret_lease);
+}
+
+int pnx_pool_acquire_with(struct pnx_pool *pool, pnx_ns timeout,
+        const struct pnx_acquire_opts *with, struct pnx_error *err, struct pnx_lease *ret_lease) {
+    struct pnx__pool_asking asking;
+    if (!pool || !ret_lease)
+        return pnx__fail_field(err, -EINVAL, pool ? "ret_lease" : "pool",
+                "pool.acquire: %s is NULL", pool ? "ret_lease" : "pool");
+    int rc = pnx__pool_check_asking(with, err, &asking);
+    return rc ? rc : acquire(pool, timeout, &asking, err, ret_lease);
 }

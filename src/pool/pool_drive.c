@@ -58,7 +58,13 @@ struct plan {
     bool wake_closers;
     bool start; /* a thread; refs, threads and starting already count it */
     bool drive; /* jobs here; refs counts this */
+    bool news;  /* something to tell; refs counts this */
     bool destroy;
+    /* What the news say. */
+    int code;
+    uint32_t failures;
+    uint32_t epoch;
+    pnx_ns open_for;
 };
 
 static bool unused(const struct pnx_pool *pool) {
@@ -79,6 +85,10 @@ static void plan_work_locked(
     }
     if (effects->timer && pool->keeper && core->next_timer < pool->keeper_until)
         plan->wake_threads = UINT32_MAX;
+    if (effects->timer && pool->threads == 0 && !threadless(pool) && pnx__heap_first(&core->timers))
+        plan->start = true; /* nobody who blocks looks after the deadlines of requests */
+    if (effects->work && pool->hungry && pnx__pool_core_hungry(core, core->now))
+        effects->hungry = true;
     if (plan->start) {
         pool->refs++;
         pool->threads++;
@@ -97,6 +107,22 @@ static uint32_t seq_locked(const struct pnx_a32 *seq) {
     return pnx_load(seq, PNX_ACQUIRE, "pool_drive.seq"); /* pairs with pool_drive.bump */
 }
 
+static void plan_news_locked(
+        struct pnx_pool *pool, const struct pnx__pool_effects *effects, struct plan *plan) {
+    const struct pnx__pool_core *core = &pool->core;
+    plan->news = pnx__pool_has_news(effects);
+    if (!plan->news)
+        return;
+    pool->refs++;
+    plan->code = core->failure.code;
+    plan->failures = core->failures;
+    plan->epoch = core->epoch;
+    plan->open_for = core->now - pool->breaker_since;
+    if (effects->opened)
+        pool->breaker_since = core->now;
+    pnx__pool_ref_requests_locked(pool, effects->done);
+}
+
 static void plan_end_locked(
         struct pnx_pool *pool, struct pnx__pool_effects *effects, struct plan *plan) {
     /* Without threads the first waiter watches the timers; it may sleep towards a later one. */
@@ -109,13 +135,39 @@ static void plan_end_locked(
         bump_locked(&pool->work_seq);
     if (plan->wake_closers)
         bump_locked(&pool->home_seq);
+    plan_news_locked(pool, effects, plan);
     plan->destroy = unused(pool) && !pool->destroying;
     if (plan->destroy)
         pool->destroying = true;
     pnx__pool_check_locked(pool);
 }
 
-/* Unlocks and wakes.  Futexes are woken by address, so that the pool may be gone. */
+static void tell_news(
+        struct pnx_pool *pool, struct pnx__pool_effects *effects, const struct plan *plan) {
+    if (effects->opened)
+        pnx__event(&pool->block, PNX_EVENT_POOL_BREAKER_OPENED, pool->name, plan->code, "connect",
+                plan->failures, 0);
+    if (effects->closed)
+        pnx__event(&pool->block, PNX_EVENT_POOL_BREAKER_CLOSED, pool->name, 0, NULL, plan->open_for,
+                0);
+    if (effects->stale)
+        pnx__event(&pool->block, PNX_EVENT_POOL_RESET, pool->name, 0, NULL, plan->epoch, 0);
+    pnx__pool_deliver(effects->done);
+    if (effects->hungry)
+        pool->hungry(pool->group, pool);
+    for (bool more = effects->more; more;) {
+        struct pnx__pool_effects rest;
+        pnx__pool_effects_init(&rest);
+        pnx__pool_lock(pool);
+        pnx__pool_core_go_on(&pool->core, &rest);
+        more = rest.more;
+        rest.more = false;
+        pnx__pool_unlock(pool, &rest, NULL);
+    }
+    pnx__pool_drop_ref(pool);
+}
+
+/* Unlocks, wakes, and tells.  Futexes are woken by address, so that the pool may be gone. */
 static void unlock_and_wake(
         struct pnx_pool *pool, struct pnx__pool_effects *effects, const struct plan *plan) {
     pnx__mutex_unlock(&pool->lock);
@@ -125,10 +177,11 @@ static void unlock_and_wake(
         pnx__futex_wake(&pool->work_seq, plan->wake_threads);
     if (plan->wake_closers)
         pnx__futex_wake(&pool->home_seq, UINT32_MAX);
+    if (plan->news)
+        tell_news(pool, effects, plan);
 }
 
-/* Gives up one of refs; frees the pool if that was the last. */
-static void drop_ref(struct pnx_pool *pool) {
+void pnx__pool_drop_ref(struct pnx_pool *pool) {
     struct pnx__pool_effects effects;
     struct plan plan = {0};
     pnx__pool_effects_init(&effects);
@@ -138,6 +191,18 @@ static void drop_ref(struct pnx_pool *pool) {
     unlock_and_wake(pool, &effects, &plan);
     if (plan.destroy)
         pnx__pool_destroy(pool, NULL);
+}
+
+bool pnx__pool_await_locked(struct pnx_pool *pool, pnx_ns deadline) {
+    uint32_t seq = seq_locked(&pool->home_seq);
+    pool->closers++;
+    pnx__mutex_unlock(&pool->lock);
+    bool late = pnx__now(&pool->env) >= deadline;
+    if (!late)
+        pnx__pool_sleep(pool, &pool->home_seq, seq, deadline);
+    pnx__pool_lock(pool);
+    pool->closers--;
+    return !late;
 }
 
 /* ---- callers that run jobs ---- */
@@ -174,6 +239,26 @@ static void drive(struct pnx_pool *pool, const struct pnx__pool_driver *driver) 
         pnx__pool_run_job(pool, slot, &effects);
         plan_end_locked(pool, &effects, &plan);
         unlock_and_wake(pool, &effects, &plan);
+    }
+}
+
+void pnx__pool_run_peeks(struct pnx_pool *pool, const struct pnx__pool_waiter *waiter) {
+    struct pnx__pool_effects effects;
+    for (;;) {
+        pnx_ns now = pnx__now(&pool->env);
+        pnx__pool_effects_init(&effects);
+        pnx__pool_lock(pool);
+        struct pnx_slot *slot = NULL;
+        if (!has_outcome(waiter))
+            slot = pnx__pool_core_next_peek(&pool->core, now, &effects);
+        effects.work = !slot; /* what remains is for others */
+        pnx__pool_unlock(pool, &effects, NULL);
+        if (!slot)
+            return;
+        pnx__pool_effects_init(&effects);
+        pnx__pool_run_job(pool, slot, &effects);
+        effects.work = false;
+        pnx__pool_unlock(pool, &effects, NULL);
     }
 }
 
@@ -268,10 +353,23 @@ static void thread_job(
     unlock_and_wake(pool, effects, &plan);
     if (plan.start) {
         start_thread(pool); /* on failure this thread comes back and does it all itself */
-        drop_ref(pool);
+        pnx__pool_drop_ref(pool);
     }
     pnx__pool_effects_init(effects);
     pnx__pool_run_job(pool, slot, effects);
+}
+
+/* What a tick does that calls the user; lock held before and after. */
+static void tend_locked(struct pnx_pool *pool, struct pnx__pool_effects *effects) {
+    struct plan plan = {0};
+    if (!pool->manager.start && pool->core.config.held_too_long == PNX_NEVER)
+        return;
+    plan_end_locked(pool, effects, &plan);
+    unlock_and_wake(pool, effects, &plan);
+    pnx__pool_watch_held(pool);
+    pnx__pool_tend_ops(pool);
+    pnx__pool_effects_init(effects);
+    pnx__pool_lock(pool);
 }
 
 /* Sleeps until there may be work; lock held before and after.  False when the thread may end. */
@@ -304,6 +402,7 @@ static bool thread_park(struct pnx_pool *pool, struct pnx__pool_effects *effects
     if (now >= pool->core.next_timer) {
         pnx__pool_core_tick(&pool->core, now, effects);
         pnx__pool_health_locked(pool);
+        tend_locked(pool, effects);
     }
     return true;
 }
@@ -333,6 +432,14 @@ static void thread_main(void *arg) {
             break;
     }
     struct plan plan = {0};
+    if (pnx__pool_has_news(
+                &effects)) { /* while this thread has its ref, so that the last one is not dropped there */
+        plan_end_locked(pool, &effects, &plan);
+        unlock_and_wake(pool, &effects, &plan);
+        pnx__pool_effects_init(&effects);
+        plan = (struct plan){0};
+        pnx__pool_lock(pool);
+    }
     pool->threads--;
     pool->refs--;
     set_threads_gauge_locked(pool);
@@ -360,7 +467,7 @@ void pnx__pool_unlock(struct pnx_pool *pool, struct pnx__pool_effects *effects,
     if (plan.drive)
         drive(pool, driver);
     if (has_ref)
-        drop_ref(pool);
+        pnx__pool_drop_ref(pool);
     if (plan.destroy)
         pnx__pool_destroy(pool, NULL);
 }

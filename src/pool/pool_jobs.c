@@ -52,6 +52,7 @@ void pnx__pool_health_locked(struct pnx_pool *pool) {
     pnx__health_set(&pool->block, status, reason);
 }
 
+/* J3; fails, too, when the pool's own row is being ended: no more need for it then. */
 static void join_registry(struct pnx_pool *pool, struct pnx_slot *slot) {
     const struct pnx_resource resource = {
             .size = sizeof(resource),
@@ -63,77 +64,117 @@ static void join_registry(struct pnx_pool *pool, struct pnx_slot *slot) {
             .bytes = pool->resource_bytes,
     };
     pnx_resource_id row;
-    /* Fails, too, when the pool's own row is being ended: no more need for it then. */
     slot->row = pnx_registry_add(pool->registry, &resource, NULL, &row) == 0 ? row : 0;
 }
 
-static void leave_registry(struct pnx_pool *pool, struct pnx_slot *slot) {
+static int charge(struct pnx_pool *pool) {
+    return pool->resource_bytes ? pnx_budget_charge(pool->budget, pool->resource_bytes, 0) : 0;
+}
+
+static void uncharge(struct pnx_pool *pool) {
+    if (pool->resource_bytes)
+        pnx_budget_uncharge(pool->budget, pool->resource_bytes);
+}
+
+int pnx__pool_enter(struct pnx_pool *pool, struct pnx_slot *slot) {
+    int rc = charge(pool);
+    if (rc == 0)
+        join_registry(pool, slot);
+    return rc;
+}
+
+void pnx__pool_leave(struct pnx_pool *pool, struct pnx_slot *slot) {
     (void)pnx_registry_remove_at(pool->registry, slot->row, pool->site);
     slot->row = 0;
+    uncharge(pool);
 }
 
-/* What came of a job, before the core is told. */
-struct result {
-    int rc;
-    void *resource; /* of a connect */
-    pnx_ns took;
-    pnx_ns end;
-    struct pnx_error err;
-};
+/* ---- calls of the manager ---- */
 
-static void call_connect(struct pnx_pool *pool, pnx_ns deadline, struct result *result) {
-    result->rc =
-            pool->resource_bytes ? pnx_budget_charge(pool->budget, pool->resource_bytes, 0) : 0;
-    if (result->rc) {
-        pnx__fail(&result->err, result->rc, 0, "connect", "the memory budget refused %zu bytes",
-                pool->resource_bytes);
-        return;
-    }
-    int rc = pool->manager.connect(pool->ctx, deadline, &result->err, &result->resource);
-    if (rc == 0 && !result->resource)
-        rc = pnx__fail(&result->err, -EINVAL, 0, "connect", "connect returned 0 but no resource");
-    else if (rc > 0)
-        rc = pnx__fail(&result->err, -EINVAL, 0, "connect",
+static int connect_code(int rc, const void *resource, struct pnx_error *err) {
+    if (rc == 0 && !resource)
+        return pnx__fail(err, -EINVAL, 0, "connect", "connect returned 0 but no resource");
+    if (rc > 0)
+        return pnx__fail(err, -EINVAL, 0, "connect",
                 "connect returned %d, which is neither 0 nor a negative error", rc);
-    result->rc = rc;
-    result->err.message[sizeof(result->err.message) - 1] = '\0';
-    if (rc && pool->resource_bytes)
-        pnx_budget_uncharge(pool->budget, pool->resource_bytes);
-    if (rc && !result->err.message[0]) {
-        char buf[96];
-        snprintf(result->err.message, sizeof(result->err.message), "%s",
-                pnx__pool_error_text(rc, buf, sizeof(buf)));
-    }
+    return rc;
 }
 
-static void call_manager(struct pnx_pool *pool, struct pnx_slot *slot, struct result *result) {
-    pnx_ns start = pnx__now(&pool->env);
+static int call_connect(struct pnx_pool *pool, pnx_ns deadline, struct pnx__pool_result *result) {
+    int rc = charge(pool);
+    if (rc)
+        return pnx__fail(&result->err, rc, 0, "connect", "the memory budget refused %zu bytes",
+                pool->resource_bytes);
+    rc = connect_code(pool->manager.connect(pool->ctx, deadline, &result->err, &result->resource),
+            result->resource, &result->err);
+    if (rc)
+        uncharge(pool);
+    return rc;
+}
+
+/* Begins an operation of a manager that never blocks.  -EINPROGRESS: the slot is not this thread's any more. */
+static int call_start(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns deadline,
+        struct pnx__pool_result *result) {
+    static const enum pnx_pool_op_kind kinds[PNX__POOL_JOB_KINDS] = {
+            [PNX__POOL_CONNECT] = PNX_POOL_OP_CONNECT,
+            [PNX__POOL_CHECK] = PNX_POOL_OP_CHECK,
+            [PNX__POOL_CLOSE] = PNX_POOL_OP_CLOSE,
+    };
+    enum pnx_pool_op_kind kind = kinds[slot->job];
+    int rc = kind == PNX_POOL_OP_CONNECT ? charge(pool) : 0;
+    result->uncharged = rc != 0;
+    if (rc)
+        return pnx__fail(&result->err, rc, 0, "connect", "the memory budget refused %zu bytes",
+                pool->resource_bytes);
+    pnx__pool_lock(pool);
+    /* by itself: only who runs a job changes it */
+    void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_jobs.start");
+    slot->op = (struct pnx_pool_op){
+            .resource = resource, .kind = kind, .fd = -1, .deadline = deadline};
+    slot->flags |= PNX__POOL_OP;
+    pnx__mutex_unlock(&pool->lock);
+    rc = pool->manager.start(pool->ctx, &slot->op, &result->err);
+    if (rc == -EINPROGRESS)
+        return rc;
+    result->resource = slot->op.resource;
+    return rc > 0 ? connect_code(rc, NULL, &result->err) : rc;
+}
+
+/* Returns the result's code, or -EINPROGRESS when the operation goes on by itself. */
+static int call_manager(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns start,
+        struct pnx__pool_result *result) {
     /* job, reason and resource stay as they are until the job is reported, and only this thread does that */
     void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_jobs.resource");
+    const struct pnx_pool_manager *manager = &pool->manager;
+    pnx_ns timeouts[PNX__POOL_JOB_KINDS] = {
+            pool->connect_timeout, pool->check_timeout, pool->close_timeout};
+    pnx_ns deadline = pnx__deadline(start, timeouts[slot->job]);
+    if (slot->job == PNX__POOL_CLOSE && pool->hooks.before_close)
+        pool->hooks.before_close(pool->hooks.arg, resource);
+    if (slot->job == PNX__POOL_CHECK && manager->peek) {
+        int rc = manager->peek(pool->ctx, resource);
+        if (rc || (slot->flags & PNX__POOL_PEEKED) || !manager->check)
+            return rc;
+    }
+    if (manager->start)
+        return call_start(pool, slot, deadline, result);
     switch ((enum pnx__pool_job_kind)slot->job) {
     case PNX__POOL_CONNECT:
-        call_connect(pool, pnx__deadline(start, pool->connect_timeout), result);
-        if (result->rc == 0)
-            join_registry(pool, slot);
-        break;
+        return call_connect(pool, deadline, result);
     case PNX__POOL_CHECK:
-        result->rc =
-                pool->manager.check(pool->ctx, resource, pnx__deadline(start, pool->check_timeout));
-        break;
+        return manager->check(pool->ctx, resource, deadline);
     case PNX__POOL_CLOSE:
     case PNX__POOL_JOB_KINDS:
-        pool->manager.close(pool->ctx, resource, pnx__deadline(start, pool->close_timeout));
-        leave_registry(pool, slot);
-        if (pool->resource_bytes)
-            pnx_budget_uncharge(pool->budget, pool->resource_bytes);
         break;
     }
-    result->end = pnx__now(&pool->env);
-    result->took = result->end - start;
+    manager->close(pool->ctx, resource, deadline);
+    return 0;
 }
 
-static void tell_monitors(
-        const struct pnx_pool *pool, const struct pnx_slot *slot, const struct result *result) {
+/* ---- ends ---- */
+
+static void tell_monitors(const struct pnx_pool *pool, const struct pnx_slot *slot,
+        const struct pnx__pool_result *result, pnx_ns end) {
     static const char *const reasons[PNX__POOL_REASONS] = {
             [PNX__POOL_BECAUSE_IDLE] = "idle",
             [PNX__POOL_BECAUSE_LIFETIME] = "lifetime",
@@ -142,37 +183,101 @@ static void tell_monitors(
             [PNX__POOL_BECAUSE_RESET] = "reset",
             [PNX__POOL_BECAUSE_RESIZE] = "resize",
             [PNX__POOL_BECAUSE_PRESSURE] = "pressure",
+            [PNX__POOL_BECAUSE_STALE] = "stale",
+            [PNX__POOL_BECAUSE_EVICTED] = "evicted",
+            [PNX__POOL_BECAUSE_HOOK] = "hook",
             [PNX__POOL_BECAUSE_SHUTDOWN] = "shutdown",
     };
     if (slot->job == PNX__POOL_CONNECT)
         pnx__event(&pool->block,
                 result->rc ? PNX_EVENT_POOL_CONNECT_FAILED : PNX_EVENT_POOL_CONNECTION_CREATED,
-                pool->name, result->rc, NULL, result->took, result->end);
+                pool->name, result->rc, NULL, end - slot->job_since, end);
     if (slot->job == PNX__POOL_CLOSE)
         pnx__event(&pool->block, PNX_EVENT_POOL_CONNECTION_CLOSED, pool->name, 0,
-                reasons[slot->reason], result->end - slot->born_at, result->end);
+                reasons[slot->reason], end - slot->born_at, end);
 }
 
-static void report_locked(struct pnx_pool *pool, struct pnx_slot *slot, const struct result *result,
+static enum pnx_pool_verdict classify(
+        const struct pnx_pool *pool, const struct pnx__pool_result *result) {
+    if (result->rc == 0 || !pool->manager.classify)
+        return PNX_POOL_TRANSIENT;
+    int verdict = pool->manager.classify(pool->ctx, result->rc, &result->err);
+    return verdict >= PNX_POOL_TRANSIENT && verdict <= PNX_POOL_STALE_ALL
+                   ? (enum pnx_pool_verdict)verdict
+                   : PNX_POOL_TRANSIENT;
+}
+
+static void report_connect_locked(struct pnx_pool *pool, struct pnx_slot *slot,
+        const struct pnx__pool_result *result, enum pnx_pool_verdict verdict, pnx_ns end,
         struct pnx__pool_effects *effects) {
     struct pnx__pool_core *core = &pool->core;
+    if (result->rc && result->resource) { /* a hook did not want it */
+        pnx__pool_core_connect_refused(core, slot, result->resource, result->rc,
+                result->err.message, verdict, end, effects);
+    } else if (result->rc) {
+        pnx__pool_core_connect_failed(
+                core, slot, result->rc, result->err.message, verdict, end, effects);
+    } else {
+        pnx__histogram_record(
+                &pool->histograms[PNX__POOL_HISTOGRAM_connect], end - slot->job_since);
+        pnx__pool_core_connected(core, slot, result->resource, end, effects);
+    }
+}
+
+/* What the result of a connect still lacks: its row, the hook, a message.  An error leaves no resource, but from the hook. */
+static void complete_connect(
+        struct pnx_pool *pool, struct pnx_slot *slot, struct pnx__pool_result *result) {
+    if (pool->manager.start) {
+        bool is_error = result->rc != 0;
+        result->rc = connect_code(result->rc, result->resource, &result->err);
+        if (is_error)
+            result->resource = NULL;
+        if (result->rc && !result->uncharged)
+            uncharge(pool);
+    } else if (result->rc) {
+        result->resource = NULL;
+    }
+    if (result->rc == 0) {
+        join_registry(pool, slot);
+        if (pool->hooks.after_connect)
+            result->rc = pool->hooks.after_connect(pool->hooks.arg, result->resource,
+                    pnx__deadline(slot->job_since, pool->connect_timeout), &result->err);
+        if (result->rc > 0)
+            result->rc = -EINVAL;
+    }
+    result->err.message[sizeof(result->err.message) - 1] = '\0';
+    if (result->rc && !result->err.message[0]) {
+        char buf[96];
+        snprintf(result->err.message, sizeof(result->err.message), "%s",
+                pnx__pool_error_text(result->rc, buf, sizeof(buf)));
+    }
+}
+
+void pnx__pool_finish_job(struct pnx_pool *pool, struct pnx_slot *slot,
+        struct pnx__pool_result *result, struct pnx__pool_effects *effects) {
+    struct pnx__pool_call call;
+    /* Hooks and monitors run inside the operation: one that waits for this pool would wait for this very job. */
+    pnx__pool_call_enter(pool, &call);
+    if (slot->job == PNX__POOL_CONNECT)
+        complete_connect(pool, slot, result);
+    else if (slot->job == PNX__POOL_CLOSE)
+        pnx__pool_leave(pool, slot);
+    enum pnx_pool_verdict verdict = classify(pool, result);
+    pnx_ns end = pnx__now(&pool->env);
+    tell_monitors(pool, slot, result, end);
+    pnx__pool_call_leave(&call);
+    pnx__pool_lock(pool);
     switch ((enum pnx__pool_job_kind)slot->job) {
     case PNX__POOL_CONNECT:
-        if (result->rc) {
-            pnx__pool_core_connect_failed(
-                    core, slot, result->rc, result->err.message, result->end, effects);
-            break;
-        }
-        pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_connect], result->took);
-        pnx__pool_core_connected(core, slot, result->resource, result->end, effects);
+        report_connect_locked(pool, slot, result, verdict, end, effects);
         break;
     case PNX__POOL_CHECK:
-        pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_check], result->took);
-        pnx__pool_core_checked(core, slot, result->rc == 0, result->end, effects);
+        pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_check], end - slot->job_since);
+        pnx__pool_core_checked(&pool->core, slot, result->rc == 0, end, effects);
         break;
     case PNX__POOL_CLOSE:
     case PNX__POOL_JOB_KINDS:
-        pnx__pool_core_closed(core, slot, result->end, effects);
+        pnx__pool_core_closed(&pool->core, slot, end, effects);
         break;
     }
     pnx__pool_health_locked(pool);
@@ -181,12 +286,13 @@ static void report_locked(struct pnx_pool *pool, struct pnx_slot *slot, const st
 void pnx__pool_run_job(
         struct pnx_pool *pool, struct pnx_slot *slot, struct pnx__pool_effects *effects) {
     struct pnx__pool_call call;
-    struct result result = {0};
-    /* Monitors, too, run inside the operation: one that waits for this pool would wait for this very job. */
+    struct pnx__pool_result result = {0};
+    pnx_ns start = pnx__now(&pool->env);
     pnx__pool_call_enter(pool, &call);
-    call_manager(pool, slot, &result);
-    tell_monitors(pool, slot, &result);
+    result.rc = call_manager(pool, slot, start, &result);
     pnx__pool_call_leave(&call);
-    pnx__pool_lock(pool);
-    report_locked(pool, slot, &result, effects);
+    if (result.rc == -EINPROGRESS && pool->manager.start)
+        pnx__pool_lock(pool); /* it goes on by itself; it may even have ended */
+    else
+        pnx__pool_finish_job(pool, slot, &result, effects);
 }

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pool/pool_lease.c - giving back: release, discard, and what becomes of a stale lease.
+ * pool/pool_lease.c - giving back: release, discard, detach, and what becomes of a stale lease.
  *
- *   L1  Of all copies of a lease, one release or discard acts; it is decided by a compare-and-swap on the slot.
+ *   L1  Of all copies of a lease, one release, discard or detach acts; it is decided by a compare-and-swap on the slot.
  *   L2  A stale lease changes nothing but the count of misuses.
- *   L3  After the unlock that brought the resource home, a release touches the pool no more.
+ *   L3  After the compare-and-swap or the unlock that brought the resource home, a release touches the pool no more.
+ *   L4  The short way back is one compare-and-swap, and looks at no clock: it fails when the slot is locked, which it is
+ *       whenever the pool must know of the return.
  */
 #include "pool/pool.h"
+
+#include "os/thread.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,9 +40,10 @@ static void misuse(const struct pnx_lease *lease, const char *what) {
 void *pnx_lease_resource(const struct pnx_lease *lease) {
     if (!lease || !lease->slot)
         return NULL;
-    /* pairs with pool_core.to: the resource is the one of this grant */
+    /* pairs with pool_core.to and pool_core.open: the resource is the one of this grant */
     uint64_t word = pnx_load(&lease->slot->word, PNX_ACQUIRE, "pool_lease.word");
-    if (word != (lease->generation * PNX__POOL_GENERATION | PNX__POOL_IN_USE)) {
+    if ((word & ~PNX__POOL_LOCKED) !=
+            (lease->generation * PNX__POOL_GENERATION | PNX__POOL_IN_USE)) {
         misuse(lease, "use");
         return NULL;
     }
@@ -46,70 +51,143 @@ void *pnx_lease_resource(const struct pnx_lease *lease) {
     return pnx_load(&lease->slot->resource, PNX_RELAXED, "pool_lease.resource");
 }
 
-/* Runs the manager's reset; true when the resource is fit for the next holder. */
-static bool reset(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns now) {
+/* Runs after_release and reset; returns why the resource is not fit for the next holder, or PNX__POOL_REASONS. */
+static enum pnx__pool_reason clean(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns now) {
     struct pnx__pool_call call;
+    enum pnx__pool_reason reason = PNX__POOL_REASONS;
     /* the spent lease was this thread's */
-    void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_lease.reset");
+    void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_lease.clean");
     pnx__pool_call_enter(pool, &call);
-    int rc = pool->manager.reset(pool->ctx, resource, pnx__deadline(now, pool->reset_timeout));
+    if (pool->hooks.after_release && pool->hooks.after_release(pool->hooks.arg, resource))
+        reason = PNX__POOL_BECAUSE_HOOK;
+    else if (pool->manager.reset &&
+             pool->manager.reset(pool->ctx, resource, pnx__deadline(now, pool->reset_timeout)))
+        reason = PNX__POOL_BECAUSE_RESET;
     pnx__pool_call_leave(&call);
-    return rc == 0;
+    return reason;
 }
 
-static void count_reset_locked(struct pnx_pool *pool, bool fit) {
+static void count_reset_locked(struct pnx_pool *pool, enum pnx__pool_reason reason) {
+    if (!pool->manager.reset || reason == PNX__POOL_BECAUSE_HOOK)
+        return;
     pnx__pool_count(&pool->core, PNX__POOL_STAT_resets);
-    if (!fit)
+    if (reason == PNX__POOL_BECAUSE_RESET)
         pnx__pool_count(&pool->core, PNX__POOL_STAT_reset_failures);
 }
 
-static void give_back(struct pnx_lease *lease, bool keep) {
-    if (!lease || !lease->slot)
-        return;
-    struct pnx_lease spent = *lease;
-    struct pnx_slot *slot = spent.slot;
-    *lease = (struct pnx_lease){0};
-    if (!pnx__pool_slot_spend(slot, spent.generation)) {
-        misuse(&spent, keep ? "release" : "discard");
-        return;
-    }
-    struct pnx_pool *pool = slot->pool;
-    if (pnx__pool_forked(pool)) {
-        pnx__pool_abandon_lease(pool, slot);
-        return;
-    }
-    enum pnx__pool_reason reason = PNX__POOL_BECAUSE_DISCARDED;
-    pnx_ns held = -1, now = 0;
-    if (slot->hold_since) {
-        now = pnx__now(&pool->env);
+/* Whether the return must be timed, or a moment of it is told by the generation alone. */
+static bool is_plain(
+        const struct pnx_pool *pool, const struct pnx_slot *slot, uint64_t generation) {
+    /* a hint of the time; see pool_acquire.seen */
+    pnx_ns seen = (pnx_ns)pnx_load(&pool->seen, PNX_RELAXED, "pool_lease.seen");
+    return generation % PNX__POOL_SAMPLE != 0 && seen - pnx__pool_used_at(slot) <= LONG_HOLD;
+}
+
+/* The lease is spent, and this is its process. */
+static void bring_home(struct pnx_pool *pool, const struct pnx_lease *spent,
+        enum pnx__pool_reason reason, bool cleans) {
+    struct pnx_slot *slot = spent->slot;
+    pnx_ns held = -1, now = pnx__now(&pool->env);
+    if (spent->generation % PNX__POOL_SAMPLE == 0)
         held = now - slot->hold_since;
-    }
-    bool was_reset = keep && pool->manager.reset;
-    if (was_reset) {
-        if (!now)
-            now = pnx__now(&pool->env);
-        keep = reset(pool, slot, now);
-        reason = PNX__POOL_BECAUSE_RESET;
+    if (cleans) {
+        reason = clean(pool, slot, now);
+        if (reason == PNX__POOL_REASONS && is_plain(pool, slot, spent->generation) &&
+                pnx__pool_slot_bring_spent(slot, spent->generation))
+            return;
+        now = pnx__now(&pool->env);
     }
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
     pnx__pool_lock(pool);
-    if (!now)
-        now = pool->core.now;
-    if (now - slot->used_at > LONG_HOLD)
-        now = pool->env.now_coarse(pool->env.ctx);
     if (held >= 0)
         pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_hold], held);
-    if (was_reset)
-        count_reset_locked(pool, keep);
-    pnx__pool_core_returned(&pool->core, slot, keep, reason, now, &effects);
+    if (cleans)
+        count_reset_locked(pool, reason);
+    pnx__pool_core_returned(&pool->core, slot, reason == PNX__POOL_REASONS, reason, now, &effects);
     pnx__pool_unlock_quiet(pool, &effects);
 }
 
+static void give_back(
+        struct pnx_lease *lease, enum pnx__pool_reason reason, bool cleans, const char *what) {
+    if (!lease || !lease->slot)
+        return;
+    struct pnx_lease spent = *lease;
+    struct pnx_pool *pool = spent.slot->pool;
+    *lease = (struct pnx_lease){0};
+    if (!pnx__pool_slot_spend(spent.slot, spent.generation))
+        misuse(&spent, what);
+    else if (pnx__pool_forked(pool))
+        pnx__pool_abandon_lease(pool, spent.slot);
+    else
+        bring_home(pool, &spent, reason, cleans);
+}
+
 void pnx_lease_release(struct pnx_lease *lease) {
-    give_back(lease, true);
+    if (!lease || !lease->slot)
+        return;
+    struct pnx_slot *slot = lease->slot;
+    const struct pnx_pool *pool = slot->pool;
+    uint64_t generation = lease->generation;
+    if (pool->quick_release && is_plain(pool, slot, generation) &&
+            pnx__fork_generation() == pool->fork && pnx__pool_slot_bring(slot, generation)) {
+        *lease = (struct pnx_lease){0};
+        return;
+    }
+    give_back(lease, PNX__POOL_REASONS, !pool->quick_release, "release");
 }
 
 void pnx_lease_discard(struct pnx_lease *lease) {
-    give_back(lease, false);
+    give_back(lease, PNX__POOL_BECAUSE_DISCARDED, false, "discard");
+}
+
+void pnx__pool_give_up(struct pnx_lease *lease, enum pnx__pool_reason reason) {
+    give_back(lease, reason, false, "discard");
+}
+
+void pnx_lease_stale_all(struct pnx_lease *lease) {
+    if (!lease || !lease->slot)
+        return;
+    struct pnx_pool *pool = lease->slot->pool;
+    struct pnx__pool_effects effects;
+    /* as in pnx_lease_resource() */
+    uint64_t word = pnx_load(&lease->slot->word, PNX_ACQUIRE, "pool_lease.stale");
+    bool valid = (word & ~PNX__POOL_LOCKED) ==
+                 (lease->generation * PNX__POOL_GENERATION | PNX__POOL_IN_USE);
+    if (valid && !pnx__pool_forked(pool)) {
+        pnx__pool_effects_init(&effects);
+        pnx__pool_lock(pool);
+        /* Of many that find out at once, the first one says it; the others' resources are old by then. */
+        if (lease->slot->epoch == pool->core.epoch)
+            pnx__pool_core_reset(&pool->core, PNX_POOL_RESET_IDLE, &effects);
+        pnx__pool_unlock(pool, &effects, NULL);
+    }
+    give_back(lease, PNX__POOL_BECAUSE_STALE, false, "stale_all");
+}
+
+void *pnx_lease_detach(struct pnx_lease *lease) {
+    if (!lease || !lease->slot)
+        return NULL;
+    struct pnx_lease spent = *lease;
+    struct pnx_slot *slot = spent.slot;
+    struct pnx_pool *pool = slot->pool;
+    *lease = (struct pnx_lease){0};
+    if (!pnx__pool_slot_spend(slot, spent.generation)) {
+        misuse(&spent, "detach");
+        return NULL;
+    }
+    /* the spent lease was this thread's */
+    void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_lease.detach");
+    if (pnx__pool_forked(pool))
+        return resource; /* a copy of the parent's: the child's to do with as it likes */
+    pnx__pool_leave(pool, slot);
+    struct pnx__pool_effects effects;
+    pnx__pool_effects_init(&effects);
+    pnx__pool_lock(pool);
+    while (slot->flags &
+            PNX__POOL_INTERRUPTED) /* that is short, and must be over before it is the caller's */
+        (void)pnx__pool_await_locked(pool, PNX_NEVER);
+    pnx__pool_core_detached(&pool->core, slot, &effects);
+    pnx__pool_unlock(pool, &effects, NULL);
+    return resource;
 }

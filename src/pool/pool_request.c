@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pool/pool_request.c - acquires that wait without a thread: requests, and how their callbacks come to the caller.
+ *
+ *   REQUEST  idle --request--> WAITING --outcome--> DELIVERING --> idle, and done is called
+ *                                 \--cancel--> idle
+ *
+ *   N1  A request is in the pool's queue like a caller who blocks; its deadline stands in the core's heap of timers.
+ *   N2  Whoever gives a request its outcome delivers it after the unlock: at once, or to its inbox, or to the pool's post.
+ *   N3  Callbacks never nest: what is to be delivered inside one waits in the thread's list until it has returned.
+ *   N4  From its outcome to its callback a request holds one of the pool's refs.
+ */
+#include "os/thread.h"
+#include "pool/pool.h"
+
+#include <assert.h>
+#include <errno.h>
+
+enum { IDLE, WAITING, DELIVERING };
+
+/* What a request's private part holds. */
+struct inner {
+    struct pnx__pool_waiter waiter;
+    struct pnx_pool *pool;
+    uint8_t lane;
+    bool counted;         /* it has one of the pool's refs */
+    struct pnx_a32 state; /* see the top; WAITING and IDLE change under the lock */
+};
+static_assert(sizeof(struct inner) <= sizeof(((struct pnx_pool_request *)0)->private_),
+        "a request has room for its inner part");
+static_assert(offsetof(struct pnx_pool_request, private_) % _Alignof(struct inner) == 0,
+        "a request's inner part is aligned");
+
+static struct inner *inner_of(struct pnx_pool_request *request) {
+    return (struct inner *)(void *)request->private_;
+}
+
+static struct pnx_pool_request *request_of(struct pnx_link *link) {
+    struct pnx__pool_waiter *waiter = PNX_CONTAINER(link, struct pnx__pool_waiter, link);
+    struct inner *inner = PNX_CONTAINER(waiter, struct inner, waiter);
+    return (struct pnx_pool_request *)(void *)((char *)inner -
+                                               offsetof(struct pnx_pool_request, private_));
+}
+
+static void set_state(struct inner *inner, uint32_t state) {
+    /* the caller hands the request from thread to thread with an order of its own */
+    pnx_store(&inner->state, state, PNX_RELAXED, "pool_request.state");
+}
+
+void pnx__pool_ref_requests_locked(struct pnx_pool *pool, const struct pnx_link *first) {
+    for (const struct pnx_link *link = first; link; link = link->next) {
+        struct pnx__pool_waiter *waiter =
+                PNX_CONTAINER((struct pnx_link *)(uintptr_t)link, struct pnx__pool_waiter, link);
+        struct inner *inner = PNX_CONTAINER(waiter, struct inner, waiter);
+        if (inner->counted)
+            continue;
+        pool->refs++;
+        inner->counted = true;
+        set_state(inner, DELIVERING);
+    }
+}
+
+/* ---- delivery ---- */
+
+static void set_asking(
+        const struct pnx_pool_request *request, uint8_t lane, struct pnx__pool_asking *asking) {
+    *asking = (struct pnx__pool_asking){.site = request->site, .tag = request->tag, .lane = lane};
+}
+
+/* Back to the queue, to its head, since its resource was refused by a hook.  True when it got another one at once. */
+static bool rejoin(struct pnx_pool *pool, struct inner *inner, int *ret_code) {
+    struct pnx__pool_waiter *waiter = &inner->waiter;
+    struct pnx__pool_effects effects;
+    pnx_ns deadline = waiter->timer.at; /* kept while it was delivered */
+    pnx__pool_effects_init(&effects);
+    pnx__pool_lock(pool);
+    int rc = pnx__pool_core_admit(&pool->core, &effects);
+    struct pnx_slot *slot = NULL;
+    if (rc == 0)
+        slot = pnx__pool_core_join(&pool->core, waiter, true, &effects, &waiter->generation, &rc);
+    if (rc == 0 && !slot) {
+        pool->refs--; /* not the last: the caller of unlock has the request, and its user the pool */
+        inner->counted = false;
+        set_state(inner, WAITING);
+        pnx__heap_insert(&pool->core.timers, &waiter->timer, deadline);
+        pnx__pool_timer(&pool->core, deadline, &effects);
+    }
+    waiter->slot = slot;
+    *ret_code = rc;
+    pnx__pool_unlock(pool, &effects, NULL);
+    return slot != NULL;
+}
+
+/* Calls the callback; the request may be gone after it. */
+static void finish(struct pnx_pool_request *request, int code, struct pnx_lease lease) {
+    struct inner *inner = inner_of(request);
+    struct pnx_pool *pool = inner->pool;
+    struct pnx_error err = {0};
+    struct pnx__pool_call call;
+    bool counted = inner->counted;
+    pnx_ns since = (pnx_ns)inner->waiter.since.v;
+    if (code)
+        (void)pnx__pool_explain(
+                pool, code, inner->waiter.phase, since ? pnx__now(&pool->env) - since : 0, &err);
+    inner->counted = false;
+    set_state(inner, IDLE);
+    pnx__pool_call_enter(pool, &call);
+    request->done(request, code, lease, code ? &err : NULL);
+    pnx__pool_call_leave(&call);
+    if (counted)
+        pnx__pool_drop_ref(pool);
+}
+
+/* The request has its outcome, on the thread where its callback is to run. */
+static void run(struct pnx_pool_request *request) {
+    struct inner *inner = inner_of(request);
+    struct pnx_pool *pool = inner->pool;
+    struct pnx__pool_waiter *waiter = &inner->waiter;
+    struct pnx__pool_asking asking;
+    struct pnx_lease lease = {0};
+    int code = waiter->slot ? 0 : waiter->code;
+    set_asking(request, inner->lane, &asking);
+    while (waiter->slot) {
+        lease = (struct pnx_lease){.slot = waiter->slot, .generation = waiter->generation};
+        pnx__pool_stamp(pool, &lease, &asking);
+        if (!pool->hooked || pnx__pool_passes(pool, &lease))
+            break;
+        lease = (struct pnx_lease){0};
+        if (!rejoin(pool, inner, &code)) {
+            if (code == 0)
+                return; /* it waits again */
+            waiter->phase = code == PNX_E_BREAKER ? "breaker" : "closed";
+        }
+    }
+    finish(request, code, lease);
+}
+
+/* What is to be delivered on a thread, the oldest first. */
+struct delivery {
+    struct pnx_link *first;
+    struct pnx_link *last;
+};
+
+static void append(struct delivery *delivery, struct pnx_link *link) {
+    link->next = NULL;
+    if (delivery->first)
+        delivery->last->next = link;
+    else
+        delivery->first = link;
+    delivery->last = link;
+}
+
+/* Runs them all, and those that come meanwhile; see N3. */
+static void run_all(struct pnx_thread *self, struct delivery *delivery) {
+    if (self)
+        self->pool_delivery = delivery;
+    while (delivery->first) {
+        struct pnx_link *link = delivery->first;
+        delivery->first = link->next;
+        link->next = NULL;
+        run(request_of(link));
+    }
+    if (self)
+        self->pool_delivery = NULL;
+}
+
+/* Runs one now, or when the callback that runs on this thread has returned. */
+static void run_here(struct pnx_pool_request *request) {
+    struct pnx_thread *self = pnx__self();
+    struct delivery *outer = self ? self->pool_delivery : NULL, mine = {0};
+    append(outer ? outer : &mine, &inner_of(request)->waiter.link);
+    if (!outer)
+        run_all(self, &mine);
+}
+
+static void run_posted(void *arg) {
+    run_here(arg);
+}
+
+static void deliver(struct pnx_pool_request *request) {
+    struct pnx_pool *pool = inner_of(request)->pool;
+    pnx__mutex_assert_none_held();
+    if (request->inbox)
+        pnx__inbox_put(request->inbox, &inner_of(request)->waiter.link);
+    else if (pool->post)
+        pool->post(pool->post_ctx, run_posted, request);
+    else
+        run_here(request);
+}
+
+void pnx__pool_deliver(struct pnx_link *first) {
+    while (first) {
+        struct pnx_link *next = first->next;
+        first->next = NULL;
+        deliver(request_of(first));
+        first = next;
+    }
+}
+
+void pnx__pool_run_link(struct pnx_link *link) {
+    run_here(request_of(link));
+}
+
+/* ---- asking ---- */
+
+static int check_request(const struct pnx_pool *pool, struct pnx_pool_request *request,
+        pnx_ns *ret_timeout, uint8_t *ret_lane) {
+    struct pnx_error err;
+    struct pnx__pool_asking asking;
+    if (!pool || !request || !request->done || request->reserved_ != 0)
+        return -EINVAL;
+    /* the caller's: nobody else has it, unless it is under way */
+    if (pnx_load(&inner_of(request)->state, PNX_RELAXED, "pool_request.check") != IDLE)
+        return -EBUSY;
+    struct pnx_acquire_opts opts = {.size = sizeof(opts), .priority = request->priority};
+    int rc = pnx__pool_check_asking(&opts, &err, &asking);
+    if (rc == 0)
+        rc = pnx__timeout(request->timeout, pool->acquire_timeout, NULL, ret_timeout);
+    *ret_lane = asking.lane;
+    return rc;
+}
+
+/* Has its outcome already; the pool is the user's for as long as this call lasts. */
+static void deliver_now(struct inner *inner, struct pnx_pool_request *request) {
+    struct pnx_pool *pool = inner->pool;
+    set_state(inner, DELIVERING);
+    if (request->inbox || pool->post || (pnx__self() && pnx__self()->pool_delivery)) {
+        pnx__pool_lock(pool);
+        pool->refs++;
+        pnx__mutex_unlock(&pool->lock);
+        inner->counted = true;
+    }
+    deliver(request);
+}
+
+/* A take was in vain, and the lock is held: joins the queue, or has its outcome at once. */
+static void ask_locked(struct pnx_pool *pool, struct pnx_pool_request *request, pnx_ns timeout,
+        pnx_ns now, struct pnx__pool_effects *effects) {
+    struct inner *inner = inner_of(request);
+    struct pnx__pool_waiter *waiter = &inner->waiter;
+    struct pnx__pool_core *core = &pool->core;
+    int rc = pnx__pool_core_admit(core, effects);
+    waiter->phase = rc == -ESHUTDOWN ? "closed" : "breaker";
+    if (rc == 0 && timeout == 0) {
+        waiter->phase = pnx__pool_core_phase(core);
+        rc = core->paused ? -EAGAIN : -ETIMEDOUT;
+        pnx__pool_core_wish(core, effects);
+    } else if (rc == 0) {
+        waiter->lane = inner->lane;
+        waiter->is_request = true;
+        waiter->since.v = (uint64_t)now;
+        struct pnx_slot *slot =
+                pnx__pool_core_join(core, waiter, false, effects, &waiter->generation, &rc);
+        waiter->slot = slot;
+        waiter->phase = "queue";
+        if (rc == 0 && !slot) {
+            set_state(inner, WAITING);
+            pnx__heap_insert(&core->timers, &waiter->timer, pnx__deadline(now, timeout));
+            pnx__pool_timer(core, waiter->timer.at, effects);
+        }
+    }
+    waiter->code = rc;
+}
+
+int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *request) {
+    pnx_ns timeout;
+    uint8_t lane;
+    int rc = check_request(pool, request, &timeout, &lane);
+    if (rc)
+        return rc;
+    struct inner *inner = inner_of(request);
+    struct pnx__pool_waiter *waiter = &inner->waiter;
+    struct pnx__pool_asking asking;
+    struct pnx_lease lease;
+    *inner = (struct inner){.pool = pool, .lane = lane};
+    set_asking(request, lane, &asking);
+    if (pnx__pool_forked(pool)) {
+        waiter->code = -ESHUTDOWN;
+        waiter->phase = "fork";
+        finish(request, -ESHUTDOWN, (struct pnx_lease){0});
+        return 0;
+    }
+    pnx_ns now = pool->now_coarse(pool->now_ctx);
+    if (pnx__pool_claim(pool, now, &asking, &lease)) {
+        waiter->slot = lease.slot;
+        waiter->generation = lease.generation;
+        deliver_now(inner, request);
+        return 0;
+    }
+    struct pnx__pool_effects effects;
+    pnx__pool_effects_init(&effects);
+    now = pnx__now(&pool->env);
+    pnx__pool_lock(pool);
+    waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
+    if (!waiter->slot)
+        ask_locked(pool, request, timeout, now, &effects);
+    /* Once the lock is open, a request that waits is not this call's any more. */
+    bool ends = waiter->slot || waiter->code;
+    if (ends) {
+        pool->refs++;
+        inner->counted = true;
+        set_state(inner, DELIVERING);
+    }
+    pnx__pool_unlock(pool, &effects, NULL);
+    if (ends)
+        deliver(request);
+    return 0;
+}
+
+int pnx_pool_cancel(struct pnx_pool_request *request) {
+    if (!request)
+        return -EINVAL;
+    struct inner *inner = inner_of(request);
+    /* The caller vouches for the request, and its pool: it is under way, or has been. */
+    if (pnx_load(&inner->state, PNX_RELAXED, "pool_request.cancel") != WAITING)
+        return -EALREADY;
+    struct pnx_pool *pool = inner->pool;
+    struct pnx__pool_effects effects;
+    pnx__pool_effects_init(&effects);
+    pnx__pool_lock(pool);
+    bool gone = pnx_load(&inner->state, PNX_RELAXED, "pool_request.cancel_locked") == WAITING &&
+                pnx__pool_core_cancel(&pool->core, &inner->waiter, &effects);
+    if (gone)
+        set_state(inner, IDLE);
+    pnx__pool_unlock(pool, &effects, NULL);
+    return gone ? 0 : -EALREADY;
+}
