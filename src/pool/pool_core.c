@@ -303,9 +303,8 @@ static void take_locked(struct pnx__pool_core *core, struct pnx_slot *slot,
         pnx__pool_slot_to(core, slot, PNX__POOL_IN_USE);
         pnx__list_push_front(&core->out, &slot->link);
     }
-    if (reserve || core->waiting > 0)
-        effects->work =
-                true; /* ahead of need; or who waits has been overtaken, and needs another one */
+    if (reserve || core->waiting > 0 || core->want_one)
+        effects->work = true; /* ahead of need; or somebody else had counted on it */
     /* alone: this thread wrote it just now */
     *ret_generation =
             pnx_load(&slot->word, PNX_RELAXED, "pool_core.granted") / PNX__POOL_GENERATION;
@@ -356,7 +355,9 @@ struct pnx_slot *pnx__pool_core_take(struct pnx__pool_core *core, pnx_ns now,
     pnx__pool_see(core, now);
     if (core->closing || core->paused || (core->waiting > 0 && !may_barge(core)))
         return NULL;
-    return take_any(core, effects, ret_generation);
+    struct pnx_slot *slot = take_any(core, effects, ret_generation);
+    pnx__pool_reserve(core); /* it may have closed some */
+    return slot;
 }
 
 struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter,
@@ -461,6 +462,7 @@ uint32_t pnx__pool_core_evict(
         struct pnx__pool_core *core, uint32_t n, struct pnx__pool_effects *effects) {
     struct close_some some = {n, count_idle(core), PNX__POOL_BECAUSE_PRESSURE, effects};
     each_idle(core, close_one, &some);
+    pnx__pool_reserve(core);
     pnx__pool_reopen(core);
     return n - some.left;
 }

@@ -85,6 +85,7 @@ static void reap(struct pnx__pool_core *core, struct pnx__pool_effects *effects)
         idle--;
         pnx__pool_begin_close(core, slot, reason, effects);
     }
+    pnx__pool_reserve(core);
 }
 
 static pnx_ns idle_timers(const struct pnx__pool_core *core) {

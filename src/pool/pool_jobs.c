@@ -105,8 +105,8 @@ static int call_connect(struct pnx_pool *pool, pnx_ns deadline, struct pnx__pool
     if (rc)
         return pnx__fail(&result->err, rc, 0, "connect", "the memory budget refused %zu bytes",
                 pool->resource_bytes);
-    rc = connect_code(pool->manager.connect(pool->ctx, deadline, &result->err, &result->resource),
-            result->resource, &result->err);
+    rc = pool->manager.connect(pool->ctx, deadline, &result->err, &result->resource);
+    rc = connect_code(rc, result->resource, &result->err);
     if (rc)
         uncharge(pool);
     return rc;

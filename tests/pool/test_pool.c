@@ -764,7 +764,7 @@ TEST(each_bad_option_is_refused_by_name) {
             -EINVAL, "backoff_ns", "more than backoff_max_ns");
     struct pnx_pool_opts opts = *OPTS(.max = 1);
     opts.flags = 6;
-    refuse(&mock_manager, &opts, -EINVAL, "flags", "pool.flags: unknown bits 0x6");
+    refuse(&mock_manager, &opts, -EINVAL, "flags", "pool.flags: unknown bits 0x4");
     opts = *OPTS(.max = 1);
     opts.size = 0;
     refuse(&mock_manager, &opts, -EINVAL, "size", "set it with the options macro");
@@ -788,7 +788,8 @@ TEST(each_bad_manager_is_refused_by_name) {
     struct pnx_pool_manager manager = mock_manager;
     refuse(NULL, OPTS(.max = 1), -EINVAL, "manager", "manager is NULL");
     manager.connect = NULL;
-    refuse(&manager, OPTS(.max = 1), -EINVAL, "manager.connect", "manager.connect is required");
+    refuse(&manager, OPTS(.max = 1), -EINVAL, "manager.connect",
+            "manager.connect, or start, is required");
     manager = mock_manager;
     manager.close = NULL;
     refuse(&manager, OPTS(.max = 1), -EINVAL, "manager.close", "manager.close is required");

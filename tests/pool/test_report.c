@@ -506,8 +506,9 @@ TEST(p8_without_threads_a_waiter_that_leaves_hands_the_timers_to_the_next) {
     test_env_init(&te);
     mock = mock_new();
     mock->connect_errors = -1;
-    struct pnx_pool *pool = mock_pool(&mock_manager,
-            OPTS(.max = 1, .backoff_ns = 30 * PNX_MS, .backoff_max_ns = 30 * PNX_MS));
+    struct pnx_pool *pool = mock_pool(
+            &mock_manager, OPTS(.max = 1, .backoff_ns = 30 * PNX_MS, .backoff_max_ns = 30 * PNX_MS,
+                                   .breaker_failures = UINT32_MAX));
     struct waiter first = {pool, 60 * PNX_MS, 1, {0}}, second = {pool, 30 * PNX_SEC, 1, {0}};
     pthread_t threads[2];
     CHECK(pthread_create(&threads[0], NULL, wait_and_release, &first) == 0);

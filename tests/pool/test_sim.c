@@ -24,6 +24,7 @@ struct model_resource {
     uint32_t epoch;
     pnx_ns born_at;
     pnx_ns last_use; /* true end of its last use, check or birth */
+    pnx_ns idle_at;  /* the same without keep-alive checks */
     pnx_ns seen_use; /* the same as far as the core was told */
 };
 
@@ -308,7 +309,7 @@ static void spend_and_return(int id, bool keep, bool by_hook) {
     struct client *client = &w.clients[id];
     struct pnx_slot *slot = client->slot;
     struct model_resource *resource = resource_of(slot);
-    resource->last_use = w.now;
+    resource->last_use = resource->idle_at = w.now;
     spend(id);
     effects_clear();
     if (keep && dice(4) == 0 && pnx__pool_slot_bring_spent(slot, client->generation)) {
@@ -341,7 +342,7 @@ static bool bring(int id) {
     HOLDS(!pnx__pool_slot_bring(client->slot, client->generation), "P9: brought twice");
     HOLDS(!pnx__pool_slot_spend(client->slot, client->generation), "P9: spent after it");
     resource->holder = -1;
-    resource->last_use = w.now;
+    resource->last_use = resource->idle_at = w.now;
     be_away(client);
     w.brings++;
     return true;
@@ -350,10 +351,16 @@ static bool bring(int id) {
 /* Takes a resource by the short way, if one is open. */
 static bool claim(int id) {
     struct client *client = &w.clients[id];
-    struct pnx_slot *slot = &w.slots[dice(SLOTS)];
+    struct pnx_slot *slot = NULL;
     pnx_ns check_after = w.core.config.check_after == 0 ? INT64_MIN : w.core.config.check_after;
+    uint64_t from = dice(SLOTS);
     effects_clear();
-    if (!pnx__pool_slot_claim(slot, w.now, check_after, &client->generation))
+    for (uint64_t i = 0; i < SLOTS && !slot; i++) {
+        slot = &w.slots[(from + i) % SLOTS];
+        if (!pnx__pool_slot_claim(slot, w.now, check_after, &client->generation))
+            slot = NULL;
+    }
+    if (!slot)
         return false;
     HOLDS(w.queued == 0, "P2: an arriving caller overtook a waiter");
     slot->used_at.v = (uint64_t)w.now;
@@ -552,7 +559,7 @@ static void check_started(struct pnx_slot *slot) {
         check_check(slot, resource);
     } else if (slot->reason == PNX__POOL_BECAUSE_IDLE) {
         w.idles++;
-        HOLDS(w.now - resource->last_use >= w.core.config.idle, "closed as idle too early");
+        HOLDS(w.now - resource->idle_at >= w.core.config.idle, "closed as idle too early");
     } else if (slot->reason == PNX__POOL_BECAUSE_STALE) {
         HOLDS(resource->epoch != w.epoch, "closed as old, but it is not");
     }
@@ -592,6 +599,7 @@ static uint32_t give_birth(uint32_t epoch) {
             .epoch = epoch,
             .born_at = w.now,
             .last_use = w.now,
+            .idle_at = w.now,
             .seen_use = w.now};
     return w.n_resources++;
 }
@@ -630,6 +638,8 @@ static void end_job(int at) {
     } else if (job.slot->job == PNX__POOL_CHECK) {
         if (well)
             resource_of(job.slot)->last_use = resource_of(job.slot)->seen_use = w.now;
+        if (well && !(job.slot->flags & PNX__POOL_KEEPALIVE))
+            resource_of(job.slot)->idle_at = w.now;
         pnx__pool_core_checked(&w.core, job.slot, well, w.now, &w.effects);
     } else {
         struct model_resource *resource = resource_of(job.slot);
@@ -730,7 +740,8 @@ static void operator_step(void) {
         evict_some();
         break;
     case 2:
-        pnx__pool_core_set_quota(&w.core, (uint32_t)dice(w.core.max + 1), &w.effects);
+        if (dice(3) == 0)
+            pnx__pool_core_set_quota(&w.core, (uint32_t)dice(w.core.max + 1), &w.effects);
         break;
     case 3:
         pnx__pool_core_set_quota(&w.core, w.core.max, &w.effects);
@@ -743,7 +754,7 @@ static void operator_step(void) {
                 &w.core, (uint32_t)dice(8) & ~(uint32_t)PNX_POOL_RESET_INTERRUPT, &w.effects);
         break;
     case 5:
-        if (w.core.closing || dice(2))
+        if (w.core.closing || dice(4))
             break;
         w.paused = true;
         w.pauses++;
@@ -828,7 +839,7 @@ static void one_step(void) {
         worker_step();
     else if (what < 85)
         server_step();
-    else if (what < 97)
+    else if (what < 99)
         time_step();
     else
         operator_step();
@@ -912,7 +923,7 @@ static void live(uint64_t seed, uint64_t life, uint64_t steps) {
 TEST_LIMIT(a_million_random_steps_keep_every_invariant, 120) {
     uint64_t seed = test_seed();
     const char *only = getenv("PNX_SIM_LIFE"); /* replays one life of a failing run */
-    uint64_t lives = test_long() ? 40000 : test_slow() ? 400 : 2500;
+    uint64_t lives = test_long() ? 40000 : test_slow() ? 900 : 9000;
     const uint64_t steps = 1200;
     if (only) {
         live(seed, strtoull(only, NULL, 0), steps);
@@ -927,8 +938,10 @@ TEST_LIMIT(a_million_random_steps_keep_every_invariant, 120) {
     SAY(pauses), SAY(evicted), SAY(adopted), SAY(detached), SAY(hooks), SAY(pokes), SAY(aged);
     /* A simulator in which nothing happens finds nothing. */
     CHECK(w.grants > lives * 20 && w.connects > lives && w.failures > lives / 10);
-    CHECK(w.claims > lives && w.brings > lives && w.timeouts > lives / 10 && w.shed > lives / 100);
+    CHECK(w.claims > lives && w.brings > lives / 10 && w.timeouts > lives / 10 &&
+            w.shed > lives / 100);
     CHECK(w.checks > lives / 10 && w.overdue > 0 && w.refused > 0 && w.idles > 0 && w.peeks > 0);
-    CHECK(w.opened > lives / 100 && w.resets > lives && w.pauses > lives / 10 && w.evicted > 0);
+    CHECK(w.opened > lives / 200 && w.resets > lives / 20 && w.pauses > lives / 50 &&
+            w.evicted > 0);
     CHECK(w.adopted > 0 && w.detached > 0 && w.hooks > 0 && w.pokes > 0 && w.aged > 0);
 }

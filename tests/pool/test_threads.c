@@ -293,9 +293,9 @@ TEST(p6_a_server_that_is_down_sees_no_storm_and_comes_back_unaided) {
     set_up();
     mock->connect_errors = -1;
     mock->message = "no route";
-    struct pnx_pool *pool =
-            mock_pool(&mock_manager, OPTS(.max = 16, .max_connecting = 8, .backoff_ns = 40 * PNX_MS,
-                                             .backoff_max_ns = 80 * PNX_MS));
+    struct pnx_pool *pool = mock_pool(
+            &mock_manager, OPTS(.max = 16, .max_connecting = 8, .backoff_ns = 40 * PNX_MS,
+                                   .backoff_max_ns = 80 * PNX_MS, .breaker_failures = UINT32_MAX));
     enum { N = 32 };
     struct caller callers[N] = {0}, late[4] = {0};
     pnx_ns before = pnx_now();
