@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- processes ---- */
@@ -120,6 +121,15 @@ void net_count_open(struct net_counts *counts, int64_t by) {
 
 int64_t net_read(const int64_t *count) {
     return __atomic_load_n(count, __ATOMIC_RELAXED);
+}
+
+double net_cpu_s(const struct net_process *process) {
+    clockid_t clock;
+    struct timespec used;
+    if (process->pid == 0 || clock_getcpuclockid(process->pid, &clock) != 0 ||
+            clock_gettime(clock, &used) != 0)
+        return 0;
+    return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
 }
 
 /* ---- the server's side ---- */

@@ -59,6 +59,8 @@ int net_listen(uint16_t port, int backlog);
 struct net_counts *net_share_counts(void);
 void net_count_open(struct net_counts *counts, int64_t by);
 int64_t net_read(const int64_t *count);
+/* Seconds of processor time that it has used; 0 for one that has ended. */
+double net_cpu_s(const struct net_process *process);
 
 /* ---- the echo server ---- */
 
