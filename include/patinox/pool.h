@@ -204,7 +204,7 @@ struct pnx_pool_opts {
     pnx_ns held_too_long_ns; /* a lease held this long is an event, once; default never */
     pnx_ns ageing_ns;        /* a waiter rises by one priority each time; default 1 s */
     pnx_ns barge_ns; /* an arriving caller may overtake while nobody has waited this long; default never */
-    pnx_ns codel_target_ns; /* a wait that is short enough; default: nobody is shed */
+    pnx_ns codel_target_ns; /* a wait that is short enough; default never: nobody is shed */
     pnx_ns codel_interval_ns; /* waits longer than the target for so long: shed waiters; default 100 ms */
     uint32_t max;             /* resources alive at once; required */
     uint32_t min_idle;        /* kept connected ahead of need; default 0 */
@@ -214,7 +214,7 @@ struct pnx_pool_opts {
     uint32_t
             breaker_failures; /* connects in a row that must fail, with no resource alive, to open the breaker; default 5;
                                 * UINT32_MAX: it opens only for PNX_POOL_PERMANENT */
-    uint32_t nested; /* enum pnx_pool_nested; default warn */
+    uint32_t nested; /* enum pnx_pool_nested; default 2: warn */
     uint32_t flags;  /* enum pnx_pool_flags */
 };
 

@@ -536,8 +536,8 @@ void pnx__pool_core_resume(struct pnx__pool_core *core, struct pnx__pool_effects
     effects->work = true;
 }
 
-bool pnx__pool_core_examine(struct pnx__pool_core *core, struct pnx_slot *slot,
-        struct pnx__pool_effects *effects) {
+bool pnx__pool_core_examine(
+        struct pnx__pool_core *core, struct pnx_slot *slot, struct pnx__pool_effects *effects) {
     if (pnx__pool_slot_state(slot) != PNX__POOL_IDLE)
         return false;
     if (pnx__pool_slot_is_open(slot) && pnx__pool_capture(core, slot) != PNX__POOL_IDLE)

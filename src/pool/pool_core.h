@@ -355,8 +355,8 @@ void pnx__pool_core_tick(
 uint32_t pnx__pool_core_evict(
         struct pnx__pool_core *core, uint32_t n, struct pnx__pool_effects *effects);
 /* Takes an idle resource aside for pnx_pool_evict(): true; then examined() ends it, with its verdict. */
-bool pnx__pool_core_examine(struct pnx__pool_core *core, struct pnx_slot *slot,
-        struct pnx__pool_effects *effects);
+bool pnx__pool_core_examine(
+        struct pnx__pool_core *core, struct pnx_slot *slot, struct pnx__pool_effects *effects);
 void pnx__pool_core_examined(struct pnx__pool_core *core, struct pnx_slot *slot, bool keep,
         struct pnx__pool_effects *effects);
 /* Needs capacity >= max. */
