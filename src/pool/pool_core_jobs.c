@@ -306,6 +306,7 @@ void pnx__pool_core_connected(struct pnx__pool_core *core, struct pnx_slot *slot
     pnx_store(&slot->resource, resource, PNX_RELAXED, "pool_core_jobs.resource");
     set_expiry(core, slot);
     slot->flags = 0;
+    pnx__pool_timer(core, pnx__pool_look_at(core), effects); /* it may be the first one */
     pnx__pool_supply(core, slot, false, effects);
     if (core->warm && pnx__pool_core_alive(core) >= core->warm)
         core->warm = 0;
