@@ -141,8 +141,11 @@ void pnx_lease_discard(struct pnx_lease *lease) {
     give_back(lease, PNX__POOL_BECAUSE_DISCARDED, false, "discard");
 }
 
-void pnx__pool_give_up(struct pnx_lease *lease, enum pnx__pool_reason reason) {
-    give_back(lease, reason, false, "discard");
+void pnx__pool_give_up_locked(
+        struct pnx_pool *pool, const struct pnx_lease *refused, struct pnx__pool_effects *effects) {
+    if (refused->slot)
+        pnx__pool_core_returned(
+                &pool->core, refused->slot, false, PNX__POOL_BECAUSE_HOOK, pool->core.now, effects);
 }
 
 void pnx_lease_stale_all(struct pnx_lease *lease) {
