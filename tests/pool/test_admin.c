@@ -121,7 +121,7 @@ TEST(a_reset_drops_those_who_wait_if_asked_to) {
     caller_join(&caller);
     CHECK_EQ(caller.rc, -ECANCELED);
     CHECK_STR(caller.err.phase, "reset");
-    CHECK_CONTAINS(caller.err.message, "the pool was reset");
+    CHECK_CONTAINS(caller.err.message, "(reset)");
     for (int i = 0; i < N; i++) {
         CHECK_EQ(asks[i].told, 1);
         CHECK_EQ(asks[i].code, -ECANCELED);
@@ -130,15 +130,8 @@ TEST(a_reset_drops_those_who_wait_if_asked_to) {
             PNX_NEVER); /* who comes afterwards is no older than the reset */
     CHECK_EQ(late.told, 0);
     pnx_lease_discard(&lease);
-    mock_wait(mock, &mock->connects, 2);
-    UNTIL(pool, s.waiting == 0);
-    CHECK_EQ(pnx_pool_close(pool, 0) > 0, true);
-    UNTIL(pool, s.connecting == 0);
-    pthread_mutex_lock(
-            &mock->lock); /* told by a thread of the pool, which has let go of this lock since */
-    pthread_mutex_unlock(&mock->lock);
-    while (__atomic_load_n(&asks_told, __ATOMIC_ACQUIRE) < N + 1)
-        sched_yield();
+    ask_await(N + 1);
+    CHECK(ask_granted(&late));
     pnx_lease_release(&late.lease);
     tear_down(pool);
 }
@@ -318,6 +311,35 @@ TEST(a_paused_pool_grants_and_connects_nothing_until_it_is_resumed) {
     CHECK_EQ(mock->connects, 3);
     tear_down(pool);
     events_end();
+}
+
+static int contains(void *ctx, const char *text, size_t n) {
+    const char **wanted = ctx;
+    char line[512];
+    snprintf(line, sizeof(line), "%.*s", (int)n, text);
+    if (*wanted && strstr(line, *wanted))
+        *wanted = NULL;
+    return 0;
+}
+
+static bool dump_says(struct pnx_pool *pool, const char *wanted) {
+    CHECK_EQ(pnx_pool_dump(pool, contains, &wanted), 0);
+    return !wanted;
+}
+
+TEST(the_dump_says_that_a_pool_is_paused_or_its_breaker_open) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 1, .breaker_failures = 1));
+    struct pnx_lease lease = {0};
+    CHECK(dump_says(pool, "pool \"db\": 0 of 1"));
+    CHECK_EQ(pnx_pool_pause(pool, 0), 0);
+    CHECK(dump_says(pool, "pool \"db\" (paused): 0 of 1"));
+    CHECK_EQ(pnx_pool_resume(pool), 0);
+    mock->connect_errors = 1;
+    CHECK_EQ(pnx_pool_acquire(pool, 0, NULL, &lease), -ETIMEDOUT);
+    pnx_pool_tick(pool, te.now);
+    CHECK(dump_says(pool, "pool \"db\" (breaker open): 0 of 1"));
+    tear_down(pool);
 }
 
 TEST(waiters_of_a_paused_pool_run_into_their_deadlines) {
