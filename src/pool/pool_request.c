@@ -263,19 +263,37 @@ void pnx__pool_run_link(struct pnx_link *link) {
 
 static int check_request(const struct pnx_pool *pool, struct pnx_pool_request *request,
         pnx_ns *ret_timeout, uint8_t *ret_lane) {
-    struct pnx_error err;
-    struct pnx__pool_asking asking;
     if (!pool || !request || !request->done || request->reserved_ != 0)
+        return -EINVAL;
+    if (request->priority < PNX_PRIORITY_DEFAULT || request->priority > PNX_PRIORITY_CRITICAL)
         return -EINVAL;
     /* the caller's: nobody else has it, unless it is under way */
     if (pnx_load(&inner_of(request)->state, PNX_RELAXED, "pool_request.check") != IDLE)
         return -EBUSY;
-    struct pnx_acquire_opts opts = {.size = sizeof(opts), .priority = request->priority};
-    int rc = pnx__pool_check_asking(&opts, &err, &asking);
-    if (rc == 0)
-        rc = pnx__timeout(request->timeout, pool->acquire_timeout, NULL, ret_timeout);
-    *ret_lane = asking.lane;
-    return rc;
+    *ret_lane = (uint8_t)(PNX_PRIORITY_CRITICAL -
+                          (request->priority ? request->priority : PNX_PRIORITY_NORMAL));
+    if (request->timeout == PNX_TIMEOUT_DEFAULT)
+        *ret_timeout = pool->acquire_timeout;
+    else
+        *ret_timeout = request->timeout;
+    return *ret_timeout < 0 ? -EINVAL : 0;
+}
+
+/*
+ * The short way of a request: it has its lease, nothing of the user's comes between, and its callback runs here and now.
+ * The pool is the user's for as long as this call lasts.
+ */
+static void call_now(struct pnx_thread *self, struct pnx_pool *pool,
+        struct pnx_pool_request *request, struct pnx_lease lease) {
+    struct delivery delivery = {0};
+    struct pnx__pool_call call;
+    self->pool_delivery = &delivery;
+    pnx__pool_call_enter(pool, &call);
+    request->done(request, 0, lease, NULL);
+    pnx__pool_call_leave(&call);
+    self->pool_delivery = NULL;
+    if (delivery.first)
+        run_all(self, &delivery);
 }
 
 /* Has its outcome already; the pool is the user's for as long as this call lasts. */
@@ -301,16 +319,24 @@ int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *reque
     struct pnx__pool_waiter *waiter = &inner->waiter;
     struct pnx__pool_asking asking;
     struct pnx_lease lease;
+    set_asking(request, lane, &asking);
+    bool forked = pnx__pool_forked(pool);
+    pnx_ns now = pool->now_coarse(pool->now_ctx);
+    bool claimed = !forked && pnx__pool_claim(pool, now, &asking, &lease);
+    struct pnx_thread *self = pnx__self();
+    if (claimed && self && !self->pool_delivery && !request->inbox && !pool->post &&
+            !pool->hooked) {
+        call_now(self, pool, request, lease);
+        return 0;
+    }
     *inner = (struct inner){
             .pool = pool, .timeout = timeout, .waiter.lane = lane, .waiter.is_request = true};
-    set_asking(request, lane, &asking);
-    if (pnx__pool_forked(pool)) {
+    if (forked) {
         set_state(inner, DELIVERING);
         run_here(request);
         return 0;
     }
-    pnx_ns now = pool->now_coarse(pool->now_ctx);
-    if (pnx__pool_claim(pool, now, &asking, &lease)) {
+    if (claimed) {
         waiter->slot = lease.slot;
         waiter->generation = lease.generation;
         deliver_now(inner, request);
