@@ -51,6 +51,7 @@ struct pnx__pool_thread {
 struct pnx__pool_call {
     const struct pnx_pool *pool;
     const struct pnx__pool_call *outer;
+    const struct pnx_slot *interrupts; /* it is the interrupt of this one; else NULL */
     struct pnx_row_call row;
 };
 
@@ -223,6 +224,8 @@ void pnx__pool_call_enter(const struct pnx_pool *pool, struct pnx__pool_call *ca
 void pnx__pool_call_leave(const struct pnx__pool_call *call);
 /* Whether an operation of this pool runs on this thread. */
 bool pnx__pool_call_inside(const struct pnx_pool *pool);
+/* Whether the interrupt of this slot's resource runs on this thread. */
+bool pnx__pool_call_interrupts(const struct pnx_slot *slot);
 /* Sets the health word from the core's state.  Lock held. */
 void pnx__pool_health_locked(struct pnx_pool *pool);
 /* The text of an error, for people. */

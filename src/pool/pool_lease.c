@@ -186,9 +186,10 @@ void *pnx_lease_detach(struct pnx_lease *lease) {
     pnx__pool_leave(pool, slot);
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
+    bool inside = pnx__pool_call_interrupts(slot);
     pnx__pool_lock(pool);
-    while (slot->flags &
-            PNX__POOL_INTERRUPTED) /* that is short, and must be over before it is the caller's */
+    /* An interrupt is short, and must be over before the resource is the caller's; unless the caller is inside it. */
+    while ((slot->flags & PNX__POOL_INTERRUPTED) && !inside)
         (void)pnx__pool_await_locked(pool, PNX_NEVER);
     pnx__pool_core_detached(&pool->core, slot, &effects);
     pnx__pool_health_locked(pool); /* it may have been the last one alive */

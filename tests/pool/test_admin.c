@@ -216,6 +216,29 @@ TEST(a_detach_waits_for_the_interrupt_that_runs) {
     tear_down(pool);
 }
 
+static struct pnx_lease mine;
+
+static void detach_mine(void *ctx, void *resource) {
+    (void)ctx;
+    CHECK(pnx_lease_detach(&mine) == resource);
+}
+
+TEST(a_detach_inside_the_interrupt_of_its_own_resource_does_not_wait_for_it) {
+    set_up();
+    struct pnx_pool_manager manager = mock_full;
+    manager.interrupt = detach_mine;
+    struct pnx_pool *pool = mock_pool(&manager, OPTS(.max = 1));
+    mine = mock_acquire(pool, PNX_SEC);
+    struct mock_resource *resource = mock_of(&mine);
+    CHECK_EQ(pnx_pool_reset(pool, PNX_POOL_RESET_INTERRUPT), 0);
+    CHECK_EQ(mock_stats(pool).detached, 1);
+    stray_close(resource);
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC); /* the slot is as good as before */
+    pnx_lease_discard(&lease);
+    CHECK_EQ(mock->closes, 2);
+    tear_down(pool);
+}
+
 TEST(a_close_that_runs_out_of_time_interrupts_what_is_still_in_use) {
     set_up();
     te.virtual_time = false;
@@ -515,14 +538,33 @@ TEST(warm_up_says_why_it_did_not_come_about) {
 
 struct warming {
     struct pnx_pool *pool;
+    uint32_t n;
     pthread_t thread;
     int rc;
 };
 
 static void *warm_up(void *arg) {
     struct warming *warming = arg;
-    warming->rc = pnx_pool_warm_up(warming->pool, 4, PNX_NEVER, NULL);
+    warming->rc = pnx_pool_warm_up(warming->pool, warming->n, PNX_NEVER, NULL);
     return NULL;
+}
+
+TEST(warm_up_goes_on_for_those_who_wait_when_another_one_has_given_up) {
+    set_up();
+    te.virtual_time = false;
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS_THREADS(.max = 8, .max_connecting = 1));
+    mock_set(mock, &mock->hold_connect, true);
+    struct warming two = {.pool = pool, .n = 2};
+    CHECK_EQ(pnx_pool_warm_up(pool, 3, 0, NULL), -EINPROGRESS);
+    CHECK(pthread_create(&two.thread, NULL, warm_up, &two) == 0);
+    mock_wait(mock, &mock->in_connect, 1);
+    for (uint32_t n = 8; n >= 1; n--)
+        CHECK_EQ(pnx_pool_warm_up(pool, n, PNX_US, NULL), -ETIMEDOUT);
+    mock_set(mock, &mock->hold_connect, false);
+    pthread_join(two.thread, NULL);
+    CHECK_EQ(two.rc, 0);
+    UNTIL(pool, s.idle == 3); /* what was begun without waiting goes on, too */
+    tear_down(pool);
 }
 
 TEST(warm_up_waits_for_the_pools_threads_and_ends_with_the_pool) {
@@ -533,7 +575,7 @@ TEST(warm_up_waits_for_the_pools_threads_and_ends_with_the_pool) {
     CHECK_EQ(mock_read(mock, &mock->connects), 2);
     CHECK_EQ(mock_stats(pool).idle, 2);
     mock_set(mock, &mock->hold_connect, true);
-    struct warming warming = {.pool = pool};
+    struct warming warming = {.pool = pool, .n = 4};
     CHECK(pthread_create(&warming.thread, NULL, warm_up, &warming) == 0);
     mock_wait(mock, &mock->in_connect, 2);
     CHECK_EQ(pnx_pool_close_begin(pool), 0);

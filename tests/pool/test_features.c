@@ -122,8 +122,9 @@ TEST(an_after_connect_that_fails_is_a_failed_connect_and_closes_the_resource) {
 
 TEST(p2_a_before_acquire_that_fails_closes_the_resource_and_the_caller_gets_another) {
     set_up();
-    struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 3, .hooks = &hooks));
-    hooked.fail_acquires = 2;
+    struct pnx_pool *pool = mock_pool(
+            &mock_full, OPTS(.max = 3, .hooks = &hooks, .nested = PNX_POOL_NESTED_REFUSE));
+    hooked.fail_acquires = 2; /* what is refused is not held */
     struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
     CHECK_EQ(mock_of(&lease)->id, 2);
     CHECK_EQ(hooked.before_acquire, 3);
