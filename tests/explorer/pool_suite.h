@@ -16,6 +16,8 @@
 /* The ordinary run looks less far. */
 #define PREEMPTIONS (test_long() ? 3 : 2)
 #define RANDOM      (test_long() ? 20000 : 1000)
+/* ... and less still where deadlines, or threads of the pool's, multiply what may happen. */
+#define FEWER       (test_long() ? 2 : 1)
 
 struct thing {
     struct x_cell uses;

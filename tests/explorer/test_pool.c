@@ -170,11 +170,22 @@ TEST_LIMIT(p7_a_deadline_against_a_grant_loses_no_resource, 600) {
             .setup = one_taken,
             .thread = {give_first, cycle_in_time, long_cycle},
             .final = one_is_left,
-            .preemptions = PREEMPTIONS,
+            .preemptions = FEWER,
             .stale = 1,
-            .spurious = 1,
             .random = RANDOM,
             .floor = 1000});
+}
+
+TEST_LIMIT(p7_nor_when_it_is_woken_for_nothing, 600) {
+    x_explore(&(struct x_test){.name = "pool-woken",
+            .size = sizeof(struct state),
+            .setup = one_taken,
+            .thread = {give_first, cycle_in_time},
+            .final = one_is_left,
+            .preemptions = PREEMPTIONS,
+            .spurious = 1,
+            .random = RANDOM,
+            .floor = 100});
 }
 
 static void one_taken_threadless(void *state) {
@@ -193,9 +204,9 @@ TEST_LIMIT(p7_nor_does_one_of_a_waiter_that_does_the_pools_work, 600) {
             .size = sizeof(struct state),
             .setup = one_taken_threadless,
             .thread = {discard_first, cycle_in_time, long_cycle},
-            .final = one_is_left,
-            .preemptions = PREEMPTIONS,
-            .stale = 1,
+            .final = some_are_left,
+            .preemptions = FEWER,
+            .stale = X_NONE,
             .random = RANDOM,
             .floor = 1000});
 }

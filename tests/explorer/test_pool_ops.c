@@ -105,7 +105,7 @@ TEST_LIMIT(p12_nor_after_a_holder_has_said_that_all_are_old, 600) {
             .setup = one_taken_threadless,
             .thread = {stale_all, short_fresh_cycle, fresh_cycle},
             .final = end,
-            .preemptions = PREEMPTIONS,
+            .preemptions = FEWER,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
@@ -305,8 +305,9 @@ TEST_LIMIT(p4_so_does_one_of_a_pool_with_threads, 600) {
             .setup = empty,
             .thread = {cycle_until_closed, close_all},
             .final = end,
-            .preemptions = PREEMPTIONS,
-            .stale = 1,
+            .preemptions = FEWER,
+            .stale = X_NONE,
+            .timeouts = X_NONE,
             .random = RANDOM,
             .floor = 1000});
 }
