@@ -132,7 +132,7 @@ TEST_LIMIT(p8_a_discard_beside_waiters_that_do_the_pools_work, 600) {
             .setup = one_resource_threadless,
             .thread = {discard, short_cycle, long_cycle},
             .final = some_are_left,
-            .preemptions = PREEMPTIONS,
+            .preemptions = FEWER,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
