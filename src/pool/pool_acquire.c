@@ -13,6 +13,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 /* So many hints a spinning waiter gives: about two microseconds. */
 #ifdef PNX_EXPLORE
