@@ -40,6 +40,14 @@ bool pnx__pool_call_inside(const struct pnx_pool *pool) {
     return call != NULL;
 }
 
+bool pnx__pool_call_interrupts(const struct pnx_slot *slot) {
+    struct pnx_thread *thread = pnx__thread();
+    const struct pnx__pool_call *call = thread ? thread->pool_calls : NULL;
+    while (call && call->interrupts != slot)
+        call = call->outer;
+    return call != NULL;
+}
+
 const char *pnx__pool_error_text(int code, char *buf, size_t n) {
     if (pnx_strerror(code) != pnx_strerror(INT32_MIN)) /* ours knows it */
         return pnx_strerror(code);

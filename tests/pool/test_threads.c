@@ -750,9 +750,9 @@ static void flaky_client(unsigned index, void *ctx) {
 
 TEST(stress_with_a_flaky_server) {
     set_up();
-    struct pnx_pool *pool = mock_pool(
-            &mock_manager, OPTS(.max = 3, .backoff_ns = 50 * PNX_US, .backoff_max_ns = 200 * PNX_US,
-                                   .breaker_failures = UINT32_MAX));
+    struct pnx_pool *pool = mock_pool(&mock_manager,
+            OPTS(.max = 3, .backoff_ns = 50 * PNX_US, .backoff_max_ns = 200 * PNX_US,
+                    .breaker_failures = UINT32_MAX)); /* any number may fail in a row */
     struct storm storm = {
             .pool = pool, .rounds = rounds(2000), .odd = true, .spin = 100, .seed = test_seed()};
     test_threads(8, flaky_client, &storm);
