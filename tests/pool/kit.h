@@ -133,7 +133,8 @@ static inline void ask_await(int n) {
 
 static inline void ask_start(
         struct ask *ask, struct pnx_pool *pool, enum pnx_priority priority, pnx_ns timeout) {
-    *ask = (struct ask){.request = {.done = ask_done, .timeout = timeout, .priority = priority}};
+    *ask = (struct ask){.request = {.done = ask_done, .timeout = timeout}};
+    ask->request.priority = (int32_t)priority;
     ask->request.arg = ask;
     CHECK_EQ(pnx_pool_acquire_async(pool, &ask->request), 0);
 }

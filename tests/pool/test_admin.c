@@ -3,8 +3,8 @@
  * What an operator does with a pool in use: reset, pause, warm up, adopt, detach, evict, close by halves; in a forked child,
  * and without memory.
  */
-#include "os/thread.h"
 #include "pool/kit.h"
+#include "pool/pool.h"
 
 #include <unistd.h>
 
@@ -380,12 +380,25 @@ TEST(waiters_of_a_paused_pool_run_into_their_deadlines) {
     tear_down(pool);
 }
 
-static void *release_when_paused(void *arg) {
-    struct pnx_lease *lease = arg, none = {0};
-    while (pnx_pool_acquire(mock->pool, 0, NULL, &none) != -EAGAIN)
-        sched_yield();
-    pnx_lease_release(lease);
+static void *pause_for_ever(void *arg) {
+    struct caller *caller = arg;
+    caller->rc = pnx_pool_pause(caller->pool, PNX_NEVER);
     return NULL;
+}
+
+/* Starts n threads that pause the pool, and waits until all of them wait in it. */
+static void start_pausers(struct caller *pausers, uint32_t n, struct pnx_pool *pool) {
+    pnx_ns until = pnx_now() + 30 * PNX_SEC;
+    for (uint32_t i = 0; i < n; i++) {
+        pausers[i] = (struct caller){.pool = pool, .rc = -1};
+        CHECK(pthread_create(&pausers[i].thread, NULL, pause_for_ever, &pausers[i]) == 0);
+    }
+    for (uint32_t waiting = 0; waiting < n; sched_yield()) {
+        CHECK(pnx_now() < until);
+        pnx__pool_lock(pool);
+        waiting = pool->closers;
+        pnx__mutex_unlock(&pool->lock);
+    }
 }
 
 TEST(a_pause_waits_for_the_leases_that_are_out_and_many_may_pause_at_once) {
@@ -393,14 +406,16 @@ TEST(a_pause_waits_for_the_leases_that_are_out_and_many_may_pause_at_once) {
     te.virtual_time = false;
     struct pnx_pool *pool = mock_pool(&mock_bare, OPTS_THREADS(.max = 2));
     struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
-    pthread_t thread;
-    mock->pool = pool;
+    struct caller pausers[2];
     pnx_lease_release(&lease);
     lease = mock_acquire(pool, 0); /* by the short way, which a pause sees too */
     CHECK_EQ(pnx_pool_pause(pool, PNX_MS), 1);
-    CHECK(pthread_create(&thread, NULL, release_when_paused, &lease) == 0);
-    CHECK_EQ(pnx_pool_pause(pool, PNX_NEVER), 0);
-    pthread_join(thread, NULL);
+    start_pausers(pausers, 2, pool);
+    pnx_lease_release(&lease);
+    for (int i = 0; i < 2; i++) {
+        caller_join(&pausers[i]);
+        CHECK_EQ(pausers[i].rc, 0);
+    }
     struct caller callers[2] = {0};
     caller_start(&callers[0], pool, 30 * PNX_SEC);
     UNTIL(pool, s.waiting == 1);
@@ -436,26 +451,19 @@ TEST(a_pause_inside_an_operation_does_not_wait) {
     tear_down(pool);
 }
 
-static void *pause_for_ever(void *arg) {
-    ((struct caller *)arg)->rc = pnx_pool_pause(((struct caller *)arg)->pool, PNX_NEVER);
-    return NULL;
-}
-
 TEST(closing_a_paused_pool_ends_the_pause_and_who_waits_in_it) {
     set_up();
     te.virtual_time = false;
     struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 1));
-    struct pnx_lease lease = mock_acquire(pool, PNX_SEC), none = {0};
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
     struct ask ask;
-    struct caller pauser = {.pool = pool};
-    CHECK(pthread_create(&pauser.thread, NULL, pause_for_ever, &pauser) == 0);
-    while (pnx_pool_acquire(pool, 0, NULL, &none) != -EAGAIN)
-        sched_yield();
+    struct caller pauser;
+    start_pausers(&pauser, 1, pool);
     ask_start(&ask, pool, PNX_PRIORITY_NORMAL, PNX_NEVER);
     CHECK_EQ(ask.told, 0);
     CHECK_EQ(pnx_pool_close(pool, 0), 1);
     CHECK_EQ(ask.code, -ESHUTDOWN);
-    pthread_join(pauser.thread, NULL);
+    caller_join(&pauser);
     CHECK_EQ(pauser.rc, -ESHUTDOWN);
     CHECK_EQ(pnx_pool_pause(pool, 0), -ESHUTDOWN);
     CHECK_EQ(pnx_pool_resume(pool), -ESHUTDOWN);
