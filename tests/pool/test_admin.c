@@ -404,7 +404,7 @@ static void start_pausers(struct caller *pausers, uint32_t n, struct pnx_pool *p
 TEST(a_pause_waits_for_the_leases_that_are_out_and_many_may_pause_at_once) {
     set_up();
     te.virtual_time = false;
-    struct pnx_pool *pool = mock_pool(&mock_bare, OPTS_THREADS(.max = 2));
+    struct pnx_pool *pool = mock_pool(&mock_bare, OPTS(.max = 2));
     struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
     struct caller pausers[2];
     pnx_lease_release(&lease);
