@@ -13,6 +13,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 /* So many hints a spinning waiter gives: about two microseconds. */
 #ifdef PNX_EXPLORE
@@ -123,14 +124,14 @@ static void take_picture(struct pnx_pool *pool, struct picture *ret_picture) {
     pnx__mutex_unlock(&pool->lock);
 }
 
-static const char *says(int code) {
+static const char *says(int code, const char *phase) {
     switch (code) {
     case -EBUSY:
         return "too many are waiting";
     case PNX_E_BREAKER:
         return "connects fail, the breaker is open";
     case -ECANCELED:
-        return "cancelled";
+        return strcmp(phase, "reset") == 0 ? "the pool was reset" : "cancelled";
     default:
         return "no resource";
     }
@@ -162,7 +163,7 @@ static int fill_error(const struct pnx_pool *pool, int code, const char *phase, 
     return pnx__fail(err, code, is_cause ? failure->code : 0, phase,
             "pool \"%.40s\": %s after %.3f s (%s): %" PRIu32 " of %" PRIu32 " in use, %" PRIu32
             " idle, %" PRIu32 " connecting, %" PRIu32 " waiting%s%s",
-            pool->name, says(code), (double)waited / (double)PNX_SEC, phase,
+            pool->name, says(code, phase), (double)waited / (double)PNX_SEC, phase,
             picture->n[PNX__POOL_IN_USE], picture->max, picture->n[PNX__POOL_IDLE],
             picture->n[PNX__POOL_CONNECTING], picture->waiting, why, who);
 }

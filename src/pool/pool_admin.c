@@ -156,6 +156,7 @@ static int await_warm_locked(struct pnx_pool *pool, uint32_t n, pnx_ns deadline)
             effects.work = true;
             pnx_ns until = core->next_timer < deadline ? core->next_timer : deadline;
             pnx__pool_unlock(pool, &effects, &driver);
+            pnx__pool_tend_ops(pool);
             pnx__pool_lock(pool);
             if (pnx__pool_core_alive(core) >= n)
                 break;
@@ -230,12 +231,13 @@ static bool take_aside(struct pnx_pool *pool, struct pnx_slot *slot, struct view
     pnx__pool_effects_init(&effects);
     pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
-    pnx__pool_see(&pool->core, now);
+    now = pnx__pool_see(&pool->core, now); /* others may have come later, and been here sooner */
     bool taken = pnx__pool_core_examine(&pool->core, slot, &effects);
+    pnx_ns unused_for = now - pnx__pool_used_at(slot);
     /* alone: under the lock */
     ret_view->resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_admin.evict");
     ret_view->age = now - slot->born_at;
-    ret_view->unused_for = now - pnx__pool_used_at(slot);
+    ret_view->unused_for = unused_for > 0 ? unused_for : 0;
     pnx__pool_unlock(pool, &effects, NULL);
     return taken;
 }

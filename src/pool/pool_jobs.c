@@ -161,8 +161,11 @@ static int call_manager(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns sta
     if (slot->job == PNX__POOL_CLOSE && pool->hooks.before_close)
         pool->hooks.before_close(pool->hooks.arg, resource);
     if (slot->job == PNX__POOL_CHECK && manager->peek) {
+        pnx__pool_lock(pool); /* whoever finds it overdue sets another flag */
+        bool suffices = (slot->flags & PNX__POOL_PEEKED) || !manager->check;
+        pnx__mutex_unlock(&pool->lock);
         int rc = manager->peek(pool->ctx, resource);
-        if (rc || (slot->flags & PNX__POOL_PEEKED) || !manager->check)
+        if (rc || suffices)
             return rc;
     }
     if (manager->start) /* its deadline is the core's timer, which has it cancelled */
