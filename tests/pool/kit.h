@@ -25,6 +25,16 @@ static inline void advance(struct pnx_pool *pool, pnx_ns by) {
     pnx_pool_tick(pool, te.now);
 }
 
+/* Connects n resources, at most 8, and leaves them idle. */
+static inline void fill(struct pnx_pool *pool, int n) {
+    struct pnx_lease leases[8];
+    for (int i = 0; i < n; i++)
+        leases[i] = mock_acquire(pool, PNX_SEC);
+    for (int i = 0; i < n; i++)
+        pnx_lease_release(&leases[i]);
+    pnx_pool_tick(pool, te.now); /* sees them idle */
+}
+
 static inline void tear_down(struct pnx_pool *pool) {
     MOCK_END(pool);
     CHECK_EQ(mock->live, 0);
