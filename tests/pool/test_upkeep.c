@@ -278,10 +278,10 @@ TEST(site_and_tag_of_a_holder_are_shown_in_the_dump_and_to_who_times_out) {
     pnx_pool_tick(pool, te.now);
     CHECK_EQ(pnx_pool_acquire(pool, 0, &err, &c), -ETIMEDOUT);
     CHECK_CONTAINS(err.message, "2 of 2 in use");
-    CHECK_CONTAINS(err.message, "; held longest: 5.0 s by test_features.c:");
+    CHECK_CONTAINS(err.message, "; held longest: 5.0 s by test_upkeep.c:");
     CHECK_CONTAINS(err.message, "(tag 4711)");
     CHECK_EQ(pnx_pool_dump(pool, append, &text), 0);
-    CHECK_CONTAINS(text.all, "test_features.c:");
+    CHECK_CONTAINS(text.all, "test_upkeep.c:");
     CHECK_CONTAINS(text.all, "(tag 4711)");
     CHECK_CONTAINS(text.all, "(tag 4712)");
     pnx_lease_release(&a);
