@@ -329,8 +329,12 @@ static bool take_this(struct pnx__pool_core *core, struct pnx_slot *slot, uint32
         pnx__pool_begin_close(core, slot, reason, effects);
         return false;
     }
-    if (is_due(core, slot))
+    if (is_due(core, slot)) {
+        if (core->want_one)
+            effects->work =
+                    true; /* now that it is locked, it can be checked for whoever wants one */
         return false;
+    }
     take_locked(core, slot, effects, ret_generation);
     return true;
 }
