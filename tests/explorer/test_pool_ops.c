@@ -68,7 +68,7 @@ TEST_LIMIT(p12_after_a_reset_nothing_old_is_claimed, 600) {
             .setup = one_threadless,
             .thread = {short_fresh_cycle, fresh_cycle, reset_now},
             .final = end,
-            .preemptions = PREEMPTIONS,
+            .preemptions = MANY,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
@@ -80,7 +80,7 @@ TEST_LIMIT(p12_nor_after_a_lazy_one, 600) {
             .setup = one_threadless,
             .thread = {short_fresh_cycle, short_fresh_cycle, reset_lazily},
             .final = end,
-            .preemptions = PREEMPTIONS,
+            .preemptions = MANY,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
@@ -419,7 +419,7 @@ TEST_LIMIT(p13_requests_by_the_short_way_beside_a_waiter, 600) {
             .setup = one,
             .thread = {ask_short, ask_short, long_cycle},
             .final = both_called,
-            .preemptions = PREEMPTIONS,
+            .preemptions = MANY,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
