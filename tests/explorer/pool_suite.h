@@ -40,6 +40,7 @@ struct state {
     struct pnx_inbox *inbox;
     struct pnx_a32 called[2]; /* callbacks */
     int cancelled;            /* what the cancel returned */
+    bool refuses;             /* fixed by setup: the first resource passes no hook */
 };
 
 static inline struct thing *thing_new(struct state *s) {
@@ -82,6 +83,12 @@ static inline int thing_reset(void *ctx, void *resource, pnx_ns deadline) {
     return 0;
 }
 
+static inline int thing_refuse(void *arg, void *resource) {
+    const struct state *s = arg;
+    thing_use(resource);
+    return s->refuses && ((struct thing *)resource)->number == 1;
+}
+
 /* Times that never come, so that nothing happens but what the threads do. */
 static inline struct pnx_pool_opts base_opts(struct state *s, uint32_t max) {
     return (struct pnx_pool_opts){.size = sizeof(struct pnx_pool_opts),
@@ -121,6 +128,19 @@ static inline void begin(struct state *s, uint32_t max, uint32_t flags) {
     struct pnx_pool_opts opts = base_opts(s, max);
     opts.flags = flags;
     begin_with(s, things(), &opts, max);
+}
+
+/* One resource, without threads, which before_acquire will refuse. */
+static inline void begin_refusing(struct state *s, bool taken) {
+    const struct pnx_pool_hooks hooks = {
+            .size = sizeof(hooks), .arg = s, .before_acquire = thing_refuse};
+    struct pnx_pool_opts opts = base_opts(s, 1);
+    opts.hooks = &hooks;
+    opts.flags = PNX_POOL_NO_THREADS;
+    begin_with(s, things(), &opts, 1);
+    if (taken)
+        CHECK_EQ(pnx_pool_acquire(s->pool, PNX_NEVER, NULL, &s->lease[0]), 0);
+    s->refuses = true;
 }
 
 /* The calling thread goes the short way at once, to this slot, as if it had had it before. */

@@ -147,7 +147,7 @@ static void one_taken(void *state) {
 
 static void give_first(void *state) {
     struct state *s = state;
-    thing_use(resource_of(&s->lease[0]));
+    thing_use(pnx_lease_resource(&s->lease[0]));
     pnx_lease_release(&s->lease[0]);
 }
 
@@ -390,6 +390,23 @@ TEST_LIMIT(p3_a_claim_sees_what_an_examination_did, 600) {
             .thread = {short_cycle, look_at_all, long_cycle},
             .final = one_is_left,
             .preemptions = MANY,
+            .stale = 1,
+            .random = RANDOM,
+            .floor = 1000});
+}
+
+static void one_refused(void *state) {
+    begin_refusing(state, false);
+}
+
+/* Whoever had it comes back to the queue, before those who asked later. */
+TEST_LIMIT(p2_a_waiter_whose_hook_refuses_a_resource_waits_for_another, 600) {
+    x_explore(&(struct x_test){.name = "pool-refused",
+            .size = sizeof(struct state),
+            .setup = one_refused,
+            .thread = {short_cycle, long_cycle, short_cycle},
+            .final = one_is_left,
+            .preemptions = FEWER,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
