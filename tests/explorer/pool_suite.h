@@ -13,13 +13,14 @@
 
 #include <errno.h>
 
-/* The ordinary run looks less far; where there are many executions a third preemption would take the long one too far, too,
- * which then tries more at random. */
+/* The ordinary run looks less far.  Where a third preemption would take the long one too far, it tries more at random. */
 #define PREEMPTIONS (test_long() ? 3 : 2)
 #define MANY        2
 #define RANDOM      (test_long() ? 50000 : 1000)
-/* ... and less still where deadlines, or threads of the pool's, multiply what may happen. */
+/* Less still, where deadlines, or threads of the pool's, multiply what may happen. */
 #define FEWER       (test_long() ? 2 : 1)
+/* Stale loads, where those of other suites show as much in the ordinary run. */
+#define STALE       (test_long() ? 1 : X_NONE)
 
 struct thing {
     struct x_cell uses;

@@ -105,7 +105,7 @@ TEST_LIMIT(p2_nor_where_callers_may_barge, 600) {
             .thread = {short_cycle, short_cycle, long_cycle},
             .final = one_is_left,
             .preemptions = MANY,
-            .stale = 1,
+            .stale = STALE,
             .random = RANDOM,
             .floor = 1000});
 }
@@ -364,7 +364,7 @@ TEST_LIMIT(p2_no_return_through_a_reset_is_missed, 600) {
             .thread = {short_cycle, short_cycle, long_cycle},
             .final = one_is_left,
             .preemptions = MANY,
-            .stale = 1,
+            .stale = STALE,
             .random = RANDOM,
             .floor = 1000});
 }
@@ -390,7 +390,7 @@ TEST_LIMIT(p3_a_claim_sees_what_an_examination_did, 600) {
             .thread = {short_cycle, look_at_all, long_cycle},
             .final = one_is_left,
             .preemptions = MANY,
-            .stale = 1,
+            .stale = STALE,
             .random = RANDOM,
             .floor = 1000});
 }

@@ -69,7 +69,7 @@ TEST_LIMIT(p12_after_a_reset_nothing_old_is_claimed, 600) {
             .thread = {short_fresh_cycle, fresh_cycle, reset_now},
             .final = end,
             .preemptions = MANY,
-            .stale = 1,
+            .stale = STALE,
             .random = RANDOM,
             .floor = 1000});
 }
@@ -81,7 +81,7 @@ TEST_LIMIT(p12_nor_after_a_lazy_one, 600) {
             .thread = {short_fresh_cycle, short_fresh_cycle, reset_lazily},
             .final = end,
             .preemptions = MANY,
-            .stale = 1,
+            .stale = STALE,
             .random = RANDOM,
             .floor = 1000});
 }
