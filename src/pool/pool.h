@@ -55,6 +55,30 @@ struct pnx__pool_call {
 };
 
 /*
+ * A pool's place in a group of pools (group.h), which hears of it by tell(): that the pool wants more than its quota, owes
+ * it something that it can give now, has something idle that the group looks for, or that the time has come that the
+ * group had asked for.  All of it is guarded by the pool's lock; share only changes under the group's, too.
+ */
+struct pnx__pool_member {
+    void (*tell)(
+            void *key); /* NULL: no group; called with no lock held, and with one of key_refs */
+    void *key;
+    struct pnx_a32 *key_refs;
+    const void *group; /* fixed */
+    uint32_t
+            share; /* what the group counts: the larger of quota and size, as soon as the group has looked */
+    bool told;   /* and the group has not looked yet */
+    bool hungry; /* the group has it on its list, or does not want to know */
+    pnx_ns at;   /* the group asks to be told; PNX_NEVER */
+};
+
+/* Where a pool is made: what a group adds to its options. */
+struct pnx__pool_place {
+    pnx_resource_id parent; /* of its row */
+    struct pnx__pool_member member;
+};
+
+/*
  * Fixed after create: the first line, manager .. block, save where noted.  Guarded by lock: core .. ended, histograms.
  */
 struct pnx_pool {
@@ -111,9 +135,7 @@ struct pnx_pool {
     uint32_t spinners_max;
     bool system_clock;
 
-    /* How a group of pools hears that this one wants more than its quota.  Called with no lock held. */
-    void (*hungry)(void *group, struct pnx_pool *pool);
-    void *group;
+    struct pnx__pool_member member;
 
     struct pnx_registry *registry;
     pnx_resource_id row;
@@ -142,6 +164,23 @@ static inline bool pnx__pool_has_news(const struct pnx__pool_effects *effects) {
            effects->hungry || effects->done;
 }
 
+/* Whether the pool's group is to be told something. */
+static inline bool pnx__pool_has_tidings(const struct pnx_pool *pool) {
+    const struct pnx__pool_member *member = &pool->member;
+    const struct pnx__pool_core *core = &pool->core;
+    if (!member->tell || member->told)
+        return false;
+    return core->now >= member->at || (core->size < member->share && core->quota < member->share) ||
+           (core->lending && core->n[PNX__POOL_IDLE] > 0) ||
+           (!member->hungry && pnx__pool_core_hungry(core, core->now));
+}
+
+/* When its timers are due, the group's among them. */
+static inline pnx_ns pnx__pool_due(const struct pnx_pool *pool) {
+    pnx_ns next = pool->core.next_timer;
+    return pool->member.tell && pool->member.at < next ? pool->member.at : next;
+}
+
 /* What a caller is prepared to run itself when the pool has no threads. */
 struct pnx__pool_driver {
     bool any;                        /* connects and checks, not only closes */
@@ -151,6 +190,12 @@ struct pnx__pool_driver {
 
 /* ---- pool.c ---- */
 extern const struct pnx_opt_table pnx__pool_options;
+/* Checks what pnx_pool_create() would, and makes nothing. */
+int pnx__pool_check_opts(const struct pnx_pool_manager *manager, const struct pnx_pool_opts *opts,
+        struct pnx_error *err);
+/* pnx_pool_create(); place may be NULL. */
+int pnx__pool_create(const struct pnx_pool_manager *manager, const struct pnx_pool_opts *opts,
+        const struct pnx__pool_place *place, struct pnx_error *err, struct pnx_pool **ret_pool);
 /* Frees a pool that nobody uses.  self: the calling thread, if it is one of the pool's. */
 void pnx__pool_destroy(struct pnx_pool *pool, struct pnx__pool_thread *self);
 size_t pnx__pool_chunk_bytes(uint32_t n);
@@ -179,7 +224,7 @@ static inline void pnx__pool_check_locked(const struct pnx_pool *pool) {
 static inline void pnx__pool_unlock_quiet(
         struct pnx_pool *pool, struct pnx__pool_effects *effects) {
     if (effects->wakes || effects->work || effects->timer || effects->ended ||
-            pnx__pool_has_news(effects)) {
+            pnx__pool_has_news(effects) || pnx__pool_has_tidings(pool)) {
         pnx__pool_unlock(pool, effects, NULL);
         return;
     }

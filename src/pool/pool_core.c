@@ -185,8 +185,8 @@ static bool is_reserve(const struct pnx__pool_core *core, uint32_t idle) {
 }
 
 static bool may_open(const struct pnx__pool_core *core) {
-    return core->waiting == 0 && !core->paused && !core->closing && !core->config.round_robin &&
-           core->size - core->n[PNX__POOL_CLOSING] <= limit(core);
+    return core->waiting == 0 && !core->paused && !core->closing && !core->lending &&
+           !core->config.round_robin && core->size - core->n[PNX__POOL_CLOSING] <= limit(core);
 }
 
 static void open_slot(struct pnx__pool_core *core, struct pnx_slot *slot, uint64_t state) {
@@ -499,6 +499,14 @@ void pnx__pool_core_set_quota(
     fit_limit(core, effects);
 }
 
+void pnx__pool_core_lend(struct pnx__pool_core *core, bool lending) {
+    core->lending = lending;
+    if (lending)
+        lock_all(core);
+    else
+        pnx__pool_reopen(core);
+}
+
 void pnx__pool_core_warm(
         struct pnx__pool_core *core, uint32_t n, struct pnx__pool_effects *effects) {
     core->warm = n;
@@ -536,8 +544,8 @@ void pnx__pool_core_resume(struct pnx__pool_core *core, struct pnx__pool_effects
     effects->work = true;
 }
 
-bool pnx__pool_core_examine(struct pnx__pool_core *core, struct pnx_slot *slot,
-        struct pnx__pool_effects *effects) {
+bool pnx__pool_core_examine(
+        struct pnx__pool_core *core, struct pnx_slot *slot, struct pnx__pool_effects *effects) {
     if (pnx__pool_slot_state(slot) != PNX__POOL_IDLE)
         return false;
     if (pnx__pool_slot_is_open(slot) && pnx__pool_capture(core, slot) != PNX__POOL_IDLE)
