@@ -174,6 +174,8 @@ void pnx__group_recount_locked(
         struct pnx__group_key *key, enum pnx__group_state state, uint32_t quota, uint32_t share);
 /* Takes it off the list of the hungry. */
 void pnx__group_sate_locked(struct pnx__group_key *key);
+/* Says what the group knows, or wants to know, of the hunger of the key's pool. */
+void pnx__group_hear_locked(struct pnx__group_key *key, enum pnx__pool_appetite known);
 /* Has the pool's unlock done, soon. */
 void pnx__group_kick_locked(struct pnx__group_key *key);
 /* Asks the key's pool to tell at a time. */

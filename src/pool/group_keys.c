@@ -109,14 +109,6 @@ static bool is_unused_locked(const struct pnx__group_key *key) {
     return unused;
 }
 
-/* Whether nobody listens to the hunger of the key's pool. */
-static void set_deaf_locked(struct pnx__group_key *key, bool deaf) {
-    struct pnx_pool *pool = pnx__group_pool(key);
-    pnx__pool_lock(pool);
-    pool->member.hungry = deaf;
-    pnx__mutex_unlock(&pool->lock);
-}
-
 static void move(struct pnx__group_key *key, struct pnx_link *list) {
     pnx__list_remove(&key->order);
     pnx__list_push_front(list, &key->order);
@@ -124,7 +116,7 @@ static void move(struct pnx__group_key *key, struct pnx_link *list) {
 
 void pnx__group_leave_locked(struct pnx__group_key *key) {
     pnx__group_sate_locked(key);
-    set_deaf_locked(key, true);
+    pnx__group_hear_locked(key, PNX__POOL_UNHEARD);
     pnx__group_recount_locked(key, PNX__GROUP_LEAVING, key->quota, key->share);
     move(key, &key->group->leaving);
     pnx__group_set_quota_locked(key, 0);
@@ -354,7 +346,7 @@ static int take_locked(struct pnx__group_key *key, struct pnx_error *err) {
         if (rc)
             return rc;
         pnx__group_recount_locked(key, PNX__GROUP_OPEN, key->quota, key->share);
-        set_deaf_locked(key, false);
+        pnx__group_hear_locked(key, PNX__POOL_SATED);
         key->used_at = pnx__now(&group->env);
         pnx__group_expire_locked(key, key->used_at);
         pnx__group_kick_locked(key); /* it may be hungry */

@@ -13,14 +13,6 @@
  */
 #include "pool/group.h"
 
-/* What somebody's hunger is for. */
-enum appetite {
-    SATED,
-    FILLS,   /* it would keep more ready: what is free */
-    TRIES,   /* somebody has tried in vain: also what is idle elsewhere */
-    STARVES, /* somebody waits: also what is in use elsewhere */
-};
-
 /* ---- what a key counts for ---- */
 
 static bool has_place(enum pnx__group_state state) {
@@ -112,38 +104,34 @@ static void line_up_locked(struct pnx__group_key *key) {
     pnx__list_push_front(before, &key->want); /* a link is the head of what follows it */
 }
 
-static void set_hungry_locked(struct pnx__group_key *key, bool hungry) {
-    struct pnx_pool_group *group = key->group;
-    pnx__pool_lock(pnx__group_pool(key));
-    pnx__group_pool(key)->member.hungry = hungry;
-    pnx__mutex_unlock(&pnx__group_pool(key)->lock);
+/* One more, or less, is on the list. */
+static void count_hungry_locked(struct pnx_pool_group *group, int by) {
     /* alone: under the lock */
-    int64_t n = (int64_t)pnx_load(
-            &group->values[PNX__GROUP_STAT_hungry], PNX_RELAXED, "pool_group.hungry");
-    set_gauge(group, PNX__GROUP_STAT_hungry, hungry ? n + 1 : n - 1);
+    uint64_t n = pnx_load(&group->values[PNX__GROUP_STAT_hungry], PNX_RELAXED, "pool_group.hungry");
+    set_gauge(group, PNX__GROUP_STAT_hungry, (int64_t)n + by);
+}
+
+void pnx__group_hear_locked(struct pnx__group_key *key, enum pnx__pool_appetite known) {
+    struct pnx_pool *pool = pnx__group_pool(key);
+    pnx__pool_lock(pool);
+    pool->member.known = (uint8_t)known;
+    pnx__mutex_unlock(&pool->lock);
 }
 
 void pnx__group_sate_locked(struct pnx__group_key *key) {
     if (!pnx__list_linked(&key->want))
         return;
     pnx__list_remove(&key->want);
-    set_hungry_locked(key, false);
+    count_hungry_locked(key->group, -1);
+    pnx__group_hear_locked(key, PNX__POOL_SATED);
 }
 
-/* What a key's pool wants; both locks held. */
-static enum appetite appetite_of(const struct pnx_pool *pool) {
-    const struct pnx__pool_core *core = &pool->core;
-    if (!pnx__pool_core_hungry(core, core->now))
-        return SATED;
-    if (core->waiting > 0)
-        return STARVES;
-    return core->want_one ? TRIES : FILLS;
-}
-
-static enum appetite ask_locked(const struct pnx__group_key *key) {
+/* What the key's pool wants just now. */
+static enum pnx__pool_appetite ask_locked(const struct pnx__group_key *key) {
     struct pnx_pool *pool = pnx__group_pool(key);
     pnx__pool_lock(pool);
-    enum appetite appetite = appetite_of(pool);
+    enum pnx__pool_appetite appetite = pnx__pool_appetite(&pool->core);
+    pool->member.known = (uint8_t)appetite;
     pnx__mutex_unlock(&pool->lock);
     return appetite;
 }
@@ -198,7 +186,7 @@ static void consider_busy(struct search *search, struct pnx__group_key *giver,
 }
 
 static void consider(struct search *search, struct pnx__group_key *giver,
-        const struct pnx__group_key *hungry, enum appetite appetite, pnx_ns now) {
+        const struct pnx__group_key *hungry, enum pnx__pool_appetite appetite, pnx_ns now) {
     struct pnx_pool *pool = pnx__group_pool(giver);
     uint32_t n[PNX__POOL_STATES];
     pnx__pool_lock(pool);
@@ -209,12 +197,13 @@ static void consider(struct search *search, struct pnx__group_key *giver,
         search->unused = giver;
     if (n[PNX__POOL_IDLE] > 0 && is_richer(giver, search->idle))
         search->idle = giver;
-    if (appetite == STARVES)
+    if (appetite == PNX__POOL_STARVES)
         consider_busy(search, giver, hungry, now);
 }
 
 /* Has somebody give one; false when nobody can yet. */
-static bool take_locked(struct pnx__group_key *hungry, enum appetite appetite, pnx_ns now) {
+static bool take_locked(
+        struct pnx__group_key *hungry, enum pnx__pool_appetite appetite, pnx_ns now) {
     struct pnx_pool_group *group = hungry->group;
     struct search search = {.late_at = PNX_NEVER};
     PNX_LIST_EACH (link, after, &group->all) {
@@ -273,8 +262,8 @@ static void look_locked(struct pnx_pool_group *group, bool looking) {
 /* Helps a hungry key: true when the list is to be looked at from the start again. */
 static bool help_locked(struct pnx__group_key *key, int64_t *counted, bool *looking, pnx_ns now) {
     struct pnx_pool_group *group = key->group;
-    enum appetite appetite = ask_locked(key);
-    if (appetite == SATED) {
+    enum pnx__pool_appetite appetite = ask_locked(key);
+    if (appetite == PNX__POOL_SATED) {
         pnx__group_sate_locked(key);
         return false;
     }
@@ -282,7 +271,7 @@ static bool help_locked(struct pnx__group_key *key, int64_t *counted, bool *look
         grant_locked(key, now);
         return true;
     }
-    if (appetite == FILLS || key->share < group->min_per_key)
+    if (appetite == PNX__POOL_FILLS || key->share < group->min_per_key)
         return false; /* the latter waits for a key that leaves */
     if (*counted < group->owed) {
         ++*counted;
@@ -325,11 +314,12 @@ void pnx__group_told(void *arg) {
     pnx__pool_lock(pool);
     pool->member.told = false;
     settle_locked(key, pool);
-    bool hungry = key->state == PNX__GROUP_OPEN && appetite_of(pool) != SATED;
+    bool hungry =
+            key->state == PNX__GROUP_OPEN && pnx__pool_appetite(&pool->core) != PNX__POOL_SATED;
     pnx__mutex_unlock(&pool->lock);
     if (hungry && !pnx__list_linked(&key->want)) {
         line_up_locked(key);
-        set_hungry_locked(key, true);
+        count_hungry_locked(group, 1);
     }
     pnx__group_put_locked(key);
     if (key->state == PNX__GROUP_OPEN)

@@ -54,6 +54,15 @@ struct pnx__pool_call {
     struct pnx_row_call row;
 };
 
+/* What a pool whose quota is used up wants more for, by urgency. */
+enum pnx__pool_appetite {
+    PNX__POOL_SATED,
+    PNX__POOL_FILLS,   /* it would keep more ready: of what is free */
+    PNX__POOL_TRIES,   /* somebody has tried in vain: also of what is idle elsewhere */
+    PNX__POOL_STARVES, /* somebody waits: also of what is in use elsewhere */
+    PNX__POOL_UNHEARD, /* the group does not want to know */
+};
+
 /*
  * A pool's place in a group of pools (group.h), which hears of it by tell(): that the pool wants more than its quota, owes
  * it something that it can give now, has something idle that the group looks for, or that the time has come that the
@@ -61,15 +70,14 @@ struct pnx__pool_call {
  */
 struct pnx__pool_member {
     void (*tell)(
-            void *key); /* NULL: no group; called with no lock held, and with one of key_refs */
+            void *key); /* called with no lock held, and with one of key_refs; NULL: no group */
     void *key;
     struct pnx_a32 *key_refs;
     const void *group; /* fixed */
-    uint32_t
-            share; /* what the group counts: the larger of quota and size, as soon as the group has looked */
-    bool told;   /* and the group has not looked yet */
-    bool hungry; /* the group has it on its list, or does not want to know */
-    pnx_ns at;   /* the group asks to be told; PNX_NEVER */
+    uint32_t share;    /* what counts: the larger of quota and size, once the group has looked */
+    uint8_t known;     /* enum pnx__pool_appetite as the group has seen it last */
+    bool told;         /* and the group has not looked yet */
+    pnx_ns at;         /* the group asks to be told; PNX_NEVER */
 };
 
 /* Where a pool is made: what a group adds to its options. */
@@ -164,6 +172,15 @@ static inline bool pnx__pool_has_news(const struct pnx__pool_effects *effects) {
            effects->hungry || effects->done;
 }
 
+/* What the pool wants of its group. */
+static inline enum pnx__pool_appetite pnx__pool_appetite(const struct pnx__pool_core *core) {
+    if (!pnx__pool_core_hungry(core, core->now))
+        return PNX__POOL_SATED;
+    if (core->waiting > 0)
+        return PNX__POOL_STARVES;
+    return core->want_one ? PNX__POOL_TRIES : PNX__POOL_FILLS;
+}
+
 /* Whether the pool's group is to be told something. */
 static inline bool pnx__pool_has_tidings(const struct pnx_pool *pool) {
     const struct pnx__pool_member *member = &pool->member;
@@ -172,7 +189,7 @@ static inline bool pnx__pool_has_tidings(const struct pnx_pool *pool) {
         return false;
     return core->now >= member->at || (core->size < member->share && core->quota < member->share) ||
            (core->lending && core->n[PNX__POOL_IDLE] > 0) ||
-           (!member->hungry && pnx__pool_core_hungry(core, core->now));
+           pnx__pool_appetite(core) > member->known;
 }
 
 /* When its timers are due, the group's among them. */
