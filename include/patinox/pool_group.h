@@ -21,7 +21,8 @@
  *   G2  A key whose share is less than min_per_key never waits for another's: that much is held back for each of max_keys
  *       keys, whoever comes.  (After a key has left, its place is free when the last of its closes has returned.)
  *   G3  A hungry key that somebody asks gets, if nothing is free, what another key may have and does not use, else the idle
- *       resource of the richest key, which is closed there, and one connected here.  No key falls below min_per_key by that.
+ *       resource of the richest key (of equally rich ones the longest unused), which is closed there, and one connected
+ *       here.  No key falls below min_per_key by that.
  *   G4  If none is idle either, the richest key gives up the next that comes home: at once if it has at least two more than
  *       the hungry one; if it has one more, after it has had it for turn_ns.  So nobody starves who waits long
  *       enough, as long as leases come home.

@@ -167,8 +167,15 @@ struct search {
     pnx_ns late_at;
 };
 
+/* Among equally rich ones the one that has not been asked for, or allowed one more, for longest. */
 static bool is_richer(const struct pnx__group_key *key, const struct pnx__group_key *than) {
-    return !than || key->quota > than->quota;
+    return !than || key->quota > than->quota ||
+           (key->quota == than->quota && key->used_at < than->used_at);
+}
+
+static bool is_richer_busy(const struct pnx__group_key *key, const struct pnx__group_key *than) {
+    return !than || key->quota > than->quota ||
+           (key->quota == than->quota && key->got_at < than->got_at);
 }
 
 static void consider_busy(struct search *search, struct pnx__group_key *giver,
@@ -177,7 +184,7 @@ static void consider_busy(struct search *search, struct pnx__group_key *giver,
         return;
     pnx_ns at = pnx__deadline(giver->got_at, giver->group->turn);
     if (giver->quota >= hungry->quota + 2 || now >= at) {
-        if (is_richer(giver, search->busy))
+        if (is_richer_busy(giver, search->busy))
             search->busy = giver;
     } else if (at < search->late_at) {
         search->late_at = at;

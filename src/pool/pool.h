@@ -174,7 +174,8 @@ static inline bool pnx__pool_has_news(const struct pnx__pool_effects *effects) {
 
 /* What the pool wants of its group. */
 static inline enum pnx__pool_appetite pnx__pool_appetite(const struct pnx__pool_core *core) {
-    if (!pnx__pool_core_hungry(core, core->now))
+    bool owes = core->quota < core->size; /* then it would rather keep what it has */
+    if (!pnx__pool_core_hungry(core, core->now) && (!owes || core->waiting == 0 || core->closing))
         return PNX__POOL_SATED;
     if (core->waiting > 0)
         return PNX__POOL_STARVES;

@@ -213,6 +213,22 @@ TEST(g3_a_hungry_key_gets_the_idle_resource_of_the_richest) {
     tear_down(group);
 }
 
+TEST(g3_of_equally_rich_keys_the_longest_unused_gives) {
+    set_up_virtual();
+    struct pnx_pool_group *group = make(QUIET(.max_total = 3));
+    static const char *const keys[] = {"B", "C", "A", "B"};
+    for (int i = 0; i < 4; i++) {
+        struct pnx_lease lease = get(group, keys[i]);
+        pnx_lease_release(&lease);
+        test_env_advance(&te, PNX_MS);
+    }
+    struct pnx_lease d = get(group, "D");
+    CHECK_EQ(server.live_of[3], 0);
+    CHECK_EQ(server.live, 3);
+    pnx_lease_release(&d);
+    tear_down(group);
+}
+
 TEST(g3_what_a_key_does_not_use_is_taken_first) {
     set_up_virtual();
     struct pnx_pool_group *group = make(QUIET(.max_total = 3));
@@ -467,6 +483,82 @@ TEST(a_key_whose_connects_fail_keeps_nothing_from_others) {
     tear_down(group);
 }
 
+TEST(a_try_takes_what_is_idle_elsewhere_but_nothing_that_is_in_use) {
+    set_up_virtual();
+    struct pnx_pool_group *group = make(QUIET(.max_total = 3));
+    struct pnx_lease a[3], b = {0};
+    struct pnx_error err = {0};
+    for (int i = 0; i < 3; i++)
+        a[i] = get(group, "A");
+    CHECK_EQ(ask(group, "B", 0, &err, &b), -ETIMEDOUT);
+    CHECK_STR(err.phase, "group");
+    settle(group);
+    CHECK_EQ(stats_of(group).taken_busy, 0);
+    pnx_lease_release(&a[0]);
+    settle(group);
+    CHECK_EQ(server.live_of[1], 2);
+    CHECK_EQ(ask(group, "B", 0, &err, &b), 0);
+    pnx_lease_release(&a[1]);
+    pnx_lease_release(&a[2]);
+    pnx_lease_release(&b);
+    tear_down(group);
+}
+
+TEST(what_was_called_for_in_vain_stays_where_it_is) {
+    set_up_virtual();
+    struct pnx_pool_group *group = make(QUIET(.max_total = 2));
+    struct pnx_lease a[2];
+    for (int i = 0; i < 2; i++)
+        a[i] = get(group, "A");
+    struct wish more, other;
+    want(&other, group, "B");
+    CHECK_EQ(stats_of(group).taken_busy, 1);
+    CHECK_EQ(pnx_pool_cancel(&other.request), 0);
+    want(&more, group, "A");
+    settle(group);
+    pnx_lease_release(&a[0]);
+    CHECK_EQ(more.told, 1);
+    CHECK_EQ(server.closes, 0);
+    pnx_lease_release(&a[1]);
+    pnx_lease_release(&more.lease);
+    tear_down(group);
+}
+
+#define MANY 600
+
+static void *move_many(void *arg) {
+    struct pnx_pool_group *group = arg;
+    static struct pnx_lease leases[MANY];
+    static struct wish wishes[MANY];
+    for (int i = 0; i < MANY; i++)
+        leases[i] = get(group, "A");
+    for (int i = 0; i < MANY; i++)
+        want(&wishes[i], group, "B");
+    for (int i = 0; i < MANY; i++)
+        pnx_lease_release(&leases[i]);
+    for (int i = 0; i < 1000 && wishes[MANY - 1].told == 0; i++)
+        pnx_pool_group_tick(group, te.now);
+    for (int i = 0; i < MANY; i++) {
+        CHECK_EQ(wishes[i].told, 1);
+        pnx_lease_release(&wishes[i].lease);
+    }
+    return NULL;
+}
+
+TEST(hundreds_move_at_once_on_a_small_stack) {
+    set_up_virtual();
+    struct pnx_pool_group *group = make(QUIET(.max_total = MANY, .turn_ns = 1));
+    pthread_attr_t attr;
+    pthread_t thread;
+    CHECK(pthread_attr_init(&attr) == 0 && pthread_attr_setstacksize(&attr, 256 * 1024) == 0);
+    CHECK(pthread_create(&thread, &attr, move_many, group) == 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&attr);
+    CHECK_EQ(server.peak, MANY);
+    CHECK_EQ(server.live_of[2], MANY);
+    tear_down(group);
+}
+
 /* ---- asking ---- */
 
 TEST(a_request_can_be_taken_back) {
@@ -501,14 +593,25 @@ TEST(waiting_for_the_group_inside_an_operation_is_refused) {
     tear_down(group);
 }
 
+static void take_inside(struct server *s) {
+    struct pnx_lease lease = {0};
+    s->during = NULL;
+    s->during_rc = ask(s->group, "B", PNX_SEC, NULL, &lease);
+    pnx_lease_release(&lease);
+    if (s->during_rc == 0)
+        s->during_rc = ask(s->group, "C", 0, NULL, &lease);
+}
+
 TEST(a_lease_can_be_had_inside_an_operation_without_waiting) {
     set_up_virtual();
     struct pnx_pool_group *group = make(QUIET(.max_total = 2));
-    struct pnx_lease b = get(group, "B"), again = {0};
+    struct pnx_lease b = get(group, "B");
     pnx_lease_release(&b);
-    server.during = NULL;
-    CHECK_EQ(ask(group, "B", PNX_SEC, NULL, &again), 0);
-    pnx_lease_release(&again);
+    server.during = take_inside;
+    server.during_rc = 1;
+    struct pnx_lease a = get(group, "A");
+    CHECK_EQ(server.during_rc, -ETIMEDOUT); /* of the try */
+    pnx_lease_release(&a);
     tear_down(group);
 }
 
