@@ -89,7 +89,7 @@ struct pnx_pool_group_opts {
      * group.  min_idle is kept from what is free only: nothing is taken from others for it.
      */
     const struct pnx_pool_opts *pool;
-    pnx_ns key_idle_ns; /* close and forget a key that has been unused this long; default 10 min */
+    pnx_ns key_idle_ns; /* close and forget a key that has been unused this long (up to 1/8 later); default 10 min */
     pnx_ns turn_ns; /* how long a key keeps one that an equally busy key wants; default 100 ms */
     uint32_t max_total;   /* resources of all keys alive at once; required */
     uint32_t max_per_key; /* of one key; default max_total */
@@ -150,8 +150,8 @@ PNX_API PNX_NODISCARD int pnx_pool_group_acquire_async(struct pnx_pool_group *gr
 
 /*
  * Moves the timers of the group and of all its pools to now, as pnx_pool_tick() does: forgets keys, hands shares on.  Returns
- * when to call next; PNX_NEVER if nothing is due.  Needed with PNX_POOL_NO_THREADS; else the pools' threads do it all.
- * Any thread.
+ * when to call next, now if at once; PNX_NEVER if nothing is due.  Who asks, and a lease that comes home, can bring that
+ * forward to at once.  Needed with PNX_POOL_NO_THREADS; else the pools' threads do it all.  Any thread.
  */
 PNX_API pnx_ns pnx_pool_group_tick(struct pnx_pool_group *group, pnx_ns now);
 

@@ -385,36 +385,35 @@ int pnx_pool_group_acquire_async(struct pnx_pool_group *group, const void *key, 
 
 /* ---- time ---- */
 
-/* When the longest unused key is due to be forgotten, as far as is known. */
-static pnx_ns expire_used_locked(struct pnx_pool_group *group, pnx_ns now) {
-    struct pnx_link *last;
-    while ((last = pnx__list_last(&group->used))) {
-        struct pnx__group_key *key = pnx__group_of_order(last);
-        pnx_ns due = pnx__deadline(key->used_at, group->key_idle);
-        if (now < due)
-            return due;
-        pnx__group_expire_locked(key, now); /* leaves, or is the first from now on */
-    }
-    return PNX_NEVER;
+/* When a pool's tick is due: now when there is something that only a tick does. */
+static pnx_ns due_of(struct pnx_pool *pool, pnx_ns now) {
+    pnx__pool_lock(pool);
+    bool works = (pool->flags & PNX_POOL_NO_THREADS) &&
+                 pnx__pool_core_runnable(&pool->core, false, pool->core.now);
+    pnx_ns due = works ? now : pnx__pool_due(pool);
+    pnx__mutex_unlock(&pool->lock);
+    return due;
 }
 
 pnx_ns pnx_pool_group_tick(struct pnx_pool_group *group, pnx_ns now) {
+    struct pnx__group_key *key = NULL;
     pnx_ns next = PNX_NEVER;
     if (!group || pnx__group_forked(group))
         return PNX_NEVER;
+    while ((key = pnx__group_next(group, key))) {
+        (void)pnx_pool_tick(pnx__group_pool(key), now);
+        pnx__group_lock(group);
+        pnx__group_put_locked(key); /* so that it may be seen to be unused */
+        pnx__group_expire_locked(key, now);
+        pnx__group_ref_locked(key);
+        pnx__group_unlock(group);
+    }
     pnx__group_lock(group);
-    if (!group->closing)
-        (void)expire_used_locked(group, now);
     pnx__group_tend_locked(group, now);
     pnx__group_unlock(group);
-    struct pnx__group_key *key = NULL;
     while ((key = pnx__group_next(group, key))) {
-        struct pnx_pool *pool = pnx__group_pool(key);
-        (void)pnx_pool_tick(pool, now);
-        pnx__pool_lock(pool);
-        if (pnx__pool_due(pool) < next)
-            next = pnx__pool_due(pool);
-        pnx__mutex_unlock(&pool->lock);
+        pnx_ns due = due_of(pnx__group_pool(key), now);
+        next = due < next ? due : next;
     }
     return next;
 }

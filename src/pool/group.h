@@ -57,11 +57,12 @@ struct pnx__group_key {
     struct pnx_link want;  /* of the list hungry */
     struct pnx_link kick;  /* of the list kicks */
     enum pnx__group_state state;
-    uint32_t quota; /* as in its pool's core */
-    uint32_t share; /* as in its pool's member */
-    bool lends;     /* as in its pool's core */
-    pnx_ns used_at; /* when it was last asked for, or seen in use */
-    pnx_ns got_at;  /* when it was last allowed one more */
+    uint32_t quota;     /* as in its pool's core */
+    uint32_t share;     /* as in its pool's member */
+    bool lends;         /* as in its pool's core */
+    pnx_ns used_at;     /* when it was last asked for, or seen in use */
+    pnx_ns rests_since; /* when it was first seen unused after that; 0: not yet */
+    pnx_ns got_at;      /* when it was last allowed one more */
     char bytes[];
 };
 
@@ -149,13 +150,14 @@ int pnx__group_hold(struct pnx_pool_group *group, const void *bytes, size_t len,
         struct pnx_error *err, struct pnx__group_key **ret_key);
 /* ... without the lock: for keys that are in use. */
 void pnx__group_drop(struct pnx__group_key *key);
-/* ... under it. */
+/* Takes another ref, and gives one back, under it. */
+void pnx__group_ref_locked(struct pnx__group_key *key);
 void pnx__group_put_locked(struct pnx__group_key *key);
 /* The key after a key, which is given back; the first for NULL.  With a ref; its pool is made.  NULL: no more. */
 struct pnx__group_key *pnx__group_next(struct pnx_pool_group *group, struct pnx__group_key *key);
 /* Has an OPEN key leave. */
 void pnx__group_leave_locked(struct pnx__group_key *key);
-/* Has the key leave if it has been unused for long enough; else asks to be told when it will have been. */
+/* Has an OPEN key leave if it has been unused for long enough; else asks to be told when to look again. */
 void pnx__group_expire_locked(struct pnx__group_key *key, pnx_ns now);
 /* Moves on what leaves or ends. */
 void pnx__group_sweep_locked(struct pnx_pool_group *group);

@@ -18,6 +18,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A key is looked at so many times in key_idle. */
+#define LOOKS 8
+
 static_assert(offsetof(struct pnx__group_key, pub) == 0, "the operations' ctx is the key");
 
 static size_t bytes_of(size_t len) {
@@ -58,7 +61,7 @@ static void unlink_locked(struct pnx__group_key *key) {
 
 /* ---- references ---- */
 
-static void ref_locked(struct pnx__group_key *key) {
+void pnx__group_ref_locked(struct pnx__group_key *key) {
     pnx_fetch_add(&key->refs, 1, PNX_RELAXED, "pool_group.ref"); /* the lock orders it */
 }
 
@@ -85,7 +88,7 @@ struct pnx__group_key *pnx__group_next(struct pnx_pool_group *group, struct pnx_
     struct pnx__group_key *next = NULL;
     if (link != &group->all) {
         next = PNX_CONTAINER(link, struct pnx__group_key, all);
-        ref_locked(next);
+        pnx__group_ref_locked(next);
     }
     if (key) {
         pnx__group_put_locked(key);
@@ -97,16 +100,22 @@ struct pnx__group_key *pnx__group_next(struct pnx_pool_group *group, struct pnx_
 
 /* ---- leaving ---- */
 
-/* Whether all that the key has is idle. */
-static bool is_unused_locked(const struct pnx__group_key *key) {
+/* Whether all that the key has is idle; *ret_alone: and no call is under way. */
+static bool rests_locked(const struct pnx__group_key *key, bool *ret_alone) {
     struct pnx_pool *pool = pnx__group_pool(key);
     uint32_t n[PNX__POOL_STATES];
     pnx__pool_lock(pool);
     pnx__pool_core_count(&pool->core, n);
-    bool unused = is_alone_locked(key) && pool->core.waiting == 0 &&
-                  pool->core.size == n[PNX__POOL_IDLE] + n[PNX__POOL_CLOSING];
+    bool rests =
+            pool->core.waiting == 0 && pool->core.size == n[PNX__POOL_IDLE] + n[PNX__POOL_CLOSING];
+    *ret_alone = is_alone_locked(key);
     pnx__mutex_unlock(&pool->lock);
-    return unused;
+    return rests;
+}
+
+static bool is_unused_locked(const struct pnx__group_key *key) {
+    bool alone;
+    return rests_locked(key, &alone) && alone;
 }
 
 static void move(struct pnx__group_key *key, struct pnx_link *list) {
@@ -122,20 +131,26 @@ void pnx__group_leave_locked(struct pnx__group_key *key) {
     pnx__group_set_quota_locked(key, 0);
 }
 
+/* Returns read no clock: the first look that finds it unused starts its time. */
 void pnx__group_expire_locked(struct pnx__group_key *key, pnx_ns now) {
     struct pnx_pool_group *group = key->group;
-    if (group->key_idle == PNX_NEVER)
+    if (group->key_idle == PNX_NEVER || key->state != PNX__GROUP_OPEN)
         return;
-    if (now >= pnx__deadline(key->used_at, group->key_idle)) {
-        if (is_unused_locked(key)) {
-            pnx__group_leave_locked(key);
-            pnx__group_count(group, PNX__GROUP_STAT_keys_forgotten);
-            return;
-        }
+    bool alone, rests = rests_locked(key, &alone);
+    if (!rests) {
+        key->rests_since = 0;
         key->used_at = now;
         move(key, &group->used);
+    } else if (alone && key->rests_since == 0) {
+        key->rests_since = now;
+    } else if (alone && now >= pnx__deadline(key->rests_since, group->key_idle)) {
+        pnx__group_leave_locked(key);
+        pnx__group_count(group, PNX__GROUP_STAT_keys_forgotten);
+        return;
     }
-    pnx__group_arm_locked(key, pnx__deadline(key->used_at, group->key_idle));
+    pnx_ns at = pnx__deadline(now, group->key_idle / LOOKS + 1);
+    pnx_ns due = pnx__deadline(key->rests_since, group->key_idle);
+    pnx__group_arm_locked(key, key->rests_since && due > now && due < at ? due : at);
 }
 
 /* LEAVING to ENDING: true when it was so far. */
@@ -338,7 +353,7 @@ static int take_locked(struct pnx__group_key *key, struct pnx_error *err) {
         const struct pnx_thread *self = pnx__self();
         if (may_be_awaited() || (self && self->id == key->maker))
             return fail_making(group, err);
-        ref_locked(key);
+        pnx__group_ref_locked(key);
         return -EINPROGRESS;
     }
     if (key->state == PNX__GROUP_LEAVING) {
@@ -348,10 +363,11 @@ static int take_locked(struct pnx__group_key *key, struct pnx_error *err) {
         pnx__group_recount_locked(key, PNX__GROUP_OPEN, key->quota, key->share);
         pnx__group_hear_locked(key, PNX__POOL_SATED);
         key->used_at = pnx__now(&group->env);
-        pnx__group_expire_locked(key, key->used_at);
+        pnx__group_arm_locked(key, pnx__deadline(key->used_at, group->key_idle / LOOKS));
         pnx__group_kick_locked(key); /* it may be hungry */
     }
-    ref_locked(key);
+    pnx__group_ref_locked(key);
+    key->rests_since = 0;
     key->used_at = group->env.now_coarse(group->env.ctx);
     move(key, &group->used);
     return 0;
@@ -387,8 +403,8 @@ static int look(struct pnx_pool_group *group, uint64_t hash, const void *bytes, 
     }
     key = *spare;
     *spare = NULL;
-    ref_locked(key); /* the table's, and the caller's */
-    ref_locked(key);
+    pnx__group_ref_locked(key); /* the table's, and the caller's */
+    pnx__group_ref_locked(key);
     group->members++;
     pnx__group_recount_locked(key, PNX__GROUP_MAKING, 0, 0);
     insert_locked(key);

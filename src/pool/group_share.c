@@ -329,8 +329,7 @@ void pnx__group_told(void *arg) {
         count_hungry_locked(group, 1);
     }
     pnx__group_put_locked(key);
-    if (key->state == PNX__GROUP_OPEN)
-        pnx__group_expire_locked(key, now);
+    pnx__group_expire_locked(key, now);
     pnx__group_tend_locked(group, now);
     pnx__group_unlock(group);
 }
