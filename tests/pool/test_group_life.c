@@ -193,7 +193,7 @@ TEST(a_group_may_be_released_at_once) {
     pnx_lease_release(&a);
     pnx_pool_group_release(&group);
     UNTIL(__atomic_load_n(&te.live_blocks, __ATOMIC_RELAXED) == 0);
-    CHECK_EQ(server.live, 0);
+    CHECK_EQ(read_count(&server.live), 0);
 }
 
 static void in_child(void *ctx) {
