@@ -69,11 +69,15 @@ struct run {
     double *round;
 };
 
-static void pin_to(unsigned cpu) {
+void bench_pin(unsigned cpu) {
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(cpu, &set);
     sched_setaffinity(0, sizeof(set), &set); /* best effort: a container may forbid it */
+}
+
+bool bench_pins(unsigned threads) {
+    return threads <= (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 static void *cycle_main(void *arg) {
@@ -81,7 +85,7 @@ static void *cycle_main(void *arg) {
     struct group *group = run->group;
     const struct bench_impl *impl = group->impl;
     if (run->pin)
-        pin_to(run->index);
+        bench_pin(run->index);
     if (impl->enter_thread)
         impl->enter_thread(group->state, run->index);
     impl->work(group->state, run->index, impl->batch ? impl->batch : 10 * group->batch);
@@ -114,7 +118,7 @@ static void *rounds_main(void *arg) {
     const struct bench_impl *impl = group->impl;
     bool leads = run->index == 0;
     if (run->pin)
-        pin_to(run->index);
+        bench_pin(run->index);
     if (impl->enter_thread)
         impl->enter_thread(group->state, run->index);
     pthread_barrier_wait(&group->barrier);
@@ -201,7 +205,7 @@ static int run_threads(const struct bench_args *args, const struct bench_impl *i
         return 1;
     }
     pthread_barrier_init(&group.barrier, NULL, n + 1);
-    bool pin = n <= (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+    bool pin = bench_pins(n);
     for (unsigned i = 0; i < n; i++) {
         runs[i] = (struct run){.group = &group, .index = i, .pin = pin};
         if (rounds && !(runs[i].round = malloc(ROUNDS_KEPT * sizeof(double))))
@@ -267,14 +271,18 @@ static double rollup_bytes(const char *field) {
     return (double)kib * 1024;
 }
 
+double bench_resident_bytes(void) {
+    return rollup_bytes("Rss:");
+}
+
 int bench_memory(const struct bench_args *args, const struct bench_impl *impl, uint64_t entries) {
-    double resident = rollup_bytes("Rss:"), huge = rollup_bytes("AnonHugePages:");
+    double resident = bench_resident_bytes(), huge = rollup_bytes("AnonHugePages:");
     void *state = impl->set_up(args->threads);
     if (!state) {
         fprintf(stderr, "%s: set-up failed\n", impl->name);
         return 1;
     }
-    resident = rollup_bytes("Rss:") - resident;
+    resident = bench_resident_bytes() - resident;
     huge = rollup_bytes("AnonHugePages:") - huge;
     printf("{\"version\":\"%s\",\"bytes_per_entry\":%.2f,\"huge_pages_per_entry\":%.2f}\n",
             impl->version, resident / (double)entries, huge / (double)entries);

@@ -72,6 +72,15 @@ int bench_rounds(const struct bench_args *args, const struct bench_impl *impl);
  */
 int bench_memory(const struct bench_args *args, const struct bench_impl *impl, uint64_t entries);
 
+/* Keeps the calling thread on a CPU, if the system lets it. */
+void bench_pin(unsigned cpu);
+
+/* Whether so many threads are pinned: where there is a CPU for each. */
+bool bench_pins(unsigned threads);
+
+/* The resident bytes of the process; exact. */
+double bench_resident_bytes(void);
+
 /* Keeps the compiler from leaving out what makes value. */
 #define BENCH_USE(value) __asm__ volatile("" : : "r"(value) :)
 

@@ -2,19 +2,42 @@
 """The cases of bench/run: which program runs which implementation, in how many threads, and what is wanted."""
 from collections import namedtuple
 
-# ours takes at most factor x peer + plus, "best" being the best peer and a peer of None being 1; plus is a number, or an
-# implementation.  threads None stands for any number, unit None for the case's.
-Target = namedtuple("Target", "ours factor peer threads unit plus", defaults=(None, None, 0))
+# ours takes at most factor x peer + plus, "best" being the best peer, several names the best of these, and a peer of None
+# being 1; plus is a number, or an implementation.  threads None stands for any number, unit None for the case's.
+Target = namedtuple("Target", "ours factor peer threads unit plus", defaults=(None, None, None, 0))
 
 STATIC, SHARED, PEERS = "bench_share_static", "bench_share_shared", "bench_share_peers"
 OURS = {"patinox": STATIC, "patinox-so": SHARED}
-FLOORS = ("plain-load", "futex-wake")  # what cannot be beaten; no peer
+FLOORS = ("plain-load", "futex-wake", "futex-baton", "held-connection",
+          "held-connection-prepared")  # what cannot be beaten; no peer
+UNITS = {  # how a table heads them, and how a sentence calls them
+    "ns_per_op": ("ns/op", "ns per operation"),
+    "bytes_per_entry": ("B/entry", "bytes per entry"),
+    "served_ms": ("ms", "ms until all are served"),
+}
+# What some cases tell besides: heading, and by what it is divided.
+MORE = {
+    "wait_p50_ns": ("wait p50, us", 1e3), "wait_p99_ns": ("p99", 1e3), "wait_p999_ns": ("p99.9", 1e3),
+    "wait_max_ns": ("max", 1e3), "inversions": ("inversions", 1), "grants_watched": ("of grants", 1),
+    "inversions_traced": ("traced", 1),
+    "opened": ("opened", 1), "growth": ("growth", 1),
+}
+# Of these a row tells the largest of all repetitions, of all others the median.
+WORST = ("inversions", "inversions_traced", "grants_watched", "opened", "wait_max_ns", "growth")
 MAPS = {"rwlock-hashmap-foldhash": "rust", "dashmap-foldhash": "rust", "papaya-foldhash": "rust",
         "rculfhash": PEERS, "ck_ht": PEERS, "ghashtable-rwlock": PEERS}
 VALUE = {"value_bytes": 8}
 ENTRIES = {"entries": 1_000_000, "key": "u64", "value": "u64"}
 RESOURCE = {"patinox": "bench_resource_static", "patinox-so": "bench_resource_shared"}
 RESOURCE_PEERS = "bench_resource_peers"
+POOL = {"patinox": "bench_pool_static", "patinox-so": "bench_pool_shared"}
+POOL_PEERS = "bench_pool_peers"
+POOLS = {"r2d2": "rust", "deadpool": "rust", "bb8": "rust", "apr_reslist": POOL_PEERS}
+STACKS = {"parking_lot-stack": "rust", "pthread-stack": POOL_PEERS}
+RUST_POOLS = ("r2d2", "deadpool", "bb8")
+POOL_BOUNDED = {**POOL, "patinox-bounded": "bench_pool_static"}
+IN_ORDER = Target("patinox", 0, unit="inversions")
+SQLITE, SQLITE_PEERS = "bench_pool_sqlite_static", "bench_pool_sqlite_peers"
 
 
 def case(params, peers, targets=(), **more):
@@ -26,9 +49,39 @@ def case(params, peers, targets=(), **more):
 
 CASES = {
     "pool/cycle": case(
-        {"size": 16},
-        {"apr_reslist": "bench_pool_peers", "parking_lot-stack": "rust", "pthread-stack": "bench_pool_peers"},
-        ours={"patinox": "bench_pool_static", "patinox-so": "bench_pool_shared"}),
+        {"size": 16}, {**POOLS, **STACKS},
+        [("patinox", 1 / 8, RUST_POOLS, 1), ("patinox", 0.6, "apr_reslist", 1), ("patinox", 1.8, "parking_lot-stack", 1),
+         ("patinox", 1 / 15, RUST_POOLS, 2), ("patinox", 0.6, "parking_lot-stack", 2)],
+        ours=POOL),
+    "pool/one": case(
+        {"size": 1}, {**POOLS, **STACKS}, [IN_ORDER, ("patinox", 0.5, "r2d2"), ("patinox", 0.5, "deadpool")],
+        ours=POOL, threads=(2,)),
+    "pool/storm": case(
+        {"size": 8}, {**POOLS, **STACKS, "futex-baton": POOL_PEERS}, [IN_ORDER, ("patinox", 1.1, "futex-baton")],
+        ours=POOL_BOUNDED, threads=(64,)),
+    "pool/spin": case(
+        {"size": 8, "hold": "1 us of spinning"}, {**POOLS, **STACKS, "futex-baton": POOL_PEERS}, [IN_ORDER],
+        ours=POOL_BOUNDED, threads=(64,)),
+    "pool/fair": case(
+        {"size": 8, "hold": "sleep of 100 us"}, {**POOLS, **STACKS, "futex-baton": POOL_PEERS},
+        [IN_ORDER, Target("patinox", 1.5, unit="wait_p99_by_p50"), Target("patinox", 2.0, unit="wait_p999_by_p50"),
+         ("patinox", 1.0, "deadpool"), ("patinox", 1 / 0.85, "best")],
+        ours=POOL, threads=(64,)),
+    "pool/spike": case(
+        {"size": 50, "idle": 5, "connect_ms": 150, "use_ms": 2}, POOLS,
+        [("patinox", 30), Target("patinox", 5 + 2, unit="opened")], ours=POOL, threads=(50,), unit="served_ms"),
+    "pool/cancel": case(
+        {"size": "threads", "cancelled_percent": 50}, {"deadpool": "rust"}, [("patinox", 1 / 8, "deadpool")], ours=POOL),
+    "pool/async-cycle": case(
+        {"size": 16}, {"deadpool": "rust"}, [("patinox", 1 / 8, "deadpool")], ours=POOL),
+    "pool/sqlite": case(
+        {"size": 4, "sql": "SELECT 1"},
+        dict.fromkeys(("held-connection", "libzdb", "held-connection-prepared"), SQLITE_PEERS),
+        [("patinox", 1.05, "held-connection"), ("patinox", 1.0, "libzdb")],
+        ours={"patinox": SQLITE, "patinox-so": "bench_pool_sqlite_shared", "patinox-prepared": SQLITE}, threads=(1,)),
+    "pool/slot-memory": case(
+        {"slots": 60_000}, POOLS, [("patinox", 192), Target("patinox", 1.1, unit="growth")], ours=POOL, threads=(1,),
+        unit="bytes_per_entry"),
     "share/rc-clone-drop": case(
         VALUE, {"std-arc": "rust", "g_atomic_rc_box": PEERS}, [("patinox", 1.1, "std-arc", None)]),
     "share/snapshot-reader": case(
@@ -78,6 +131,17 @@ CASES = {
     "resource/enumerate": case(
         {"rows": 1_000_000}, {"memcpy": RESOURCE_PEERS}, [("patinox", 3.0, "memcpy", None)], ours=RESOURCE),
 }
+
+
+def figure(value):
+    return "" if value is None else f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def more(rows):
+    """The headings of what rows tell besides, and a function that gives a row's cells under them."""
+    fields = [field for field in MORE if any(field in row for row in rows)]
+    return ([MORE[field][0] for field in fields],
+            lambda row: [figure(row[field] / MORE[field][1] if field in row else None) for field in fields])
 
 
 def is_ours(impl):

@@ -3,9 +3,8 @@
 import html
 import math
 
-from cases import is_ours
+from cases import UNITS, is_ours
 
-UNITS = {"ns_per_op": "ns per operation", "bytes_per_entry": "bytes per entry"}
 BLUE = "#2a78d6"
 GREYS = ("#8a8a85", "#b0522d", "#5f8a3c", "#8a5fa8", "#b58900", "#3c8a8a", "#a83c6b", "#444444")
 STYLE = 'font-family="sans-serif" font-size="12"'
@@ -25,12 +24,12 @@ def bars(case, unit, rows):
         y = 34 + 26 * position
         x = [190 + 420 * row[key] / top for key in (unit, "min", "max")]
         colour = BLUE if is_ours(row["impl"]) else GREYS[0]
-        label = html.escape(row["impl"] + (f" x{row['threads']}" if unit == "ns_per_op" else ""))
+        label = html.escape(row["impl"] + (f" x{row['threads']}" if unit != "bytes_per_entry" else ""))
         lines += [f'<text x="182" y="{y + 13}" text-anchor="end">{label}</text>',
                   f'<rect x="190" y="{y}" width="{x[0] - 190:.1f}" height="18" rx="3" fill="{colour}"/>',
                   f'<path d="M{x[1]:.1f} {y + 9}H{x[2]:.1f}" stroke="#222" stroke-width="1.5"/>',
                   f'<text x="{max(x) + 8:.1f}" y="{y + 13}">{row[unit]:.1f}</text>']
-    return svg(720, 40 + 26 * len(rows), f"{case}: {UNITS[unit]}, median and range; less is better", lines)
+    return svg(720, 40 + 26 * len(rows), f"{case}: {UNITS[unit][1]}, median and range; less is better", lines)
 
 
 def spread(places, gap):
@@ -72,7 +71,7 @@ def curves(case, unit, rows, counts):
                   f'<text x="528" y="{labels[y(end[1])] + 4:.1f}" fill="{colour}">{html.escape(name)} '
                   f'{end[1]:.1f}</text>']
     lines.append('<text x="290" y="386" text-anchor="middle">threads</text>')
-    return svg(760, 400, f"{case}: {UNITS[unit]} of a thread, median; less is better", lines)
+    return svg(760, 400, f"{case}: {UNITS[unit][1]} of a thread, median; less is better", lines)
 
 
 def plot(folder, case, unit, rows):

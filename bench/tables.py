@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of a run as Markdown, for docs/performance.md: one table a case, one column a number of threads."""
-from cases import CASES
-
-
-def figure(value):
-    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+from cases import CASES, UNITS, figure, more
 
 
 def table(case, rows):
@@ -12,12 +8,15 @@ def table(case, rows):
     counts = sorted({row["threads"] for row in rows})
     value = {(row["impl"], row["threads"]): row[unit] for row in rows if unit in row}
     version = {row["impl"]: row["version"] for row in rows if unit in row}
-    heads = [f"{n} thread{'s' if n > 1 else ''}" for n in counts] if unit == "ns_per_op" else ["bytes per entry"]
-    lines = [f"`{case}`", "", "| | " + " | ".join(heads) + " |", "|---" * (1 + len(counts)) + "|"]
+    heads = [f"{n} thread{'s' if n > 1 else ''}" for n in counts] if unit == "ns_per_op" else [UNITS[unit][1]]
+    more_heads, more_cells = more(rows) if len(counts) == 1 else ([], lambda row: [])
+    row_of = {row["impl"]: row for row in rows}
+    heads += more_heads
+    lines = [f"`{case}`", "", "| | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     for impl in sorted(version, key=lambda name: value.get((name, counts[0]), float("inf"))):
         name = impl if version[impl] in ("-", "0.1.0") else f"{impl} {version[impl].removeprefix('rustc ')}"
-        cells = [value.get((impl, n)) for n in counts]
-        lines.append(f"| {name} | " + " | ".join(figure(cell) for cell in cells) + " |")
+        cells = [figure(value.get((impl, n))) for n in counts] + more_cells(row_of[impl])
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

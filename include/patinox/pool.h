@@ -84,7 +84,8 @@ enum pnx_pool_op_kind { PNX_POOL_OP_CONNECT, PNX_POOL_OP_CHECK, PNX_POOL_OP_CLOS
 
 /*
  * An operation that goes on without a thread (pnx_pool_manager.start).  Owned by the pool; valid from start until it
- * is completed.  The manager may use fd, events and data as it likes, from one thread at a time.
+ * has ended, and no start, poll or cancel of it runs; these never run at the same time.  The manager may use fd, events and data
+ * as it likes.
  */
 struct pnx_pool_op {
     void *resource; /* what to check or close; NULL for a connect */
@@ -204,7 +205,7 @@ struct pnx_pool_opts {
     pnx_ns held_too_long_ns; /* a lease held this long is an event, once; default never */
     pnx_ns ageing_ns;        /* a waiter rises by one priority each time; default 1 s */
     pnx_ns barge_ns; /* an arriving caller may overtake while nobody has waited this long; default never */
-    pnx_ns codel_target_ns; /* a wait that is short enough; default: nobody is shed */
+    pnx_ns codel_target_ns; /* a wait that is short enough; default never: nobody is shed */
     pnx_ns codel_interval_ns; /* waits longer than the target for so long: shed waiters; default 100 ms */
     uint32_t max;             /* resources alive at once; required */
     uint32_t min_idle;        /* kept connected ahead of need; default 0 */
@@ -214,7 +215,7 @@ struct pnx_pool_opts {
     uint32_t
             breaker_failures; /* connects in a row that must fail, with no resource alive, to open the breaker; default 5;
                                 * UINT32_MAX: it opens only for PNX_POOL_PERMANENT */
-    uint32_t nested; /* enum pnx_pool_nested; default warn */
+    uint32_t nested; /* enum pnx_pool_nested; default 2: warn */
     uint32_t flags;  /* enum pnx_pool_flags */
 };
 
@@ -263,7 +264,7 @@ PNX_API PNX_NODISCARD int pnx_pool_create(const struct pnx_pool_manager *manager
  * resource ready for a later try.  Any thread.  Release the lease when done.
  * -ETIMEDOUT, -EBUSY (max_waiters), -ESHUTDOWN (closed, or made by the parent of this process), -EDEADLK (would
  * wait inside an operation of this pool), -EINVAL.  err, if not NULL, says in which phase ("wait", "connect",
- * "check", "queue", "closed", "fork"), with counts, and the last connect error, which is also its cause.
+ * "check", "hook", "queue", "closed", "fork"), with counts, and the last connect error, which is also its cause.
  */
 PNX_API PNX_NODISCARD int pnx_pool_acquire(
         struct pnx_pool *pool, pnx_ns timeout, struct pnx_error *err, struct pnx_lease *ret_lease);
@@ -330,7 +331,7 @@ PNX_API PNX_NODISCARD int pnx_pool_acquire_async(
 
 /*
  * Takes a request back.  0: it is over, and done will not be called.  -EALREADY: its outcome came first; done has been
- * called, is being called, or will be.  Never waits.  -EINVAL.
+ * called, is being called, or will be (with -ECANCELED if before_acquire does not want the resource).  Never waits.  -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_pool_cancel(struct pnx_pool_request *request);
 

@@ -11,13 +11,13 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "os/file.h"
 #include "os/futex.h"
 #include "os/mutex.h"
 #include "os/notify.h"
 #include "pool/pool.h"
 
 #include <errno.h>
-#include <unistd.h>
 
 struct pnx_inbox {
     struct pnx_env env; /* fixed */
@@ -136,7 +136,7 @@ void pnx_inbox_release(struct pnx_inbox **inbox) {
         pnx__futex_wait(&old->users, users, PNX_NEVER);
         users = pnx_load(&old->users, PNX_ACQUIRE, "inbox.left"); /* the same */
     }
-    close(old->fd);
+    (void)pnx__os_close(&old->fd);
     pnx__mutex_destroy(&old->lock);
     pnx__free(&env, old, 1, sizeof(*old));
 }

@@ -408,12 +408,16 @@ pnx_ns pnx_pool_tick(struct pnx_pool *pool, pnx_ns now) {
     struct pnx__pool_driver driver = {.any = true, .deadline = PNX_NEVER};
     pnx__pool_effects_init(&effects);
     pnx__pool_lock(pool);
-    pool->refs++; /* for the second look below */
+    pool->refs++; /* for the looks below */
     pnx__pool_core_tick(&pool->core, now, &effects);
     pnx__pool_health_locked(pool);
     pnx__pool_unlock(pool, &effects, &driver);
     pnx__pool_watch_held(pool);
     pnx__pool_tend_ops(pool);
+    pnx__pool_effects_init(&effects);
+    effects.work = pool->manager.start != NULL; /* what has ended there may let others begin */
+    pnx__pool_lock(pool);
+    pnx__pool_unlock(pool, &effects, &driver);
     pnx__pool_effects_init(&effects);
     pnx__pool_lock(pool);
     pool->refs--;

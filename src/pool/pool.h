@@ -291,7 +291,12 @@ void pnx__pool_health_locked(struct pnx_pool *pool);
 /* The text of an error, for people. */
 const char *pnx__pool_error_text(int code, char *buf, size_t n);
 
-/* Ends, asks about, and cancels operations that go on without a thread; calls the user; lock not held. */
+/* ---- pool_ops.c ---- */
+/* start has returned, with this result.  Returns -EINPROGRESS when the operation goes on, and is not this thread's any more;
+ * else its code, and *result is how it ended. */
+int pnx__pool_op_started(struct pnx_slot *slot, struct pnx__pool_result *result,
+        const struct pnx__pool_result *left);
+/* Asks about operations that go on without a thread, and cancels those that are late; calls the user; lock not held. */
 void pnx__pool_tend_ops(struct pnx_pool *pool);
 
 /* ---- pool_acquire.c ---- */

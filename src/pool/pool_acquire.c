@@ -13,6 +13,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 /* So many hints a spinning waiter gives: about two microseconds. */
 #ifdef PNX_EXPLORE
@@ -121,14 +122,14 @@ static void take_picture(struct pnx_pool *pool, struct picture *ret_picture) {
     pnx__mutex_unlock(&pool->lock);
 }
 
-static const char *says(int code) {
+static const char *says(int code, const char *phase) {
     switch (code) {
     case -EBUSY:
         return "too many are waiting";
     case PNX_E_BREAKER:
         return "connects fail, the breaker is open";
     case -ECANCELED:
-        return "the pool was reset";
+        return strcmp(phase, "reset") == 0 ? "the pool was reset" : "cancelled";
     default:
         return "no resource";
     }
@@ -160,7 +161,7 @@ static int fill_error(const struct pnx_pool *pool, int code, const char *phase, 
     return pnx__fail(err, code, is_cause ? failure->code : 0, phase,
             "pool \"%.40s\": %s after %.3f s (%s): %" PRIu32 " of %" PRIu32 " in use, %" PRIu32
             " idle, %" PRIu32 " connecting, %" PRIu32 " waiting%s%s",
-            pool->name, says(code), (double)waited / (double)PNX_SEC, phase,
+            pool->name, says(code, phase), (double)waited / (double)PNX_SEC, phase,
             picture->n[PNX__POOL_IN_USE], picture->max, picture->n[PNX__POOL_IDLE],
             picture->n[PNX__POOL_CONNECTING], picture->waiting, why, who);
 }
@@ -168,6 +169,8 @@ static int fill_error(const struct pnx_pool *pool, int code, const char *phase, 
 int pnx__pool_explain(
         struct pnx_pool *pool, int code, const char *phase, pnx_ns waited, struct pnx_error *err) {
     pnx__event(&pool->block, PNX_EVENT_POOL_ACQUIRE_FAILED, pool->name, code, phase, waited, 0);
+    if (code == -EBUSY && strcmp(phase, "overload") == 0)
+        pnx__event(&pool->block, PNX_EVENT_POOL_SHED, pool->name, code, NULL, waited, 0);
     if (!err)
         return code;
     if (code == -ESHUTDOWN)
@@ -202,6 +205,15 @@ static bool threadless(const struct pnx_pool *pool) {
     return (pool->flags & PNX_POOL_NO_THREADS) != 0;
 }
 
+static void count_timeout_locked(struct wait *wait, pnx_ns now, struct pnx__pool_effects *effects) {
+    struct pnx_pool *pool = wait->pool;
+    pnx__pool_count(&pool->core, PNX__POOL_STAT_timeouts);
+    pnx_owner_add(&pool->core.stats[PNX__POOL_STAT_wait_time], (uint64_t)(now - wait->since));
+    pool->core.starved_at = pool->core.now;
+    pnx__pool_timer(&pool->core, pnx__deadline(pool->core.now, PNX__POOL_STARVED_FOR), effects);
+    pnx__pool_health_locked(pool);
+}
+
 /* Gives up the place in the queue, unless the outcome came first: then false. */
 static bool give_up(struct wait *wait, pnx_ns now, const char **ret_phase) {
     struct pnx_pool *pool = wait->pool;
@@ -212,12 +224,7 @@ static bool give_up(struct wait *wait, pnx_ns now, const char **ret_phase) {
     *ret_phase = pnx__pool_core_phase(&pool->core);
     bool gone = pnx__pool_core_cancel(&pool->core, &wait->waiter, &effects);
     if (gone) {
-        pnx__pool_count(&pool->core, PNX__POOL_STAT_timeouts);
-        pnx_owner_add(&pool->core.stats[PNX__POOL_STAT_wait_time], (uint64_t)(now - wait->since));
-        pool->core.starved_at = pool->core.now;
-        pnx__pool_timer(
-                &pool->core, pnx__deadline(pool->core.now, PNX__POOL_STARVED_FOR), &effects);
-        pnx__pool_health_locked(pool);
+        count_timeout_locked(wait, now, &effects);
         if (pool->threads == 0)
             pnx__pool_core_poke(&pool->core, &effects); /* the next one watches the timers */
     }
@@ -248,6 +255,7 @@ static pnx_ns drive_as_waiter(struct wait *wait, bool poked) {
     effects.work = true;
     pnx__pool_see(&pool->core, now);
     pnx__pool_unlock(pool, &effects, &driver);
+    pnx__pool_tend_ops(pool);
 
     pnx__pool_lock(pool);
     pnx_ns until = wait->deadline;
@@ -427,6 +435,25 @@ static int get(struct wait *wait, pnx_ns now, struct pnx_error *err, struct pnx_
     return await_outcome(wait, err, ret_lease);
 }
 
+/* A hook has refused its resource: -ETIMEDOUT when that was its last one, since there may always be another at once. */
+static int come_back(struct wait *wait, struct pnx_error *err) {
+    struct pnx_pool *pool = wait->pool;
+    struct pnx__pool_effects effects;
+    wait->first = true;
+    if (wait->timeout == 0)
+        return 0; /* what is idle is all that it gets */
+    note_since(wait);
+    pnx_ns now = pnx__now(&pool->env);
+    if (now < wait->deadline)
+        return 0;
+    pnx__pool_effects_init(&effects);
+    pnx__pool_lock(pool);
+    pnx__pool_see(&pool->core, now);
+    count_timeout_locked(wait, now, &effects);
+    pnx__pool_unlock(pool, &effects, NULL);
+    return pnx__pool_explain(pool, -ETIMEDOUT, "hook", now - wait->since, err);
+}
+
 static int acquire_slowly(struct pnx_pool *pool, pnx_ns timeout, pnx_ns now,
         const struct pnx__pool_asking *asking, bool first, struct pnx_error *err,
         struct pnx_lease *ret_lease) {
@@ -442,7 +469,9 @@ static int acquire_slowly(struct pnx_pool *pool, pnx_ns timeout, pnx_ns now,
             *ret_lease = lease;
             return 0;
         }
-        wait.first = true;
+        rc = come_back(&wait, err);
+        if (rc)
+            return rc;
     }
 }
 

@@ -98,7 +98,7 @@ int pnx_pool_adopt(struct pnx_pool *pool, void *resource, struct pnx_error *err)
     pnx__pool_effects_init(&effects);
     pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
-    struct pnx_slot *slot = pnx__pool_core_adopt(&pool->core, now, &effects, &rc);
+    struct pnx_slot *slot = pnx__pool_core_adopt(&pool->core, now, &rc);
     pnx__pool_unlock(pool, &effects, NULL);
     if (rc == -ESHUTDOWN)
         return fail_closed(pool, err);

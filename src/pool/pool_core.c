@@ -360,6 +360,20 @@ struct pnx_slot *pnx__pool_core_take(struct pnx__pool_core *core, pnx_ns now,
     return slot;
 }
 
+/* Puts a waiter back that had a resource: before those who asked after it, and behind others who came back sooner but had
+ * asked before it.  Who has never waited before has no number, and comes first. */
+static void put_back(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter) {
+    struct pnx_link *list = &core->waiters[waiter->lane], *at = list;
+    PNX_LIST_EACH (link, after, list) {
+        const struct pnx__pool_waiter *other = PNX_CONTAINER(link, struct pnx__pool_waiter, link);
+        if (other->seq > waiter->seq || (other->seq == waiter->seq && other->at > waiter->at)) {
+            at = link;
+            break;
+        }
+    }
+    pnx__list_push_back(at, &waiter->link); /* which is before it */
+}
+
 struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter,
         bool first, struct pnx__pool_effects *effects, uint64_t *ret_generation, int *ret_code) {
     *ret_code = 0;
@@ -381,13 +395,14 @@ struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__po
     waiter->slot = NULL;
     waiter->code = 0;
     if (first) {
-        pnx__list_push_front(&core->waiters[waiter->lane], &waiter->link);
+        put_back(core, waiter);
     } else {
         waiter->seq = ++core->seq;
         waiter->at = core->now;
         pnx__list_push_back(&core->waiters[waiter->lane], &waiter->link);
     }
     core->waiting++;
+    core->blocked += !waiter->is_request;
     pnx__pool_set_gauge(core, PNX__POOL_STAT_waiting, core->waiting);
     if (!first)
         pnx__pool_count(core, PNX__POOL_STAT_waits);
@@ -588,6 +603,7 @@ void pnx__pool_core_close(struct pnx__pool_core *core, struct pnx__pool_effects 
     core->closing = true;
     core->paused = false;
     core->breaker = false;
+    pnx__pool_set_gauge(core, PNX__POOL_STAT_breaker_open, 0);
     lock_all(core);
     each_idle(core, close_any, effects);
     pnx__pool_refuse_all(core, -ESHUTDOWN, "closed", effects);

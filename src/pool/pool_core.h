@@ -36,6 +36,8 @@
 
 #include <patinox/pool.h>
 
+struct pnx__pool_result; /* the shell's: pool.h */
+
 enum pnx__pool_state {
     PNX__POOL_EMPTY,
     PNX__POOL_CONNECTING,
@@ -85,13 +87,15 @@ enum pnx__pool_slot_flag {
     PNX__POOL_KEEPALIVE = 2,   /* its check was nobody's wish */
     PNX__POOL_EXAMINED = 4,    /* CHECKING, but for pnx_pool_evict(): not counted in running_n[] */
     PNX__POOL_INTERRUPTED = 8, /* an interrupt runs on its resource: no close may begin */
-    PNX__POOL_OP_BUSY =
-            16, /* the manager's poll or cancel runs for it: whoever ends it leaves that to them */
-    PNX__POOL_OP_ENDED = 32, /* ... and has been here */
-    PNX__POOL_OP_AGAIN = 64, /* ... or asked for another poll */
+    /* The manager's start, poll or cancel runs for it: whoever ends it leaves that to them, ... */
+    PNX__POOL_OP_BUSY = 16,
+    PNX__POOL_OP_ENDED = 32, /* ... and has been here, ... */
+    PNX__POOL_OP_AGAIN = 64, /* ... or has asked for another poll */
     PNX__POOL_OP = 128,      /* the job goes on without a thread */
     PNX__POOL_OP_OVER = 256, /* ... and has ended, which is about to be reported */
     PNX__POOL_PEEKED = 512,  /* its check is a peek */
+    PNX__POOL_ADOPTED =
+            1024, /* CONNECTING, but it was connected by somebody else: not counted in running_n[] */
 };
 
 /*
@@ -121,7 +125,11 @@ struct pnx_slot {
     uint8_t job;      /* lock: enum pnx__pool_job_kind while on the list running */
     uint8_t reason;   /* lock: enum pnx__pool_reason while CLOSING */
 
-    pnx_ns hold_since;     /* holder: exact start of a sampled lease */
+    union {
+        pnx_ns hold_since; /* holder: exact start of a sampled lease */
+        /* lock, while OP_BUSY, when nobody has a lease: where the end of the operation is left */
+        struct pnx__pool_result *op_left;
+    };
     uint64_t seen;         /* lock: the generation that the last tick saw */
     struct pnx_pool_op op; /* of the running job, if its manager works without threads */
     uint32_t flags;        /* lock: enum pnx__pool_slot_flag */
@@ -242,6 +250,7 @@ struct pnx__pool_core {
     bool lending;   /* the group looks for what is idle: no slot is open */
     uint32_t ceiling;
     uint32_t waiting;
+    uint32_t blocked;                        /* of these, callers that block */
     uint32_t running_n[PNX__POOL_JOB_KINDS]; /* jobs that run, are not overdue, and not for evict */
     uint32_t warm;                           /* how many shall be alive */
     uint32_t epoch;                          /* grows with each reset */
@@ -305,7 +314,7 @@ struct pnx_slot *pnx__pool_core_take(struct pnx__pool_core *core, pnx_ns now,
 /* After a take in vain: 0, or why no waiter may join: -ESHUTDOWN, PNX_E_BREAKER (which asks for a probe). */
 int pnx__pool_core_admit(struct pnx__pool_core *core, struct pnx__pool_effects *effects);
 /* After that: locks all slots; takes what is idle after all (then as take does), or has the waiter join the queue, in its
- * lane, at the head if it was granted before: then NULL and *ret_code is 0, or -EBUSY (max_waiters). */
+ * lane, before all who asked after it if it was granted before: then NULL and *ret_code is 0, or -EBUSY (max_waiters). */
 struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter,
         bool first, struct pnx__pool_effects *effects, uint64_t *ret_generation, int *ret_code);
 /* After a take in vain by a caller that does not wait: asks for one to be made ready. */
@@ -330,8 +339,7 @@ struct pnx_slot *pnx__pool_core_next_peek(
         struct pnx__pool_core *core, pnx_ns now, struct pnx__pool_effects *effects);
 /* A slot for a resource from outside, as if its connect ran: NULL and *ret_code when there is no room (-EBUSY), or
  * the pool is closed (-ESHUTDOWN). */
-struct pnx_slot *pnx__pool_core_adopt(
-        struct pnx__pool_core *core, pnx_ns now, struct pnx__pool_effects *effects, int *ret_code);
+struct pnx_slot *pnx__pool_core_adopt(struct pnx__pool_core *core, pnx_ns now, int *ret_code);
 /* ... which then could not be had after all. */
 void pnx__pool_core_adopt_failed(
         struct pnx__pool_core *core, struct pnx_slot *slot, struct pnx__pool_effects *effects);

@@ -60,7 +60,7 @@ static const char *check_jobs(const struct pnx__pool_core *core) {
         const struct pnx_slot *slot = PNX_CONTAINER(link, struct pnx_slot, link);
         if (slot->job >= PNX__POOL_JOB_KINDS || pnx__pool_slot_state(slot) != state_of[slot->job])
             return "C2: a job and its slot's state differ";
-        if (!(slot->flags & (PNX__POOL_OVERDUE | PNX__POOL_EXAMINED)))
+        if (!(slot->flags & (PNX__POOL_OVERDUE | PNX__POOL_EXAMINED | PNX__POOL_ADOPTED)))
             counted[slot->job]++;
     }
     for (int kind = 0; kind < PNX__POOL_JOB_KINDS; kind++) {

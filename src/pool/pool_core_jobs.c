@@ -164,21 +164,29 @@ static struct pnx_slot *start_connect(
     return start_job(core, slot, PNX__POOL_CONNECT, core->config.connect_timeout, effects);
 }
 
+/* The longest unused one of those that are due for their keep-alive check. */
+static struct pnx_slot *first_keepalive(const struct pnx__pool_core *core) {
+    for (struct pnx_link *link = core->home.prev; link != &core->home; link = link->prev) {
+        struct pnx_slot *slot = slot_of(link);
+        if (pnx__pool_slot_state(slot) == PNX__POOL_IDLE &&
+                core->now >= pnx__pool_keepalive_at(core, slot))
+            return slot;
+    }
+    return NULL;
+}
+
 static struct pnx_slot *start_keepalive(
         struct pnx__pool_core *core, struct pnx__pool_effects *effects) {
     core->keepalive_due = false;
-    for (struct pnx_link *link = core->home.prev; link != &core->home; link = link->prev) {
-        struct pnx_slot *slot = slot_of(link);
-        if (pnx__pool_slot_state(slot) != PNX__POOL_IDLE ||
-                core->now < pnx__pool_keepalive_at(core, slot))
-            continue;
-        if (pnx__pool_slot_is_open(slot) && pnx__pool_capture(core, slot) != PNX__POOL_IDLE)
-            return NULL; /* the list has changed; the next tick looks again */
-        start_check(core, slot, effects);
-        slot->flags = PNX__POOL_KEEPALIVE;
-        return slot;
-    }
-    return NULL;
+    struct pnx_slot *slot = first_keepalive(core);
+    if (!slot)
+        return NULL;
+    if (pnx__pool_slot_is_open(slot) && pnx__pool_capture(core, slot) != PNX__POOL_IDLE)
+        return NULL; /* the list has changed; the next tick looks again */
+    start_check(core, slot, effects);
+    slot->flags = PNX__POOL_KEEPALIVE;
+    core->keepalive_due = first_keepalive(core) != NULL; /* when this one is over */
+    return slot;
 }
 
 /* What helps those who wait comes first, and after failed checks a connect helps sooner than another check. */
@@ -212,14 +220,22 @@ struct pnx_slot *pnx__pool_core_next_peek(
     return needs_full_check(core, slot) ? NULL : start_check(core, slot, effects);
 }
 
-struct pnx_slot *pnx__pool_core_adopt(
-        struct pnx__pool_core *core, pnx_ns now, struct pnx__pool_effects *effects, int *ret_code) {
+struct pnx_slot *pnx__pool_core_adopt(struct pnx__pool_core *core, pnx_ns now, int *ret_code) {
     pnx__pool_see(core, now);
     *ret_code = core->closing ? -ESHUTDOWN : -EBUSY;
     if (core->closing || core->size >= core->max || core->size >= core->quota)
         return NULL;
     *ret_code = 0;
-    return start_connect(core, effects);
+    struct pnx_slot *slot = slot_of(pnx__list_first(&core->free));
+    pnx__pool_slot_to(core, slot, PNX__POOL_CONNECTING);
+    pnx__list_remove(&slot->link);
+    pnx__list_push_back(&core->running, &slot->link);
+    slot->epoch = core->epoch;
+    slot->job = PNX__POOL_CONNECT;
+    slot->flags = PNX__POOL_ADOPTED; /* no connect is made: it takes no place among them */
+    slot->job_since = core->now;
+    slot->job_late = PNX_NEVER;
+    return slot;
 }
 
 /* ---- ends ---- */
@@ -228,7 +244,7 @@ static void end_job(struct pnx__pool_core *core, struct pnx_slot *slot, pnx_ns n
         struct pnx__pool_effects *effects) {
     pnx__pool_see(core, now);
     pnx__list_remove(&slot->link);
-    if (!(slot->flags & PNX__POOL_OVERDUE))
+    if (!(slot->flags & (PNX__POOL_OVERDUE | PNX__POOL_ADOPTED)))
         core->running_n[slot->job]--;
     effects->work = true;
 }
@@ -273,9 +289,7 @@ static void set_expiry(struct pnx__pool_core *core, struct pnx_slot *slot) {
     pnx_store(&slot->expires_at, (uint64_t)at, PNX_RELAXED, "pool_core_jobs.expires_at");
 }
 
-void pnx__pool_core_connected(struct pnx__pool_core *core, struct pnx_slot *slot, void *resource,
-        pnx_ns now, struct pnx__pool_effects *effects) {
-    end_job(core, slot, now, effects);
+static void connect_success(struct pnx__pool_core *core) {
     pnx__pool_count(core, PNX__POOL_STAT_connects);
     core->failures = 0;
     core->serious = 0;
@@ -283,6 +297,13 @@ void pnx__pool_core_connected(struct pnx__pool_core *core, struct pnx_slot *slot
     core->retry_at = 0;
     if (core->window < core->config.max_connecting)
         core->window++;
+}
+
+void pnx__pool_core_connected(struct pnx__pool_core *core, struct pnx_slot *slot, void *resource,
+        pnx_ns now, struct pnx__pool_effects *effects) {
+    end_job(core, slot, now, effects);
+    if (!(slot->flags & PNX__POOL_ADOPTED)) /* which says nothing of the next connect */
+        connect_success(core);
     if (core->breaker) {
         core->breaker = false;
         effects->closed = true;
@@ -318,6 +339,7 @@ void pnx__pool_connect_failure(struct pnx__pool_core *core, int code, const char
     pnx__pool_timer(core, core->retry_at, effects);
     if (verdict == PNX_POOL_STALE_ALL)
         pnx__pool_core_reset(core, PNX_POOL_RESET_IDLE, effects);
+    open_breaker(core, effects); /* also while the connect hangs that is overdue */
 }
 
 void pnx__pool_core_connect_failed(struct pnx__pool_core *core, struct pnx_slot *slot, int code,
@@ -346,7 +368,6 @@ void pnx__pool_core_connect_refused(struct pnx__pool_core *core, struct pnx_slot
     pnx__pool_begin_close(core, slot, PNX__POOL_BECAUSE_HOOK, effects);
     if (!counted)
         pnx__pool_connect_failure(core, code, message, verdict, effects);
-    open_breaker(core, effects);
 }
 
 void pnx__pool_core_adopt_failed(

@@ -51,6 +51,7 @@ static void unlink_waiter(struct pnx__pool_core *core, struct pnx__pool_waiter *
     if (waiter->is_request)
         pnx__heap_remove(&core->timers, &waiter->timer);
     core->waiting--;
+    core->blocked -= !waiter->is_request;
     pnx__pool_set_gauge(core, PNX__POOL_STAT_waiting, core->waiting);
     if (core->waiting == 0 && core->keepalive_due)
         effects->work = true; /* that had to wait, too */
@@ -294,7 +295,7 @@ bool pnx__pool_core_cancel(struct pnx__pool_core *core, struct pnx__pool_waiter 
 }
 
 void pnx__pool_core_poke(struct pnx__pool_core *core, struct pnx__pool_effects *effects) {
-    if (core->waiting == 0 || !has_room(effects))
+    if (core->blocked == 0 || !has_room(effects))
         return;
     for (int lane = 0; lane < PNX__POOL_LANES; lane++) {
         PNX_LIST_EACH (link, after, &core->waiters[lane]) {

@@ -126,18 +126,19 @@ static int call_start(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns deadl
     if (rc)
         return pnx__fail(&result->err, rc, 0, "connect", "the memory budget refused %zu bytes",
                 pool->resource_bytes);
+    struct pnx__pool_result left;
     pnx__pool_lock(pool);
     /* by itself: only who runs a job changes it */
     void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_jobs.start");
     slot->op = (struct pnx_pool_op){
             .resource = resource, .kind = kind, .fd = -1, .deadline = deadline};
-    slot->flags |= PNX__POOL_OP;
+    slot->flags |= PNX__POOL_OP | PNX__POOL_OP_BUSY;
+    slot->op_left = &left;
     pnx__mutex_unlock(&pool->lock);
     rc = pool->manager.start(pool->ctx, &slot->op, &result->err);
-    if (rc == -EINPROGRESS)
-        return rc;
+    result->rc = rc > 0 ? connect_code(rc, NULL, &result->err) : rc;
     result->resource = slot->op.resource;
-    return rc > 0 ? connect_code(rc, NULL, &result->err) : rc;
+    return pnx__pool_op_started(slot, result, &left);
 }
 
 /* Returns the result's code, or -EINPROGRESS when the operation goes on by itself. */
@@ -156,8 +157,8 @@ static int call_manager(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns sta
         if (rc || (slot->flags & PNX__POOL_PEEKED) || !manager->check)
             return rc;
     }
-    if (manager->start)
-        return call_start(pool, slot, deadline, result);
+    if (manager->start) /* its deadline is the core's timer, which has it cancelled */
+        return call_start(pool, slot, pnx__deadline(slot->job_since, timeouts[slot->job]), result);
     switch ((enum pnx__pool_job_kind)slot->job) {
     case PNX__POOL_CONNECT:
         return call_connect(pool, deadline, result);

@@ -188,6 +188,7 @@ void *pnx_lease_detach(struct pnx_lease *lease) {
             PNX__POOL_INTERRUPTED) /* that is short, and must be over before it is the caller's */
         (void)pnx__pool_await_locked(pool, PNX_NEVER);
     pnx__pool_core_detached(&pool->core, slot, &effects);
+    pnx__pool_health_locked(pool); /* it may have been the last one alive */
     pnx__pool_unlock(pool, &effects, NULL);
     return resource;
 }

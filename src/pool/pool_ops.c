@@ -4,8 +4,8 @@
  *
  *   O1  An operation that goes on is its slot's running job, without a thread.  It ends once: by pnx_pool_op_done(), by a poll
  *       that says so, or by a cancel that succeeds.
- *   O2  poll and cancel never run at the same time for one operation.  An end that comes meanwhile is left to whoever runs
- *       them, so that the operation stays valid until they have returned.
+ *   O2  start, poll and cancel never run at the same time for one operation.  An end that comes meanwhile is left to whoever
+ *       runs them, so that the operation stays valid until they have returned; so is the wish for another poll.
  */
 #include "pool/pool.h"
 
@@ -17,14 +17,11 @@ static struct pnx_slot *slot_of(struct pnx_pool_op *op) {
 }
 
 /* Reports the end of an operation whose job nobody else can end any more. */
-static void end_op(struct pnx_slot *slot, int code, const struct pnx_error *err) {
+static void end_op(struct pnx_slot *slot, struct pnx__pool_result *result) {
     struct pnx_pool *pool = slot->pool;
-    struct pnx__pool_result result = {.rc = code, .resource = slot->op.resource};
     struct pnx__pool_effects effects;
-    if (err)
-        result.err = *err;
     pnx__pool_effects_init(&effects);
-    pnx__pool_finish_job(pool, slot, &result, &effects); /* locks */
+    pnx__pool_finish_job(pool, slot, result, &effects); /* locks */
     pnx__pool_unlock(pool, &effects, NULL);
 }
 
@@ -34,22 +31,23 @@ void pnx_pool_op_done(
         return;
     struct pnx_slot *slot = slot_of(op);
     struct pnx_pool *pool = slot->pool;
+    struct pnx__pool_result result = {.rc = code, .resource = resource};
+    if (err)
+        result.err = *err;
     pnx__pool_lock(pool);
-    if (op->kind == PNX_POOL_OP_CONNECT)
-        op->resource = resource;
-    bool left = slot->flags & PNX__POOL_OP_BUSY;
-    if (left) {
+    bool busy = slot->flags & PNX__POOL_OP_BUSY;
+    if (busy) {
+        *slot->op_left = result;
         slot->flags |= PNX__POOL_OP_ENDED;
-        op->events = (uint32_t)code; /* the message is lost; nobody polls for events any more */
     }
     slot->flags |= PNX__POOL_OP_OVER;
     pnx__mutex_unlock(&pool->lock);
-    if (!left)
-        end_op(slot, code, err);
+    if (!busy)
+        end_op(slot, &result);
 }
 
-/* Begins a poll or cancel: false when one runs, or the operation is over. */
-static bool begin_locked(struct pnx_slot *slot) {
+/* Begins a poll or cancel: false when one runs, or the operation is over.  left: the caller's, until end_busy(). */
+static bool begin_locked(struct pnx_slot *slot, struct pnx__pool_result *left) {
     if (!(slot->flags & PNX__POOL_OP) || (slot->flags & PNX__POOL_OP_OVER))
         return false;
     if (slot->flags & PNX__POOL_OP_BUSY) {
@@ -57,57 +55,83 @@ static bool begin_locked(struct pnx_slot *slot) {
         return false;
     }
     slot->flags |= PNX__POOL_OP_BUSY;
+    slot->op_left = left;
     return true;
 }
 
-/* Ends it; rc is -EINPROGRESS when the operation goes on.  True when it is to be polled once more. */
-static bool end_busy(struct pnx_slot *slot, int rc, const struct pnx_error *err) {
+/*
+ * After the call of the manager, whose result this is; what was left replaces it.  When result->rc is -EINPROGRESS then, the
+ * operation goes on, and true says that it is to be polled once more; else only the caller can end it.
+ */
+static bool end_busy(struct pnx_slot *slot, struct pnx__pool_result *result,
+        const struct pnx__pool_result *left) {
     struct pnx_pool *pool = slot->pool;
     pnx__pool_lock(pool);
     bool again = slot->flags & PNX__POOL_OP_AGAIN;
-    bool ended = slot->flags & PNX__POOL_OP_ENDED;
+    if (slot->flags & PNX__POOL_OP_ENDED)
+        *result = *left;
     slot->flags &= ~(uint32_t)(PNX__POOL_OP_BUSY | PNX__POOL_OP_AGAIN | PNX__POOL_OP_ENDED);
-    if (ended) {
-        rc = (int)slot->op.events;
-        err = NULL;
-    }
-    if (rc != -EINPROGRESS)
+    if (result->rc != -EINPROGRESS)
         slot->flags |= PNX__POOL_OP_OVER;
     pnx__mutex_unlock(&pool->lock);
-    if (rc != -EINPROGRESS)
-        end_op(slot, rc, err);
-    return again && rc == -EINPROGRESS;
+    return again && result->rc == -EINPROGRESS;
 }
 
-static void poll_begun(struct pnx_slot *slot) {
+/* True when it is to be polled once more. */
+static bool poll_begun(struct pnx_slot *slot, const struct pnx__pool_result *left) {
     struct pnx_pool *pool = slot->pool;
-    bool again;
-    do {
-        struct pnx__pool_call call;
-        struct pnx_error err = {0};
-        pnx__pool_call_enter(pool, &call);
-        int rc = pool->manager.poll(pool->ctx, &slot->op, &err);
-        pnx__pool_call_leave(&call);
-        if (rc > 0)
-            rc = -EINVAL;
-        again = end_busy(slot, rc, &err);
-        if (again) {
-            pnx__pool_lock(pool);
-            again = begin_locked(slot);
-            pnx__mutex_unlock(&pool->lock);
-        }
-    } while (again);
-}
-
-static void cancel_begun(struct pnx_slot *slot) {
-    struct pnx_pool *pool = slot->pool;
+    struct pnx__pool_result result = {0};
     struct pnx__pool_call call;
-    struct pnx_error err = {0};
+    pnx__pool_call_enter(pool, &call);
+    int rc = pool->manager.poll(pool->ctx, &slot->op, &result.err);
+    pnx__pool_call_leave(&call);
+    result.rc = rc > 0 ? -EINVAL : rc;
+    result.resource = slot->op.resource;
+    bool again = end_busy(slot, &result, left);
+    if (result.rc != -EINPROGRESS)
+        end_op(slot, &result);
+    return again;
+}
+
+/* The caller sees to it that the pool stays. */
+static void poll_op(struct pnx_slot *slot) {
+    struct pnx_pool *pool = slot->pool;
+    struct pnx__pool_result left;
+    bool begun;
+    do {
+        pnx__pool_lock(pool);
+        begun = begin_locked(slot, &left);
+        pnx__mutex_unlock(&pool->lock);
+    } while (begun && poll_begun(slot, &left));
+}
+
+int pnx__pool_op_started(struct pnx_slot *slot, struct pnx__pool_result *result,
+        const struct pnx__pool_result *left) {
+    bool again = end_busy(slot, result, left);
+    int rc = result->rc;
+    if (again)
+        poll_op(slot);
+    return rc;
+}
+
+static void cancel_op(struct pnx_slot *slot) {
+    struct pnx_pool *pool = slot->pool;
+    struct pnx__pool_result result = {0}, left;
+    struct pnx__pool_call call;
+    pnx__pool_lock(pool);
+    bool begun = begin_locked(slot, &left);
+    pnx__mutex_unlock(&pool->lock);
+    if (!begun)
+        return;
     pnx__pool_call_enter(pool, &call);
     int rc = pool->manager.cancel(pool->ctx, &slot->op);
     pnx__pool_call_leave(&call);
-    snprintf(err.message, sizeof(err.message), "it was not done by its deadline");
-    (void)end_busy(slot, rc ? -EINPROGRESS : -ETIMEDOUT, &err);
+    snprintf(result.err.message, sizeof(result.err.message), "it was not done by its deadline");
+    result.rc = rc ? -EINPROGRESS : -ETIMEDOUT;
+    if (end_busy(slot, &result, &left))
+        poll_op(slot);
+    else if (result.rc != -EINPROGRESS)
+        end_op(slot, &result);
 }
 
 void pnx_pool_op_poll(struct pnx_pool_op *op) {
@@ -118,13 +142,9 @@ void pnx_pool_op_poll(struct pnx_pool_op *op) {
     if (!pool->manager.poll)
         return;
     pnx__pool_lock(pool);
-    bool begun = begin_locked(slot);
-    if (begun)
-        pool->refs++;
+    pool->refs++;
     pnx__mutex_unlock(&pool->lock);
-    if (!begun)
-        return;
-    poll_begun(slot);
+    poll_op(slot);
     pnx__pool_drop_ref(pool);
 }
 
@@ -137,13 +157,12 @@ void pnx__pool_tend_ops(struct pnx_pool *pool) {
     for (uint32_t i = 0; i < capacity; i++) {
         struct pnx_slot *slot = pnx__pool_slot_at(pool, i);
         pnx__pool_lock(pool);
-        bool late = (slot->flags & PNX__POOL_OP) && pool->core.now >= slot->op.deadline;
-        bool tends = late ? pool->manager.cancel != NULL : pool->manager.poll != NULL;
-        tends = tends && begin_locked(slot);
+        bool goes_on = (slot->flags & PNX__POOL_OP) && !(slot->flags & PNX__POOL_OP_OVER);
+        bool late = goes_on && pool->core.now >= slot->op.deadline;
         pnx__mutex_unlock(&pool->lock);
-        if (tends && late)
-            cancel_begun(slot);
-        else if (tends)
-            poll_begun(slot);
+        if (late && pool->manager.cancel)
+            cancel_op(slot);
+        else if (goes_on && pool->manager.poll)
+            poll_op(slot);
     }
 }

@@ -16,13 +16,14 @@
 #include <assert.h>
 #include <errno.h>
 
-enum { IDLE, WAITING, DELIVERING };
+enum { IDLE, WAITING, DELIVERING, UNWANTED /* the same, and somebody has tried to cancel it */ };
 
 /* What a request's private part holds. */
 struct inner {
     struct pnx__pool_waiter waiter;
     struct pnx_pool *pool;
-    uint8_t lane;
+    pnx_ns timeout;
+    pnx_ns deadline;      /* 0 until it has waited; then fixed */
     bool counted;         /* it has one of the pool's refs */
     struct pnx_a32 state; /* see the top; WAITING and IDLE change under the lock */
 };
@@ -67,28 +68,77 @@ static void set_asking(
     *asking = (struct pnx__pool_asking){.site = request->site, .tag = request->tag, .lane = lane};
 }
 
-/* Back to the queue, to its head, since its resource was refused by a hook.  True when it got another one at once. */
-static bool rejoin(struct pnx_pool *pool, struct inner *inner, int *ret_code) {
+static void join_locked(
+        struct inner *inner, bool first, pnx_ns now, struct pnx__pool_effects *effects) {
+    struct pnx__pool_waiter *waiter = &inner->waiter;
+    struct pnx__pool_core *core = &inner->pool->core;
+    int rc;
+    if (inner->deadline == 0) {
+        inner->deadline = pnx__deadline(now, inner->timeout);
+        waiter->since.v = (uint64_t)now;
+        waiter->at = core->now;
+    }
+    waiter->phase = "queue";
+    waiter->slot = pnx__pool_core_join(core, waiter, first, effects, &waiter->generation, &rc);
+    waiter->code = rc;
+    if (rc || waiter->slot)
+        return;
+    pnx__heap_insert(&core->timers, &waiter->timer, inner->deadline);
+    pnx__pool_timer(core, inner->deadline, effects);
+    uint32_t expected = first ? DELIVERING : IDLE;
+    /* as in set_state(); pairs with pool_request.unwanted and too_late by the order of this word alone */
+    if (pnx_cas(&inner->state, &expected, WAITING, PNX_RELAXED, "pool_request.waiting"))
+        return;
+    (void)pnx__pool_core_cancel(core, waiter, effects);
+    waiter->code = -ECANCELED;
+    waiter->phase = "cancel";
+}
+
+/* A take was in vain, and the lock is held: joins the queue, at its head if it had a resource before, or has its
+ * outcome at once. */
+static void ask_locked(
+        struct inner *inner, bool first, pnx_ns now, struct pnx__pool_effects *effects) {
+    struct pnx__pool_waiter *waiter = &inner->waiter;
+    struct pnx__pool_core *core = &inner->pool->core;
+    waiter->code = pnx__pool_core_admit(core, effects);
+    waiter->phase = waiter->code == -ESHUTDOWN ? "closed" : "breaker";
+    if (waiter->code)
+        return;
+    if (inner->timeout > 0) {
+        join_locked(inner, first, now, effects);
+        return;
+    }
+    waiter->phase = pnx__pool_core_phase(core);
+    waiter->code = core->paused ? -EAGAIN : -ETIMEDOUT;
+    pnx__pool_core_wish(core, effects);
+}
+
+/* A hook has refused its resource: asks again, for the head of the queue.  False when it waits, and is not this thread's
+ * any more. */
+static bool ask_again(struct pnx_pool *pool, struct inner *inner) {
     struct pnx__pool_waiter *waiter = &inner->waiter;
     struct pnx__pool_effects effects;
-    pnx_ns deadline = waiter->timer.at; /* kept while it was delivered */
     pnx__pool_effects_init(&effects);
+    pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
-    int rc = pnx__pool_core_admit(&pool->core, &effects);
-    struct pnx_slot *slot = NULL;
-    if (rc == 0)
-        slot = pnx__pool_core_join(&pool->core, waiter, true, &effects, &waiter->generation, &rc);
-    if (rc == 0 && !slot) {
-        pool->refs--; /* not the last: the caller of unlock has the request, and its user the pool */
-        inner->counted = false;
-        set_state(inner, WAITING);
-        pnx__heap_insert(&pool->core.timers, &waiter->timer, deadline);
-        pnx__pool_timer(&pool->core, deadline, &effects);
+    waiter->slot = NULL;
+    if (inner->deadline && now >= inner->deadline) {
+        waiter->code = -ETIMEDOUT;
+        waiter->phase = "hook";
+        pnx__pool_count(&pool->core, PNX__POOL_STAT_timeouts);
+        pool->core.starved_at = pool->core.now;
+    } else {
+        waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
+        if (!waiter->slot)
+            ask_locked(inner, true, now, &effects);
     }
-    waiter->slot = slot;
-    *ret_code = rc;
+    bool ends = waiter->slot || waiter->code;
+    if (!ends && inner->counted) {
+        pool->refs--; /* not the last: whoever has a request under way has the pool */
+        inner->counted = false;
+    }
     pnx__pool_unlock(pool, &effects, NULL);
-    return slot != NULL;
+    return ends;
 }
 
 /* Calls the callback; the request may be gone after it. */
@@ -107,8 +157,17 @@ static void finish(struct pnx_pool_request *request, int code, struct pnx_lease 
     pnx__pool_call_enter(pool, &call);
     request->done(request, code, lease, code ? &err : NULL);
     pnx__pool_call_leave(&call);
-    if (counted)
+    if (counted && !pnx__pool_forked(pool))
         pnx__pool_drop_ref(pool);
+}
+
+/* In a forked child: what was under way is the parent's. */
+static void forsake(struct pnx__pool_waiter *waiter) {
+    struct pnx_lease lease = {.slot = waiter->slot, .generation = waiter->generation};
+    waiter->slot = NULL;
+    waiter->code = -ESHUTDOWN;
+    waiter->phase = "fork";
+    pnx_lease_release(&lease);
 }
 
 /* The request has its outcome, on the thread where its callback is to run. */
@@ -118,21 +177,19 @@ static void run(struct pnx_pool_request *request) {
     struct pnx__pool_waiter *waiter = &inner->waiter;
     struct pnx__pool_asking asking;
     struct pnx_lease lease = {0};
-    int code = waiter->slot ? 0 : waiter->code;
-    set_asking(request, inner->lane, &asking);
+    if (pnx__pool_forked(pool))
+        forsake(waiter);
+    set_asking(request, waiter->lane, &asking);
     while (waiter->slot) {
         lease = (struct pnx_lease){.slot = waiter->slot, .generation = waiter->generation};
         pnx__pool_stamp(pool, &lease, &asking);
         if (!pool->hooked || pnx__pool_passes(pool, &lease))
             break;
         lease = (struct pnx_lease){0};
-        if (!rejoin(pool, inner, &code)) {
-            if (code == 0)
-                return; /* it waits again */
-            waiter->phase = code == PNX_E_BREAKER ? "breaker" : "closed";
-        }
+        if (!ask_again(pool, inner))
+            return;
     }
-    finish(request, code, lease);
+    finish(request, lease.slot ? 0 : waiter->code, lease);
 }
 
 /* What is to be delivered on a thread, the oldest first. */
@@ -205,19 +262,37 @@ void pnx__pool_run_link(struct pnx_link *link) {
 
 static int check_request(const struct pnx_pool *pool, struct pnx_pool_request *request,
         pnx_ns *ret_timeout, uint8_t *ret_lane) {
-    struct pnx_error err;
-    struct pnx__pool_asking asking;
     if (!pool || !request || !request->done || request->reserved_ != 0)
+        return -EINVAL;
+    if (request->priority < PNX_PRIORITY_DEFAULT || request->priority > PNX_PRIORITY_CRITICAL)
         return -EINVAL;
     /* the caller's: nobody else has it, unless it is under way */
     if (pnx_load(&inner_of(request)->state, PNX_RELAXED, "pool_request.check") != IDLE)
         return -EBUSY;
-    struct pnx_acquire_opts opts = {.size = sizeof(opts), .priority = request->priority};
-    int rc = pnx__pool_check_asking(&opts, &err, &asking);
-    if (rc == 0)
-        rc = pnx__timeout(request->timeout, pool->acquire_timeout, NULL, ret_timeout);
-    *ret_lane = asking.lane;
-    return rc;
+    *ret_lane = (uint8_t)(PNX_PRIORITY_CRITICAL -
+                          (request->priority ? request->priority : PNX_PRIORITY_NORMAL));
+    if (request->timeout == PNX_TIMEOUT_DEFAULT)
+        *ret_timeout = pool->acquire_timeout;
+    else
+        *ret_timeout = request->timeout;
+    return *ret_timeout < 0 ? -EINVAL : 0;
+}
+
+/*
+ * The short way of a request: it has its lease, nothing of the user's comes between, and its callback runs here and now.
+ * The pool is the user's for as long as this call lasts.
+ */
+static void call_now(struct pnx_thread *self, struct pnx_pool *pool,
+        struct pnx_pool_request *request, struct pnx_lease lease) {
+    struct delivery delivery = {0};
+    struct pnx__pool_call call;
+    self->pool_delivery = &delivery;
+    pnx__pool_call_enter(pool, &call);
+    request->done(request, 0, lease, NULL);
+    pnx__pool_call_leave(&call);
+    self->pool_delivery = NULL;
+    if (delivery.first)
+        run_all(self, &delivery);
 }
 
 /* Has its outcome already; the pool is the user's for as long as this call lasts. */
@@ -233,35 +308,6 @@ static void deliver_now(struct inner *inner, struct pnx_pool_request *request) {
     deliver(request);
 }
 
-/* A take was in vain, and the lock is held: joins the queue, or has its outcome at once. */
-static void ask_locked(struct pnx_pool *pool, struct pnx_pool_request *request, pnx_ns timeout,
-        pnx_ns now, struct pnx__pool_effects *effects) {
-    struct inner *inner = inner_of(request);
-    struct pnx__pool_waiter *waiter = &inner->waiter;
-    struct pnx__pool_core *core = &pool->core;
-    int rc = pnx__pool_core_admit(core, effects);
-    waiter->phase = rc == -ESHUTDOWN ? "closed" : "breaker";
-    if (rc == 0 && timeout == 0) {
-        waiter->phase = pnx__pool_core_phase(core);
-        rc = core->paused ? -EAGAIN : -ETIMEDOUT;
-        pnx__pool_core_wish(core, effects);
-    } else if (rc == 0) {
-        waiter->lane = inner->lane;
-        waiter->is_request = true;
-        waiter->since.v = (uint64_t)now;
-        struct pnx_slot *slot =
-                pnx__pool_core_join(core, waiter, false, effects, &waiter->generation, &rc);
-        waiter->slot = slot;
-        waiter->phase = "queue";
-        if (rc == 0 && !slot) {
-            set_state(inner, WAITING);
-            pnx__heap_insert(&core->timers, &waiter->timer, pnx__deadline(now, timeout));
-            pnx__pool_timer(core, waiter->timer.at, effects);
-        }
-    }
-    waiter->code = rc;
-}
-
 int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *request) {
     pnx_ns timeout;
     uint8_t lane;
@@ -272,16 +318,24 @@ int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *reque
     struct pnx__pool_waiter *waiter = &inner->waiter;
     struct pnx__pool_asking asking;
     struct pnx_lease lease;
-    *inner = (struct inner){.pool = pool, .lane = lane};
     set_asking(request, lane, &asking);
-    if (pnx__pool_forked(pool)) {
-        waiter->code = -ESHUTDOWN;
-        waiter->phase = "fork";
-        finish(request, -ESHUTDOWN, (struct pnx_lease){0});
+    bool forked = pnx__pool_forked(pool);
+    pnx_ns now = pool->now_coarse(pool->now_ctx);
+    bool claimed = !forked && pnx__pool_claim(pool, now, &asking, &lease);
+    struct pnx_thread *self = pnx__self();
+    if (claimed && self && !self->pool_delivery && !request->inbox && !pool->post &&
+            !pool->hooked) {
+        call_now(self, pool, request, lease);
         return 0;
     }
-    pnx_ns now = pool->now_coarse(pool->now_ctx);
-    if (pnx__pool_claim(pool, now, &asking, &lease)) {
+    *inner = (struct inner){
+            .pool = pool, .timeout = timeout, .waiter.lane = lane, .waiter.is_request = true};
+    if (forked) {
+        set_state(inner, DELIVERING);
+        run_here(request);
+        return 0;
+    }
+    if (claimed) {
         waiter->slot = lease.slot;
         waiter->generation = lease.generation;
         deliver_now(inner, request);
@@ -293,7 +347,7 @@ int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *reque
     pnx__pool_lock(pool);
     waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
     if (!waiter->slot)
-        ask_locked(pool, request, timeout, now, &effects);
+        ask_locked(inner, false, now, &effects);
     /* Once the lock is open, a request that waits is not this call's any more. */
     bool ends = waiter->slot || waiter->code;
     if (ends) {
@@ -312,16 +366,26 @@ int pnx_pool_cancel(struct pnx_pool_request *request) {
         return -EINVAL;
     struct inner *inner = inner_of(request);
     /* The caller vouches for the request, and its pool: it is under way, or has been. */
-    if (pnx_load(&inner->state, PNX_RELAXED, "pool_request.cancel") != WAITING)
+    uint32_t state = DELIVERING;
+    /* pairs with pool_request.waiting: should a hook refuse its resource, it does not wait again */
+    if (pnx_cas(&inner->state, &state, UNWANTED, PNX_RELAXED, "pool_request.unwanted") ||
+            state != WAITING)
         return -EALREADY;
     struct pnx_pool *pool = inner->pool;
+    if (pnx__pool_forked(pool)) { /* it waits in the parent; the lock may be held for ever */
+        set_state(inner, IDLE);
+        return 0;
+    }
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
     pnx__pool_lock(pool);
     bool gone = pnx_load(&inner->state, PNX_RELAXED, "pool_request.cancel_locked") == WAITING &&
                 pnx__pool_core_cancel(&pool->core, &inner->waiter, &effects);
+    state = DELIVERING;
     if (gone)
         set_state(inner, IDLE);
+    else /* the outcome came just now; as above */
+        (void)pnx_cas(&inner->state, &state, UNWANTED, PNX_RELAXED, "pool_request.too_late");
     pnx__pool_unlock(pool, &effects, NULL);
     return gone ? 0 : -EALREADY;
 }

@@ -145,6 +145,74 @@ TEST(acquire_says_why_the_database_cannot_be_opened) {
     world_close(&world);
 }
 
+/* ---- a database that is away for a while ---- */
+
+static void create_file(void) {
+    struct pnx_sqlite *source = NULL;
+    struct pnx_error err;
+    void *conn = NULL;
+    CHECK_EQ(pnx_sqlite_create(PNX_SQLITE_OPTS(.path = test_path("pool.db")), NULL, &source), 0);
+    CHECK_EQ(pnx_sqlite_manager()->connect(source, PNX_NEVER, &err, &conn), 0);
+    exec_ok(conn, "CREATE TABLE counter(n); INSERT INTO counter VALUES(0)");
+    pnx_sqlite_manager()->close(source, conn, PNX_NEVER);
+    pnx_sqlite_release(&source);
+}
+
+static void open_what_exists(struct world *world) {
+    struct pnx_error err = {0};
+    int rc = pnx_sqlite_create(
+            PNX_SQLITE_OPTS(.path = test_path("pool.db"), .flags = PNX_SQLITE_NO_CREATE), &err,
+            &world->source);
+    if (!rc)
+        rc = pnx_pool_create(pnx_sqlite_manager(),
+                PNX_POOL_OPTS(.name = "db", .ctx = world->source, .max = 3, .check_after_ns = 1,
+                        .backoff_ns = PNX_MS, .backoff_max_ns = 5 * PNX_MS),
+                &err, &world->pool);
+    CHECK_MSG(rc == 0, "%d: %s", rc, err.message);
+}
+
+static void increment_once(unsigned index, void *ctx) {
+    struct world *world = ctx;
+    (void)index;
+    for (int i = 0; i < world->rounds; i++) {
+        struct pnx_lease lease = {0};
+        exec_ok(borrow(world, &lease), "UPDATE counter SET n = n + 1");
+        pnx_lease_release(&lease);
+    }
+}
+
+/* The first brings the file back once the others have had to do without it for a while. */
+static void bring_back_or_increment(unsigned index, void *ctx) {
+    struct world *world = ctx;
+    if (index > 0) {
+        increment_once(index, ctx);
+        return;
+    }
+    struct pnx_sqlite_stats stats = {.size = sizeof(stats)};
+    pnx_ns until = pnx_now() + 60 * PNX_SEC;
+    do {
+        CHECK(pnx_now() < until);
+        usleep(500);
+        CHECK_EQ(pnx_sqlite_read_stats(world->source, &stats), 0);
+    } while (stats.open_failed < 5 || stats.open > 0);
+    CHECK_EQ(rename(test_path("away.db"), test_path("pool.db")), 0);
+}
+
+TEST_LIMIT(threads_wait_out_a_database_that_is_away_and_lose_nothing, 120) {
+    struct world world = {.rounds = test_slow() ? 5 : 20};
+    create_file();
+    open_what_exists(&world);
+    test_threads(THREADS, increment_once, &world);
+    CHECK_EQ(rename(test_path("pool.db"), test_path("away.db")), 0);
+    test_threads(THREADS + 1, bring_back_or_increment, &world);
+    CHECK_EQ(count(&world), 2 * (int)THREADS * world.rounds);
+    struct pnx_pool_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_pool_read_stats(world.pool, &stats), 0);
+    CHECK(stats.closed_check > 0 && stats.connect_failures >= 5);
+    CHECK_EQ(stats.timeouts, 0);
+    world_close(&world);
+}
+
 static void child_uses_its_own(void *arg) {
     struct world *world = arg;
     struct pnx_lease lease = {0};

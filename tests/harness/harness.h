@@ -86,6 +86,10 @@ bool test_long(void);
 /* True in builds with a sanitizer or under valgrind: counts of iterations may be cut, never checks. */
 bool test_slow(void);
 
+/* Seconds of CPU time that other processes have spent since some moment before: for promises about a machine that has
+ * nothing else to do. */
+double test_others_s(void);
+
 /* The root of the source tree: PNX_SOURCE_DIR from the environment, else where this program was built from. */
 const char *test_source_dir(void);
 

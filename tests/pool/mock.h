@@ -19,6 +19,7 @@ struct mock_resource {
     int owner; /* atomic: whoever holds it */
     bool dead; /* closed */
     bool broken;
+    int interrupted; /* how often */
 };
 
 #define MOCK_RESOURCES 65536
@@ -26,12 +27,18 @@ struct mock {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool hold_connect, hold_check, hold_close;   /* gates: operations wait while true */
+    bool hold_interrupt;                         /* the same */
     int connect_error, check_error, reset_error; /* what they return */
     int connect_errors;                          /* how many connects fail; -1: all */
     const char *message;                         /* what a failing connect says */
+    int peek_error, verdict;                     /* the same; what classify says */
     int in_connect, in_check, in_close;          /* inside at this moment */
+    int in_interrupt;
+    int checks_at_once; /* most in_check so far */
     int connects, checks, resets, closes, abandons, failed;
-    int live, peak; /* resources that exist, connecting ones included */
+    int peeks, interrupts;
+    pthread_t peeker; /* who made the last peek */
+    int live, peak;   /* resources that exist, connecting ones included */
     pnx_ns connect_deadline;
     void (*during)(struct mock *mock); /* called inside connect */
     struct pnx_pool *pool;
@@ -93,6 +100,14 @@ static inline void mock_gate(struct mock *mock, const bool *gate, int *inside) {
     (*inside)--;
 }
 
+/* A resource that lives, but for its connect; the lock is held. */
+static inline struct mock_resource *mock_make(struct mock *mock) {
+    CHECK(mock->n < MOCK_RESOURCES);
+    struct mock_resource *resource = &mock->resources[mock->n];
+    resource->id = mock->n++;
+    return resource;
+}
+
 static inline int mock_connect(
         void *ctx, pnx_ns deadline, struct pnx_error *err, void **ret_resource) {
     struct mock *mock = ctx;
@@ -112,11 +127,8 @@ static inline int mock_connect(
         mock->failed++;
         mock->live--;
     } else {
-        CHECK(mock->n < MOCK_RESOURCES);
-        struct mock_resource *resource = &mock->resources[mock->n];
-        resource->id = mock->n++;
         mock->connects++;
-        *ret_resource = resource;
+        *ret_resource = mock_make(mock);
     }
     mock_changed(mock);
     pthread_mutex_unlock(&mock->lock);
@@ -129,6 +141,8 @@ static inline int mock_check(void *ctx, void *resource, pnx_ns deadline) {
     (void)deadline;
     pthread_mutex_lock(&mock->lock);
     CHECK_MSG(!r->dead, "check of a closed resource");
+    if (mock->in_check + 1 > mock->checks_at_once)
+        mock->checks_at_once = mock->in_check + 1;
     mock_gate(mock, &mock->hold_check, &mock->in_check);
     mock->checks++;
     int rc = r->broken ? -EPIPE : mock->check_error;
@@ -172,6 +186,37 @@ static inline void mock_abandon(void *ctx, void *resource) {
     mock->abandons++; /* in a forked child: no lock, no other thread */
 }
 
+static inline int mock_peek(void *ctx, void *resource) {
+    struct mock *mock = ctx;
+    struct mock_resource *r = resource;
+    pthread_mutex_lock(&mock->lock);
+    CHECK_MSG(!r->dead, "peek at a closed resource");
+    mock->peeks++;
+    mock->peeker = pthread_self();
+    int rc = r->broken ? -EPIPE : mock->peek_error;
+    pthread_mutex_unlock(&mock->lock);
+    return rc;
+}
+
+static inline int mock_classify(void *ctx, int code, const struct pnx_error *err) {
+    struct mock *mock = ctx;
+    CHECK(code < 0 && err);
+    return mock_read(mock, &mock->verdict);
+}
+
+static inline void mock_interrupt(void *ctx, void *resource) {
+    struct mock *mock = ctx;
+    struct mock_resource *r = resource;
+    pthread_mutex_lock(&mock->lock);
+    CHECK_MSG(!r->dead, "interrupt of a closed resource");
+    mock_gate(mock, &mock->hold_interrupt, &mock->in_interrupt);
+    CHECK_MSG(!r->dead, "closed during its interrupt");
+    mock->interrupts++;
+    r->interrupted++;
+    mock_changed(mock);
+    pthread_mutex_unlock(&mock->lock);
+}
+
 static const struct pnx_pool_manager mock_manager = {
         .size = sizeof(mock_manager),
         .connect = mock_connect,
@@ -179,6 +224,29 @@ static const struct pnx_pool_manager mock_manager = {
         .reset = mock_reset,
         .close = mock_close,
         .abandon = mock_abandon,
+};
+/* All that a manager may have. */
+__attribute__((unused)) static const struct pnx_pool_manager mock_full = {
+        .size = sizeof(mock_full),
+        .connect = mock_connect,
+        .check = mock_check,
+        .reset = mock_reset,
+        .close = mock_close,
+        .abandon = mock_abandon,
+        .classify = mock_classify,
+        .interrupt = mock_interrupt,
+};
+/* The same with a peek. */
+__attribute__((unused)) static const struct pnx_pool_manager mock_peeking = {
+        .size = sizeof(mock_peeking),
+        .connect = mock_connect,
+        .check = mock_check,
+        .reset = mock_reset,
+        .close = mock_close,
+        .abandon = mock_abandon,
+        .peek = mock_peek,
+        .classify = mock_classify,
+        .interrupt = mock_interrupt,
 };
 /* The least that a manager must have. */
 __attribute__((unused)) static const struct pnx_pool_manager mock_bare = {

@@ -703,7 +703,7 @@ static void examine(void) {
 static void adopt(void) {
     int rc;
     bool full = w.core.size >= w.core.max || w.core.size >= w.core.quota;
-    struct pnx_slot *slot = pnx__pool_core_adopt(&w.core, w.now, &w.effects, &rc);
+    struct pnx_slot *slot = pnx__pool_core_adopt(&w.core, w.now, &rc);
     HOLDS(rc == (w.core.closing ? -ESHUTDOWN : full ? -EBUSY : 0), "adopt's answer");
     if (!slot)
         return;
@@ -714,9 +714,9 @@ static void adopt(void) {
         return;
     }
     w.adopted++;
-    w.failed = false;
     pnx__pool_core_connected(
             &w.core, slot, (void *)(uintptr_t)give_birth(w.core.epoch), w.now, &w.effects);
+    HOLDS(!w.core.breaker, "P11: open though a resource was adopted");
 }
 
 static void interrupt(void) {

@@ -13,7 +13,6 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { THREADS = 8, STUCK_MAX = 3, LATENCIES = 20000 };
@@ -526,27 +525,6 @@ static void run_round(struct round *round, struct totals *totals) {
     finish(round);
 }
 
-/* Returns the seconds of CPU time that the machine has spent, and the CPUs that it has; 0 where it does not say. */
-static double machine_busy_s(void) {
-    FILE *file = fopen("/proc/stat", "r");
-    unsigned long long user, nice, system, idle, wait, irq, softirq, steal;
-    int n = file ? fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice,
-                           &system, &idle, &wait, &irq, &softirq, &steal)
-                 : 0;
-    if (file)
-        fclose(file);
-    return n == 8 ? (double)(user + nice + system + irq + softirq + steal) /
-                            (double)sysconf(_SC_CLK_TCK)
-                  : 0;
-}
-
-/* Seconds of CPU time that others have spent since some moment before. */
-static double others_s(void) {
-    struct timespec own;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &own);
-    return machine_busy_s() - (double)own.tv_sec - (double)own.tv_nsec / 1e9;
-}
-
 /* A promise about a machine that has nothing else to do.  Whether it was looked at is said in any case. */
 static void check_the_latency(const struct totals *totals, double load) {
     const char *why = !test_long()      ? "only --long does"
@@ -564,7 +542,7 @@ static void check_the_latency(const struct totals *totals, double load) {
 static void run_rounds(uint64_t resources, uint32_t of_each) {
     static struct totals totals;
     uint64_t random = test_seed();
-    double others = others_s();
+    double others = test_others_s();
     pnx_ns began = pnx_now();
     while (totals.sum.added < resources) {
         struct round round = {.ledger.of_each = of_each, .seed = test_random(&random)};
@@ -578,7 +556,7 @@ static void run_rounds(uint64_t resources, uint32_t of_each) {
     print_totals(&totals);
     CHECK(totals.strict > 0 && totals.strict + totals.rounds / 4 >= totals.rounds);
     CHECK(!test_long() || totals.executor_rows > 0);
-    double load = (others_s() - others) / ((double)(pnx_now() - began) / PNX_SEC);
+    double load = (test_others_s() - others) / ((double)(pnx_now() - began) / PNX_SEC);
     check_the_latency(&totals, load);
 }
 

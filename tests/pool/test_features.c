@@ -1,0 +1,872 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a pool does for one caller, and for each resource: hooks, peeks, keep-alive checks, watching holders, presets, and the
+ * short way.
+ */
+#include "pool/kit.h"
+#include "pool/pool.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* ---- hooks ---- */
+
+static struct hooked {
+    int after_connect, before_acquire, after_release, before_close; /* calls so far */
+    int fail_connects, fail_acquires, fail_releases;                /* how many are to fail */
+    pthread_t acquirer;
+    char order[64];
+} hooked;
+
+static void note(char what) {
+    size_t n = strlen(hooked.order);
+    if (n + 1 < sizeof(hooked.order))
+        hooked.order[n] = what;
+}
+
+static int after_connect(void *arg, void *resource, pnx_ns deadline, struct pnx_error *err) {
+    CHECK(arg == &hooked && resource && deadline > te.now && err);
+    hooked.after_connect++;
+    note('c');
+    if (hooked.fail_connects == 0)
+        return 0;
+    hooked.fail_connects--;
+    snprintf(err->message, sizeof(err->message), "no such schema");
+    return -ENOENT;
+}
+
+static int before_acquire(void *arg, void *resource) {
+    CHECK(arg == &hooked && resource);
+    hooked.before_acquire++;
+    hooked.acquirer = pthread_self();
+    note('a');
+    if (hooked.fail_acquires == 0)
+        return 0;
+    hooked.fail_acquires--;
+    return -EPIPE;
+}
+
+static int after_release(void *arg, void *resource) {
+    CHECK(arg == &hooked && resource);
+    hooked.after_release++;
+    note('r');
+    if (hooked.fail_releases == 0)
+        return 0;
+    hooked.fail_releases--;
+    return -EPIPE;
+}
+
+static void before_close(void *arg, void *resource) {
+    CHECK(arg == &hooked && !((struct mock_resource *)resource)->dead);
+    hooked.before_close++;
+    note('x');
+}
+
+static const struct pnx_pool_hooks hooks = {
+        .size = sizeof(hooks),
+        .arg = &hooked,
+        .after_connect = after_connect,
+        .before_acquire = before_acquire,
+        .after_release = after_release,
+        .before_close = before_close,
+};
+
+TEST(hooks_run_in_the_order_of_a_life) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 1, .hooks = &hooks));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    CHECK_STR(hooked.order, "ca");
+    pnx_lease_release(&lease);
+    CHECK_STR(hooked.order, "car");
+    CHECK_EQ(mock->resets, 1);
+    lease = mock_acquire(pool, 0); /* the short way has them, too */
+    CHECK_STR(hooked.order, "cara");
+    CHECK(pthread_equal(hooked.acquirer, pthread_self()));
+    pnx_lease_discard(&lease);
+    CHECK_STR(hooked.order, "carax"); /* a discarded one is not asked about */
+    lease = mock_acquire(pool, PNX_SEC);
+    stray_close(pnx_lease_detach(&lease));
+    CHECK_STR(hooked.order, "caraxca"); /* a detached one is the caller's to close */
+    CHECK_EQ(pnx_pool_adopt(pool, stray_new(), NULL), 0);
+    CHECK_STR(hooked.order, "caraxca"); /* no connect */
+    tear_down(pool);
+    CHECK_EQ(hooked.before_close, 2);
+}
+
+TEST(an_after_connect_that_fails_is_a_failed_connect_and_closes_the_resource) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full,
+            OPTS(.max = 2, .hooks = &hooks, .breaker_failures = 2, .backoff_max_ns = PNX_SEC));
+    struct pnx_lease lease = {0};
+    struct pnx_error err = {0};
+    hooked.fail_connects = 2;
+    CHECK_EQ(pnx_pool_acquire(pool, 0, NULL, &lease), -ETIMEDOUT);
+    pnx_pool_tick(pool, te.now);
+    CHECK_EQ(mock->closes, 1);
+    CHECK_EQ(mock_stats(pool).connect_failures, 1);
+    CHECK_EQ(mock_stats(pool).connects, 0);
+    CHECK_EQ(mock_stats(pool).closed_hook, 1);
+    advance(pool, PNX_SEC);
+    CHECK_EQ(pnx_pool_acquire(pool, 0, &err, &lease), -ETIMEDOUT);
+    CHECK_EQ(err.cause, -ENOENT);
+    CHECK_CONTAINS(err.message, "no such schema");
+    pnx_pool_tick(pool, te.now);
+    CHECK_EQ(mock_stats(pool).breaker_open, 1);
+    CHECK_EQ(pnx_pool_acquire(pool, PNX_SEC, &err, &lease), PNX_E_BREAKER);
+    advance(pool, PNX_SEC);
+    lease = mock_acquire(pool, 0);
+    CHECK_EQ(mock_of(&lease)->id, 2);
+    pnx_lease_release(&lease);
+    tear_down(pool);
+}
+
+TEST(p2_a_before_acquire_that_fails_closes_the_resource_and_the_caller_gets_another) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 3, .hooks = &hooks));
+    hooked.fail_acquires = 2;
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    CHECK_EQ(mock_of(&lease)->id, 2);
+    CHECK_EQ(hooked.before_acquire, 3);
+    pnx_lease_release(&lease);
+    hooked.fail_acquires = 1;
+    lease = mock_acquire(pool, PNX_SEC); /* on the short way */
+    CHECK_EQ(mock_of(&lease)->id, 3);
+    pnx_lease_release(&lease);
+    pnx_pool_tick(pool, te.now);
+    CHECK_EQ(mock_stats(pool).closed_hook, 3);
+    hooked.fail_acquires = 1;
+    struct pnx_lease none = {0};
+    CHECK_EQ(pnx_pool_acquire(pool, 0, NULL, &none), -ETIMEDOUT); /* a try has no other */
+    CHECK(none.slot == NULL);
+    tear_down(pool);
+}
+
+TEST(p2_a_waiter_whose_resource_a_hook_refuses_keeps_its_place) {
+    set_up();
+    struct pnx_pool *pool =
+            mock_pool(&mock_full, OPTS(.max = 1, .hooks = &hooks, .nested = PNX_POOL_NESTED_ALLOW));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    struct ask first, second;
+    ask_start(&first, pool, PNX_PRIORITY_NORMAL, 60 * PNX_SEC);
+    ask_start(&second, pool, PNX_PRIORITY_NORMAL, PNX_NEVER);
+    hooked.fail_acquires = 1;
+    pnx_lease_release(&lease);
+    CHECK_EQ(first.told + second.told, 0);
+    pnx_pool_tick(pool, te.now); /* closes and connects */
+    CHECK(ask_granted(&first));
+    CHECK_EQ(second.told, 0);
+    hooked.fail_acquires = 1;
+    pnx_lease_release(&first.lease);
+    ask_start(&first, pool, PNX_PRIORITY_NORMAL, PNX_NEVER);
+    pnx_pool_tick(pool, te.now);
+    CHECK(ask_granted(&second));
+    pnx_lease_release(&second.lease);
+    CHECK(ask_granted(&first));
+    pnx_lease_release(&first.lease);
+    tear_down(pool);
+}
+
+TEST(p2_waiters_whose_resources_hooks_refuse_at_the_same_time_keep_their_order) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 3, .hooks = &hooks));
+    struct pnx_lease leases[3];
+    struct ask asks[4];
+    for (int i = 0; i < 3; i++)
+        leases[i] = mock_acquire(pool, PNX_SEC);
+    CHECK_EQ(pnx_pool_pause(pool, 0), 3);
+    for (int i = 0; i < 4; i++)
+        ask_start(&asks[i], pool, PNX_PRIORITY_NORMAL, PNX_NEVER);
+    for (int i = 0; i < 3; i++)
+        pnx_lease_release(&leases[i]);
+    hooked.fail_acquires = 3;
+    CHECK_EQ(pnx_pool_resume(pool), 0); /* three are granted at once, and all are refused */
+    CHECK_EQ(asks_told, 0);
+    CHECK_EQ(mock_stats(pool).waiting, 4);
+    pnx_pool_tick(pool, te.now);
+    for (int i = 0; i < 3; i++) {
+        CHECK(ask_granted(&asks[i]));
+        CHECK_EQ(asks[i].place, i);
+    }
+    for (int i = 0; i < 3; i++)
+        pnx_lease_release(&asks[i].lease);
+    CHECK(ask_granted(&asks[3]));
+    pnx_lease_release(&asks[3].lease);
+    tear_down(pool);
+}
+
+TEST(a_refused_waiter_keeps_its_deadline) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 1, .hooks = &hooks));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    struct ask ask;
+    ask_start(&ask, pool, PNX_PRIORITY_NORMAL, 10 * PNX_SEC);
+    test_env_advance(&te, 6 * PNX_SEC);
+    hooked.fail_acquires = 1;
+    mock->connect_errors = -1;
+    pnx_lease_release(&lease);
+    advance(pool, 4 * PNX_SEC - 1);
+    CHECK_EQ(ask.told, 0);
+    advance(pool, 1);
+    CHECK_EQ(ask.code, -ETIMEDOUT);
+    tear_down(pool);
+}
+
+TEST(an_after_release_that_fails_closes_the_resource_without_a_reset) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 2, .hooks = &hooks));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    hooked.fail_releases = 1;
+    pnx_lease_release(&lease);
+    CHECK_EQ(mock->resets, 0);
+    CHECK_EQ(mock->closes, 1);
+    CHECK_EQ(mock_stats(pool).closed_hook, 1);
+    CHECK_EQ(hooked.before_close, 1);
+    tear_down(pool);
+}
+
+TEST(hooks_of_another_size_are_refused_unless_what_is_new_is_zero) {
+    set_up();
+    struct pnx_pool *pool = NULL;
+    struct pnx_error err = {0};
+    struct pnx_pool_hooks none = {0};
+    CHECK_EQ(pnx_pool_create(&mock_full, OPTS(.max = 1, .hooks = &none), &err, &pool), -EINVAL);
+    CHECK_STR(err.field, "size");
+    CHECK_CONTAINS(err.message, "pool.hooks: size is 0");
+    struct {
+        struct pnx_pool_hooks hooks;
+        void *newer;
+    } longer = {hooks, &longer};
+    longer.hooks.size = sizeof(longer);
+    CHECK_EQ(pnx_pool_create(&mock_full, OPTS(.max = 1, .hooks = &longer.hooks), &err, &pool),
+            -E2BIG);
+    CHECK(pool == NULL);
+    struct pnx_pool_hooks older = hooks;
+    older.size = offsetof(struct pnx_pool_hooks, before_acquire);
+    pool = mock_pool(&mock_full, OPTS(.max = 1, .hooks = &older));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    pnx_lease_release(&lease);
+    CHECK_STR(hooked.order, "c"); /* what an older program cannot know is off */
+    tear_down(pool);
+}
+
+/* ---- peek ---- */
+
+#define PEEKING(...) \
+    OPTS(.check_after_ns = PNX_SEC, .full_check_after_ns = 30 * PNX_SEC, __VA_ARGS__)
+
+TEST(a_peek_runs_on_the_thread_that_wants_the_resource_and_a_check_only_after_longer) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_peeking,
+            OPTS_THREADS(.max = 2, .check_after_ns = PNX_SEC, .full_check_after_ns = 30 * PNX_SEC));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    pnx_lease_release(&lease);
+    lease = mock_acquire(pool, PNX_SEC);
+    CHECK_EQ(mock->peeks, 0); /* fresh */
+    pnx_lease_release(&lease);
+    test_env_advance(&te, PNX_SEC);
+    lease = mock_acquire(pool, PNX_SEC);
+    CHECK_EQ(mock->peeks, 1);
+    CHECK_EQ(mock->checks, 0);
+    CHECK(pthread_equal(mock->peeker, pthread_self()));
+    pnx_lease_release(&lease);
+    test_env_advance(&te, 30 * PNX_SEC - 1);
+    lease = mock_acquire(pool, PNX_SEC);
+    CHECK_EQ(mock->checks, 0);
+    pnx_lease_release(&lease);
+    test_env_advance(&te, 30 * PNX_SEC);
+    lease = mock_acquire(pool, 30 * PNX_SEC);
+    CHECK_EQ(mock_read(mock, &mock->checks), 1);
+    CHECK_EQ(mock_read(mock, &mock->connects), 1);
+    pnx_lease_release(&lease);
+    tear_down(pool);
+}
+
+TEST(a_resource_that_fails_its_peek_is_closed_and_the_next_one_is_looked_at) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_peeking, PEEKING(.max = 3));
+    struct pnx_lease leases[3];
+    for (int i = 0; i < 3; i++)
+        leases[i] = mock_acquire(pool, PNX_SEC);
+    for (int i = 0; i < 3; i++)
+        pnx_lease_release(&leases[i]);
+    test_env_advance(&te, 2 * PNX_SEC);
+    mock->resources[2].broken = true; /* the last one used, which is tried first */
+    leases[0] = mock_acquire(pool, PNX_SEC);
+    CHECK_EQ(mock_of(&leases[0])->id, 1);
+    CHECK_EQ(mock->peeks, 2);
+    CHECK_EQ(mock->checks, 0);
+    pnx_pool_tick(pool, te.now);
+    CHECK_EQ(mock_stats(pool).closed_check, 1);
+    pnx_lease_release(&leases[0]);
+    tear_down(pool);
+}
+
+TEST(a_manager_with_peek_alone_never_checks) {
+    set_up();
+    struct pnx_pool_manager manager = mock_bare;
+    manager.peek = mock_peek;
+    struct pnx_pool *pool = mock_pool(&manager, PEEKING(.max = 1));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    pnx_lease_release(&lease);
+    test_env_advance(&te, 100 * PNX_SEC);
+    lease = mock_acquire(pool, PNX_SEC);
+    CHECK_EQ(mock->peeks, 1);
+    CHECK_EQ(mock->checks, 0);
+    pnx_lease_release(&lease);
+    tear_down(pool);
+}
+
+TEST(peek_fd_tells_a_silent_socket_from_a_closed_one_and_from_one_with_data) {
+    int fds[2], pipes[2];
+    char byte;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0 && pipe(pipes) == 0);
+    CHECK_EQ(pnx_pool_peek_fd(fds[0]), 0);
+    CHECK(write(fds[1], "x", 1) == 1);
+    CHECK_EQ(pnx_pool_peek_fd(fds[0]), -EPROTO);
+    CHECK_EQ(pnx_pool_peek_fd(fds[0]), -EPROTO); /* it is still there */
+    CHECK(read(fds[0], &byte, 1) == 1);
+    CHECK_EQ(pnx_pool_peek_fd(fds[0]), 0);
+    close(fds[1]);
+    CHECK_EQ(pnx_pool_peek_fd(fds[0]), -EPIPE);
+    close(fds[0]);
+    CHECK_EQ(pnx_pool_peek_fd(-1), -EBADF);
+    CHECK_EQ(pnx_pool_peek_fd(pipes[0]), -ENOTSOCK);
+    close(pipes[0]);
+    close(pipes[1]);
+    if (test_os_faults()) {
+        test_os_fault("peek", 1, false, ECONNRESET);
+        CHECK_EQ(pnx_pool_peek_fd(0), -ECONNRESET);
+        CHECK_EQ(test_os_fault_clear(), 1);
+    }
+}
+
+/* ---- keep-alive ---- */
+
+#define KEEPALIVE(...) \
+    OPTS(.max = 8, .keepalive_ns = 100 * PNX_SEC, .check_after_ns = PNX_NEVER, \
+            .lifetime_ns = PNX_NEVER, __VA_ARGS__)
+
+static void fill(struct pnx_pool *pool, int n) {
+    struct pnx_lease leases[8];
+    for (int i = 0; i < n; i++)
+        leases[i] = mock_acquire(pool, PNX_SEC);
+    for (int i = 0; i < n; i++)
+        pnx_lease_release(&leases[i]);
+    pnx_pool_tick(pool, te.now); /* sees them idle */
+}
+
+TEST(keepalive_checks_what_is_unused_within_the_last_tenth_and_not_all_at_once) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_manager, KEEPALIVE(.idle_ns = PNX_NEVER));
+    fill(pool, 8);
+    pnx_ns start = te.now, first = 0, last = 0;
+    while (mock->checks < 8) {
+        int before = mock->checks;
+        pnx_ns next = pnx_pool_tick(pool, te.now);
+        if (mock->checks > before && first == 0)
+            first = te.now;
+        if (mock->checks > before)
+            last = te.now;
+        CHECK(next > te.now && next != PNX_NEVER);
+        test_env_advance(&te, next - te.now);
+    }
+    CHECK(first - start >= 90 * PNX_SEC);
+    CHECK(last - start <= 100 * PNX_SEC);
+    CHECK(last - first > 100 * PNX_MS); /* 8 within 10 s: less has a chance below 1e-12 */
+    CHECK_EQ(mock->closes, 0);
+    CHECK_EQ(mock->checks_at_once, 1);
+    tear_down(pool);
+}
+
+TEST(keepalive_checks_one_after_the_other_until_all_that_are_due_have_been) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_manager, KEEPALIVE(.idle_ns = PNX_NEVER));
+    fill(pool, 8);
+    advance(pool, 1000 * PNX_SEC); /* nobody has ticked for long: all are due */
+    CHECK_EQ(mock->checks, 8);
+    CHECK_EQ(mock->checks_at_once, 1);
+    for (int i = 0; i < 8; i++)
+        mock->resources[i].broken = true;
+    advance(pool, 100 * PNX_SEC);
+    CHECK_EQ(mock_stats(pool).closed_check, 8);
+    tear_down(pool);
+}
+
+TEST(keepalive_checks_one_at_a_time_on_threads_too) {
+    set_up();
+    struct pnx_pool *pool =
+            mock_pool(&mock_manager, OPTS_THREADS(.max = 8, .keepalive_ns = 100 * PNX_SEC,
+                                             .check_after_ns = PNX_NEVER, .idle_ns = PNX_NEVER));
+    struct pnx_lease leases[4];
+    for (int i = 0; i < 4; i++)
+        leases[i] = mock_acquire(pool, PNX_NEVER);
+    for (int i = 0; i < 4; i++)
+        pnx_lease_release(&leases[i]);
+    mock_set(mock, &mock->hold_check, true);
+    advance(pool, 200 * PNX_SEC);
+    mock_wait(mock, &mock->in_check, 1);
+    advance(pool, PNX_MS);
+    struct pnx_lease lease = mock_acquire(pool, 0); /* the others serve meanwhile */
+    pnx_lease_release(&lease);
+    CHECK_EQ(mock_stats(pool).checking, 1);
+    mock_set(mock, &mock->hold_check, false);
+    mock_wait(mock, &mock->checks, 3); /* all but perhaps the one that has been used */
+    CHECK_EQ(mock_read(mock, &mock->checks_at_once), 1);
+    tear_down(pool);
+}
+
+TEST(a_keepalive_check_is_no_use_and_does_not_prolong_idle_time) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(
+            &mock_manager, KEEPALIVE(.idle_ns = 800 * PNX_SEC, .nested = PNX_POOL_NESTED_ALLOW));
+    fill(pool, 3);
+    pnx_ns start = te.now;
+    while (mock->closes < 3) {
+        pnx_ns next = pnx_pool_tick(pool, te.now);
+        CHECK(next != PNX_NEVER);
+        if (mock->closes == 3)
+            break;
+        test_env_advance(&te, next - te.now);
+    }
+    CHECK(te.now - start >= 800 * PNX_SEC);
+    CHECK(te.now - start <= 900 * PNX_SEC);
+    CHECK_EQ(mock_stats(pool).closed_idle, 3);
+    CHECK(mock->checks >= 3 * 7);
+    tear_down(pool);
+}
+
+TEST(a_keepalive_check_waits_for_those_who_wait) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_manager,
+            OPTS(.max = 1, .keepalive_ns = 100 * PNX_SEC, .check_after_ns = PNX_NEVER));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    struct ask ask;
+    advance(pool, 200 * PNX_SEC); /* what is in use is never checked */
+    CHECK_EQ(mock->checks, 0);
+    ask_start(&ask, pool, PNX_PRIORITY_NORMAL, PNX_NEVER);
+    pnx_lease_release(&lease);
+    CHECK(ask_granted(&ask));
+    pnx_lease_release(&ask.lease);
+    pnx_pool_tick(pool, te.now);
+    CHECK_EQ(mock->checks, 0);
+    tear_down(pool);
+}
+
+/* ---- who holds it ---- */
+
+TEST(a_lease_held_too_long_is_an_event_once) {
+    set_up();
+    struct pnx_stats *set = events_begin();
+    struct pnx_pool *pool =
+            mock_pool(&mock_bare, OPTS(.max = 2, .held_too_long_ns = 10 * PNX_SEC, .stats = set));
+    struct pnx_acquire_opts with = {.size = sizeof(with), .site = "main.c:7"};
+    struct pnx_lease a = {0}, b;
+    CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC, &with, NULL, &a), 0);
+    events_clear();
+    for (int i = 0; i < 9; i++)
+        advance(pool, PNX_SEC);
+    CHECK_STR(events.all, "");
+    advance(pool, PNX_SEC);
+    CHECK_STR(events.all, "pool_held_too_long 0 main.c:7|");
+    CHECK_EQ(events.value, 10 * PNX_SEC);
+    for (int i = 0; i < 50; i++)
+        advance(pool, PNX_SEC);
+    CHECK_STR(events.all, "pool_held_too_long 0 main.c:7|");
+    pnx_lease_release(&a);
+    b = mock_acquire(pool, 0); /* the same resource, another lease */
+    events_clear();
+    advance(pool, 20 * PNX_SEC);
+    CHECK_STR(events.all, "pool_held_too_long 0 |");
+    CHECK_EQ(mock_stats(pool).held_too_long, 2);
+    pnx_lease_release(&b);
+    advance(pool, 100 * PNX_SEC);
+    CHECK_EQ(mock_stats(pool).held_too_long, 2);
+    tear_down(pool);
+    events_end();
+}
+
+TEST(a_tick_is_asked_for_soon_enough_to_see_a_lease_held_too_long) {
+    set_up();
+    struct pnx_pool *pool =
+            mock_pool(&mock_bare, OPTS(.max = 2, .held_too_long_ns = 10 * PNX_SEC,
+                                          .idle_ns = PNX_NEVER, .lifetime_ns = PNX_NEVER));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    pnx_ns start = te.now;
+    while (mock_stats(pool).held_too_long == 0) {
+        pnx_ns next = pnx_pool_tick(pool, te.now);
+        CHECK(next != PNX_NEVER);
+        if (mock_stats(pool).held_too_long == 0)
+            test_env_advance(&te, next - te.now);
+    }
+    CHECK(te.now - start >= 10 * PNX_SEC && te.now - start <= 12 * PNX_SEC);
+    pnx_lease_release(&lease);
+    tear_down(pool);
+}
+
+struct text {
+    char all[4096];
+    size_t n;
+};
+
+static int append(void *ctx, const char *text, size_t n) {
+    struct text *all = ctx;
+    CHECK(all->n + n < sizeof(all->all));
+    memcpy(all->all + all->n, text, n);
+    all->n += n;
+    all->all[all->n] = '\0';
+    return 0;
+}
+
+TEST(site_and_tag_of_a_holder_are_shown_in_the_dump_and_to_who_times_out) {
+    set_up();
+    static struct text text, after;
+    struct pnx_pool *pool = mock_pool(&mock_bare, OPTS(.max = 2, .nested = PNX_POOL_NESTED_ALLOW));
+    struct pnx_lease a = {0}, b = {0}, c = {0};
+    struct pnx_error err = {0};
+    CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC, PNX_ACQUIRE_OPTS(.tag = 4711), &err, &a), 0);
+    test_env_advance(&te, 2 * PNX_SEC);
+    CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC, PNX_ACQUIRE_OPTS(.tag = 4712), &err, &b), 0);
+    test_env_advance(&te, 3 * PNX_SEC);
+    pnx_pool_tick(pool, te.now);
+    CHECK_EQ(pnx_pool_acquire(pool, 0, &err, &c), -ETIMEDOUT);
+    CHECK_CONTAINS(err.message, "2 of 2 in use");
+    CHECK_CONTAINS(err.message, "; held longest: 5.0 s by test_features.c:");
+    CHECK_CONTAINS(err.message, "(tag 4711)");
+    CHECK_EQ(pnx_pool_dump(pool, append, &text), 0);
+    CHECK_CONTAINS(text.all, "test_features.c:");
+    CHECK_CONTAINS(text.all, "(tag 4711)");
+    CHECK_CONTAINS(text.all, "(tag 4712)");
+    pnx_lease_release(&a);
+    pnx_lease_release(&b);
+    a = mock_acquire(pool, 0); /* the short way, which names nobody */
+    CHECK_EQ(pnx_pool_dump(pool, append, &after), 0);
+    CHECK(!strstr(after.all, "(tag"));
+    pnx_lease_release(&a);
+    tear_down(pool);
+}
+
+TEST(each_bad_acquire_option_is_refused_by_name) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_bare, OPTS(.max = 1));
+    struct pnx_lease lease = {0};
+    struct pnx_error err = {0};
+    struct pnx_acquire_opts with = {0};
+    CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC, &with, &err, &lease), -EINVAL);
+    CHECK_STR(err.field, "size");
+    const int32_t bad[] = {-1, PNX_PRIORITY_LAST, 99};
+    for (int i = 0; i < 3; i++) {
+        with = (struct pnx_acquire_opts){.size = sizeof(with), .priority = bad[i]};
+        CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC, &with, &err, &lease), -EINVAL);
+        CHECK_STR(err.field, "priority");
+    }
+    with = (struct pnx_acquire_opts){.size = sizeof(with), .reserved_ = 1};
+    CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC, &with, &err, &lease), -E2BIG);
+    struct {
+        struct pnx_acquire_opts with;
+        uint64_t newer;
+    } longer = {{.size = sizeof(longer)}, 1};
+    CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC, &longer.with, &err, &lease), -E2BIG);
+    CHECK_EQ(pnx_pool_acquire_with(NULL, PNX_SEC, NULL, &err, &lease), -EINVAL);
+    CHECK_STR(err.field, "pool");
+    CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC, NULL, &err, NULL), -EINVAL);
+    CHECK_STR(err.field, "ret_lease");
+    CHECK_EQ(mock->connects, 0);
+    longer.newer = 0;
+    CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC, &longer.with, &err, &lease), 0);
+    pnx_lease_release(&lease);
+    CHECK_EQ(pnx_pool_acquire_with(pool, PNX_SEC, NULL, &err, &lease), 0);
+    pnx_lease_release(&lease);
+    tear_down(pool);
+}
+
+/* ---- order of use, presets ---- */
+
+TEST(round_robin_uses_all_in_turn) {
+    set_up();
+    struct pnx_pool_opts opts = *OPTS(.max = 3);
+    opts.flags |= PNX_POOL_ROUND_ROBIN;
+    struct pnx_pool *pool = mock_pool(&mock_bare, &opts);
+    fill(pool, 3);
+    for (int i = 0; i < 9; i++) {
+        struct pnx_lease lease = mock_acquire(pool, 0);
+        CHECK_EQ(mock_of(&lease)->id, i % 3);
+        pnx_lease_release(&lease);
+    }
+    CHECK_EQ(mock->connects, 3);
+    tear_down(pool);
+}
+
+TEST(presets_set_what_is_still_zero) {
+    struct pnx_error err = {0};
+    struct pnx_pool_opts opts = *PNX_POOL_OPTS(.max = 8);
+    CHECK_EQ(pnx_pool_opts_preset(&opts, "service", &err), 0);
+    CHECK_EQ(opts.min_idle, 2);
+    CHECK_EQ(opts.held_too_long_ns, 30 * PNX_SEC);
+    CHECK_EQ(opts.keepalive_ns, 120 * PNX_SEC);
+    CHECK_EQ(opts.codel_target_ns, 500 * PNX_MS);
+    CHECK_EQ(opts.max, 8);
+    CHECK_EQ(opts.acquire_timeout_ns, 0);
+    CHECK_EQ(opts.flags, 0);
+    opts = *PNX_POOL_OPTS(.max = 8, .acquire_timeout_ns = 7);
+    CHECK_EQ(pnx_pool_opts_preset(&opts, "batch", &err), 0);
+    CHECK_EQ(opts.acquire_timeout_ns, 7); /* not overwritten */
+    CHECK_EQ(opts.breaker_failures, 20);
+    CHECK_EQ(opts.max_connecting, 4);
+    CHECK_EQ(opts.ageing_ns, PNX_NEVER);
+    opts = *PNX_POOL_OPTS(.max = 8);
+    CHECK_EQ(pnx_pool_opts_preset(&opts, "batch", &err), 0);
+    CHECK_EQ(opts.acquire_timeout_ns, 60 * PNX_SEC);
+    opts = *PNX_POOL_OPTS(.max = 8, .nested = PNX_POOL_NESTED_REFUSE);
+    CHECK_EQ(pnx_pool_opts_preset(&opts, "event-loop", &err), 0);
+    CHECK_EQ(opts.flags, PNX_POOL_NO_THREADS);
+    CHECK_EQ(opts.max_waiters, 10000);
+    CHECK_EQ(opts.nested, PNX_POOL_NESTED_REFUSE);
+    struct pnx_pool_opts before = opts;
+    CHECK_EQ(pnx_pool_opts_preset(&opts, "fast", &err), -ENOENT);
+    CHECK_CONTAINS(err.message, "there is no preset \"fast\"");
+    CHECK(memcmp(&before, &opts, sizeof(opts)) == 0);
+    CHECK_EQ(pnx_pool_opts_preset(&opts, NULL, &err), -EINVAL);
+    CHECK_EQ(pnx_pool_opts_preset(NULL, "batch", &err), -EINVAL);
+}
+
+TEST(a_pool_of_each_preset_works) {
+    static const char *const names[] = {"service", "batch", "event-loop"};
+    for (int i = 0; i < 3; i++) {
+        set_up();
+        te.virtual_time = false;
+        struct pnx_pool_opts opts = *OPTS_THREADS(.max = 4);
+        CHECK_EQ(pnx_pool_opts_preset(&opts, names[i], NULL), 0);
+        struct pnx_pool *pool = mock_pool(&mock_full, &opts);
+        struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
+        pnx_lease_release(&lease);
+        tear_down(pool);
+    }
+}
+
+/* ---- the short way ---- */
+
+/* Counts what a pool asks of its environment. */
+static struct { int64_t now, coarse; /* atomic */ } asked;
+
+static pnx_ns counted_now(void *ctx) {
+    __atomic_add_fetch(&asked.now, 1, __ATOMIC_RELAXED);
+    return ((struct test_env *)ctx)->now;
+}
+
+static pnx_ns counted_coarse(void *ctx) {
+    __atomic_add_fetch(&asked.coarse, 1, __ATOMIC_RELAXED);
+    return ((struct test_env *)ctx)->now;
+}
+
+/* So many cycles follow a pool's first before one has its time measured. */
+#define SHORT_CYCLES (PNX__POOL_SAMPLE - 2)
+
+struct short_way {
+    struct pnx_pool *pool;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool locked, done;
+};
+
+/* Holds the pool's lock until told otherwise: who needs it meanwhile hangs, and the test fails. */
+static void *hold_lock(void *arg) {
+    struct short_way *way = arg;
+    pnx__pool_lock(way->pool);
+    pthread_mutex_lock(&way->mutex);
+    way->locked = true;
+    pthread_cond_broadcast(&way->changed);
+    while (!way->done)
+        pthread_cond_wait(&way->changed, &way->mutex);
+    pthread_mutex_unlock(&way->mutex);
+    pnx__mutex_unlock(&way->pool->lock);
+    return NULL;
+}
+
+static void check_short_way(
+        const struct pnx_pool_manager *manager, const struct pnx_pool_hooks *own, pnx_ns timeout) {
+    struct short_way way = {
+            .mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    pthread_t thread;
+    set_up();
+    te.env.now = counted_now;
+    te.env.now_coarse = counted_coarse;
+    way.pool = mock_pool(manager, OPTS(.max = 16, .hooks = own));
+    struct pnx_lease lease = mock_acquire(way.pool, PNX_SEC);
+    pnx_lease_release(&lease);
+    CHECK(pthread_create(&thread, NULL, hold_lock, &way) == 0);
+    pthread_mutex_lock(&way.mutex);
+    while (!way.locked)
+        pthread_cond_wait(&way.changed, &way.mutex);
+    pthread_mutex_unlock(&way.mutex);
+    int64_t allocations = te.allocations;
+    asked.now = asked.coarse = 0;
+    for (int i = 0; i < SHORT_CYCLES; i++) {
+        lease = mock_acquire(way.pool, timeout);
+        CHECK(pnx_lease_resource(&lease) == &mock->resources[0]);
+        pnx_lease_release(&lease);
+    }
+    CHECK_EQ(te.allocations, allocations);
+    CHECK_EQ(asked.coarse, SHORT_CYCLES);
+    if (!manager->reset && !own)
+        CHECK_EQ(asked.now, 0); /* a reset has a deadline */
+    pthread_mutex_lock(&way.mutex);
+    way.done = true;
+    pthread_cond_broadcast(&way.changed);
+    pthread_mutex_unlock(&way.mutex);
+    pthread_join(thread, NULL);
+    CHECK_EQ(mock_stats(way.pool).acquires, SHORT_CYCLES + 1);
+    tear_down(way.pool);
+}
+
+TEST(p10_a_cycle_takes_no_lock_allocates_nothing_and_looks_once_at_the_coarse_clock) {
+    check_short_way(&mock_bare, NULL, 0);
+    check_short_way(&mock_bare, NULL, PNX_SEC);
+}
+
+TEST(p10_a_cycle_with_reset_and_hooks_takes_no_lock_either) {
+    check_short_way(&mock_full, NULL, PNX_SEC);
+    check_short_way(&mock_full, &hooks, PNX_SEC);
+    CHECK(hooked.before_acquire > SHORT_CYCLES && hooked.after_release > SHORT_CYCLES);
+}
+
+TEST(the_numbers_are_exact_though_the_short_way_counts_nothing) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_bare, OPTS(.max = 4, .nested = PNX_POOL_NESTED_ALLOW));
+    struct pnx_lease a = mock_acquire(pool, PNX_SEC), b;
+    pnx_lease_release(&a);
+    for (uint64_t i = 1; i <= 200; i++) {
+        struct pnx_pool_stats stats = mock_stats(pool);
+        CHECK_EQ(stats.acquires, i);
+        CHECK_EQ(stats.idle, 1);
+        CHECK_EQ(stats.in_use, 0);
+        a = mock_acquire(pool, 0);
+        stats = mock_stats(pool);
+        CHECK_EQ(stats.acquires, i + 1);
+        CHECK_EQ(stats.idle, 0);
+        CHECK_EQ(stats.in_use, 1);
+        pnx_lease_release(&a);
+    }
+    a = mock_acquire(pool, 0);
+    b = mock_acquire(pool, PNX_SEC);
+    pnx_lease_release(&a);
+    CHECK_EQ(mock_stats(pool).idle, 1);
+    CHECK_EQ(mock_stats(pool).in_use, 1);
+    CHECK_EQ(mock_stats(pool).acquires, 203);
+    CHECK_EQ(mock_stats(pool).waits, 2);
+    pnx_lease_release(&b);
+    tear_down(pool);
+}
+
+#ifdef PNX_DEBUG
+extern struct pnx_a32 pnx__pool_tolerate_misuse;
+static void tolerate(void) {
+    pnx__pool_tolerate_misuse.v = 1;
+}
+#else
+static void tolerate(void) {}
+#endif
+
+TEST(p9_a_stale_lease_is_refused_and_counted_on_the_short_way_too) {
+    set_up();
+    tolerate();
+    struct pnx_pool *pool = mock_pool(&mock_bare, OPTS(.max = 1));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    pnx_lease_release(&lease);
+    for (int i = 0; i < 10; i++) {
+        uint64_t before = mock_stats(pool).misuses;
+        struct pnx_lease first = mock_acquire(pool, 0), copy = first, old = first;
+        pnx_lease_release(&first);
+        pnx_lease_release(&copy); /* twice */
+        CHECK_EQ(mock_stats(pool).misuses, before + 1);
+        CHECK_EQ(mock_stats(pool).idle, 1);
+        struct pnx_lease second = mock_acquire(pool, 0);
+        copy = old;
+        pnx_lease_release(&copy); /* while somebody else has it */
+        CHECK(pnx_lease_resource(&old) == NULL);
+        copy = old;
+        pnx_lease_stale_all(&copy);
+        copy = old;
+        CHECK(pnx_lease_detach(&copy) == NULL);
+        CHECK_EQ(mock_stats(pool).misuses, before + 5);
+        CHECK_EQ(mock_stats(pool).in_use, 1);
+        CHECK_EQ(mock_of(&second)->id, 0);
+        pnx_lease_release(&second);
+    }
+    CHECK_EQ(mock_stats(pool).generations, 0);
+    CHECK_EQ(mock->connects, 1);
+    CHECK_EQ(mock->closes, 0);
+    tear_down(pool);
+}
+
+struct keeping {
+    struct pnx_pool *pool;
+    pthread_barrier_t both;
+    int cycles;
+    int own[2];
+};
+
+static void keep_own(unsigned index, void *ctx) {
+    struct keeping *keeping = ctx;
+    struct pnx_lease lease = mock_acquire(keeping->pool, 30 * PNX_SEC);
+    keeping->own[index] = mock_of(&lease)->id;
+    pthread_barrier_wait(&keeping->both); /* each has one */
+    for (int i = 0; i < keeping->cycles; i++) {
+        pnx_lease_release(&lease);
+        lease = mock_acquire(keeping->pool, 30 * PNX_SEC);
+        CHECK_EQ(mock_of(&lease)->id, keeping->own[index]);
+    }
+    pnx_lease_release(&lease);
+}
+
+TEST(two_threads_keep_their_own_resources) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_bare, OPTS_THREADS(.max = 16));
+    struct keeping keeping = {.pool = pool, .cycles = test_slow() ? 20000 : 200000};
+    CHECK(pthread_barrier_init(&keeping.both, NULL, 2) == 0);
+    test_threads(2, keep_own, &keeping);
+    CHECK(keeping.own[0] != keeping.own[1]);
+    CHECK_EQ(mock_stats(pool).acquires, 2 + 2 * (uint64_t)keeping.cycles);
+    CHECK_EQ(mock_read(mock, &mock->connects), 2);
+    pthread_barrier_destroy(&keeping.both);
+    tear_down(pool);
+}
+
+/* ---- requests: once, and never inside one another ---- */
+
+static int inside, deepest;
+static struct pnx_lease chained;
+
+static void chain_done(struct pnx_pool_request *request, int code, struct pnx_lease lease,
+        const struct pnx_error *err) {
+    (void)err;
+    CHECK_EQ(code, 0);
+    deepest = ++inside > deepest ? inside : deepest;
+    ((struct ask *)request->arg)->told++;
+    pnx_lease_release(&lease); /* which grants the next one */
+    inside--;
+}
+
+TEST(p13_each_request_is_told_once_and_never_inside_another_callback) {
+    set_up();
+    enum { N = 100 };
+    static struct ask asks[N];
+    struct pnx_pool *pool = mock_pool(&mock_bare, OPTS(.max = 1));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    for (int i = 0; i < N; i++) {
+        asks[i].request = (struct pnx_pool_request){
+                .done = chain_done, .arg = &asks[i], .timeout = PNX_NEVER};
+        CHECK_EQ(pnx_pool_acquire_async(pool, &asks[i].request), 0);
+        CHECK_EQ(pnx_pool_acquire_async(pool, &asks[i].request), -EBUSY);
+    }
+    CHECK_EQ(pnx_pool_cancel(&asks[7].request), 0);
+    CHECK_EQ(pnx_pool_cancel(&asks[7].request), -EALREADY);
+    pnx_lease_release(&lease);
+    for (int i = 0; i < N; i++) {
+        CHECK_EQ(asks[i].told, i != 7);
+        CHECK_EQ(pnx_pool_cancel(&asks[i].request), -EALREADY);
+    }
+    CHECK_EQ(deepest, 1);
+    CHECK_EQ(pnx_pool_cancel(NULL), -EINVAL);
+    CHECK(chained.slot == NULL);
+    tear_down(pool);
+}
