@@ -135,10 +135,11 @@ inline lend(at, to, state) {
     put(at, WORD(lent[at], state))
 }
 
-/* Its resource is home. */
+/* Its resource is home, and has just been used. */
 inline home(at, as) {
     assert(lent[at] == as); /* S3 */
-    lent[at] = 0
+    lent[at] = 0;
+    due[at] = false
 }
 
 inline LOCK() {
@@ -161,9 +162,10 @@ inline capture(at) {
 #endif
         if
         :: done -> break
-        :: else ->
 #ifdef BAD_CAPTURE_ONCE
-            break
+        :: else -> break
+#else
+        :: else
 #endif
         fi
     od;

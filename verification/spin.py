@@ -93,7 +93,7 @@ JOBS = ("THREADS", "FAILURES=1")
 # what, definitions, least number of states
 POOL = [
     ("three clients, one of whom comes twice", (*THREE, "ROUNDS=2"), 900_000),
-    ("three clients and two slots", (*THREE, "SLOTS=2"), 150_000),
+    ("three clients and two slots", (*THREE, "SLOTS=2"), 190_000),
     ("a reserve for min_idle", (*THREE, "RESERVE=1"), 250_000),
     ("resets, discards and a copied lease", (*AGAIN, *JOBS, "RESETS=1", "COPIES=1"), 1_300_000),
     ("checks that may fail", (*AGAIN, *JOBS, "DUES=1"), 350_000),
@@ -241,7 +241,7 @@ def check_model(model, long_run):
                 at: text for at, text in never.items() if at in result.unreached}
         verdict = f"holds in {result.states} states (floor {row.floor})"
         if result.cause is not None:
-            verdict = f"{row.how or ''} {result.cause}, after {result.states} states"
+            verdict = f"{row.how or 'not'}: {result.cause}, after {result.states} states"
         print(f"{'ok  ' if fine else 'FAIL'} {model}: {row.what}: {verdict}, {result.seconds:.1f} s of CPU",
               flush=True)
     if model == "pool":

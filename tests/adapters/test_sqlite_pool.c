@@ -166,7 +166,8 @@ static void open_what_exists(struct world *world) {
     if (!rc)
         rc = pnx_pool_create(pnx_sqlite_manager(),
                 PNX_POOL_OPTS(.name = "db", .ctx = world->source, .max = 3, .check_after_ns = 1,
-                        .backoff_ns = PNX_MS, .backoff_max_ns = 5 * PNX_MS),
+                        .backoff_ns = PNX_MS, .backoff_max_ns = 5 * PNX_MS,
+                        .breaker_failures = UINT32_MAX),
                 &err, &world->pool);
     CHECK_MSG(rc == 0, "%d: %s", rc, err.message);
 }

@@ -17,13 +17,27 @@ static int count_descriptors(void) {
     return n;
 }
 
+static void hear(void *ctx, const struct pnx_event *event) {
+    (void)ctx;
+    if (event->type == PNX_EVENT_POOL_BREAKER_OPENED) {
+        __atomic_store_n(&world.opened_by, event->code, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&world.opened, 1, __ATOMIC_RELAXED);
+    }
+    if (event->type == PNX_EVENT_POOL_BREAKER_CLOSED)
+        __atomic_add_fetch(&world.closed, 1, __ATOMIC_RELAXED);
+}
+
 void set_up(unsigned lives) {
+    const struct pnx_monitor monitor = {.size = sizeof(monitor), .event = hear};
+    uint32_t id;
     net_server_init(&world.server, lives);
     net_server_start(&world.server);
     net_proxy_init(&world.proxy, world.server.port);
     world.client.port = world.proxy.port;
     test_env_init(&world.te);
     CHECK_EQ(pnx_registry_create(NULL, NULL, &world.registry), 0);
+    CHECK_EQ(pnx_stats_create(NULL, NULL, &world.stats), 0);
+    CHECK_EQ(pnx_monitor_add(world.stats, &monitor, &id), 0);
     world.descriptors = count_descriptors();
 }
 
@@ -50,6 +64,7 @@ static void end_pool(void) {
 
 static void end_network(void) {
     pnx_registry_release(&world.registry);
+    pnx_stats_release(&world.stats);
     net_proxy_end(&world.proxy);
     net_server_end(&world.server);
 }

@@ -21,9 +21,13 @@ struct net_world {
     struct net_client client; /* of the proxy, unless the test changes its port */
     struct test_env te;
     struct pnx_registry *registry;
+    struct pnx_stats *stats;
     struct pnx_pool *pool;
     uint32_t max;
     int descriptors; /* before there was a pool */
+    int64_t opened;  /* atomics: events of the breaker, and the code that came with the last */
+    int64_t closed;
+    int64_t opened_by;
 };
 
 extern struct net_world world;
@@ -33,7 +37,9 @@ void set_up(unsigned lives);
 struct pnx_pool *make_pool(const struct pnx_pool_opts *opts);
 #define POOL(...) \
     make_pool(PNX_POOL_OPTS(.name = "net", .ctx = &world.client, .env = &world.te.env, \
-            .registry = world.registry, __VA_ARGS__))
+            .registry = world.registry, .stats = world.stats, __VA_ARGS__))
+/* For tests in which callers wait as long as they said, whatever fails meanwhile. */
+#define NO_BREAKER .breaker_failures = UINT32_MAX
 /* Ends everything: no descriptor, memory or row is left, and neither side ever counted more than max. */
 void tear_down(void);
 /* The same where the server cannot know of every end: of a peer that vanished, or while it was frozen. */
@@ -53,6 +59,7 @@ void pause_for(pnx_ns time);
         pnx_ns until_ = pnx_now() + MINUTE; \
         for (;;) { \
             struct pnx_pool_stats s = net_stats(); \
+            (void)s; \
             if (expression) \
                 break; \
             CHECK_MSG(pnx_now() < until_, "waited a minute for %s", #expression); \

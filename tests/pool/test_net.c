@@ -14,8 +14,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-/* Pauses short enough that no test waits for one. */
-#define QUICK .backoff_ns = 5 * PNX_MS, .backoff_max_ns = 20 * PNX_MS
+/* Pauses short enough that no test waits for one; callers wait as long as they said. */
+#define QUICK .backoff_ns = 5 * PNX_MS, .backoff_max_ns = 20 * PNX_MS, NO_BREAKER
 
 /* ---- acquiring ---- */
 
@@ -123,6 +123,52 @@ TEST(a_connect_that_hangs_keeps_neither_a_caller_nor_a_close_longer_than_asked) 
     net_proxy_strike(&world.proxy, NET_RESET);
     CHECK_EQ(pnx_pool_close(world.pool, MINUTE), 0);
     tear_down();
+}
+
+/* Callers who would wait a minute are told at once, with the cause; whoever comes later does not wait at all. */
+static void breaker_opens(enum net_mode mode, int cause, const char *message) {
+    struct pnx_error err = {0};
+    struct pnx_lease lease = {0};
+    set_up(1);
+    net_proxy_mode(&world.proxy, mode);
+    POOL(.max = 2, .connect_timeout_ns = 30 * PNX_MS, .backoff_ns = 5 * PNX_MS,
+            .backoff_max_ns = 20 * PNX_MS, .breaker_failures = 3);
+    for (int i = 0; i < 5; i++) {
+        pnx_ns start = pnx_now();
+        CHECK_EQ(net_acquire(MINUTE, &err, &lease), PNX_E_BREAKER);
+        CHECK(pnx_now() - start < LOOSE);
+        CHECK_EQ(pnx_recovery(err.code), PNX_RECOVERY_BREAK);
+        CHECK_EQ(err.cause, cause);
+        CHECK_STR(err.phase, "breaker");
+        CHECK_CONTAINS(err.message, message);
+    }
+    CHECK(net_stats().connect_failures >= 3);
+    CHECK_EQ(net_stats().waits, 1);
+    CHECK_EQ(net_stats().breaker_opened, 1);
+    UNTIL(net_read(&world.opened) == 1);
+    CHECK_EQ(net_read(&world.opened_by), cause);
+    net_proxy_mode(&world.proxy, NET_PASS);
+    pnx_ns until = pnx_now() + MINUTE;
+    int rc; /* whoever asks has a connect tried: the first that succeeds ends it */
+    while ((rc = net_acquire(MINUTE, NULL, &lease)) == PNX_E_BREAKER) {
+        CHECK(pnx_now() < until);
+        usleep(500);
+    }
+    CHECK_EQ(rc, 0);
+    CHECK_EQ(net_stats().breaker_open, 0);
+    pnx_lease_release(&lease);
+    all_good(2);
+    UNTIL(net_read(&world.closed) == 1);
+    CHECK_EQ(net_stats().breaker_opened, 1);
+    tear_down();
+}
+
+TEST(refused_connects_open_the_breaker_which_tells_the_cause_and_closes_by_itself) {
+    breaker_opens(NET_REFUSE, -ECONNREFUSED, "refused");
+}
+
+TEST(unanswered_connects_open_the_breaker_which_tells_the_cause_and_closes_by_itself) {
+    breaker_opens(NET_MUTE, -ETIMEDOUT, "last connect error");
 }
 
 TEST(a_slow_network_delays_connects_and_does_not_fail_them) {

@@ -5,6 +5,8 @@
  *   - No acquire returns later than its deadline by more than LATE_MAX, at p99.9.  Looked at only by --long, not
  *     under a sanitizer, and when other processes have used less than LOAD_MAX CPUs meanwhile; whether it was is
  *     printed in any case.
+ *   - With the breaker, who asks meanwhile is refused within the same time, and is told the cause that opened it; it
+ *     opens once and closes once.
  *   - Connects that are tried meanwhile are no more than the governor's pauses allow, but for one chance in 10^9.
  *   - The first connect that is tried after the return succeeds, within the longest pause, and is within
  *     RECOVERY_MAX (looked at as LATE_MAX is; always within LOOSE).
@@ -19,16 +21,23 @@
 #define LATE_MAX     (20 * PNX_MS)
 #define RECOVERY_MAX PNX_SEC
 #define LOAD_MAX     0.1 /* CPUs that others may use while times are looked at */
-#define LATE_UNIT    (100 * PNX_US)
-#define LATE_UNITS   5000
+#define TIME_UNIT    (100 * PNX_US)
+#define TIME_UNITS   5000
+#define CLIENT_PAUSE (20 * PNX_MS) /* of a client that was told to leave the server alone */
 
 #define SERVED 5 /* times that each client must be served before the outage, and after it */
 
 enum phase { UP, DOWN, BACK, PHASES };
 
 struct client {
-    int64_t served[PHASES];   /* atomics: by when the acquire began */
-    int64_t unserved[PHASES]; /* acquires that ended at their deadline */
+    int64_t served[PHASES]; /* atomics: by when the acquire began */
+    bool refused; /* its own: its last acquire was, by the breaker, and the outage goes on */
+};
+
+/* How many of something took how long. */
+struct times {
+    int64_t n;
+    int64_t units[TIME_UNITS]; /* of TIME_UNIT; the last: that, or longer */
 };
 
 struct drill {
@@ -43,6 +52,7 @@ struct drill {
     pnx_ns backoff;
     pnx_ns backoff_max;
     uint32_t max_connecting;
+    bool breaker;
 
     /* atomics */
     int phase; /* enum phase */
@@ -53,8 +63,8 @@ struct drill {
     pnx_ns settled_at; /* a second after all connections were back; 0: not yet */
     pnx_ns first;      /* from back_at to the first that was served; 0: not yet */
     int64_t starved;   /* acquires begun after settled_at that ended at their deadline */
-    int64_t timeouts;
-    int64_t late[LATE_UNITS]; /* acquires that ended so much after their deadline */
+    struct times late; /* after their deadline: acquires that ended there */
+    struct times fast; /* acquires that an open breaker refused, when it was open before */
     struct client *client;
 
     /* of the operator alone */
@@ -76,10 +86,10 @@ static int64_t add(int64_t *count, int64_t by) {
 
 /* ---- clients ---- */
 
-static void note_late(struct drill *drill, pnx_ns late) {
-    pnx_ns unit = late / LATE_UNIT;
-    add(&drill->timeouts, 1);
-    add(&drill->late[unit < LATE_UNITS ? unit : LATE_UNITS - 1], 1);
+static void note_time(struct times *times, pnx_ns time) {
+    pnx_ns unit = time / TIME_UNIT;
+    add(&times->n, 1);
+    add(&times->units[unit < TIME_UNITS ? unit : TIME_UNITS - 1], 1);
 }
 
 static void note_recovery(struct drill *drill) {
@@ -93,7 +103,7 @@ static void note_cause(struct drill *drill, const struct pnx_error *err) {
     if (err->cause == 0)
         return; /* the machine was away for so long that the last failure is an old one */
     CHECK_EQ(err->cause, drill->expected_cause);
-    CHECK_STR(err->phase, "connect");
+    CHECK_STR(err->phase, err->code == PNX_E_BREAKER ? "breaker" : "connect");
     CHECK_CONTAINS(err->message, "last connect error");
     add(&drill->told, 1);
 }
@@ -134,13 +144,22 @@ static void ask(struct drill *drill, unsigned index, uint64_t random) {
         }
         return;
     }
-    CHECK_MSG(rc == -ETIMEDOUT, "acquire: %s (%s)", pnx_errname(rc), err.message);
-    note_late(drill, pnx_now() - start - timeout);
-    add(&client->unserved[phase], 1);
-    if (phase == DOWN && phase_of(drill) == DOWN)
+    pnx_ns took = pnx_now() - start;
+    bool down = phase == DOWN && phase_of(drill) == DOWN;
+    CHECK_EQ(rc, err.code);
+    CHECK_MSG(rc == -ETIMEDOUT || (drill->breaker && rc == PNX_E_BREAKER), "acquire: %s (%s)",
+            pnx_errname(rc), err.message);
+    if (rc == -ETIMEDOUT)
+        note_time(&drill->late, took - timeout);
+    else if (down && client->refused)
+        note_time(&drill->fast, took);
+    client->refused = down && rc == PNX_E_BREAKER;
+    if (down)
         note_cause(drill, &err);
     if (settled && start > settled)
         add(&drill->starved, 1);
+    if (rc == PNX_E_BREAKER)
+        pause_for(CLIENT_PAUSE);
 }
 
 static bool all_served(const struct drill *drill, enum phase phase) {
@@ -190,6 +209,8 @@ static void have_an_outage(struct drill *drill) {
     until_a_connect_fails_anew();
     set_phase(drill, DOWN);
     pause_for(drill->outage - (pnx_now() - drill->began));
+    if (drill->breaker)
+        UNTIL(s.breaker_open == 1);
     drill->attempts = net_read(&world.client.attempts) - attempts;
     drill->overlaps = net_read(&world.client.overlaps) - overlaps;
     drill->overdue = net_stats().overdue - overdue;
@@ -248,14 +269,15 @@ static int64_t attempts_allowed(const struct drill *drill) {
     return n + more;
 }
 
-static pnx_ns lateness(const struct drill *drill, int64_t in_a_thousand) {
+/* What so many in a thousand did not exceed. */
+static pnx_ns quantile(const struct times *times, int64_t in_a_thousand) {
     int64_t sum = 0;
-    for (int i = 0; i < LATE_UNITS; i++) {
-        sum += drill->late[i];
-        if (sum * 1000 >= drill->timeouts * in_a_thousand)
-            return (i + 1) * LATE_UNIT;
+    for (int i = 0; i < TIME_UNITS && times->n > 0; i++) {
+        sum += times->units[i];
+        if (sum * 1000 >= times->n * in_a_thousand)
+            return (i + 1) * TIME_UNIT;
     }
-    return PNX_NEVER;
+    return 0;
 }
 
 static double ms(pnx_ns time) {
@@ -272,16 +294,21 @@ static void count_served(struct drill *drill) {
     }
 }
 
+static void print_times(const char *what, const struct times *times) {
+    printf("outage: %lld %s %.1f ms (p50), %.1f ms (p99), %.1f ms (p99.9)\n", (long long)times->n,
+            what, ms(quantile(times, 500)), ms(quantile(times, 990)), ms(quantile(times, 999)));
+}
+
 static void print(const struct drill *drill) {
     printf("outage: seed %llu, %u clients, %u connections, %.0f ms down: %lld connects tried (%lld "
            "allowed), %lld connections broke in use\n",
             (unsigned long long)drill->seed, drill->clients, world.max, ms(drill->lasted),
             (long long)drill->attempts, (long long)attempts_allowed(drill),
             (long long)drill->broken);
-    printf("outage: %lld acquires ended at their deadline, later by %.1f ms (p50), %.1f ms (p99), "
-           "%.1f ms (p99.9); %lld were told the cause\n",
-            (long long)drill->timeouts, ms(lateness(drill, 500)), ms(lateness(drill, 990)),
-            ms(lateness(drill, 999)), (long long)drill->told);
+    print_times("acquires ended at their deadline, later by", &drill->late);
+    if (drill->breaker)
+        print_times("acquires were refused by an open breaker, after", &drill->fast);
+    printf("outage: %lld acquires were told the cause\n", (long long)drill->told);
     printf("outage: served again %.1f ms after the return, %lld connects failed after it; then "
            "%lld "
            "acquires, %lld to %lld of each client, %lld of them in vain\n",
@@ -301,7 +328,8 @@ static void check_times(const struct drill *drill) {
             why ? why : "", drill->load);
     if (why)
         return;
-    CHECK(lateness(drill, 999) <= LATE_MAX);
+    CHECK(quantile(&drill->late, 999) <= LATE_MAX);
+    CHECK(!drill->breaker || quantile(&drill->fast, 999) <= LATE_MAX);
     CHECK(drill->first <= RECOVERY_MAX);
     CHECK_EQ(drill->starved, 0);
     CHECK_MSG(drill->most <= 2 * drill->least, "one client was served %lld times, another %lld",
@@ -317,9 +345,12 @@ static void check(const struct drill *drill) {
             "%lld connects failed after the return", (long long)drill->vain_attempts);
     CHECK(drill->least >= SERVED);
     UNTIL(s.in_use + s.waiting + s.connecting + s.checking == 0);
+    UNTIL(net_read(&world.opened) == drill->breaker && net_read(&world.closed) == drill->breaker);
     struct pnx_pool_stats s = net_stats();
-    CHECK_EQ(s.timeouts, drill->timeouts);
+    CHECK_EQ(s.timeouts, drill->late.n);
     CHECK_EQ(s.closed_discarded, drill->broken);
+    CHECK_EQ(s.breaker_opened, drill->breaker);
+    CHECK(!drill->breaker || net_read(&world.opened_by) == drill->expected_cause);
     check_times(drill);
 }
 
@@ -332,7 +363,8 @@ static void run(struct drill *drill, uint32_t max) {
     drill->max_connecting = 4;
     POOL(.max = max, .max_connecting = drill->max_connecting, .backoff_ns = drill->backoff,
             .backoff_max_ns = drill->backoff_max, .connect_timeout_ns = drill->connect_timeout,
-            .check_timeout_ns = 100 * PNX_MS, .check_after_ns = 200 * PNX_MS);
+            .check_timeout_ns = 100 * PNX_MS, .check_after_ns = 200 * PNX_MS,
+            .breaker_failures = drill->breaker ? 0 : UINT32_MAX);
     test_threads(drill->clients + 1, take_part, drill);
     count_served(drill);
     print(drill);
@@ -354,16 +386,25 @@ static unsigned clients(void) {
     return test_long() ? 200 : test_slow() ? 24 : 48;
 }
 
-TEST_LIMIT(many_clients_outlive_a_server_that_is_killed_and_comes_back, 240) {
+static void be_killed(bool breaker) {
     static struct drill drill = {.fail = kill_server, .mend = start_server};
     drill.clients = clients();
     drill.outage = test_long() ? 10 * PNX_SEC : 1500 * PNX_MS;
     drill.connect_timeout = 5 * PNX_SEC;
     drill.expected_cause = -ECONNREFUSED;
+    drill.breaker = breaker;
     set_up(2);
     world.client.port = world.server.port;
     run(&drill, test_long() ? 32 : 12);
     tear_down();
+}
+
+TEST_LIMIT(many_clients_outlive_a_server_that_is_killed_and_comes_back, 240) {
+    be_killed(false);
+}
+
+TEST_LIMIT(the_breaker_spares_many_clients_a_server_that_is_killed_until_it_comes_back, 240) {
+    be_killed(true);
 }
 
 /* Everything between us and the server swallows what comes: neither SYN nor data is answered. */
