@@ -218,8 +218,7 @@ static struct pnx__group_key *new_key(struct pnx_pool_group *group, uint64_t has
             .hash = hash,
             .maker = self ? self->id : 0,
     };
-    if (len)
-        memcpy(key->bytes, bytes, len);
+    memcpy(key->bytes, bytes, len);
     return key;
 }
 
@@ -417,6 +416,8 @@ static int look(struct pnx_pool_group *group, uint64_t hash, const void *bytes, 
 int pnx__group_hold(struct pnx_pool_group *group, const void *bytes, size_t len,
         struct pnx_error *err, struct pnx__group_key **ret_key) {
     struct pnx__group_key *spare = NULL, *key = NULL;
+    if (len == 0)
+        bytes = ""; /* not NULL */
     uint64_t hash = pnx__hash(group->seed, bytes, len);
     int rc;
     do {
