@@ -4,7 +4,7 @@
  *
  * What needs no threads runs on a virtual clock in groups without threads; nothing sleeps to synchronise.
  */
-#include "pool/group.h"
+#include "pool/hosts.h"
 
 /* ---- keys ---- */
 

@@ -3,7 +3,7 @@
  * Groups of pools by key: memory, registry, budget, reports, close, fork; and storms of real threads, in which the server
  * counts.
  */
-#include "pool/group.h"
+#include "pool/hosts.h"
 
 #include <patinox/shutdown.h>
 #include <unistd.h>

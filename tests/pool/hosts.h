@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * group.h - a pretended server for tests of groups of pools: it counts what is alive, of each key and of all, at every moment;
+ * hosts.h - a pretended server for tests of groups of pools: it counts what is alive, of each key and of all, at every moment;
  * and callers, in threads and without.
  */
-#ifndef PNX_TEST_POOL_GROUP_H
-#define PNX_TEST_POOL_GROUP_H
+#ifndef PNX_TEST_POOL_HOSTS_H
+#define PNX_TEST_POOL_HOSTS_H
 
 #include "harness/harness.h"
 
