@@ -89,7 +89,7 @@ struct pnx_pool_group_opts {
      * group.  min_idle is kept from what is free only: nothing is taken from others for it.
      */
     const struct pnx_pool_opts *pool;
-    pnx_ns key_idle_ns; /* close and forget a key that has been unused this long (up to 1/8 later); default 10 min */
+    pnx_ns key_idle_ns; /* close and forget a key that has been unused this long (up to 1/8, or 1 ms, later); default 10 min */
     pnx_ns turn_ns; /* how long a key keeps one that an equally busy key wants; default 100 ms */
     uint32_t max_total;   /* resources of all keys alive at once; required */
     uint32_t max_per_key; /* of one key; default max_total */

@@ -445,7 +445,7 @@ static void begin_close(struct pnx_pool_group *group, bool final) {
         struct pnx_pool *pool = pnx__group_pool(key);
         /* A shutdown that closes the pool just now is waited for here, by a thread that it does not wait for. */
         if (final)
-            (void)pnx_registry_remove(pool->registry, pool->row);
+            pool->member.struck = pnx_registry_remove(pool->registry, pool->row) != -EDEADLK;
         (void)pnx_pool_close_begin(pool);
         pnx__group_lock(group);
         if (key->state == PNX__GROUP_OPEN)

@@ -18,8 +18,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A key is looked at so many times in key_idle. */
-#define LOOKS 8
+/* A key is looked at so many times in key_idle, but not more often than this. */
+#define LOOKS    8
+#define LOOK_MIN PNX_MS
 
 static_assert(offsetof(struct pnx__group_key, pub) == 0, "the operations' ctx is the key");
 
@@ -131,6 +132,12 @@ void pnx__group_leave_locked(struct pnx__group_key *key) {
     pnx__group_set_quota_locked(key, 0);
 }
 
+static pnx_ns look_after(const struct pnx_pool_group *group) {
+    if (group->key_idle == PNX_NEVER)
+        return PNX_NEVER;
+    return group->key_idle / LOOKS > LOOK_MIN ? group->key_idle / LOOKS : LOOK_MIN;
+}
+
 /* Returns read no clock: the first look that finds it unused starts its time. */
 void pnx__group_expire_locked(struct pnx__group_key *key, pnx_ns now) {
     struct pnx_pool_group *group = key->group;
@@ -148,7 +155,7 @@ void pnx__group_expire_locked(struct pnx__group_key *key, pnx_ns now) {
         pnx__group_count(group, PNX__GROUP_STAT_keys_forgotten);
         return;
     }
-    pnx_ns at = pnx__deadline(now, group->key_idle / LOOKS + 1);
+    pnx_ns at = pnx__deadline(now, look_after(group));
     pnx_ns due = pnx__deadline(key->rests_since, group->key_idle);
     pnx__group_arm_locked(key, key->rests_since && due > now && due < at ? due : at);
 }
@@ -362,7 +369,7 @@ static int take_locked(struct pnx__group_key *key, struct pnx_error *err) {
         pnx__group_recount_locked(key, PNX__GROUP_OPEN, key->quota, key->share);
         pnx__group_hear_locked(key, PNX__POOL_SATED);
         key->used_at = pnx__now(&group->env);
-        pnx__group_arm_locked(key, pnx__deadline(key->used_at, group->key_idle / LOOKS));
+        pnx__group_arm_locked(key, pnx__deadline(key->used_at, look_after(group)));
         pnx__group_kick_locked(key); /* it may be hungry */
     }
     pnx__group_ref_locked(key);

@@ -74,6 +74,7 @@ struct pnx__pool_member {
     void *key;
     struct pnx_a32 *key_refs;
     const void *group; /* fixed */
+    bool struck;       /* its row has been removed, by the one thread that ends the group */
     uint32_t share;    /* what counts: the larger of quota and size, once the group has looked */
     uint8_t known;     /* enum pnx__pool_appetite as the group has seen it last */
     bool told;         /* and the group has not looked yet */

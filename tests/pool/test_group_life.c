@@ -105,6 +105,28 @@ TEST(a_shutdown_of_the_registry_ends_the_group_and_its_pools) {
     pnx_registry_release(&registry);
 }
 
+TEST(each_row_is_removed_once) {
+    set_up();
+    struct pnx_registry *registry = NULL;
+    struct pnx_registry_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.name = "r"), NULL, &registry), 0);
+    struct pnx_pool_group *group = make(OPTS(.max_total = 3, .max_keys = 2, .registry = registry));
+    static const char *const keys[] = {"A", "B", "C"};
+    struct pnx_lease lease = {0};
+    for (int i = 0; i < 3; i++) {
+        lease = get(group, keys[i]);
+        if (i < 2)
+            pnx_lease_release(&lease);
+    }
+    pnx_pool_group_release(&group);
+    pnx_lease_release(&lease);
+    UNTIL(__atomic_load_n(&te.live_blocks, __ATOMIC_RELAXED) == 0);
+    CHECK_EQ(pnx_registry_read_stats(registry, &stats), 0);
+    CHECK_EQ(stats.misuses, 0);
+    CHECK_EQ(stats.live, 0);
+    pnx_registry_release(&registry);
+}
+
 TEST(all_memory_is_charged_and_given_back) {
     set_up_virtual();
     struct pnx_budget *budget = NULL;
