@@ -237,6 +237,13 @@ static inline struct pnx_pool_key_numbers numbers_of(
     return wanted.numbers;
 }
 
+/* Whether a key is there, and somebody waits for it. */
+static inline bool is_awaited(struct pnx_pool_group *group, const char *key) {
+    struct wanted wanted = {.key = key};
+    CHECK_EQ(pnx_pool_group_each(group, find_key, &wanted), 0);
+    return wanted.found && wanted.numbers.waiting > 0;
+}
+
 /* Polls until the expression holds; fails after 30 s. */
 #define UNTIL(expression) \
     do { \
@@ -267,17 +274,26 @@ struct caller {
     int rc;
     struct pnx_error err;
     struct pnx_lease lease;
+    bool passes; /* gives it back at once */
 };
 
 static inline void *call(void *arg) {
     struct caller *caller = arg;
     caller->rc = ask(caller->group, caller->key, caller->timeout, &caller->err, &caller->lease);
+    if (caller->passes)
+        pnx_lease_release(&caller->lease);
     return NULL;
 }
 
-static inline void start(struct caller *caller, struct pnx_pool_group *group, const char *key) {
-    *caller = (struct caller){.group = group, .key = key, .timeout = 30 * PNX_SEC};
+static inline void start_call(
+        struct caller *caller, struct pnx_pool_group *group, const char *key, bool passes) {
+    *caller =
+            (struct caller){.group = group, .key = key, .timeout = 30 * PNX_SEC, .passes = passes};
     CHECK(pthread_create(&caller->thread, NULL, call, caller) == 0);
+}
+
+static inline void start(struct caller *caller, struct pnx_pool_group *group, const char *key) {
+    start_call(caller, group, key, false);
 }
 
 static inline void join(struct caller *caller) {

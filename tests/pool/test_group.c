@@ -178,7 +178,7 @@ TEST(a_key_that_is_asked_for_while_it_leaves_comes_back) {
     UNTIL(numbers_of(group, "B").idle == 1);
     struct caller caller;
     start(&caller, group, "A"); /* b must leave, and a is the same as before */
-    UNTIL(numbers_of(group, "A").waiting == 1);
+    UNTIL(is_awaited(group, "A"));
     CHECK(!numbers_of(group, "A").leaving);
     CHECK_EQ(read_count(&server.live_of[1]),
             1); /* P1: not connected before its close has returned */
@@ -262,7 +262,7 @@ TEST(g1_a_share_moves_only_after_the_close_has_returned) {
     struct caller caller;
     start(&caller, group, "B");
     await_count(&server.in_close, 1);
-    UNTIL(numbers_of(group, "B").waiting == 1);
+    UNTIL(is_awaited(group, "B"));
     struct pnx_lease more = {0};
     struct pnx_error err = {0};
     CHECK_EQ(ask(group, "C", 5 * PNX_MS, &err, &more),
@@ -441,7 +441,7 @@ TEST(a_return_by_the_short_way_is_seen_when_a_key_is_hungry) {
     struct pnx_lease a = get(group, "A"), b = get(group, "B");
     struct caller caller;
     start(&caller, group, "B");
-    UNTIL(numbers_of(group, "B").waiting == 1);
+    UNTIL(is_awaited(group, "B"));
     pnx_lease_release(&a); /* of which nobody would hear otherwise */
     join(&caller);
     CHECK_EQ(server.live_of[2], 2);

@@ -260,6 +260,7 @@ struct storm {
     uint64_t seed;
     int served, refused;
     bool patient;
+    struct pnx_inbox *inboxes[4];
 };
 
 static void use(struct pnx_lease *lease, int me) {
@@ -346,6 +347,89 @@ TEST(g1_storm_without_threads) {
     run_storm(QUIET(.max_total = 3, .max_keys = 4, .turn_ns = PNX_MS, .key_idle_ns = 5 * PNX_MS),
             &storm, 8);
     CHECK(storm.served > 0);
+}
+
+/* One thread with requests of its own, some of which it takes back. */
+static void request_client(unsigned index, void *ctx) {
+    struct storm *storm = ctx;
+    uint64_t state = storm->seed + index;
+    enum { N = 8 };
+    struct wish wishes[N];
+    for (int i = 0; i < storm->cycles; i++) {
+        int cancelled = 0, failed = 0;
+        for (int j = 0; j < N; j++) {
+            char key[2] = {(char)('A' + test_random(&state) % (unsigned)storm->keys), '\0'};
+            struct pnx_inbox *inbox = storm->inboxes[index];
+            wishes[j] =
+                    (struct wish){.request = {.done = told, .timeout = PNX_NEVER, .inbox = inbox}};
+            wishes[j].request.arg = &wishes[j];
+            int rc = pnx_pool_group_acquire_async(storm->group, key, 1, &wishes[j].request);
+            CHECK_EQ(rc, 0);
+            if (test_random(&state) % 4 == 0 && pnx_pool_cancel(&wishes[j].request) == 0) {
+                wishes[j].told = -1;
+                cancelled++;
+            }
+        }
+        for (int left = N - cancelled; left > 0;) {
+            int n = pnx_inbox_dispatch(storm->inboxes[index], 0);
+            for (int j = 0; n > 0 && j < N; j++) {
+                failed += wishes[j].code != 0;
+                if (wishes[j].lease.slot)
+                    use(&wishes[j].lease, (int)index + 1);
+                pnx_lease_release(&wishes[j].lease);
+            }
+            left -= n;
+            if (n == 0)
+                sched_yield();
+        }
+        CHECK_EQ(failed, 0);
+        for (int j = 0; j < N; j++)
+            CHECK(wishes[j].told == 1 || wishes[j].told == -1);
+        __atomic_add_fetch(&storm->served, N - cancelled, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&storm->refused, cancelled, __ATOMIC_RELAXED);
+    }
+}
+
+TEST(g1_storm_of_requests_of_which_some_are_taken_back) {
+    set_up();
+    struct storm storm = {.keys = 5, .seed = test_seed(), .cycles = test_long() ? 3000 : 60};
+    storm.group = make(OPTS(.max_total = 3, .turn_ns = PNX_MS, .key_idle_ns = 2 * PNX_MS));
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(pnx_inbox_create(&te.env, NULL, &storm.inboxes[i]), 0);
+    test_threads(4, request_client, &storm);
+    CHECK_EQ(storm.served + storm.refused, 4 * 8 * storm.cycles);
+    CHECK_MSG(server.peak <= 3, "G1: %d alive", server.peak);
+    for (int i = 0; i < 4; i++)
+        pnx_inbox_release(&storm.inboxes[i]);
+    tear_down(storm.group);
+}
+
+static pnx_ns cpu_time(void) {
+    struct timespec now;
+    CHECK(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now) == 0);
+    return now.tv_sec * PNX_SEC + now.tv_nsec;
+}
+
+TEST(waiting_for_a_share_takes_no_processor_time) {
+    set_up();
+    struct pnx_pool_group *group =
+            make(OPTS(.max_total = 2, .turn_ns = PNX_MS, .key_idle_ns = 80 * PNX_MS));
+    struct pnx_lease a = get(group, "A"), b = get(group, "B"), none = {0};
+    struct caller callers[4];
+    static const char *const keys[] = {"A", "B", "C", "D"};
+    for (int i = 0; i < 4; i++) {
+        start_call(&callers[i], group, keys[i], true);
+        UNTIL(is_awaited(group, keys[i]));
+    }
+    pnx_ns cpu = cpu_time();
+    CHECK_EQ(ask(group, "E", 400 * PNX_MS, NULL, &none), -ETIMEDOUT);
+    cpu = cpu_time() - cpu;
+    CHECK_MSG(cpu < 100 * PNX_MS, "%lld ns of processor time in 400 ms", (long long)cpu);
+    pnx_lease_release(&a);
+    pnx_lease_release(&b);
+    for (int i = 0; i < 4; i++)
+        join(&callers[i]);
+    tear_down(group);
 }
 
 static void *tick_on(void *arg) {
