@@ -344,7 +344,7 @@ PNX_API PNX_NODISCARD int pnx_inbox_create(
 /* The descriptor, readable while callbacks wait; -1 for NULL.  Only to poll. */
 PNX_API int pnx_inbox_fd(const struct pnx_inbox *inbox);
 /* Runs at most max callbacks that wait (0: all that wait now), on this thread.  Returns how many.  -EINVAL, and -EDEADLK
- * from inside one of them. */
+ * from inside the callback of a request, or while another thread does the same. */
 PNX_API int pnx_inbox_dispatch(struct pnx_inbox *inbox, uint32_t max);
 /* Clears *inbox; NULL-safe. */
 PNX_API void pnx_inbox_release(struct pnx_inbox **inbox);

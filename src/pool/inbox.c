@@ -15,6 +15,7 @@
 #include "os/futex.h"
 #include "os/mutex.h"
 #include "os/notify.h"
+#include "os/thread.h"
 #include "pool/pool.h"
 
 #include <errno.h>
@@ -107,6 +108,8 @@ int pnx_inbox_dispatch(struct pnx_inbox *inbox, uint32_t max) {
     uint32_t n;
     if (!inbox)
         return -EINVAL;
+    if (pnx__self() && pnx__self()->pool_delivery)
+        return -EDEADLK; /* callbacks do not nest */
     pnx__eventfd_clear(inbox->fd);
     int rc = begin_dispatch(inbox, max, &n);
     if (rc)

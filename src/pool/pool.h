@@ -51,6 +51,7 @@ struct pnx__pool_thread {
 struct pnx__pool_call {
     const struct pnx_pool *pool;
     const struct pnx__pool_call *outer;
+    const struct pnx_slot *interrupts; /* it is the interrupt of this one; else NULL */
     struct pnx_row_call row;
 };
 
@@ -287,6 +288,8 @@ void pnx__pool_call_enter(const struct pnx_pool *pool, struct pnx__pool_call *ca
 void pnx__pool_call_leave(const struct pnx__pool_call *call);
 /* Whether an operation of this pool runs on this thread. */
 bool pnx__pool_call_inside(const struct pnx_pool *pool);
+/* Whether the interrupt of this slot's resource runs on this thread. */
+bool pnx__pool_call_interrupts(const struct pnx_slot *slot);
 /* Sets the health word from the core's state.  Lock held. */
 void pnx__pool_health_locked(struct pnx_pool *pool);
 /* The text of an error, for people. */
@@ -316,8 +319,9 @@ bool pnx__pool_claim(struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_a
 /* Notes who has the lease now, and which slot this thread looks at first next time. */
 void pnx__pool_stamp(struct pnx_pool *pool, const struct pnx_lease *lease,
         const struct pnx__pool_asking *asking);
-/* Runs before_acquire: false when the resource was refused, and has been given up. */
-bool pnx__pool_passes(struct pnx_pool *pool, struct pnx_lease *lease);
+/* Runs before_acquire: false when the resource was refused; then the lease is spent, and the caller, once it has its place
+ * in the queue again and before it unlocks, calls pnx__pool_give_up_locked(). */
+bool pnx__pool_passes(struct pnx_pool *pool, const struct pnx_lease *lease);
 /* Fills in err for a failure, and tells the monitors.  waited: by the exact clock.  No lock held.  Returns code. */
 int pnx__pool_explain(
         struct pnx_pool *pool, int code, const char *phase, pnx_ns waited, struct pnx_error *err);
@@ -332,8 +336,9 @@ void pnx__pool_ref_requests_locked(struct pnx_pool *pool, const struct pnx_link 
 void pnx__pool_run_link(struct pnx_link *link);
 
 /* ---- pool_lease.c ---- */
-/* Gives a resource up, because of reason. */
-void pnx__pool_give_up(struct pnx_lease *lease, enum pnx__pool_reason reason);
+/* Gives up what before_acquire has refused, if there is something; the lock is held. */
+void pnx__pool_give_up_locked(
+        struct pnx_pool *pool, const struct pnx_lease *refused, struct pnx__pool_effects *effects);
 
 /* ---- pool_admin.c ---- */
 /* Calls the manager's interrupt for resources in use that are old, or all if the pool is closing. */

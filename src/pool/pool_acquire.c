@@ -67,7 +67,7 @@ bool pnx__pool_claim(struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_a
     return true;
 }
 
-bool pnx__pool_passes(struct pnx_pool *pool, struct pnx_lease *lease) {
+bool pnx__pool_passes(struct pnx_pool *pool, const struct pnx_lease *lease) {
     struct pnx__pool_call call;
     /* the lease is this thread's */
     void *resource = pnx_load(&lease->slot->resource, PNX_RELAXED, "pool_acquire.hook");
@@ -76,7 +76,9 @@ bool pnx__pool_passes(struct pnx_pool *pool, struct pnx_lease *lease) {
     pnx__pool_call_leave(&call);
     if (rc == 0)
         return true;
-    pnx__pool_give_up(lease, PNX__POOL_BECAUSE_HOOK);
+    /* as pool_acquire.owner: it holds it no more */
+    pnx_store(&lease->slot->owner, 0, PNX_RELAXED, "pool_acquire.refused");
+    (void)pnx__pool_slot_spend(lease->slot, lease->generation); /* nobody else has a copy */
     return false;
 }
 
@@ -169,8 +171,6 @@ static int fill_error(const struct pnx_pool *pool, int code, const char *phase, 
 int pnx__pool_explain(
         struct pnx_pool *pool, int code, const char *phase, pnx_ns waited, struct pnx_error *err) {
     pnx__event(&pool->block, PNX_EVENT_POOL_ACQUIRE_FAILED, pool->name, code, phase, waited, 0);
-    if (code == -EBUSY && strcmp(phase, "overload") == 0)
-        pnx__event(&pool->block, PNX_EVENT_POOL_SHED, pool->name, code, NULL, waited, 0);
     if (!err)
         return code;
     if (code == -ESHUTDOWN)
@@ -195,9 +195,10 @@ struct wait {
     pnx_ns timeout;
     pnx_ns since;    /* 0 until it has waited */
     pnx_ns deadline; /* fixed with it */
-    bool first;      /* it has had a resource, which was no good: its place is the head */
-    bool spins;      /* it is alone in the queue */
-    bool poked;      /* it has had the pool's work to do */
+    bool first;      /* it has had a resource, which was no good: its place is its old one */
+    struct pnx_lease refused; /* that one, until it is given up; only then others may profit */
+    bool spins;               /* it is alone in the queue */
+    bool poked;               /* it has had the pool's work to do */
     struct pnx__pool_waiter waiter;
 };
 
@@ -399,6 +400,7 @@ static int join_locked(struct wait *wait, struct pnx__pool_effects *effects, con
                 core, &wait->waiter, wait->first, effects, &ret_lease->generation, &rc);
         *ret_phase = rc ? "queue" : "wait";
     }
+    pnx__pool_give_up_locked(pool, &wait->refused, effects);
     wait->spins = core->waiting == 1 && !threadless(pool);
     if (rc && rc != -EDEADLK && core->starved_at) {
         pnx__pool_timer(core, pnx__deadline(core->now, PNX__POOL_STARVED_FOR), effects);
@@ -422,6 +424,7 @@ static int get(struct wait *wait, pnx_ns now, struct pnx_error *err, struct pnx_
     pnx__pool_lock(pool);
     ret_lease->slot = pnx__pool_core_take(&pool->core, now, &effects, &ret_lease->generation);
     if (ret_lease->slot) {
+        pnx__pool_give_up_locked(pool, &wait->refused, &effects);
         pnx__pool_unlock_quiet(pool, &effects);
         return 0;
     }
@@ -450,14 +453,16 @@ static int come_back(struct wait *wait, struct pnx_error *err) {
     pnx__pool_lock(pool);
     pnx__pool_see(&pool->core, now);
     count_timeout_locked(wait, now, &effects);
+    pnx__pool_give_up_locked(pool, &wait->refused, &effects);
     pnx__pool_unlock(pool, &effects, NULL);
     return pnx__pool_explain(pool, -ETIMEDOUT, "hook", now - wait->since, err);
 }
 
 static int acquire_slowly(struct pnx_pool *pool, pnx_ns timeout, pnx_ns now,
-        const struct pnx__pool_asking *asking, bool first, struct pnx_error *err,
+        const struct pnx__pool_asking *asking, struct pnx_lease refused, struct pnx_error *err,
         struct pnx_lease *ret_lease) {
-    struct wait wait = {.pool = pool, .asking = asking, .timeout = timeout, .first = first};
+    struct wait wait = {.pool = pool, .asking = asking, .timeout = timeout, .refused = refused};
+    wait.first = refused.slot != NULL;
     wait.waiter.at = now;
     for (;;) {
         struct pnx_lease lease = {0};
@@ -469,6 +474,7 @@ static int acquire_slowly(struct pnx_pool *pool, pnx_ns timeout, pnx_ns now,
             *ret_lease = lease;
             return 0;
         }
+        wait.refused = lease;
         rc = come_back(&wait, err);
         if (rc)
             return rc;
@@ -505,13 +511,13 @@ static inline int acquire(struct pnx_pool *pool, pnx_ns timeout,
         return pnx__fail(err, -ESHUTDOWN, 0, "fork",
                 "pool \"%.40s\" was made before fork(), in the parent of this process", pool->name);
     pnx_ns now = pool->now_coarse(pool->now_ctx);
-    bool first = false;
-    if (pnx__pool_claim(pool, now, asking, ret_lease)) {
-        if (!pool->hooked || pnx__pool_passes(pool, ret_lease))
-            return 0;
-        first = true;
+    struct pnx_lease lease = {0};
+    if (pnx__pool_claim(pool, now, asking, &lease) &&
+            (!pool->hooked || pnx__pool_passes(pool, &lease))) {
+        *ret_lease = lease;
+        return 0;
     }
-    return acquire_slowly(pool, timeout, now, asking, first, err, ret_lease);
+    return acquire_slowly(pool, timeout, now, asking, lease, err, ret_lease);
 }
 
 int pnx_pool_acquire(

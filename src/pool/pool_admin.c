@@ -124,6 +124,15 @@ int pnx_pool_adopt(struct pnx_pool *pool, void *resource, struct pnx_error *err)
 
 /* ---- warming up ---- */
 
+/* Lock held before and after. */
+static void ask_warm_locked(struct pnx_pool *pool, uint32_t n) {
+    struct pnx__pool_effects effects;
+    pnx__pool_effects_init(&effects);
+    pnx__pool_core_warm(&pool->core, n, &effects);
+    pnx__pool_unlock(pool, &effects, NULL);
+    pnx__pool_lock(pool);
+}
+
 /* Waits until n are alive; the lock is held. */
 static int await_warm_locked(struct pnx_pool *pool, uint32_t n, pnx_ns deadline) {
     struct pnx__pool_core *core = &pool->core;
@@ -132,6 +141,10 @@ static int await_warm_locked(struct pnx_pool *pool, uint32_t n, pnx_ns deadline)
             return -ESHUTDOWN;
         if (core->breaker)
             return PNX_E_BREAKER;
+        if (core->warm < n) { /* another one has given up, or what there was is gone again */
+            ask_warm_locked(pool, n);
+            continue;
+        }
         if ((pool->flags & PNX_POOL_NO_THREADS) || pool->threads == 0) {
             struct pnx__pool_driver driver = {.any = true, .deadline = deadline};
             struct pnx__pool_effects effects;
@@ -143,6 +156,7 @@ static int await_warm_locked(struct pnx_pool *pool, uint32_t n, pnx_ns deadline)
             effects.work = true;
             pnx_ns until = core->next_timer < deadline ? core->next_timer : deadline;
             pnx__pool_unlock(pool, &effects, &driver);
+            pnx__pool_tend_ops(pool);
             pnx__pool_lock(pool);
             if (pnx__pool_core_alive(core) >= n)
                 break;
@@ -178,7 +192,8 @@ int pnx_pool_warm_up(struct pnx_pool *pool, uint32_t n, pnx_ns timeout, struct p
         rc = -ERANGE;
     else if (pnx__pool_core_alive(core) < n)
         rc = -EINPROGRESS;
-    if (rc == -EINPROGRESS && core->warm < n)
+    uint32_t before = core->warm;
+    if (rc == -EINPROGRESS && before < n)
         pnx__pool_core_warm(core, n, &effects);
     if (rc == -EINPROGRESS && timeout > 0 && pnx__pool_call_inside(pool))
         rc = -EDEADLK;
@@ -186,9 +201,12 @@ int pnx_pool_warm_up(struct pnx_pool *pool, uint32_t n, pnx_ns timeout, struct p
     if (rc == -EINPROGRESS && timeout > 0) {
         pnx__pool_lock(pool);
         rc = await_warm_locked(pool, n, pnx__deadline(start, timeout));
-        if (rc && core->warm == n)
-            core->warm = 0; /* nobody waits for it any more */
-        pnx__mutex_unlock(&pool->lock);
+        pnx__pool_effects_init(&effects);
+        if (rc && before < n && core->warm == n) {
+            core->warm = before;  /* this one waits no more; */
+            effects.ended = true; /* others see to it that they get theirs */
+        }
+        pnx__pool_unlock(pool, &effects, NULL);
     }
     if (rc == -ERANGE)
         rc = pnx__fail(err, rc, 0, "warm_up", "pool \"%.40s\": %u is more than max", pool->name, n);
@@ -213,12 +231,13 @@ static bool take_aside(struct pnx_pool *pool, struct pnx_slot *slot, struct view
     pnx__pool_effects_init(&effects);
     pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
-    pnx__pool_see(&pool->core, now);
+    now = pnx__pool_see(&pool->core, now); /* others may have come later, and been here sooner */
     bool taken = pnx__pool_core_examine(&pool->core, slot, &effects);
+    pnx_ns unused_for = now - pnx__pool_used_at(slot);
     /* alone: under the lock */
     ret_view->resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_admin.evict");
     ret_view->age = now - slot->born_at;
-    ret_view->unused_for = now - pnx__pool_used_at(slot);
+    ret_view->unused_for = unused_for > 0 ? unused_for : 0;
     pnx__pool_unlock(pool, &effects, NULL);
     return taken;
 }
@@ -281,10 +300,13 @@ void pnx__pool_interrupt(struct pnx_pool *pool) {
         if (!old)
             continue;
         pnx__pool_call_enter(pool, &call);
+        call.interrupts = slot;
         pool->manager.interrupt(pool->ctx, resource);
         pnx__pool_call_leave(&call);
         pnx__pool_lock(pool);
-        slot->flags &= ~(uint32_t)PNX__POOL_INTERRUPTED;
+        /* alone, as above; if it was detached inside, the flag went with that, and another one is not this one's */
+        if (pnx_load(&slot->resource, PNX_RELAXED, "pool_admin.interrupted") == resource)
+            slot->flags &= ~(uint32_t)PNX__POOL_INTERRUPTED;
         effects.work = true;  /* its close may begin */
         effects.ended = true; /* its detach may go on */
         pnx__pool_unlock(pool, &effects, NULL);

@@ -222,12 +222,13 @@ static void lock_all(struct pnx__pool_core *core) {
     }
 }
 
-void pnx__pool_reserve(struct pnx__pool_core *core) {
+bool pnx__pool_reserve(struct pnx__pool_core *core) {
     if (core->open == 0 || core->n[PNX__POOL_IDLE] >= core->config.min_idle ||
             core->size >= limit(core))
-        return;
+        return false;
     lock_all(core);
     pnx__pool_reopen(core);
+    return true;
 }
 
 void pnx__pool_core_count(const struct pnx__pool_core *core, uint32_t ret_n[PNX__POOL_STATES]) {
@@ -356,7 +357,8 @@ struct pnx_slot *pnx__pool_core_take(struct pnx__pool_core *core, pnx_ns now,
     if (core->closing || core->paused || (core->waiting > 0 && !may_barge(core)))
         return NULL;
     struct pnx_slot *slot = take_any(core, effects, ret_generation);
-    pnx__pool_reserve(core); /* it may have closed some */
+    if (pnx__pool_reserve(core)) /* it may have closed some */
+        effects->work = true;
     return slot;
 }
 
@@ -479,6 +481,7 @@ uint32_t pnx__pool_core_evict(
     each_idle(core, close_one, &some);
     pnx__pool_reserve(core);
     pnx__pool_reopen(core);
+    effects->work = true; /* what was locked may be due for a check that somebody wants */
     return n - some.left;
 }
 

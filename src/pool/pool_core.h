@@ -438,8 +438,8 @@ pnx_ns pnx__pool_keepalive_at(const struct pnx__pool_core *core, const struct pn
 enum pnx__pool_state pnx__pool_capture(struct pnx__pool_core *core, struct pnx_slot *slot);
 /* Opens what may be open again. */
 void pnx__pool_reopen(struct pnx__pool_core *core);
-/* Locks what is to be kept idle for min_idle, now that there is room for more. */
-void pnx__pool_reserve(struct pnx__pool_core *core);
+/* Locks what is to be kept idle for min_idle, now that there is room for more; true when it looked at all. */
+bool pnx__pool_reserve(struct pnx__pool_core *core);
 /* A resource is ready: to the first waiter, else to the idle ones, else to be closed. */
 void pnx__pool_supply(struct pnx__pool_core *core, struct pnx_slot *slot, bool keepalive,
         struct pnx__pool_effects *effects);

@@ -40,6 +40,14 @@ bool pnx__pool_call_inside(const struct pnx_pool *pool) {
     return call != NULL;
 }
 
+bool pnx__pool_call_interrupts(const struct pnx_slot *slot) {
+    struct pnx_thread *thread = pnx__thread();
+    const struct pnx__pool_call *call = thread ? thread->pool_calls : NULL;
+    while (call && call->interrupts != slot)
+        call = call->outer;
+    return call != NULL;
+}
+
 const char *pnx__pool_error_text(int code, char *buf, size_t n) {
     if (pnx_strerror(code) != pnx_strerror(INT32_MIN)) /* ours knows it */
         return pnx_strerror(code);
@@ -153,8 +161,11 @@ static int call_manager(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns sta
     if (slot->job == PNX__POOL_CLOSE && pool->hooks.before_close)
         pool->hooks.before_close(pool->hooks.arg, resource);
     if (slot->job == PNX__POOL_CHECK && manager->peek) {
+        pnx__pool_lock(pool); /* whoever finds it overdue sets another flag */
+        bool suffices = (slot->flags & PNX__POOL_PEEKED) || !manager->check;
+        pnx__mutex_unlock(&pool->lock);
         int rc = manager->peek(pool->ctx, resource);
-        if (rc || (slot->flags & PNX__POOL_PEEKED) || !manager->check)
+        if (rc || suffices)
             return rc;
     }
     if (manager->start) /* its deadline is the core's timer, which has it cancelled */

@@ -141,8 +141,11 @@ void pnx_lease_discard(struct pnx_lease *lease) {
     give_back(lease, PNX__POOL_BECAUSE_DISCARDED, false, "discard");
 }
 
-void pnx__pool_give_up(struct pnx_lease *lease, enum pnx__pool_reason reason) {
-    give_back(lease, reason, false, "discard");
+void pnx__pool_give_up_locked(
+        struct pnx_pool *pool, const struct pnx_lease *refused, struct pnx__pool_effects *effects) {
+    if (refused->slot)
+        pnx__pool_core_returned(
+                &pool->core, refused->slot, false, PNX__POOL_BECAUSE_HOOK, pool->core.now, effects);
 }
 
 void pnx_lease_stale_all(struct pnx_lease *lease) {
@@ -183,9 +186,10 @@ void *pnx_lease_detach(struct pnx_lease *lease) {
     pnx__pool_leave(pool, slot);
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
+    bool inside = pnx__pool_call_interrupts(slot);
     pnx__pool_lock(pool);
-    while (slot->flags &
-            PNX__POOL_INTERRUPTED) /* that is short, and must be over before it is the caller's */
+    /* An interrupt is short, and must be over before the resource is the caller's; unless the caller is inside it. */
+    while ((slot->flags & PNX__POOL_INTERRUPTED) && !inside)
         (void)pnx__pool_await_locked(pool, PNX_NEVER);
     pnx__pool_core_detached(&pool->core, slot, &effects);
     pnx__pool_health_locked(pool); /* it may have been the last one alive */

@@ -32,6 +32,8 @@ void pnx_pool_op_done(
     struct pnx_slot *slot = slot_of(op);
     struct pnx_pool *pool = slot->pool;
     struct pnx__pool_result result = {.rc = code, .resource = resource};
+    if (pnx__pool_forked(pool))
+        return; /* the parent's; the lock may be held for ever */
     if (err)
         result.err = *err;
     pnx__pool_lock(pool);
@@ -139,7 +141,7 @@ void pnx_pool_op_poll(struct pnx_pool_op *op) {
         return;
     struct pnx_slot *slot = slot_of(op);
     struct pnx_pool *pool = slot->pool;
-    if (!pool->manager.poll)
+    if (!pool->manager.poll || pnx__pool_forked(pool))
         return;
     pnx__pool_lock(pool);
     pool->refs++;

@@ -115,7 +115,7 @@ static void ask_locked(
 
 /* A hook has refused its resource: asks again, for the head of the queue.  False when it waits, and is not this thread's
  * any more. */
-static bool ask_again(struct pnx_pool *pool, struct inner *inner) {
+static bool ask_again(struct pnx_pool *pool, struct inner *inner, const struct pnx_lease *refused) {
     struct pnx__pool_waiter *waiter = &inner->waiter;
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
@@ -137,6 +137,7 @@ static bool ask_again(struct pnx_pool *pool, struct inner *inner) {
         pool->refs--; /* not the last: whoever has a request under way has the pool */
         inner->counted = false;
     }
+    pnx__pool_give_up_locked(pool, refused, &effects);
     pnx__pool_unlock(pool, &effects, NULL);
     return ends;
 }
@@ -185,9 +186,9 @@ static void run(struct pnx_pool_request *request) {
         pnx__pool_stamp(pool, &lease, &asking);
         if (!pool->hooked || pnx__pool_passes(pool, &lease))
             break;
-        lease = (struct pnx_lease){0};
-        if (!ask_again(pool, inner))
+        if (!ask_again(pool, inner, &lease))
             return;
+        lease = (struct pnx_lease){0};
     }
     finish(request, lease.slot ? 0 : waiter->code, lease);
 }

@@ -43,11 +43,10 @@ static inline void ask_done(struct pnx_pool_request *request, int code, struct p
     }
     if (ask->turn)
         ask->place = __atomic_fetch_add(ask->turn, 1, __ATOMIC_RELAXED);
-    void (*then)(struct ask * ask) = ask->then;
-    __atomic_add_fetch(&ask->calls, 1, __ATOMIC_RELEASE);
-    if (then)
-        then(ask);
+    if (ask->then)
+        ask->then(ask);
     ask_depth--;
+    __atomic_add_fetch(&ask->calls, 1, __ATOMIC_RELEASE); /* from here on it is the test's */
 }
 
 static inline int ask_calls(const struct ask *ask) {

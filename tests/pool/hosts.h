@@ -320,7 +320,7 @@ static inline void told(struct pnx_pool_request *request, int code, struct pnx_l
     wish->code = code;
     wish->lease = lease;
     wish->told++;
-    wish->place = ++places;
+    wish->place = __atomic_add_fetch(&places, 1, __ATOMIC_RELAXED);
 }
 
 static inline void want(struct wish *wish, struct pnx_pool_group *group, const char *key) {

@@ -107,18 +107,28 @@ struct ask {
     struct pnx_lease lease;
     struct pnx_error err;
 };
-static int asks_told; /* atomic: of all */
+static int asks_begun, asks_told; /* atomic: callbacks so far, and those that are over */
 
 static inline void ask_done(struct pnx_pool_request *request, int code, struct pnx_lease lease,
         const struct pnx_error *err) {
     struct ask *ask = request->arg;
     CHECK((err != NULL) == (code != 0));
     ask->told++;
-    ask->place = __atomic_fetch_add(&asks_told, 1, __ATOMIC_RELAXED);
+    ask->place = __atomic_fetch_add(&asks_begun, 1, __ATOMIC_RELAXED);
     ask->code = code;
     ask->lease = lease;
     if (err)
         ask->err = *err;
+    __atomic_fetch_add(&asks_told, 1, __ATOMIC_RELEASE);
+}
+
+/* Waits until so many have been told, by whichever thread; what they were told may be read then. */
+static inline void ask_await(int n) {
+    pnx_ns until = pnx_now() + 30 * PNX_SEC;
+    while (__atomic_load_n(&asks_told, __ATOMIC_ACQUIRE) < n) {
+        CHECK_MSG(pnx_now() < until, "waited 30 s for %d callbacks", n);
+        sched_yield();
+    }
 }
 
 static inline void ask_start(

@@ -121,7 +121,7 @@ TEST(a_reset_drops_those_who_wait_if_asked_to) {
     caller_join(&caller);
     CHECK_EQ(caller.rc, -ECANCELED);
     CHECK_STR(caller.err.phase, "reset");
-    CHECK_CONTAINS(caller.err.message, "the pool was reset");
+    CHECK_CONTAINS(caller.err.message, "(reset)");
     for (int i = 0; i < N; i++) {
         CHECK_EQ(asks[i].told, 1);
         CHECK_EQ(asks[i].code, -ECANCELED);
@@ -130,15 +130,8 @@ TEST(a_reset_drops_those_who_wait_if_asked_to) {
             PNX_NEVER); /* who comes afterwards is no older than the reset */
     CHECK_EQ(late.told, 0);
     pnx_lease_discard(&lease);
-    mock_wait(mock, &mock->connects, 2);
-    UNTIL(pool, s.waiting == 0);
-    CHECK_EQ(pnx_pool_close(pool, 0) > 0, true);
-    UNTIL(pool, s.connecting == 0);
-    pthread_mutex_lock(
-            &mock->lock); /* told by a thread of the pool, which has let go of this lock since */
-    pthread_mutex_unlock(&mock->lock);
-    while (__atomic_load_n(&asks_told, __ATOMIC_ACQUIRE) < N + 1)
-        sched_yield();
+    ask_await(N + 1);
+    CHECK(ask_granted(&late));
     pnx_lease_release(&late.lease);
     tear_down(pool);
 }
@@ -220,6 +213,29 @@ TEST(a_detach_waits_for_the_interrupt_that_runs) {
     pthread_join(resetter, NULL);
     pthread_join(detacher, NULL);
     CHECK_EQ(mock_stats(pool).detached, 1);
+    tear_down(pool);
+}
+
+static struct pnx_lease mine;
+
+static void detach_mine(void *ctx, void *resource) {
+    (void)ctx;
+    CHECK(pnx_lease_detach(&mine) == resource);
+}
+
+TEST(a_detach_inside_the_interrupt_of_its_own_resource_does_not_wait_for_it) {
+    set_up();
+    struct pnx_pool_manager manager = mock_full;
+    manager.interrupt = detach_mine;
+    struct pnx_pool *pool = mock_pool(&manager, OPTS(.max = 1));
+    mine = mock_acquire(pool, PNX_SEC);
+    struct mock_resource *resource = mock_of(&mine);
+    CHECK_EQ(pnx_pool_reset(pool, PNX_POOL_RESET_INTERRUPT), 0);
+    CHECK_EQ(mock_stats(pool).detached, 1);
+    stray_close(resource);
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC); /* the slot is as good as before */
+    pnx_lease_discard(&lease);
+    CHECK_EQ(mock->closes, 2);
     tear_down(pool);
 }
 
@@ -318,6 +334,35 @@ TEST(a_paused_pool_grants_and_connects_nothing_until_it_is_resumed) {
     CHECK_EQ(mock->connects, 3);
     tear_down(pool);
     events_end();
+}
+
+static int contains(void *ctx, const char *text, size_t n) {
+    const char **wanted = ctx;
+    char line[512];
+    snprintf(line, sizeof(line), "%.*s", (int)n, text);
+    if (*wanted && strstr(line, *wanted))
+        *wanted = NULL;
+    return 0;
+}
+
+static bool dump_says(struct pnx_pool *pool, const char *wanted) {
+    CHECK_EQ(pnx_pool_dump(pool, contains, &wanted), 0);
+    return !wanted;
+}
+
+TEST(the_dump_says_that_a_pool_is_paused_or_its_breaker_open) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 1, .breaker_failures = 1));
+    struct pnx_lease lease = {0};
+    CHECK(dump_says(pool, "pool \"db\": 0 of 1"));
+    CHECK_EQ(pnx_pool_pause(pool, 0), 0);
+    CHECK(dump_says(pool, "pool \"db\" (paused): 0 of 1"));
+    CHECK_EQ(pnx_pool_resume(pool), 0);
+    mock->connect_errors = 1;
+    CHECK_EQ(pnx_pool_acquire(pool, 0, NULL, &lease), -ETIMEDOUT);
+    pnx_pool_tick(pool, te.now);
+    CHECK(dump_says(pool, "pool \"db\" (breaker open): 0 of 1"));
+    tear_down(pool);
 }
 
 TEST(waiters_of_a_paused_pool_run_into_their_deadlines) {
@@ -493,14 +538,33 @@ TEST(warm_up_says_why_it_did_not_come_about) {
 
 struct warming {
     struct pnx_pool *pool;
+    uint32_t n;
     pthread_t thread;
     int rc;
 };
 
 static void *warm_up(void *arg) {
     struct warming *warming = arg;
-    warming->rc = pnx_pool_warm_up(warming->pool, 4, PNX_NEVER, NULL);
+    warming->rc = pnx_pool_warm_up(warming->pool, warming->n, PNX_NEVER, NULL);
     return NULL;
+}
+
+TEST(warm_up_goes_on_for_those_who_wait_when_another_one_has_given_up) {
+    set_up();
+    te.virtual_time = false;
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS_THREADS(.max = 8, .max_connecting = 1));
+    mock_set(mock, &mock->hold_connect, true);
+    struct warming two = {.pool = pool, .n = 2};
+    CHECK_EQ(pnx_pool_warm_up(pool, 3, 0, NULL), -EINPROGRESS);
+    CHECK(pthread_create(&two.thread, NULL, warm_up, &two) == 0);
+    mock_wait(mock, &mock->in_connect, 1);
+    for (uint32_t n = 8; n >= 1; n--)
+        CHECK_EQ(pnx_pool_warm_up(pool, n, PNX_US, NULL), -ETIMEDOUT);
+    mock_set(mock, &mock->hold_connect, false);
+    pthread_join(two.thread, NULL);
+    CHECK_EQ(two.rc, 0);
+    UNTIL(pool, s.idle == 3); /* what was begun without waiting goes on, too */
+    tear_down(pool);
 }
 
 TEST(warm_up_waits_for_the_pools_threads_and_ends_with_the_pool) {
@@ -511,7 +575,7 @@ TEST(warm_up_waits_for_the_pools_threads_and_ends_with_the_pool) {
     CHECK_EQ(mock_read(mock, &mock->connects), 2);
     CHECK_EQ(mock_stats(pool).idle, 2);
     mock_set(mock, &mock->hold_connect, true);
-    struct warming warming = {.pool = pool};
+    struct warming warming = {.pool = pool, .n = 4};
     CHECK(pthread_create(&warming.thread, NULL, warm_up, &warming) == 0);
     mock_wait(mock, &mock->in_connect, 2);
     CHECK_EQ(pnx_pool_close_begin(pool), 0);

@@ -229,6 +229,29 @@ TEST(a_dispatch_inside_a_dispatch_is_refused_and_what_comes_meanwhile_is_for_the
     tear_down(pool);
 }
 
+static void dispatch_other(struct ask *ask) {
+    ask->rc = pnx_inbox_dispatch(ask->other->request.inbox, 0);
+    ask_release(ask);
+}
+
+TEST(a_dispatch_inside_a_callback_that_came_another_way_is_refused_too) {
+    set_up();
+    struct pnx_pool *pool = warm_pool(OPTS(.max = 1)), *other = warm_pool(OPTS(.max = 1));
+    struct pnx_inbox *inbox = new_inbox();
+    struct ask waits = {.request.inbox = inbox, .then = release_it};
+    struct ask ask = {.then = dispatch_other, .other = &waits};
+    ask_for(&waits, other, PNX_SEC);
+    ask_for(&ask, pool, PNX_SEC);
+    ask_check_granted(&ask);
+    CHECK_EQ(ask.rc, -EDEADLK);
+    CHECK(readable(inbox));
+    CHECK_EQ(pnx_inbox_dispatch(inbox, 0), 1);
+    ask_check_granted(&waits);
+    pnx_inbox_release(&inbox);
+    MOCK_END(other);
+    tear_down(pool);
+}
+
 TEST(an_inbox_refuses_bad_arguments_and_survives_failures) {
     set_up();
     struct pnx_inbox *inbox = NULL;

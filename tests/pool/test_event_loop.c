@@ -380,7 +380,7 @@ TEST(a_try_whose_resource_a_hook_refuses_does_not_wait) {
 static struct ask in_child;
 
 static void ask_twice(struct ask *ask) {
-    if (ask_calls(ask) == 1) /* must not nest either */
+    if (ask_calls(ask) == 0) /* must not nest either */
         CHECK_EQ(pnx_pool_acquire_async(ask->pool, &ask->request), 0);
 }
 
@@ -561,5 +561,51 @@ TEST(p7_an_acquire_ends_at_its_deadline_though_a_hook_refuses_one_resource_after
     pnx_pool_tick(pool, te.now);
     ask_check_failed(&ask, -ETIMEDOUT, "hook");
     CHECK(asked >= 2 && asked <= 11);
+    tear_down(pool);
+}
+
+/* ---- threads that cannot be had ---- */
+
+TEST(requests_to_a_pool_whose_threads_cannot_be_started_are_served_and_ended_by_ticks) {
+    if (!test_os_faults())
+        test_skip("needs PNX_FAULTS");
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_manager, OPTS(.max = 1));
+    struct ask asks[2] = {0};
+    test_os_fault("pthread_create", 1, true, EAGAIN);
+    for (int i = 0; i < 2; i++)
+        ask_for(&asks[i], pool, PNX_SEC);
+    pnx_ns next = pnx_pool_tick(pool, te.now);
+    ask_check_granted(&asks[0]);
+    CHECK(next <= te.now + PNX_SEC);
+    test_env_advance(&te, PNX_SEC);
+    pnx_pool_tick(pool, te.now);
+    ask_check_failed(&asks[1], -ETIMEDOUT, "wait");
+    ask_release(&asks[0]);
+    CHECK_EQ(mock_stats(pool).threads, 0);
+    CHECK(test_os_fault_clear() > 0);
+    tear_down(pool);
+}
+
+/* ---- requests made inside operations ---- */
+
+static struct ask inner;
+
+static void ask_inside(struct mock *m) {
+    if (!inner.pool)
+        ask_for(&inner, m->pool, PNX_SEC);
+}
+
+TEST(a_request_may_be_made_inside_an_operation_and_waits_for_its_turn) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_manager, LOOP(.max = 1));
+    struct ask outer = {.then = release_it};
+    mock->pool = pool;
+    mock->during = ask_inside;
+    ask_for(&outer, pool, PNX_SEC);
+    pnx_pool_tick(pool, te.now);
+    ask_check_granted(&outer);
+    ask_check_granted(&inner);
+    ask_release(&inner);
     tear_down(pool);
 }

@@ -122,8 +122,9 @@ TEST(an_after_connect_that_fails_is_a_failed_connect_and_closes_the_resource) {
 
 TEST(p2_a_before_acquire_that_fails_closes_the_resource_and_the_caller_gets_another) {
     set_up();
-    struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 3, .hooks = &hooks));
-    hooked.fail_acquires = 2;
+    struct pnx_pool *pool = mock_pool(
+            &mock_full, OPTS(.max = 3, .hooks = &hooks, .nested = PNX_POOL_NESTED_REFUSE));
+    hooked.fail_acquires = 2; /* what is refused is not held */
     struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
     CHECK_EQ(mock_of(&lease)->id, 2);
     CHECK_EQ(hooked.before_acquire, 3);
@@ -194,6 +195,39 @@ TEST(p2_waiters_whose_resources_hooks_refuse_at_the_same_time_keep_their_order) 
     tear_down(pool);
 }
 
+static void *hold_one(void *arg) {
+    *(struct pnx_lease *)arg = mock_acquire(mock->pool, 30 * PNX_SEC);
+    return NULL;
+}
+
+TEST(p2_a_caller_who_blocks_keeps_its_place_when_a_hook_refuses_its_resource) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS_THREADS(.max = 1, .hooks = &hooks));
+    struct pnx_lease lease = {0};
+    pthread_t thread;
+    mock->pool = pool;
+    CHECK(pthread_create(&thread, NULL, hold_one, &lease) == 0);
+    pthread_join(thread, NULL);
+    struct caller callers[3] = {0};
+    int turn = 0;
+    for (int i = 0; i < 3; i++) {
+        callers[i].turn = &turn;
+        callers[i].release = true;
+        caller_start(&callers[i], pool, 30 * PNX_SEC);
+        UNTIL(pool, s.waiting == (uint64_t)i + 1);
+    }
+    hooked.fail_acquires = 2; /* both are the first one's */
+    pnx_lease_release(&lease);
+    for (int i = 0; i < 3; i++) {
+        caller_join(&callers[i]);
+        CHECK_EQ(callers[i].rc, 0);
+        CHECK_EQ(callers[i].place, i);
+    }
+    CHECK_EQ(mock_stats(pool).closed_hook, 2);
+    CHECK_EQ(mock_read(mock, &mock->connects), 3);
+    tear_down(pool);
+}
+
 TEST(a_refused_waiter_keeps_its_deadline) {
     set_up();
     struct pnx_pool *pool = mock_pool(&mock_full, OPTS(.max = 1, .hooks = &hooks));
@@ -221,6 +255,110 @@ TEST(an_after_release_that_fails_closes_the_resource_without_a_reset) {
     CHECK_EQ(mock->closes, 1);
     CHECK_EQ(mock_stats(pool).closed_hook, 1);
     CHECK_EQ(hooked.before_close, 1);
+    tear_down(pool);
+}
+
+/* Functions of the user's in which a pool must not be waited for; a bit for each that has seen that. */
+enum {
+    IN_CONNECTED = 1,
+    IN_ACQUIRE = 2,
+    IN_RELEASE = 4,
+    IN_CLOSE = 8,
+    IN_PEEK = 16,
+    IN_INTERRUPT = 32,
+    IN_CLASSIFY = 64,
+    IN_EVICT = 128,
+    IN_CALLBACK = 256
+};
+static int refused_in;
+
+/* The pool's one resource is being worked on, so that this would have to wait. */
+static void wait_inside(int where) {
+    struct pnx_lease lease = {0};
+    struct pnx_pool *pool = mock->pool;
+    if (!pool) /* the test is over */
+        return;
+    CHECK_EQ(pnx_pool_acquire(pool, PNX_NEVER, NULL, &lease), -EDEADLK);
+    CHECK_EQ(pnx_pool_acquire(pool, 0, NULL, &lease), -ETIMEDOUT); /* a try is legal */
+    refused_in |= where;
+}
+
+static int connected_and_waits(void *arg, void *resource, pnx_ns deadline, struct pnx_error *err) {
+    (void)arg, (void)resource, (void)deadline, (void)err;
+    wait_inside(IN_CONNECTED);
+    return 0;
+}
+static int acquires_and_waits(void *arg, void *resource) {
+    (void)arg, (void)resource;
+    wait_inside(IN_ACQUIRE);
+    return 0;
+}
+static int releases_and_waits(void *arg, void *resource) {
+    (void)arg, (void)resource;
+    wait_inside(IN_RELEASE);
+    return 0;
+}
+static void closes_and_waits(void *arg, void *resource) {
+    (void)arg, (void)resource;
+    wait_inside(IN_CLOSE);
+}
+static int peeks_and_waits(void *ctx, void *resource) {
+    (void)ctx, (void)resource;
+    wait_inside(IN_PEEK);
+    return 0;
+}
+static void interrupts_and_waits(void *ctx, void *resource) {
+    (void)ctx, (void)resource;
+    wait_inside(IN_INTERRUPT);
+}
+static int classifies_and_waits(void *ctx, int code, const struct pnx_error *err) {
+    (void)ctx, (void)code, (void)err;
+    wait_inside(IN_CLASSIFY);
+    return PNX_POOL_TRANSIENT;
+}
+static bool evicts_and_waits(void *ctx, void *resource, pnx_ns age, pnx_ns unused_for) {
+    (void)ctx, (void)resource, (void)age, (void)unused_for;
+    wait_inside(IN_EVICT);
+    return false;
+}
+static void is_told_and_waits(struct pnx_pool_request *request, int code, struct pnx_lease lease,
+        const struct pnx_error *err) {
+    (void)request, (void)code, (void)err;
+    wait_inside(IN_CALLBACK);
+    pnx_lease_release(&lease);
+}
+
+TEST(waiting_for_the_pool_is_refused_inside_each_function_of_the_users) {
+    set_up();
+    const struct pnx_pool_hooks waiting = {.size = sizeof(waiting),
+            .after_connect = connected_and_waits,
+            .before_acquire = acquires_and_waits,
+            .after_release = releases_and_waits,
+            .before_close = closes_and_waits};
+    struct pnx_pool_manager manager = mock_full;
+    manager.peek = peeks_and_waits;
+    manager.interrupt = interrupts_and_waits;
+    manager.classify = classifies_and_waits;
+    struct pnx_pool *pool = mock_pool(&manager, OPTS(.max = 1, .hooks = &waiting));
+    struct pnx_lease lease = {0};
+    struct pnx_pool_request request = {.done = is_told_and_waits, .timeout = PNX_NEVER};
+    mock->pool = pool;
+    mock->connect_errors = 1;
+    CHECK_EQ(pnx_pool_acquire(pool, 0, NULL, &lease), -ETIMEDOUT);
+    pnx_pool_tick(pool, te.now); /* fails */
+    test_env_advance(&te, 10 * PNX_SEC);
+    lease = mock_acquire(pool, PNX_SEC);
+    CHECK_EQ(pnx_pool_reset(pool, PNX_POOL_RESET_INTERRUPT), 0);
+    pnx_lease_release(&lease);
+    pnx_pool_tick(pool, te.now);
+    CHECK_EQ(pnx_pool_acquire_async(pool, &request), 0);
+    pnx_pool_tick(pool, te.now);
+    CHECK_EQ(pnx_pool_evict(pool, evicts_and_waits, NULL), 0);
+    test_env_advance(&te, 2 * PNX_SEC);
+    lease = mock_acquire(pool, PNX_SEC); /* after a peek */
+    pnx_lease_release(&lease);
+    CHECK_EQ(refused_in, 2 * IN_CALLBACK - 1);
+    mock->pool = NULL;
     tear_down(pool);
 }
 

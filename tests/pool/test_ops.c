@@ -676,3 +676,77 @@ TEST(p8_a_caller_who_blocks_in_a_pool_without_threads_cancels_what_is_late_and_c
     pnx_lease_release(&lease);
     tear_down(pool);
 }
+
+TEST(a_warm_up_in_a_pool_without_threads_cancels_what_is_late) {
+    set_up();
+    all(AGENT_LATER);
+    struct pnx_pool *pool = mock_pool(
+            &agent_manager, LOOP(.max = 1, .connect_timeout_ns = 2 * PNX_MS, .backoff_ns = PNX_MS,
+                                    .backoff_max_ns = PNX_MS, .breaker_failures = UINT32_MAX));
+    CHECK_EQ(pnx_pool_warm_up(pool, 1, 50 * PNX_MS, NULL), -ETIMEDOUT);
+    CHECK(agent->cancels > 0);
+    all(AGENT_NOW);
+    CHECK_EQ(pnx_pool_warm_up(pool, 1, 30 * PNX_SEC, NULL), 0);
+    tear_down(pool);
+}
+
+/* ---- fork ---- */
+
+static void end_in_child(void *ctx) {
+    struct pnx_pool_op *op = ctx;
+    pnx_pool_op_poll(op);
+    pnx_pool_op_done(op, 0, &agent->resources[0], NULL);
+    CHECK_EQ(agent->polls, 1);
+}
+
+TEST(an_operation_that_is_under_way_at_a_fork_is_the_parents) {
+    set_up_loop();
+    all(AGENT_LATER);
+    struct pnx_pool *pool = mock_pool(&agent_manager, LOOP(.max = 1));
+    struct ask ask = {0};
+    ask_for(&ask, pool, PNX_NEVER);
+    pnx_pool_tick(pool, te.now);
+    CHECK_EQ(agent->polls, 1);
+    CHECK_EQ(test_child(end_in_child, agent_first(agent)), 0);
+    CHECK(agent_end(agent, agent_first(agent), 0));
+    ask_check_granted(&ask);
+    all(AGENT_NOW);
+    ask_release(&ask);
+    tear_down(pool);
+}
+
+/* ---- peeks ---- */
+
+static bool hold_peek; /* atomic */
+static int peeks;      /* atomic */
+
+static int peek_and_wait(void *ctx, void *resource) {
+    (void)ctx, (void)resource;
+    __atomic_add_fetch(&peeks, 1, __ATOMIC_RELAXED);
+    while (__atomic_load_n(&hold_peek, __ATOMIC_RELAXED))
+        sched_yield();
+    return 0;
+}
+
+TEST(a_peek_that_is_overdue_is_found_so_and_ends_in_peace) {
+    set_up();
+    struct mock *mock = mock_new();
+    struct pnx_pool_manager manager = mock_bare;
+    manager.peek = peek_and_wait;
+    struct pnx_pool *pool =
+            mock_pool(&manager, PNX_POOL_OPTS(.max = 1, .ctx = mock, .env = &te.env,
+                                        .keepalive_ns = PNX_MS, .check_timeout_ns = PNX_MS));
+    hold_peek = true;
+    struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
+    pnx_lease_release(&lease);
+    UNTIL(pool, __atomic_load_n(&peeks, __ATOMIC_RELAXED) == 1 && s.checking == 1);
+    while (mock_stats(pool).overdue == 0)
+        pnx_pool_tick(pool, pnx_now());
+    __atomic_store_n(&hold_peek, false, __ATOMIC_RELAXED);
+    lease = mock_acquire(pool, 30 * PNX_SEC);
+    pnx_lease_release(&lease);
+    MOCK_END(pool);
+    test_env_check_empty(&te);
+    free(mock);
+    free(agent);
+}

@@ -301,6 +301,7 @@ TEST(p11_connects_that_hang_past_their_deadline_open_the_breaker_too) {
         advance(pool, PNX_MS);                    /* the pause */
     }
     CHECK_EQ(mock_stats(pool).breaker_open, 1);
+    ask_await(1);
     CHECK_EQ(ask.code, PNX_E_BREAKER);
     CHECK_EQ(ask.err.cause, -ETIMEDOUT);
     mock_set(mock, &mock->hold_connect, false);
@@ -474,7 +475,7 @@ TEST(waits_that_are_too_long_for_too_long_shed_waiters_and_more_and_more_of_them
     CHECK_EQ(asks[3]->told, 1); /* it was, and so one is sent away: who has waited longest */
     CHECK_EQ(asks[3]->code, -EBUSY);
     CHECK_STR(asks[3]->err.phase, "overload");
-    CHECK_STR(events.all, "pool_acquire_failed -16 overload|pool_shed -16 -|");
+    CHECK_STR(events.all, "pool_acquire_failed -16 overload|");
     CHECK_EQ(events.value, 110 * PNX_MS);
     test_env_advance(&te, 100 * PNX_MS - 1);
     pass_to(&crowd, asks[5]);
@@ -706,6 +707,20 @@ TEST(a_wait_inside_a_lease_is_refused_if_asked_for) {
     pnx_lease_release(&a);
     tear_down(pool);
     events_end();
+}
+
+TEST(a_request_is_no_wait_inside_a_lease) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_bare, OPTS(.max = 1, .nested = PNX_POOL_NESTED_REFUSE));
+    struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
+    struct ask ask;
+    ask_start(&ask, pool, PNX_PRIORITY_NORMAL, PNX_NEVER); /* it keeps no thread */
+    CHECK_EQ(ask.told, 0);
+    pnx_lease_release(&lease);
+    CHECK(ask_granted(&ask));
+    CHECK_EQ(mock_stats(pool).nested, 0);
+    pnx_lease_release(&ask.lease);
+    tear_down(pool);
 }
 
 static void *hold_one(void *arg) {
