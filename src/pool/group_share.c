@@ -247,9 +247,11 @@ static void lend_locked(struct pnx__group_key *key, bool lends) {
     key->lends = lends;
     pnx__pool_lock(pool);
     pnx__pool_core_lend(&pool->core, lends);
-    bool came_home = lends && pool->core.n[PNX__POOL_IDLE] > 0; /* since the search */
+    /* Something came home since the search; or what is locked now is due for a check that somebody wants. */
+    bool news = lends && (pool->core.n[PNX__POOL_IDLE] > 0 ||
+                                 pnx__pool_core_runnable(&pool->core, false, pool->core.now));
     pnx__mutex_unlock(&pool->lock);
-    if (came_home)
+    if (news)
         pnx__group_kick_locked(key);
 }
 
