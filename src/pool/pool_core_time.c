@@ -154,6 +154,8 @@ const char *pnx__pool_core_phase(const struct pnx__pool_core *core) {
     pnx__pool_core_count(core, n);
     if (core->paused)
         return "paused";
+    if (core->size >= core->quota && core->quota < core->max)
+        return "group";
     if (n[PNX__POOL_IN_USE] >= core->max)
         return "wait";
     if (core->n[PNX__POOL_CONNECTING] > 0 || core->failures > 0)
