@@ -795,7 +795,9 @@ static void be_born(uint64_t seed, uint64_t life) {
     w.joined = 0;
     w.epoch = 0;
     w.paused = w.failed = w.calm = false;
-    w.random = seed + life * UINT64_C(0x9E3779B97F4A7C15);
+    /* Mixed, since the generator itself goes on by such steps: else each life were the next one's, a number later. */
+    uint64_t mix = seed ^ (life * UINT64_C(0xD1B54A32D192ED03));
+    w.random = test_random(&mix);
     w.life = life;
     w.step = 0;
     w.could_work = true; /* at birth, create looks */
