@@ -185,8 +185,8 @@ static bool is_reserve(const struct pnx__pool_core *core, uint32_t idle) {
 }
 
 static bool may_open(const struct pnx__pool_core *core) {
-    return core->waiting == 0 && !core->paused && !core->closing && !core->config.round_robin &&
-           core->size - core->n[PNX__POOL_CLOSING] <= limit(core);
+    return core->waiting == 0 && !core->paused && !core->closing && !core->lending &&
+           !core->config.round_robin && core->size - core->n[PNX__POOL_CLOSING] <= limit(core);
 }
 
 static void open_slot(struct pnx__pool_core *core, struct pnx_slot *slot, uint64_t state) {
@@ -519,6 +519,14 @@ void pnx__pool_core_set_quota(
         struct pnx__pool_core *core, uint32_t quota, struct pnx__pool_effects *effects) {
     core->quota = quota;
     fit_limit(core, effects);
+}
+
+void pnx__pool_core_lend(struct pnx__pool_core *core, bool lending) {
+    core->lending = lending;
+    if (lending)
+        lock_all(core);
+    else
+        pnx__pool_reopen(core);
 }
 
 void pnx__pool_core_warm(

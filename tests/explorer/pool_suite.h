@@ -13,11 +13,14 @@
 
 #include <errno.h>
 
-/* The ordinary run looks less far. */
+/* The ordinary run looks less far.  Where a third preemption would take the long one too far, it tries more at random. */
 #define PREEMPTIONS (test_long() ? 3 : 2)
-#define RANDOM      (test_long() ? 20000 : 1000)
-/* ... and less still where deadlines, or threads of the pool's, multiply what may happen. */
+#define MANY        2
+#define RANDOM      (test_long() ? 50000 : 1000)
+/* Less still, where deadlines, or threads of the pool's, multiply what may happen. */
 #define FEWER       (test_long() ? 2 : 1)
+/* Stale loads, where those of other suites show as much in the ordinary run. */
+#define STALE       (test_long() ? 1 : X_NONE)
 
 struct thing {
     struct x_cell uses;
@@ -38,6 +41,7 @@ struct state {
     struct pnx_inbox *inbox;
     struct pnx_a32 called[2]; /* callbacks */
     int cancelled;            /* what the cancel returned */
+    bool refuses;             /* fixed by setup: the first resource passes no hook */
 };
 
 static inline struct thing *thing_new(struct state *s) {
@@ -80,6 +84,12 @@ static inline int thing_reset(void *ctx, void *resource, pnx_ns deadline) {
     return 0;
 }
 
+static inline int thing_refuse(void *arg, void *resource) {
+    const struct state *s = arg;
+    thing_use(resource);
+    return s->refuses && ((struct thing *)resource)->number == 1;
+}
+
 /* Times that never come, so that nothing happens but what the threads do. */
 static inline struct pnx_pool_opts base_opts(struct state *s, uint32_t max) {
     return (struct pnx_pool_opts){.size = sizeof(struct pnx_pool_opts),
@@ -119,6 +129,19 @@ static inline void begin(struct state *s, uint32_t max, uint32_t flags) {
     struct pnx_pool_opts opts = base_opts(s, max);
     opts.flags = flags;
     begin_with(s, things(), &opts, max);
+}
+
+/* One resource, without threads, which before_acquire will refuse. */
+static inline void begin_refusing(struct state *s, bool taken) {
+    const struct pnx_pool_hooks hooks = {
+            .size = sizeof(hooks), .arg = s, .before_acquire = thing_refuse};
+    struct pnx_pool_opts opts = base_opts(s, 1);
+    opts.hooks = &hooks;
+    opts.flags = PNX_POOL_NO_THREADS;
+    begin_with(s, things(), &opts, 1);
+    if (taken)
+        CHECK_EQ(pnx_pool_acquire(s->pool, PNX_NEVER, NULL, &s->lease[0]), 0);
+    s->refuses = true;
 }
 
 /* The calling thread goes the short way at once, to this slot, as if it had had it before. */

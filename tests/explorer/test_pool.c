@@ -28,7 +28,7 @@ TEST_LIMIT(p2_no_return_is_missed_by_a_waiter_that_spins_or_sleeps, 600) {
             .setup = one_resource,
             .thread = {short_cycle, short_cycle, long_cycle},
             .final = one_is_left,
-            .preemptions = PREEMPTIONS,
+            .preemptions = MANY,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
@@ -85,7 +85,7 @@ TEST_LIMIT(p2_nor_by_two_that_come_again, 600) {
             .setup = one_resource,
             .thread = {short_cycle_twice, short_cycle_twice},
             .final = one_is_left,
-            .preemptions = PREEMPTIONS,
+            .preemptions = MANY,
             .random = RANDOM,
             .floor = 1000});
 }
@@ -104,8 +104,8 @@ TEST_LIMIT(p2_nor_where_callers_may_barge, 600) {
             .setup = one_with_barging,
             .thread = {short_cycle, short_cycle, long_cycle},
             .final = one_is_left,
-            .preemptions = PREEMPTIONS,
-            .stale = 1,
+            .preemptions = MANY,
+            .stale = STALE,
             .random = RANDOM,
             .floor = 1000});
 }
@@ -147,7 +147,7 @@ static void one_taken(void *state) {
 
 static void give_first(void *state) {
     struct state *s = state;
-    thing_use(resource_of(&s->lease[0]));
+    thing_use(pnx_lease_resource(&s->lease[0]));
     pnx_lease_release(&s->lease[0]);
 }
 
@@ -256,7 +256,7 @@ TEST_LIMIT(p9_of_two_copies_one_release_acts_and_no_later_lease_is_hurt, 600) {
             .setup = one_taken_twice,
             .thread = {give_first_unused, give_second, long_cycle},
             .final = one_misuse,
-            .preemptions = PREEMPTIONS,
+            .preemptions = MANY,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
@@ -289,7 +289,7 @@ TEST_LIMIT(p9_of_a_release_and_a_discard_one_acts, 600) {
             .setup = one_taken_twice_threadless,
             .thread = {give_first_unused, discard_second, long_cycle},
             .final = one_misuse,
-            .preemptions = PREEMPTIONS,
+            .preemptions = MANY,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
@@ -319,7 +319,7 @@ TEST_LIMIT(p9_of_two_releases_one_resets_the_resource, 600) {
             .setup = one_hooked_taken_twice,
             .thread = {give_first_unused, give_second, long_cycle},
             .final = one_misuse,
-            .preemptions = PREEMPTIONS,
+            .preemptions = MANY,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
@@ -363,8 +363,8 @@ TEST_LIMIT(p2_no_return_through_a_reset_is_missed, 600) {
             .setup = one_hooked,
             .thread = {short_cycle, short_cycle, long_cycle},
             .final = one_is_left,
-            .preemptions = PREEMPTIONS,
-            .stale = 1,
+            .preemptions = MANY,
+            .stale = STALE,
             .random = RANDOM,
             .floor = 1000});
 }
@@ -389,7 +389,24 @@ TEST_LIMIT(p3_a_claim_sees_what_an_examination_did, 600) {
             .setup = one_hooked,
             .thread = {short_cycle, look_at_all, long_cycle},
             .final = one_is_left,
-            .preemptions = PREEMPTIONS,
+            .preemptions = MANY,
+            .stale = STALE,
+            .random = RANDOM,
+            .floor = 1000});
+}
+
+static void one_refused(void *state) {
+    begin_refusing(state, false);
+}
+
+/* Whoever had it comes back to the queue, before those who asked later. */
+TEST_LIMIT(p2_a_waiter_whose_hook_refuses_a_resource_waits_for_another, 600) {
+    x_explore(&(struct x_test){.name = "pool-refused",
+            .size = sizeof(struct state),
+            .setup = one_refused,
+            .thread = {short_cycle, long_cycle, short_cycle},
+            .final = one_is_left,
+            .preemptions = FEWER,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});

@@ -68,8 +68,8 @@ TEST_LIMIT(p12_after_a_reset_nothing_old_is_claimed, 600) {
             .setup = one_threadless,
             .thread = {short_fresh_cycle, fresh_cycle, reset_now},
             .final = end,
-            .preemptions = PREEMPTIONS,
-            .stale = 1,
+            .preemptions = MANY,
+            .stale = STALE,
             .random = RANDOM,
             .floor = 1000});
 }
@@ -80,8 +80,8 @@ TEST_LIMIT(p12_nor_after_a_lazy_one, 600) {
             .setup = one_threadless,
             .thread = {short_fresh_cycle, short_fresh_cycle, reset_lazily},
             .final = end,
-            .preemptions = PREEMPTIONS,
-            .stale = 1,
+            .preemptions = MANY,
+            .stale = STALE,
             .random = RANDOM,
             .floor = 1000});
 }
@@ -259,7 +259,7 @@ static void two_taken(void *state) {
 
 static void give_first(void *state) {
     struct state *s = state;
-    thing_use(resource_of(&s->lease[0]));
+    thing_use(pnx_lease_resource(&s->lease[0]));
     pnx_lease_release(&s->lease[0]);
 }
 
@@ -326,7 +326,7 @@ static void called(struct pnx_pool_request *request, int code, struct pnx_lease 
     struct state *s = state_of(request, &i);
     CHECK_EQ(code == 0, lease.slot != NULL);
     CHECK_EQ(code == 0, err == NULL);
-    CHECK(code == 0 || code == -ETIMEDOUT);
+    CHECK(code == 0 || code == -ETIMEDOUT || (code == -ECANCELED && s->refuses));
     CHECK_EQ(pnx_fetch_add(&s->called[i], 1, PNX_RELAXED, "pool_suite.called"), 0);
     if (code)
         return;
@@ -400,6 +400,37 @@ TEST_LIMIT(p13_also_when_its_deadline_comes, 600) {
             .floor = 1000});
 }
 
+static void one_asked_that_is_refused(void *state) {
+    struct state *s = state;
+    begin_refusing(s, true);
+    ask(s, 0, PNX_NEVER);
+}
+
+static void tick(void *state) {
+    struct state *s = state;
+    (void)pnx_pool_tick(s->pool, pnx_now());
+}
+
+/* Whoever was refused may wait still, for a connect that nobody was there to make. */
+static void tick_and_end(void *state) {
+    struct state *s = state;
+    tick(s);
+    once(s);
+    clean_up(s);
+}
+
+TEST_LIMIT(p13_also_when_a_hook_sends_it_back_to_the_queue, 600) {
+    x_explore(&(struct x_test){.name = "pool-request-refused",
+            .size = sizeof(struct state),
+            .setup = one_asked_that_is_refused,
+            .thread = {give_first, cancel_first, tick},
+            .final = tick_and_end,
+            .preemptions = PREEMPTIONS,
+            .stale = 1,
+            .random = RANDOM,
+            .floor = 100});
+}
+
 static void ask_short(void *state) {
     remember(state, 0);
     ask(state, x_self() - 1, PNX_NEVER);
@@ -419,7 +450,7 @@ TEST_LIMIT(p13_requests_by_the_short_way_beside_a_waiter, 600) {
             .setup = one,
             .thread = {ask_short, ask_short, long_cycle},
             .final = both_called,
-            .preemptions = PREEMPTIONS,
+            .preemptions = MANY,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
