@@ -171,6 +171,8 @@ static int fill_error(const struct pnx_pool *pool, int code, const char *phase, 
 int pnx__pool_explain(
         struct pnx_pool *pool, int code, const char *phase, pnx_ns waited, struct pnx_error *err) {
     pnx__event(&pool->block, PNX_EVENT_POOL_ACQUIRE_FAILED, pool->name, code, phase, waited, 0);
+    if (code == -EBUSY && strcmp(phase, "overload") == 0)
+        pnx__event(&pool->block, PNX_EVENT_POOL_SHED, pool->name, code, NULL, waited, 0);
     if (!err)
         return code;
     if (code == -ESHUTDOWN)

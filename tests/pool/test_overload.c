@@ -513,7 +513,7 @@ TEST(waits_that_are_too_long_for_too_long_shed_waiters_and_more_and_more_of_them
     CHECK_EQ(asks[3]->told, 1); /* it was, and so one is sent away: who has waited longest */
     CHECK_EQ(asks[3]->code, -EBUSY);
     CHECK_STR(asks[3]->err.phase, "overload");
-    CHECK_STR(events.all, "pool_acquire_failed -16 overload|");
+    CHECK_STR(events.all, "pool_acquire_failed -16 overload|pool_shed -16 -|");
     CHECK_EQ(events.value, 110 * PNX_MS);
     test_env_advance(&te, 100 * PNX_MS - 1);
     pass_to(&crowd, asks[5]);
