@@ -250,8 +250,8 @@ static bool run_forked(const struct test_case *test, char *reason, size_t reason
     if (pipe2(fds, O_CLOEXEC) != 0)
         return false;
     unsigned slow = getenv("PNX_TEST_SLOW") ? (unsigned)atoi(getenv("PNX_TEST_SLOW")) : 1;
-    unsigned limit = test->limit_s * (slow > 0 ? slow : 1) * (test_slow() ? 3 : 1) *
-                     (test_long() ? 20 : 1);
+    unsigned limit =
+            test->limit_s * (slow > 0 ? slow : 1) * (test_slow() ? 3 : 1) * (test_long() ? 20 : 1);
     struct timespec since;
     clock_gettime(CLOCK_MONOTONIC, &since);
     fflush(NULL);
