@@ -15,6 +15,7 @@ from pathlib import Path
 # table, header (None: no public struct), struct, guide page
 MODULES = [
     ("src/pool/pool_opts.def", "pool.h", "pnx_pool_opts", "pool.md"),
+    ("src/pool/group_opts.def", "pool_group.h", "pnx_pool_group_opts", "pool.md"),
     ("src/cache/cache_opts.def", "cache.h", "pnx_cache_opts", "cache.md"),
     ("src/registry/registry_options.def", "registry.h", "pnx_registry_opts", "resource.md"),
     ("src/resource/executor_opts.def", "executor.h", "pnx_executor_opts", "executor.md"),

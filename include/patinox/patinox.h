@@ -14,6 +14,7 @@
 #include <patinox/leaks.h>
 #include <patinox/mapping.h>
 #include <patinox/pool.h>
+#include <patinox/pool_group.h>
 #include <patinox/query.h>
 #include <patinox/rc.h>
 #include <patinox/reclaim.h>

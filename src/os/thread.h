@@ -57,6 +57,7 @@ struct pnx_thread {
     const struct pnx_row_call *row_calls; /* registry: see registry/calls.h; innermost first */
     const void *executor_calls; /* resource: innermost function that an executor runs here */
     const void *pool_calls;     /* pool: innermost operation of a manager that runs here */
+    const void *pool_groups;    /* pool: groups for which work runs here; innermost first */
     void *pool_delivery;        /* pool: callbacks of requests that wait for one to return */
     /* pool: the slot that this thread had last, in pools whose serial has these low bits. */
     struct {

@@ -291,8 +291,8 @@ static int join_budget(struct pnx_pool *pool, struct pnx_budget *budget, uint32_
     return pnx_budget_add_reclaimer(pool->budget, &reclaimer, &pool->reclaimer);
 }
 
-static int join_registry(
-        struct pnx_pool *pool, const struct pnx_pool_opts *opts, struct pnx_error *err) {
+static int join_registry(struct pnx_pool *pool, const struct pnx_pool_opts *opts,
+        pnx_resource_id parent, struct pnx_error *err) {
     struct pnx_registry *registry = opts->registry;
     struct pnx_resource resource = {
             .size = sizeof(resource),
@@ -301,6 +301,7 @@ static int join_registry(
             .site = opts->site,
             .cleanup = end_by_registry,
             .arg = pool,
+            .parent = parent,
             .bytes = pool->bytes,
             .flags = PNX_RESOURCE_LONG_LIVED,
     };
@@ -309,8 +310,8 @@ static int join_registry(
     return pnx_registry_add(pool->registry, &resource, err, &pool->row);
 }
 
-static int fill_pool(
-        struct pnx_pool *pool, const struct pnx_pool_opts *opts, struct pnx_error *err) {
+static int fill_pool(struct pnx_pool *pool, const struct pnx_pool_opts *opts,
+        pnx_resource_id parent, struct pnx_error *err) {
     struct pnx__pool_chunk *chunk = pnx__pool_new_chunk(&pool->env, opts->max);
     pool->name = pnx__strdup(&pool->env, opts->name ? opts->name : "pool");
     if (chunk)
@@ -325,11 +326,27 @@ static int fill_pool(
             (struct pnx_pool_histograms *)pool->histograms);
     pool->block.refresh = pnx__pool_refresh;
     pnx__stats_add(opts->stats, &pool->block);
-    return join_registry(pool, opts, err);
+    return join_registry(pool, opts, parent, err);
+}
+
+int pnx__pool_check_opts(const struct pnx_pool_manager *manager, const struct pnx_pool_opts *opts,
+        struct pnx_error *err) {
+    struct pnx_pool_manager checked;
+    struct pnx_pool_opts resolved;
+    struct pnx_pool_hooks hooks;
+    int rc = check_manager(manager, &checked, err);
+    if (rc == 0)
+        rc = check_opts(opts, &resolved, err);
+    return rc ? rc : check_hooks(resolved.hooks, &hooks, err);
 }
 
 int pnx_pool_create(const struct pnx_pool_manager *manager, const struct pnx_pool_opts *opts,
         struct pnx_error *err, struct pnx_pool **ret_pool) {
+    return pnx__pool_create(manager, opts, NULL, err, ret_pool);
+}
+
+int pnx__pool_create(const struct pnx_pool_manager *manager, const struct pnx_pool_opts *opts,
+        const struct pnx__pool_place *place, struct pnx_error *err, struct pnx_pool **ret_pool) {
     struct pnx_pool_manager checked = {0};
     struct pnx_pool_opts resolved = {0};
     struct pnx_pool_hooks hooks = {0};
@@ -357,7 +374,11 @@ int pnx_pool_create(const struct pnx_pool_manager *manager, const struct pnx_poo
     pool->system_clock = !resolved.env || !resolved.env->now;
     pnx__mutex_init(&pool->lock, PNX_RANK_POOL);
     configure(pool, &resolved);
-    rc = fill_pool(pool, &resolved, err);
+    if (place) {
+        pool->member = place->member;
+        pool->core.quota = 0;
+    }
+    rc = fill_pool(pool, &resolved, place ? place->parent : 0, err);
     if (rc) {
         free_pool(pool);
         return rc;

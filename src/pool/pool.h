@@ -55,6 +55,39 @@ struct pnx__pool_call {
     struct pnx_row_call row;
 };
 
+/* What a pool whose quota is used up wants more for, by urgency. */
+enum pnx__pool_appetite {
+    PNX__POOL_SATED,
+    PNX__POOL_FILLS,   /* it would keep more ready: of what is free */
+    PNX__POOL_TRIES,   /* somebody has tried in vain: also of what is idle elsewhere */
+    PNX__POOL_STARVES, /* somebody waits: also of what is in use elsewhere */
+    PNX__POOL_UNHEARD, /* the group does not want to know */
+};
+
+/*
+ * A pool's place in a group of pools (group.h), which hears of it by tell(): that the pool wants more than its quota, owes
+ * it something that it can give now, has something idle that the group looks for, or that the time has come that the
+ * group had asked for.  All of it is guarded by the pool's lock; share only changes under the group's, too.
+ */
+struct pnx__pool_member {
+    void (*tell)(
+            void *key); /* called with no lock held, and with one of key_refs; NULL: no group */
+    void *key;
+    struct pnx_a32 *key_refs;
+    const void *group; /* fixed */
+    bool struck;       /* its row has been removed, by the one thread that ends the group */
+    uint32_t share;    /* what counts: the larger of quota and size, once the group has looked */
+    uint8_t known;     /* enum pnx__pool_appetite as the group has seen it last */
+    bool told;         /* and the group has not looked yet */
+    pnx_ns at;         /* the group asks to be told; PNX_NEVER */
+};
+
+/* Where a pool is made: what a group adds to its options. */
+struct pnx__pool_place {
+    pnx_resource_id parent; /* of its row */
+    struct pnx__pool_member member;
+};
+
 /*
  * Fixed after create: the first line, manager .. block, save where noted.  Guarded by lock: core .. ended, histograms.
  */
@@ -112,9 +145,7 @@ struct pnx_pool {
     uint32_t spinners_max;
     bool system_clock;
 
-    /* How a group of pools hears that this one wants more than its quota.  Called with no lock held. */
-    void (*hungry)(void *group, struct pnx_pool *pool);
-    void *group;
+    struct pnx__pool_member member;
 
     struct pnx_registry *registry;
     pnx_resource_id row;
@@ -143,6 +174,33 @@ static inline bool pnx__pool_has_news(const struct pnx__pool_effects *effects) {
            effects->hungry || effects->done;
 }
 
+/* What the pool wants of its group. */
+static inline enum pnx__pool_appetite pnx__pool_appetite(const struct pnx__pool_core *core) {
+    bool owes = core->quota < core->size; /* then it would rather keep what it has */
+    if (!pnx__pool_core_hungry(core, core->now) && (!owes || core->waiting == 0 || core->closing))
+        return PNX__POOL_SATED;
+    if (core->waiting > 0)
+        return PNX__POOL_STARVES;
+    return core->want_one ? PNX__POOL_TRIES : PNX__POOL_FILLS;
+}
+
+/* Whether the pool's group is to be told something. */
+static inline bool pnx__pool_has_tidings(const struct pnx_pool *pool) {
+    const struct pnx__pool_member *member = &pool->member;
+    const struct pnx__pool_core *core = &pool->core;
+    if (!member->tell || member->told)
+        return false;
+    return core->now >= member->at || (core->size < member->share && core->quota < member->share) ||
+           (core->lending && core->n[PNX__POOL_IDLE] > 0) ||
+           pnx__pool_appetite(core) > member->known;
+}
+
+/* When its timers are due, the group's among them. */
+static inline pnx_ns pnx__pool_due(const struct pnx_pool *pool) {
+    pnx_ns next = pool->core.next_timer;
+    return pool->member.tell && pool->member.at < next ? pool->member.at : next;
+}
+
 /* What a caller is prepared to run itself when the pool has no threads. */
 struct pnx__pool_driver {
     bool any;                        /* connects and checks, not only closes */
@@ -152,6 +210,12 @@ struct pnx__pool_driver {
 
 /* ---- pool.c ---- */
 extern const struct pnx_opt_table pnx__pool_options;
+/* Checks what pnx_pool_create() would, and makes nothing. */
+int pnx__pool_check_opts(const struct pnx_pool_manager *manager, const struct pnx_pool_opts *opts,
+        struct pnx_error *err);
+/* pnx_pool_create(); place may be NULL. */
+int pnx__pool_create(const struct pnx_pool_manager *manager, const struct pnx_pool_opts *opts,
+        const struct pnx__pool_place *place, struct pnx_error *err, struct pnx_pool **ret_pool);
 /* Frees a pool that nobody uses.  self: the calling thread, if it is one of the pool's. */
 void pnx__pool_destroy(struct pnx_pool *pool, struct pnx__pool_thread *self);
 size_t pnx__pool_chunk_bytes(uint32_t n);
@@ -180,7 +244,7 @@ static inline void pnx__pool_check_locked(const struct pnx_pool *pool) {
 static inline void pnx__pool_unlock_quiet(
         struct pnx_pool *pool, struct pnx__pool_effects *effects) {
     if (effects->wakes || effects->work || effects->timer || effects->ended ||
-            pnx__pool_has_news(effects)) {
+            pnx__pool_has_news(effects) || pnx__pool_has_tidings(pool)) {
         pnx__pool_unlock(pool, effects, NULL);
         return;
     }

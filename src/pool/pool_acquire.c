@@ -260,8 +260,8 @@ static pnx_ns drive_as_waiter(struct wait *wait, bool poked) {
 
     pnx__pool_lock(pool);
     pnx_ns until = wait->deadline;
-    if (pool->threads == 0 && pool->core.next_timer < until)
-        until = pool->core.next_timer;
+    if (pool->threads == 0 && pnx__pool_due(pool) < until)
+        until = pnx__pool_due(pool);
     pnx__mutex_unlock(&pool->lock);
     return until;
 }

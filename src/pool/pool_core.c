@@ -185,8 +185,8 @@ static bool is_reserve(const struct pnx__pool_core *core, uint32_t idle) {
 }
 
 static bool may_open(const struct pnx__pool_core *core) {
-    return core->waiting == 0 && !core->paused && !core->closing && !core->config.round_robin &&
-           core->size - core->n[PNX__POOL_CLOSING] <= limit(core);
+    return core->waiting == 0 && !core->paused && !core->closing && !core->lending &&
+           !core->config.round_robin && core->size - core->n[PNX__POOL_CLOSING] <= limit(core);
 }
 
 static void open_slot(struct pnx__pool_core *core, struct pnx_slot *slot, uint64_t state) {
@@ -336,8 +336,12 @@ static bool take_this(struct pnx__pool_core *core, struct pnx_slot *slot, uint32
         pnx__pool_begin_close(core, slot, reason, effects);
         return false;
     }
-    if (is_due(core, slot))
+    if (is_due(core, slot)) {
+        if (core->want_one)
+            effects->work =
+                    true; /* now that it is locked, it can be checked for whoever wants one */
         return false;
+    }
     take_locked(core, slot, effects, ret_generation);
     return true;
 }
@@ -522,6 +526,14 @@ void pnx__pool_core_set_quota(
         struct pnx__pool_core *core, uint32_t quota, struct pnx__pool_effects *effects) {
     core->quota = quota;
     fit_limit(core, effects);
+}
+
+void pnx__pool_core_lend(struct pnx__pool_core *core, bool lending) {
+    core->lending = lending;
+    if (lending)
+        lock_all(core);
+    else
+        pnx__pool_reopen(core);
 }
 
 void pnx__pool_core_warm(

@@ -247,6 +247,7 @@ struct pnx__pool_core {
     uint32_t capacity; /* slots added so far */
     uint32_t max;
     uint32_t quota; /* of max, what a group of pools allows just now */
+    bool lending;   /* the group looks for what is idle: no slot is open */
     uint32_t ceiling;
     uint32_t waiting;
     uint32_t blocked;                        /* of these, callers that block */
@@ -372,6 +373,8 @@ void pnx__pool_core_resize(
         struct pnx__pool_core *core, uint32_t max, struct pnx__pool_effects *effects);
 void pnx__pool_core_set_quota(
         struct pnx__pool_core *core, uint32_t quota, struct pnx__pool_effects *effects);
+/* Begins, or ends, to bring every return here: see lending. */
+void pnx__pool_core_lend(struct pnx__pool_core *core, bool lending);
 void pnx__pool_core_warm(
         struct pnx__pool_core *core, uint32_t n, struct pnx__pool_effects *effects);
 /* flags: enum pnx_pool_reset_flags; interrupts are the shell's. */
@@ -392,13 +395,15 @@ void pnx__pool_core_poke(struct pnx__pool_core *core, struct pnx__pool_effects *
 bool pnx__pool_core_runnable(const struct pnx__pool_core *core, bool only_close, pnx_ns now);
 /* Whether a connect is wanted that only the group's quota forbids. */
 bool pnx__pool_core_hungry(const struct pnx__pool_core *core, pnx_ns now);
+/* How much of its quota nobody needs just now. */
+uint32_t pnx__pool_core_unused(const struct pnx__pool_core *core);
 /* How many slots are in each state, the open ones as they are at some moment during the call. */
 void pnx__pool_core_count(const struct pnx__pool_core *core, uint32_t ret_n[PNX__POOL_STATES]);
 /* Connected, and not being closed. */
 static inline uint32_t pnx__pool_core_alive(const struct pnx__pool_core *core) {
     return core->size - core->n[PNX__POOL_CONNECTING] - core->n[PNX__POOL_CLOSING];
 }
-/* What a waiter is waiting for: "wait", "connect", "check", "paused". */
+/* What a waiter is waiting for: "wait", "connect", "check", "paused", "group". */
 const char *pnx__pool_core_phase(const struct pnx__pool_core *core);
 enum pnx_health_status pnx__pool_core_health(
         const struct pnx__pool_core *core, const char **ret_reason);
@@ -429,6 +434,8 @@ static inline pnx_ns pnx__pool_expires_at(const struct pnx_slot *slot) {
 }
 /* When an idle slot's keep-alive check is due. */
 pnx_ns pnx__pool_keepalive_at(const struct pnx__pool_core *core, const struct pnx_slot *slot);
+/* When a tick is to look next at what is idle, and at who holds what. */
+pnx_ns pnx__pool_look_at(const struct pnx__pool_core *core);
 /* Locks an open slot: from then on n[] counts it.  Returns its state. */
 enum pnx__pool_state pnx__pool_capture(struct pnx__pool_core *core, struct pnx_slot *slot);
 /* Opens what may be open again. */

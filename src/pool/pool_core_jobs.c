@@ -96,6 +96,13 @@ bool pnx__pool_core_hungry(const struct pnx__pool_core *core, pnx_ns now) {
            connect_may_start(core, now) && connect_wanted(core);
 }
 
+uint32_t pnx__pool_core_unused(const struct pnx__pool_core *core) {
+    if (core->size >= core->quota)
+        return 0;
+    bool wanted = !core->closing && connect_may_start(core, core->now) && connect_wanted(core);
+    return wanted ? 0 : core->quota - core->size;
+}
+
 static struct pnx_slot *first_to_close(const struct pnx__pool_core *core) {
     PNX_LIST_EACH (link, after, &core->to_close) {
         if (!(slot_of(link)->flags & PNX__POOL_INTERRUPTED))
@@ -306,6 +313,7 @@ void pnx__pool_core_connected(struct pnx__pool_core *core, struct pnx_slot *slot
     pnx_store(&slot->resource, resource, PNX_RELAXED, "pool_core_jobs.resource");
     set_expiry(core, slot);
     slot->flags = 0;
+    pnx__pool_timer(core, pnx__pool_look_at(core), effects); /* it may be the first one */
     pnx__pool_supply(core, slot, false, effects);
     if (core->warm && pnx__pool_core_alive(core) >= core->warm)
         core->warm = 0;

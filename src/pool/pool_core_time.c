@@ -88,13 +88,15 @@ static void reap(struct pnx__pool_core *core, struct pnx__pool_effects *effects)
     pnx__pool_reserve(core);
 }
 
-static pnx_ns idle_timers(const struct pnx__pool_core *core) {
-    uint32_t n[PNX__POOL_STATES];
-    pnx_ns next = PNX_NEVER;
+pnx_ns pnx__pool_look_at(const struct pnx__pool_core *core) {
     pnx_ns span = sooner(core->config.idle, core->config.lifetime);
     span = sooner(span, sooner(core->config.keepalive, core->config.held_too_long));
-    if (span != PNX_NEVER && core->size > 0)
-        next = after(core->now, span / PNX__POOL_REAPS + 1);
+    return span != PNX_NEVER ? after(core->now, span / PNX__POOL_REAPS + 1) : PNX_NEVER;
+}
+
+static pnx_ns idle_timers(const struct pnx__pool_core *core) {
+    uint32_t n[PNX__POOL_STATES];
+    pnx_ns next = core->size > 0 ? pnx__pool_look_at(core) : PNX_NEVER;
     pnx__pool_core_count(core, n);
     bool may_reap = n[PNX__POOL_IDLE] > core->config.min_idle;
     PNX_LIST_EACH (link, link_after, &core->home) {
@@ -152,6 +154,8 @@ const char *pnx__pool_core_phase(const struct pnx__pool_core *core) {
     pnx__pool_core_count(core, n);
     if (core->paused)
         return "paused";
+    if (core->size >= core->quota && core->quota < core->max)
+        return "group";
     if (n[PNX__POOL_IN_USE] >= core->max)
         return "wait";
     if (core->n[PNX__POOL_CONNECTING] > 0 || core->failures > 0)

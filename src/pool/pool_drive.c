@@ -65,6 +65,8 @@ struct plan {
     uint32_t failures;
     uint32_t epoch;
     pnx_ns open_for;
+    void (*tell)(void *key); /* the pool's group, with what it gave */
+    void *key;
 };
 
 static bool unused(const struct pnx_pool *pool) {
@@ -83,12 +85,10 @@ static void plan_work_locked(
             plan->start = true;
         }
     }
-    if (effects->timer && pool->keeper && core->next_timer < pool->keeper_until)
+    if (effects->timer && pool->keeper && pnx__pool_due(pool) < pool->keeper_until)
         plan->wake_threads = UINT32_MAX;
     if (effects->timer && pool->threads == 0 && !threadless(pool) && pnx__heap_first(&core->timers))
         plan->start = true; /* nobody who blocks looks after the deadlines of requests */
-    if (effects->work && pool->hungry && pnx__pool_core_hungry(core, core->now))
-        effects->hungry = true;
     if (plan->start) {
         pool->refs++;
         pool->threads++;
@@ -107,13 +107,27 @@ static uint32_t seq_locked(const struct pnx_a32 *seq) {
     return pnx_load(seq, PNX_ACQUIRE, "pool_drive.seq"); /* pairs with pool_drive.bump */
 }
 
+static void plan_tidings_locked(struct pnx_pool *pool, struct pnx__pool_effects *effects) {
+    struct pnx__pool_member *member = &pool->member;
+    if (!pnx__pool_has_tidings(pool))
+        return;
+    effects->hungry = true;
+    member->told = true;
+    member->at = PNX_NEVER;
+    /* taken while the member is there, which has one of its own; given back under the group's lock */
+    pnx_fetch_add(member->key_refs, 1, PNX_RELAXED, "pool_drive.tidings");
+}
+
 static void plan_news_locked(
-        struct pnx_pool *pool, const struct pnx__pool_effects *effects, struct plan *plan) {
+        struct pnx_pool *pool, struct pnx__pool_effects *effects, struct plan *plan) {
     const struct pnx__pool_core *core = &pool->core;
+    plan_tidings_locked(pool, effects);
     plan->news = pnx__pool_has_news(effects);
     if (!plan->news)
         return;
     pool->refs++;
+    plan->tell = pool->member.tell;
+    plan->key = pool->member.key;
     plan->code = core->failure.code;
     plan->failures = core->failures;
     plan->epoch = core->epoch;
@@ -154,7 +168,7 @@ static void tell_news(
         pnx__event(&pool->block, PNX_EVENT_POOL_RESET, pool->name, 0, NULL, plan->epoch, 0);
     pnx__pool_deliver(effects->done);
     if (effects->hungry)
-        pool->hungry(pool->group, pool);
+        plan->tell(plan->key);
     for (bool more = effects->more; more;) {
         struct pnx__pool_effects rest;
         pnx__pool_effects_init(&rest);
@@ -377,7 +391,7 @@ static bool thread_park(struct pnx_pool *pool, struct pnx__pool_effects *effects
     bool keeper = !pool->keeper;
     if (!keeper && *lingered)
         return false;
-    pnx_ns until = pool->core.next_timer;
+    pnx_ns until = pnx__pool_due(pool);
     if (!keeper)
         until = pnx__deadline(pnx__now(&pool->env), pool->linger);
     if (keeper) {
@@ -399,6 +413,7 @@ static bool thread_park(struct pnx_pool *pool, struct pnx__pool_effects *effects
         pool->keeper = false;
     *lingered = !keeper && now >= until;
     pnx__pool_effects_init(effects);
+    pnx__pool_see(&pool->core, now);
     if (now >= pool->core.next_timer) {
         pnx__pool_core_tick(&pool->core, now, effects);
         pnx__pool_health_locked(pool);
@@ -432,8 +447,8 @@ static void thread_main(void *arg) {
             break;
     }
     struct plan plan = {0};
-    if (pnx__pool_has_news(
-                &effects)) { /* while this thread has its ref, so that the last one is not dropped there */
+    /* While this thread has its ref, so that the last one is not dropped there. */
+    while (pnx__pool_has_news(&effects) || pnx__pool_has_tidings(pool)) {
         plan_end_locked(pool, &effects, &plan);
         unlock_and_wake(pool, &effects, &plan);
         pnx__pool_effects_init(&effects);

@@ -109,7 +109,7 @@ void pnx_pool_release(struct pnx_pool **pool) {
         return;
     }
     /* From here on no shutdown of the registry calls end_by_registry(). */
-    int rc = pnx_registry_remove(old->registry, old->row);
+    int rc = old->member.struck ? 0 : pnx_registry_remove(old->registry, old->row);
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
     pnx__pool_lock(old);

@@ -25,6 +25,16 @@ static inline void advance(struct pnx_pool *pool, pnx_ns by) {
     pnx_pool_tick(pool, te.now);
 }
 
+/* Connects n resources, at most 8, and leaves them idle. */
+static inline void fill(struct pnx_pool *pool, int n) {
+    struct pnx_lease leases[8];
+    for (int i = 0; i < n; i++)
+        leases[i] = mock_acquire(pool, PNX_SEC);
+    for (int i = 0; i < n; i++)
+        pnx_lease_release(&leases[i]);
+    pnx_pool_tick(pool, te.now); /* sees them idle */
+}
+
 static inline void tear_down(struct pnx_pool *pool) {
     MOCK_END(pool);
     CHECK_EQ(mock->live, 0);
@@ -133,7 +143,8 @@ static inline void ask_await(int n) {
 
 static inline void ask_start(
         struct ask *ask, struct pnx_pool *pool, enum pnx_priority priority, pnx_ns timeout) {
-    *ask = (struct ask){.request = {.done = ask_done, .timeout = timeout, .priority = priority}};
+    *ask = (struct ask){.request = {.done = ask_done, .timeout = timeout}};
+    ask->request.priority = (int32_t)priority;
     ask->request.arg = ask;
     CHECK_EQ(pnx_pool_acquire_async(pool, &ask->request), 0);
 }

@@ -311,6 +311,44 @@ TEST(p11_connects_that_hang_past_their_deadline_open_the_breaker_too) {
     tear_down(pool);
 }
 
+static int connects_at_once, most_at_once;
+
+/* Inside a connect: looks for more work, as another thread might. */
+static void look_for_more(struct mock *m) {
+    if (++connects_at_once > most_at_once)
+        most_at_once = connects_at_once;
+    if (connects_at_once < 4)
+        pnx_pool_tick(m->pool, te.now);
+    connects_at_once--;
+}
+
+TEST(p6_while_a_connect_is_tried_after_a_failure_no_other_one_begins) {
+    for (int breaker = 0; breaker < 2; breaker++) {
+        set_up();
+        most_at_once = 0;
+        struct pnx_pool *pool =
+                mock_pool(&mock_full, BREAKER(.min_idle = 4, .max_connecting = 4,
+                                              .breaker_failures = breaker ? 1 : UINT32_MAX));
+        mock->pool = pool;
+        mock->during = look_for_more;
+        fail_with(-EPIPE, "no", PNX_POOL_TRANSIENT);
+        pnx_pool_tick(pool, te.now);
+        CHECK_EQ(most_at_once, 4); /* nothing has failed before */
+        CHECK_EQ(mock_stats(pool).breaker_open, breaker);
+        most_at_once = 0;
+        int failed = mock->failed;
+        advance(pool, 2 * PNX_SEC);
+        CHECK_EQ(most_at_once, 1);
+        CHECK_EQ(mock->failed, failed + 1);
+        mock->connect_errors = 0;
+        advance(pool, 2 * PNX_SEC);
+        CHECK_EQ(mock_stats(pool).idle, 4);
+        CHECK(most_at_once >= 2 && most_at_once < 4); /* each success allows one more */
+        mock->during = NULL;
+        tear_down(pool);
+    }
+}
+
 TEST(a_closed_pool_has_no_open_breaker) {
     set_up();
     fail_with(-EACCES, "no", PNX_POOL_PERMANENT);
@@ -614,6 +652,21 @@ TEST(barge_ns_grants_a_waiter_that_is_there_first) {
     pnx__pool_core_retake(&bare.core, &next, bare.now, &bare.effects);
     CHECK_EQ(next.outcome.v, PNX__POOL_GRANTED);
     bare_return(&bare, next.generation);
+}
+
+TEST(barge_ns_keeps_what_is_idle_for_a_waiter_that_has_waited_long_enough_meanwhile) {
+    static struct bare bare;
+    struct pnx__pool_waiter waiter;
+    bare_init(&bare, PNX_MS);
+    uint64_t lease = bare_take(&bare);
+    bare_join(&bare, &waiter);
+    bare_return(&bare, lease);
+    CHECK_EQ(waiter.outcome.v, PNX__POOL_POKED);
+    bare.now += PNX_MS; /* it is slow to come */
+    CHECK_EQ(bare_take(&bare), 0);
+    pnx__pool_core_retake(&bare.core, &waiter, bare.now, &bare.effects);
+    CHECK_EQ(waiter.outcome.v, PNX__POOL_GRANTED);
+    bare_return(&bare, waiter.generation);
 }
 
 TEST(without_barge_ns_nobody_overtakes) {

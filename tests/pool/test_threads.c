@@ -443,6 +443,19 @@ TEST(timers_are_watched_while_the_thread_that_watched_them_works) {
     tear_down(pool);
 }
 
+TEST(what_is_idle_is_looked_after_in_time_however_far_ahead_the_other_timers_are) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_manager,
+            OPTS(.max = 2, .idle_ns = 10 * PNX_MS, .connect_timeout_ns = 3600 * PNX_SEC,
+                    .close_timeout_ns = 3600 * PNX_SEC));
+    for (int i = 0; i < 3; i++) {
+        struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
+        pnx_lease_release(&lease);
+        UNTIL(pool, s.closed_idle == (uint64_t)i + 1);
+    }
+    tear_down(pool);
+}
+
 TEST(a_pool_whose_threads_cannot_be_started_works_in_its_callers) {
     if (!test_os_faults())
         test_skip("needs PNX_FAULTS");
