@@ -270,14 +270,21 @@ static void make_idle(struct pnx__pool_core *core, struct pnx_slot *slot, bool k
         open_slot(core, slot, PNX__POOL_IDLE);
 }
 
+/* Why a resource that is ready is not to live on; PNX__POOL_REASONS: no reason. */
+static enum pnx__pool_reason unwanted(
+        const struct pnx__pool_core *core, const struct pnx_slot *slot) {
+    enum pnx__pool_reason reason = unfit(core, slot);
+    if (core->closing)
+        return PNX__POOL_BECAUSE_SHUTDOWN;
+    if (reason == PNX__POOL_REASONS && core->size - core->n[PNX__POOL_CLOSING] > limit(core))
+        return PNX__POOL_BECAUSE_RESIZE;
+    return reason;
+}
+
 void pnx__pool_supply(struct pnx__pool_core *core, struct pnx_slot *slot, bool keepalive,
         struct pnx__pool_effects *effects) {
     core->want_one = false;
-    enum pnx__pool_reason reason = unfit(core, slot);
-    if (core->closing)
-        reason = PNX__POOL_BECAUSE_SHUTDOWN;
-    else if (reason == PNX__POOL_REASONS && core->size - core->n[PNX__POOL_CLOSING] > limit(core))
-        reason = PNX__POOL_BECAUSE_RESIZE;
+    enum pnx__pool_reason reason = unwanted(core, slot);
     if (reason != PNX__POOL_REASONS) {
         pnx__pool_begin_close(core, slot, reason, effects);
         return;
@@ -587,13 +594,20 @@ void pnx__pool_core_examined(struct pnx__pool_core *core, struct pnx_slot *slot,
         struct pnx__pool_effects *effects) {
     slot->flags = 0;
     effects->work = true;
-    if (!keep) {
-        pnx__pool_begin_close(core, slot, PNX__POOL_BECAUSE_EVICTED, effects);
+    enum pnx__pool_reason reason = keep ? unwanted(core, slot) : PNX__POOL_BECAUSE_EVICTED;
+    if (reason != PNX__POOL_REASONS) {
+        pnx__pool_begin_close(core, slot, reason, effects);
+        return;
+    }
+    /* It was looked at, not used, nor checked: it is as old as before, and stays locked if its check is due. */
+    if (is_due(core, slot)) {
+        pnx__list_remove(&slot->link);
+        pnx__pool_slot_to(core, slot, PNX__POOL_IDLE);
+        pnx__list_push_back(&core->home, &slot->link);
         return;
     }
     pnx_ns used_at = pnx__pool_used_at(slot);
     pnx__pool_supply(core, slot, true, effects);
-    /* It was looked at, not used: when it is idle still, it is as old as before, and must be locked if that is due. */
     if (pnx__pool_slot_state(slot) != PNX__POOL_IDLE ||
             (pnx__pool_slot_is_open(slot) && pnx__pool_capture(core, slot) != PNX__POOL_IDLE))
         return;

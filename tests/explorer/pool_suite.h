@@ -24,7 +24,8 @@
 
 struct thing {
     struct x_cell uses;
-    uint64_t number; /* in the order of making; fixed */
+    struct x_cell checked; /* since it was idle, in a pool that checks always */
+    uint64_t number;       /* in the order of making; fixed */
 };
 
 struct state {

@@ -411,3 +411,43 @@ TEST_LIMIT(p2_a_waiter_whose_hook_refuses_a_resource_waits_for_another, 600) {
             .random = RANDOM,
             .floor = 1000});
 }
+
+static int thing_check(void *ctx, void *resource, pnx_ns deadline) {
+    (void)ctx;
+    (void)deadline;
+    x_cell_write(&((struct thing *)resource)->checked, 1);
+    return 0;
+}
+
+static void one_to_be_checked(void *state) {
+    static const struct pnx_pool_manager manager = {.size = sizeof(manager),
+            .connect = thing_connect,
+            .close = thing_close,
+            .check = thing_check};
+    struct state *s = state;
+    struct pnx_pool_opts opts = base_opts(s, 1);
+    opts.check_after_ns = 1; /* always */
+    opts.flags = PNX_POOL_NO_THREADS;
+    begin_with(s, &manager, &opts, 1);
+}
+
+static void checked_cycle(void *state) {
+    struct state *s = state;
+    struct pnx_lease lease = {0};
+    CHECK_EQ(pnx_pool_acquire(s->pool, PNX_NEVER, NULL, &lease), 0);
+    struct thing *thing = resource_of(&lease);
+    CHECK_EQ(x_cell_read(&thing->checked), 1);
+    thing_use(thing);
+    pnx_lease_release(&lease);
+}
+
+TEST_LIMIT(an_examination_does_not_stand_for_a_check, 600) {
+    x_explore(&(struct x_test){.name = "pool-examine-due",
+            .size = sizeof(struct state),
+            .setup = one_to_be_checked,
+            .thread = {checked_cycle, look_at_all},
+            .final = one_is_left,
+            .preemptions = PREEMPTIONS,
+            .random = RANDOM,
+            .floor = 100});
+}
