@@ -346,7 +346,7 @@ PNX_API int pnx_inbox_fd(const struct pnx_inbox *inbox);
 /* Runs at most max callbacks that wait (0: all that wait now), on this thread.  Returns how many.  -EINVAL, and -EDEADLK
  * from inside the callback of a request, or while another thread does the same. */
 PNX_API int pnx_inbox_dispatch(struct pnx_inbox *inbox, uint32_t max);
-/* Clears *inbox; NULL-safe. */
+/* Clears *inbox; NULL-safe.  Not from inside a callback that a dispatch of it runs. */
 PNX_API void pnx_inbox_release(struct pnx_inbox **inbox);
 
 /* ---- leases ---- */

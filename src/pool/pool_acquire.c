@@ -74,6 +74,9 @@ bool pnx__pool_passes(struct pnx_pool *pool, const struct pnx_lease *lease) {
     pnx__pool_call_enter(pool, &call);
     int rc = pool->hooks.before_acquire(pool->hooks.arg, resource);
     pnx__pool_call_leave(&call);
+    /* a count, which orders nothing */
+    if (rc == 0 && pnx_load(&pool->hook_refusals, PNX_RELAXED, "pool_acquire.refusals"))
+        pnx_store(&pool->hook_refusals, 0, PNX_RELAXED, "pool_acquire.passes");
     if (rc == 0)
         return true;
     /* as pool_acquire.owner: it holds it no more */

@@ -12,11 +12,14 @@
 
 #include "os/thread.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+/* So many new resources in a row may be refused by before_acquire before connects are slowed down. */
+#define HOOK_REFUSALS 4
 /* A lease held longer than this, as far as the pool has seen, has its return time read from the clock. */
-#define LONG_HOLD (100 * PNX_MS)
+#define LONG_HOLD     (100 * PNX_MS)
 
 #ifdef PNX_DEBUG
 struct pnx_a32 pnx__pool_tolerate_misuse; /* tests set it: count, but do not abort */
@@ -24,7 +27,7 @@ struct pnx_a32 pnx__pool_tolerate_misuse; /* tests set it: count, but do not abo
 
 static void misuse(const struct pnx_lease *lease, const char *what) {
     struct pnx_pool *pool = lease->slot->pool;
-    /* the one counter that is written without the lock */
+    /* a counter that is written without the lock */
     pnx_fetch_add(&pool->core.stats[PNX__POOL_STAT_misuses], 1, PNX_RELAXED, "pool_lease.misuse");
     pnx__event(&pool->block, PNX_EVENT_POOL_MISUSE, pool->name, -ESTALE, what, 0, 0);
 #ifdef PNX_DEBUG
@@ -67,12 +70,14 @@ static enum pnx__pool_reason clean(struct pnx_pool *pool, struct pnx_slot *slot,
     return reason;
 }
 
-static void count_reset_locked(struct pnx_pool *pool, enum pnx__pool_reason reason) {
+/* Counted by whoever releases, with the lock or without. */
+static void count_reset(struct pnx_pool *pool, enum pnx__pool_reason reason) {
+    struct pnx_a64 *stats = pool->core.stats;
     if (!pool->manager.reset || reason == PNX__POOL_BECAUSE_HOOK)
         return;
-    pnx__pool_count(&pool->core, PNX__POOL_STAT_resets);
+    pnx_fetch_add(&stats[PNX__POOL_STAT_resets], 1, PNX_RELAXED, "pool_lease.resets"); /* numbers */
     if (reason == PNX__POOL_BECAUSE_RESET)
-        pnx__pool_count(&pool->core, PNX__POOL_STAT_reset_failures);
+        pnx_fetch_add(&stats[PNX__POOL_STAT_reset_failures], 1, PNX_RELAXED, "pool_lease.unreset");
 }
 
 /* Whether the return must be timed, or a moment of it is told by the generation alone. */
@@ -92,6 +97,7 @@ static void bring_home(struct pnx_pool *pool, const struct pnx_lease *spent,
         held = now - slot->hold_since;
     if (cleans) {
         reason = clean(pool, slot, now);
+        count_reset(pool, reason);
         if (reason == PNX__POOL_REASONS && is_plain(pool, slot, spent->generation) &&
                 pnx__pool_slot_bring_spent(slot, spent->generation))
             return;
@@ -102,8 +108,6 @@ static void bring_home(struct pnx_pool *pool, const struct pnx_lease *spent,
     pnx__pool_lock(pool);
     if (held >= 0)
         pnx__histogram_record(&pool->histograms[PNX__POOL_HISTOGRAM_hold], held);
-    if (cleans)
-        count_reset_locked(pool, reason);
     pnx__pool_core_returned(&pool->core, slot, reason == PNX__POOL_REASONS, reason, now, &effects);
     pnx__pool_unlock_quiet(pool, &effects);
 }
@@ -143,9 +147,17 @@ void pnx_lease_discard(struct pnx_lease *lease) {
 
 void pnx__pool_give_up_locked(
         struct pnx_pool *pool, const struct pnx_lease *refused, struct pnx__pool_effects *effects) {
-    if (refused->slot)
-        pnx__pool_core_returned(
-                &pool->core, refused->slot, false, PNX__POOL_BECAUSE_HOOK, pool->core.now, effects);
+    struct pnx__pool_core *core = &pool->core;
+    if (!refused->slot)
+        return;
+    /* A hook that goes on refusing what is new would have connects made as fast as they go: then that is a failure of theirs. */
+    bool is_new = core->now - refused->slot->born_at < core->config.backoff_max;
+    pnx__pool_core_returned(core, refused->slot, false, PNX__POOL_BECAUSE_HOOK, core->now, effects);
+    /* a count, which orders nothing */
+    if (is_new &&
+            pnx_fetch_add(&pool->hook_refusals, 1, PNX_RELAXED, "pool_lease.hook") >= HOOK_REFUSALS)
+        pnx__pool_connect_failure(core, -ECONNABORTED, "before_acquire refused a new resource",
+                PNX_POOL_TRANSIENT, effects);
 }
 
 void pnx_lease_stale_all(struct pnx_lease *lease) {

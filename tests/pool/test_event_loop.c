@@ -548,7 +548,8 @@ TEST(p7_an_acquire_ends_at_its_deadline_though_a_hook_refuses_one_resource_after
     int asked = 0;
     struct pnx_pool_hooks never = {
             .size = sizeof(never), .arg = &asked, .before_acquire = refuse_slowly};
-    struct pnx_pool *pool = mock_pool(&mock_manager, LOOP(.max = 1, .hooks = &never));
+    struct pnx_pool *pool = mock_pool(&mock_manager,
+            LOOP(.max = 1, .hooks = &never, .backoff_ns = 1, .backoff_max_ns = 1)); /* no pauses */
     struct pnx_lease lease;
     struct pnx_error err;
     CHECK_EQ(pnx_pool_acquire(pool, 10 * PNX_MS, &err, &lease), -ETIMEDOUT);

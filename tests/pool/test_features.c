@@ -138,6 +138,21 @@ TEST(p2_a_before_acquire_that_fails_closes_the_resource_and_the_caller_gets_anot
     tear_down(pool);
 }
 
+TEST(p6_a_hook_that_refuses_all_there_is_makes_no_storm_of_connects) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(
+            &mock_full, PNX_POOL_OPTS(.name = "db", .ctx = mock, .max = 1, .hooks = &hooks,
+                                .backoff_ns = 20 * PNX_MS, .backoff_max_ns = PNX_SEC));
+    hooked.fail_acquires = 1000000;
+    struct pnx_error err;
+    struct pnx_lease lease;
+    CHECK_EQ(pnx_pool_acquire(pool, 200 * PNX_MS, &err, &lease), -ETIMEDOUT);
+    CHECK_CONTAINS(err.message, "before_acquire refused");
+    int made = mock_read(mock, &mock->connects);
+    CHECK_MSG(made >= 4 && made < 500, "%d connects", made); /* without pauses: tens of thousands */
+    tear_down(pool);
+}
+
 TEST(p2_a_waiter_whose_resource_a_hook_refuses_keeps_its_place) {
     set_up();
     struct pnx_pool *pool =
