@@ -429,6 +429,8 @@ static inline pnx_ns pnx__pool_expires_at(const struct pnx_slot *slot) {
 }
 /* When an idle slot's keep-alive check is due. */
 pnx_ns pnx__pool_keepalive_at(const struct pnx__pool_core *core, const struct pnx_slot *slot);
+/* Returns when the idle list is to be looked at again, at the latest, if there is a resource. */
+pnx_ns pnx__pool_next_look(const struct pnx__pool_core *core);
 /* Locks an open slot: from then on n[] counts it.  Returns its state. */
 enum pnx__pool_state pnx__pool_capture(struct pnx__pool_core *core, struct pnx_slot *slot);
 /* Opens what may be open again. */

@@ -305,6 +305,8 @@ void pnx__pool_core_connected(struct pnx__pool_core *core, struct pnx_slot *slot
     /* published by pool_core.to */
     pnx_store(&slot->resource, resource, PNX_RELAXED, "pool_core_jobs.resource");
     set_expiry(core, slot);
+    pnx__pool_timer(
+            core, pnx__pool_next_look(core), effects); /* the first one finds no timer set */
     slot->flags = 0;
     pnx__pool_supply(core, slot, false, effects);
     if (core->warm && pnx__pool_core_alive(core) >= core->warm)

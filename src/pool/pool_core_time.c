@@ -88,13 +88,15 @@ static void reap(struct pnx__pool_core *core, struct pnx__pool_effects *effects)
     pnx__pool_reserve(core);
 }
 
-static pnx_ns idle_timers(const struct pnx__pool_core *core) {
-    uint32_t n[PNX__POOL_STATES];
-    pnx_ns next = PNX_NEVER;
+pnx_ns pnx__pool_next_look(const struct pnx__pool_core *core) {
     pnx_ns span = sooner(core->config.idle, core->config.lifetime);
     span = sooner(span, sooner(core->config.keepalive, core->config.held_too_long));
-    if (span != PNX_NEVER && core->size > 0)
-        next = after(core->now, span / PNX__POOL_REAPS + 1);
+    return span == PNX_NEVER ? PNX_NEVER : after(core->now, span / PNX__POOL_REAPS + 1);
+}
+
+static pnx_ns idle_timers(const struct pnx__pool_core *core) {
+    uint32_t n[PNX__POOL_STATES];
+    pnx_ns next = core->size > 0 ? pnx__pool_next_look(core) : PNX_NEVER;
     pnx__pool_core_count(core, n);
     bool may_reap = n[PNX__POOL_IDLE] > core->config.min_idle;
     PNX_LIST_EACH (link, link_after, &core->home) {
