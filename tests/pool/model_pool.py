@@ -319,6 +319,14 @@ class Pool:
             must(len(self.idle) >= self.min_idle, "fewer than min_idle are idle, and no connect was tried")
         self.in_tick = False
 
+    def next_tick(self, at):
+        """When a tick has asked to be called again."""
+        must(at > self.now, "a tick that asks to be called at once")
+        must(all(at <= waiter.deadline for waiter in self.waiters), "somebody's deadline is before the next tick")
+        must(self.closing or not self.idle or at <= self.now + self.idle_ns // 8 + 1, "idle times go unseen until the next tick")
+        if self.waiters and not self.paused and self.size() < self.max:
+            must(at <= self.retry_must, "P8: somebody waits, and the next connect is due before the next tick")
+
     def stats(self):
         """What must stand in the pool's statistics."""
         names = ("acquires waits timeouts tries_failed rejected refused connects connect_failures detached adopted generations "
