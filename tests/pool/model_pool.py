@@ -20,8 +20,8 @@ Due = collections.namedtuple("Due", "group request code")  # callbacks of one gr
 
 
 class Resource:
-    def __init__(self, epoch, now):
-        self.epoch, self.free_at, self.seen_at = epoch, now, None
+    def __init__(self, epoch):
+        self.epoch, self.seen_at = epoch, None  # the first tick that saw it idle since it was used
 
 
 def must(condition, what):
@@ -36,7 +36,7 @@ class Pool:
         self.backoff_ns, self.backoff_max_ns, self.now = backoff_ns, backoff_max_ns, now
         self.idle, self.in_use = {}, {}  # number: Resource
         self.to_close = {}               # number: reason
-        self.excess = 0                  # so many idle ones must go after a resize
+        self.excess = self.unused = 0    # so many idle ones must go after a resize, or since they are unused for long
         self.waiters, self.due, self.interrupts = [], [], set()
         self.paused = self.closing = self.breaker = self.permanent = self.in_tick = False
         self.failures = self.serious = self.epoch = self.groups = self.resources = self.promised = 0
@@ -77,7 +77,7 @@ class Pool:
 
     def supply(self, number, resource):
         self.wish_must = False
-        resource.free_at, resource.seen_at = self.now, None
+        resource.seen_at = None
         if self.closing:
             self.to_close[number] = "shutdown"
         elif resource.epoch != self.epoch:
@@ -89,7 +89,7 @@ class Pool:
             self.serve()
 
     def maybe_open(self):
-        if self.closing or self.breaker or self.idle or self.in_use:
+        if self.closing or self.breaker or self.in_use or len(self.idle) > self.excess + self.unused:
             return
         if self.permanent or self.serious >= self.breaker_failures:
             self.breaker = True
@@ -164,7 +164,7 @@ class Pool:
         self.n["adopted"] += 1
         self.breaker = False
         self.resources += 1
-        self.supply(self.resources - 1, Resource(self.epoch, self.now))
+        self.supply(self.resources - 1, Resource(self.epoch))
         return 0
 
     def pause(self):
@@ -236,6 +236,7 @@ class Pool:
         self.drop_old()
         for resource in self.idle.values():
             resource.seen_at = resource.seen_at or now
+        self.unused = max(0, min(len(self.idle) - self.min_idle, sum(map(self.is_unused, self.idle.values()))))
 
     # ---- what the pool did ----
 
@@ -254,7 +255,7 @@ class Pool:
         self.n["connects"] += 1
         self.failures = self.serious = self.retry_may = self.retry_must = 0
         self.breaker = self.permanent = False
-        self.supply(number, Resource(self.epoch, self.now))
+        self.supply(number, Resource(self.epoch))
 
     def failed(self, verdict):
         self.check_connect()
@@ -270,8 +271,8 @@ class Pool:
             self.make_old(RESET_IDLE)
         self.maybe_open()
 
-    def is_expired(self, resource, since):
-        return since is not None and self.now - since >= self.idle_ns and len(self.idle) > self.min_idle
+    def is_unused(self, resource):
+        return resource.seen_at is not None and self.now - resource.seen_at >= self.idle_ns
 
     def closed(self, number):
         resource = self.idle.get(number)
@@ -284,7 +285,8 @@ class Pool:
         elif resource.epoch != self.epoch:
             reason = "stale"
         else:
-            must(self.in_tick and self.is_expired(resource, resource.free_at), f"resource {number} was closed for nothing")
+            must(self.unused > 0 and self.is_unused(resource), f"resource {number} was closed for nothing")
+            self.unused -= 1
             reason = "idle"
         self.idle.pop(number, None)
         self.n["closed_" + reason] += 1
@@ -307,12 +309,11 @@ class Pool:
 
     def settled(self):
         must(not self.due, f"P13: without their callbacks: {self.due}")
-        must(not self.to_close and not self.excess, f"not closed: {self.to_close}, {self.excess} too many")
+        must(not self.to_close and not self.excess and not self.unused,
+             f"not closed: {self.to_close}, {self.excess} too many, {self.unused} unused")
         must(not self.interrupts, f"not interrupted: {self.interrupts}")
         free = not self.paused and not self.closing
         must(not (free and self.waiters and self.fit() > 0), "P8: somebody waits, and a resource is idle")
-        if self.in_tick:
-            must(not any(self.is_expired(r, r.seen_at) for r in self.idle.values()), "unused for too long, and not closed")
         if self.in_tick and free and self.size() < self.max and self.now >= self.retry_must:
             must(not self.waiters, "P8: somebody waits, there is room, and no connect was tried")
             must(not self.wish_must, "a try has asked for a resource, and no connect was tried")
