@@ -63,6 +63,8 @@ class Pool:
             first = min(self.waiters, key=lambda waiter: waiter.lane)  # the first of several equals
             self.waiters.remove(first)
             self.tell(first.request, 0)
+        if self.waiters and not self.paused and not self.closing:
+            self.drop_old()
 
     def refuse_all(self, code):
         for waiter in sorted(self.waiters, key=lambda waiter: waiter.lane):
@@ -101,8 +103,10 @@ class Pool:
 
     def at_once(self):
         """0, or why there is nothing without waiting; None: one may wait."""
-        if not self.closing and not self.paused and not self.waiters and self.fit() > 0:
-            return 0
+        if not self.closing and not self.paused and not self.waiters:
+            if self.fit() > 0:
+                return 0
+            self.drop_old()
         if self.closing:
             return -errno.ESHUTDOWN
         if self.breaker:

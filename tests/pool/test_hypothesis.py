@@ -250,7 +250,7 @@ class PoolMachine(RuleBasedStateMachine):
 class Hypothesis(unittest.TestCase):
     def test_random_operations_do_what_the_reference_model_does(self):
         run_state_machine_as_test(PoolMachine, settings=settings(
-            max_examples=5000 if LONG else 300, stateful_step_count=50, derandomize=not LONG, database=None, deadline=None,
+            max_examples=2000 if LONG else 300, stateful_step_count=50, derandomize=not LONG, database=None, deadline=None,
             verbosity=Verbosity.normal, print_blob=True, suppress_health_check=list(HealthCheck)))
         print("  " + ", ".join(f"{count} {what}" for what, count in sorted(seen.items(), key=str)))
         for what in ("connected failed closed interrupted acquires waits timeouts rejected refused tries_failed detached adopted "
