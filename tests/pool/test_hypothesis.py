@@ -274,7 +274,7 @@ class Recorder:
         def call(*arguments):
             if name == "shim_create":
                 os.ftruncate(self.file, 0)
-            os.write(self.file, f"{name}{arguments}\n".encode())
+            os.write(self.file, f"{name}({', '.join(map(str, arguments))})\n".encode())
             return function(*arguments)
         setattr(self, name, call)
         return call
