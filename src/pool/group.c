@@ -248,7 +248,7 @@ static void configure(struct pnx_pool_group *group, const struct pnx_pool_group_
     group->n_buckets = 8;
     while (group->n_buckets < opts->max_keys && group->n_buckets < 65536)
         group->n_buckets *= 2;
-    pnx_owner_add(&group->values[PNX__GROUP_STAT_max_total], opts->max_total);
+    pnx_owner_add(&group->values[PNX__GROUP_STAT_limit], opts->max_total);
 }
 
 static int end_by_registry(void *arg, const struct pnx_cancel *cancel) {

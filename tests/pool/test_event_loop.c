@@ -46,6 +46,25 @@ static struct pnx_inbox *new_inbox(void) {
 
 /* ---- ticks ---- */
 
+TEST(the_first_resource_that_a_tick_connects_is_closed_in_time_when_it_stays_unused) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(
+            &mock_manager, LOOP(.max = 1, .idle_ns = 400 * PNX_MS, .lifetime_ns = PNX_NEVER));
+    struct pnx_lease lease;
+    CHECK_EQ(pnx_pool_acquire(pool, 0, NULL, &lease), -ETIMEDOUT); /* which asks for one */
+    pnx_ns latest = te.now + 450 * PNX_MS + 2;
+    pnx_ns next = pnx_pool_tick(pool, te.now);
+    CHECK_EQ(mock->connects, 1);
+    while (mock->closes == 0) {
+        CHECK_MSG(
+                next <= latest, "the next tick comes %lld ns too late", (long long)(next - latest));
+        test_env_advance(&te, next - te.now);
+        next = pnx_pool_tick(pool, te.now);
+    }
+    CHECK_EQ(mock_stats(pool).closed_idle, 1);
+    tear_down(pool);
+}
+
 TEST(a_tick_connects_for_requests_that_wait_and_nothing_else_does) {
     set_up();
     struct pnx_pool *pool = mock_pool(&mock_manager, LOOP(.max = 3));

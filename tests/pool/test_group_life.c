@@ -81,7 +81,7 @@ TEST(the_state_is_told_as_numbers_and_as_text) {
     int calls = 0;
     CHECK_EQ(pnx_pool_group_each(group, stop_walk, &calls), 7);
     CHECK_EQ(calls, 1);
-    CHECK_EQ(stats_of(group).max_total, 3);
+    CHECK_EQ(stats_of(group).limit, 3);
     CHECK_EQ(stats_of(group).shares, 3);
     pnx_lease_release(&a);
     pnx_lease_release(&line);
