@@ -87,9 +87,10 @@ static void plan_work_locked(
     }
     if (effects->timer && pool->keeper && pnx__pool_due(pool) < pool->keeper_until)
         plan->wake_threads = UINT32_MAX;
-    if (effects->timer && pool->threads == 0 && !threadless(pool))
-        plan->start =
-                true; /* somebody must watch it, such as the deadline of a request, or the age of what was adopted */
+    /* Somebody must watch the deadline of a request, or the age of what was adopted. */
+    if (effects->timer && pool->threads == 0 && !threadless(pool) &&
+            (core->size > 0 || pnx__heap_first(&core->timers)))
+        plan->start = true;
     if (plan->start) {
         pool->refs++;
         pool->threads++;
