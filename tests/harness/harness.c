@@ -21,6 +21,8 @@ static struct test_case **last = &first;
 static char program[128];
 static uint64_t seed;
 static bool seed_used;
+static const char *part_variable; /* NULL: the test has no parts */
+static uint64_t part;
 static char dir[128];
 static pid_t dir_owner;
 static int reason_fd = -1; /* where a child tells its parent why it skipped */
@@ -31,8 +33,14 @@ void test_register(struct test_case *test) {
 }
 
 static void print_seed(void) {
-    if (__atomic_load_n(&seed_used, __ATOMIC_RELAXED))
-        fprintf(stderr, "  repeat with SEED=%llu\n", (unsigned long long)seed);
+    if (!__atomic_load_n(&seed_used, __ATOMIC_RELAXED))
+        return;
+    fprintf(stderr, "  repeat with SEED=%llu", (unsigned long long)seed);
+    const char *variable = __atomic_load_n(&part_variable, __ATOMIC_ACQUIRE);
+    if (variable)
+        fprintf(stderr, " %s=%llu", variable,
+                (unsigned long long)__atomic_load_n(&part, __ATOMIC_RELAXED));
+    fputc('\n', stderr);
 }
 
 void test_fail(const char *file, int line, const char *format, ...) {
@@ -63,6 +71,11 @@ void test_skip(const char *format, ...) {
 uint64_t test_seed(void) {
     __atomic_store_n(&seed_used, true, __ATOMIC_RELAXED); /* threads of a test may ask at once */
     return seed;
+}
+
+void test_seed_part(const char *variable, uint64_t which) {
+    __atomic_store_n(&part, which, __ATOMIC_RELAXED); /* threads of the test may fail at once */
+    __atomic_store_n(&part_variable, variable, __ATOMIC_RELEASE);
 }
 
 uint64_t test_random(uint64_t *state) {

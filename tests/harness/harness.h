@@ -80,6 +80,9 @@ _Noreturn void test_skip(const char *format, ...) PNX_PRINTF(1, 2);
 /* A seed for this run: SEED from the environment, else fresh; printed when the test fails. */
 uint64_t test_seed(void);
 uint64_t test_random(uint64_t *state); /* SplitMix64 */
+/* Says which of a random test's parts, each with a seed of its own, begins, and the variable of the environment that
+ * makes the test begin there; printed with the seed. */
+void test_seed_part(const char *variable, uint64_t part);
 
 /* True when ./test --long is running. */
 bool test_long(void);
