@@ -431,7 +431,7 @@ static void run_sequence(uint64_t sequence, int steps) {
 TEST(p1_p9_random_sequences_agree_with_a_model) {
     const char *from = getenv("PNX_CONFIG_SEQUENCE");
     uint64_t first = from ? strtoull(from, NULL, 0) : 0;
-    uint64_t sequences = test_long() ? 20000 : test_slow() ? 30 : 150;
+    uint64_t sequences = test_long() ? 8000 : test_slow() ? 30 : 150;
     case_begin();
     for (uint64_t i = 0; i < sequences; i++)
         run_sequence(first + i, 80);
