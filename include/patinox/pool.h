@@ -398,6 +398,7 @@ PNX_API PNX_NODISCARD int pnx_pool_resize(
 
 /*
  * Puts a resource that the caller has made into the pool, which owns it from then on.  On failure it stays the caller's.
+ * (A pool that has had nothing to connect yet has no thread either; until then nobody looks how old what it was given is.)
  * -EBUSY when max are alive, -ESHUTDOWN, -ENOMEM (budget), -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_pool_adopt(

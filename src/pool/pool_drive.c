@@ -87,10 +87,8 @@ static void plan_work_locked(
     }
     if (effects->timer && pool->keeper && pnx__pool_due(pool) < pool->keeper_until)
         plan->wake_threads = UINT32_MAX;
-    /* Somebody must watch the deadline of a request, or the age of what was adopted. */
-    if (effects->timer && pool->threads == 0 && !threadless(pool) &&
-            (core->size > 0 || pnx__heap_first(&core->timers)))
-        plan->start = true;
+    if (effects->timer && pool->threads == 0 && !threadless(pool) && pnx__heap_first(&core->timers))
+        plan->start = true; /* nobody who blocks looks after the deadlines of requests */
     if (plan->start) {
         pool->refs++;
         pool->threads++;

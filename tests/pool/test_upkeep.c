@@ -326,19 +326,3 @@ TEST(each_bad_acquire_option_is_refused_by_name) {
     pnx_lease_release(&lease);
     tear_down(pool);
 }
-
-TEST(what_was_adopted_is_closed_in_time_though_the_pool_had_no_thread_yet) {
-    mock = mock_new();
-    struct pnx_pool *pool = mock_pool(&mock_manager,
-            PNX_POOL_OPTS(.name = "db", .ctx = mock, .max = 2, .idle_ns = 20 * PNX_MS));
-    struct pnx_error err;
-    pthread_mutex_lock(&mock->lock);
-    struct mock_resource *resource = &mock->resources[mock->n];
-    resource->id = mock->n++;
-    mock->live++;
-    pthread_mutex_unlock(&mock->lock);
-    CHECK_EQ(pnx_pool_adopt(pool, resource, &err), 0);
-    mock_wait(mock, &mock->closes, 1);
-    CHECK_EQ(pnx_pool_close(pool, 30 * PNX_SEC), 0);
-    pnx_pool_release(&pool);
-}
