@@ -121,7 +121,8 @@ struct pnx_pool {
     uint32_t watched;               /* slots up to this index have been looked at by watch_held */
     struct pnx__pool_thread *ended; /* to be joined */
 
-    struct pnx_a32 hook_refusals; /* by before_acquire, of new resources, since it last passed one */
+    struct pnx_a32
+            hook_refusals;   /* by before_acquire, of new resources, since it last passed one */
     struct pnx_a32 spinners; /* callers that spin before they sleep */
     struct pnx_a32 work_seq; /* futex of parked threads; changed under the lock */
     struct pnx_a32 home_seq; /* futex of closers; changed under the lock */
