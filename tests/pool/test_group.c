@@ -165,6 +165,34 @@ TEST(with_the_flag_a_further_key_is_refused) {
     tear_down(group);
 }
 
+TEST(a_key_that_is_asked_for_while_it_leaves_comes_back) {
+    set_up();
+    struct pnx_pool_group *group = make(OPTS(.max_total = 4, .max_keys = 1, .max_per_key = 1));
+    struct pnx_lease a = get(group, "A"), b = {0};
+    pnx_lease_release(&a);
+    set_gate(&server.hold_close, true);
+    CHECK_EQ(ask(group, "B", 0, NULL, &b),
+            -ETIMEDOUT); /* a must leave, and b is asked to be made ready */
+    await_count(&server.in_close, 1);
+    CHECK(numbers_of(group, "A").leaving);
+    UNTIL(numbers_of(group, "B").idle == 1);
+    struct caller caller;
+    while (ask(group, "A", 0, NULL, &a) ==
+            -EBUSY) /* b is idle, but who connected it is about to leave it */
+        sched_yield();
+    start(&caller, group, "A"); /* b must leave, and a is the same as before */
+    UNTIL(is_awaited(group, "A"));
+    CHECK(!numbers_of(group, "A").leaving);
+    CHECK_EQ(read_count(&server.live_of[1]),
+            1); /* P1: not connected before its close has returned */
+    set_gate(&server.hold_close, false);
+    join(&caller);
+    CHECK_EQ(server.peak_of[1], 1);
+    CHECK_EQ(stats_of(group).keys_made, 2);
+    pnx_lease_release(&caller.lease);
+    tear_down(group);
+}
+
 /* ---- shares ---- */
 
 TEST(g3_a_hungry_key_gets_the_idle_resource_of_the_richest) {
