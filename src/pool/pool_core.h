@@ -476,8 +476,8 @@ static inline pnx_ns pnx__pool_see(struct pnx__pool_core *core, pnx_ns now) {
     return core->now;
 }
 
-/* One lease in so many has its hold time measured. */
-#define PNX__POOL_SAMPLE      64
+/* One lease in so many of a slot has its hold time measured, its first one among them: see pnx__pool_is_sample(). */
+#define PNX__POOL_SAMPLE      256
 /* An overdue operation is one that runs this long past its deadline. */
 #define PNX__POOL_GRACE       (100 * PNX_MS)
 /* Idle resources are looked at this many times in idle_ns. */
@@ -504,6 +504,10 @@ static inline bool pnx__pool_slot_claim(
         return false;
     *ret_generation = mine / PNX__POOL_GENERATION;
     return true;
+}
+
+static inline bool pnx__pool_is_sample(uint64_t generation) {
+    return generation % PNX__POOL_SAMPLE == 1;
 }
 
 static inline bool pnx__pool_slot_bring(struct pnx_slot *slot, uint64_t generation) {

@@ -8,7 +8,7 @@
  *   N1  A request is in the pool's queue like a caller who blocks; its deadline stands in the core's heap of timers.
  *   N2  Whoever gives a request its outcome delivers it after the unlock: at once, or to its inbox, or to the pool's post.
  *   N3  Callbacks never nest: what is to be delivered inside one waits in the thread's list until it has returned.
- *   N4  From its outcome to its callback a request holds one of the pool's refs.
+ *   N4  From its outcome to its callback a request holds its lease, or one of the pool's refs.
  */
 #include "os/thread.h"
 #include "pool/pool.h"
@@ -48,15 +48,22 @@ static void set_state(struct inner *inner, uint32_t state) {
     pnx_store(&inner->state, state, PNX_RELAXED, "pool_request.state");
 }
 
-void pnx__pool_ref_requests_locked(struct pnx_pool *pool, const struct pnx_link *first) {
+/* N4: a lease keeps the pool as well as a ref does, unless a hook may refuse it. */
+static void count_locked(struct inner *inner) {
+    if (inner->waiter.slot && !inner->pool->hooked)
+        return;
+    inner->pool->refs++;
+    inner->counted = true;
+}
+
+void pnx__pool_ref_requests_locked(const struct pnx_link *first) {
     for (const struct pnx_link *link = first; link; link = link->next) {
         struct pnx__pool_waiter *waiter =
                 PNX_CONTAINER((struct pnx_link *)(uintptr_t)link, struct pnx__pool_waiter, link);
         struct inner *inner = PNX_CONTAINER(waiter, struct inner, waiter);
         if (inner->counted)
             continue;
-        pool->refs++;
-        inner->counted = true;
+        count_locked(inner);
         set_state(inner, DELIVERING);
     }
 }
@@ -300,11 +307,11 @@ static void call_now(struct pnx_thread *self, struct pnx_pool *pool,
 static void deliver_now(struct inner *inner, struct pnx_pool_request *request) {
     struct pnx_pool *pool = inner->pool;
     set_state(inner, DELIVERING);
-    if (request->inbox || pool->post || (pnx__self() && pnx__self()->pool_delivery)) {
+    if (pool->hooked &&
+            (request->inbox || pool->post || (pnx__self() && pnx__self()->pool_delivery))) {
         pnx__pool_lock(pool);
-        pool->refs++;
+        count_locked(inner);
         pnx__mutex_unlock(&pool->lock);
-        inner->counted = true;
     }
     deliver(request);
 }
@@ -318,11 +325,13 @@ int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *reque
     struct inner *inner = inner_of(request);
     struct pnx__pool_waiter *waiter = &inner->waiter;
     struct pnx__pool_asking asking;
-    struct pnx_lease lease;
+    struct pnx_lease lease = {0};
     set_asking(request, lane, &asking);
     bool forked = pnx__pool_forked(pool);
     pnx_ns now = pool->now_coarse(pool->now_ctx);
-    bool claimed = !forked && pnx__pool_claim(pool, now, &asking, &lease);
+    if (!forked)
+        lease = pnx__pool_claim(pool, now, &asking);
+    bool claimed = lease.slot != NULL;
     struct pnx_thread *self = pnx__self();
     if (claimed && self && !self->pool_delivery && !request->inbox && !pool->post &&
             !pool->hooked) {
@@ -352,8 +361,7 @@ int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *reque
     /* Once the lock is open, a request that waits is not this call's any more. */
     bool ends = waiter->slot || waiter->code;
     if (ends) {
-        pool->refs++;
-        inner->counted = true;
+        count_locked(inner);
         set_state(inner, DELIVERING);
     }
     pnx__pool_unlock(pool, &effects, NULL);
