@@ -150,23 +150,30 @@ static bool ask_again(struct pnx_pool *pool, struct inner *inner, const struct p
 }
 
 /* Calls the callback; the request may be gone after it. */
-static void finish(struct pnx_pool_request *request, int code, struct pnx_lease lease) {
+static void call_done(struct pnx_pool_request *request, int code, struct pnx_lease lease,
+        const struct pnx_error *err) {
     struct inner *inner = inner_of(request);
     struct pnx_pool *pool = inner->pool;
-    struct pnx_error err = {0};
     struct pnx__pool_call call;
     bool counted = inner->counted;
-    pnx_ns since = (pnx_ns)inner->waiter.since.v;
-    if (code)
-        (void)pnx__pool_explain(
-                pool, code, inner->waiter.phase, since ? pnx__now(&pool->env) - since : 0, &err);
     inner->counted = false;
     set_state(inner, IDLE);
     pnx__pool_call_enter(pool, &call);
-    request->done(request, code, lease, code ? &err : NULL);
+    request->done(request, code, lease, err);
     pnx__pool_call_leave(&call);
     if (counted && !pnx__pool_forked(pool))
         pnx__pool_drop_ref(pool);
+}
+
+static __attribute__((noinline)) void call_failed(struct pnx_pool_request *request) {
+    struct inner *inner = inner_of(request);
+    struct pnx_pool *pool = inner->pool;
+    struct pnx_error err = {0};
+    int code = inner->waiter.code;
+    pnx_ns since = (pnx_ns)inner->waiter.since.v;
+    (void)pnx__pool_explain(
+            pool, code, inner->waiter.phase, since ? pnx__now(&pool->env) - since : 0, &err);
+    call_done(request, code, (struct pnx_lease){0}, &err);
 }
 
 /* In a forked child: what was under way is the parent's. */
@@ -197,7 +204,10 @@ static void run(struct pnx_pool_request *request) {
             return;
         lease = (struct pnx_lease){0};
     }
-    finish(request, lease.slot ? 0 : waiter->code, lease);
+    if (lease.slot)
+        call_done(request, 0, lease, NULL);
+    else
+        call_failed(request);
 }
 
 /* What is to be delivered on a thread, the oldest first. */
@@ -303,6 +313,23 @@ static void call_now(struct pnx_thread *self, struct pnx_pool *pool,
         run_all(self, &delivery);
 }
 
+/* Field by field: what a join or an outcome writes is left out, since clearing it all takes longer than the rest. */
+static void begin(struct inner *inner, struct pnx_pool *pool, pnx_ns timeout, uint8_t lane) {
+    struct pnx__pool_waiter *waiter = &inner->waiter;
+    waiter->lane = lane;
+    waiter->is_request = true;
+    waiter->slot = NULL;
+    waiter->seq = 0; /* before those who have waited: see put_back() */
+    waiter->at = 0;
+    waiter->since.v = 0; /* nobody else knows it yet */
+    waiter->code = 0;
+    waiter->phase = NULL;
+    inner->pool = pool;
+    inner->timeout = timeout;
+    inner->deadline = 0;
+    inner->counted = false;
+}
+
 /* Has its outcome already; the pool is the user's for as long as this call lasts. */
 static void deliver_now(struct inner *inner, struct pnx_pool_request *request) {
     struct pnx_pool *pool = inner->pool;
@@ -316,7 +343,9 @@ static void deliver_now(struct inner *inner, struct pnx_pool_request *request) {
     deliver(request);
 }
 
-int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *request) {
+/* All that the short way has not done. */
+static __attribute__((noinline)) int ask_slowly(
+        struct pnx_pool *pool, struct pnx_pool_request *request) {
     pnx_ns timeout;
     uint8_t lane;
     int rc = check_request(pool, request, &timeout, &lane);
@@ -325,27 +354,15 @@ int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *reque
     struct inner *inner = inner_of(request);
     struct pnx__pool_waiter *waiter = &inner->waiter;
     struct pnx__pool_asking asking;
-    struct pnx_lease lease = {0};
+    begin(inner, pool, timeout, lane);
     set_asking(request, lane, &asking);
-    bool forked = pnx__pool_forked(pool);
-    pnx_ns now = pool->now_coarse(pool->now_ctx);
-    if (!forked)
-        lease = pnx__pool_claim(pool, now, &asking);
-    bool claimed = lease.slot != NULL;
-    struct pnx_thread *self = pnx__self();
-    if (claimed && self && !self->pool_delivery && !request->inbox && !pool->post &&
-            !pool->hooked) {
-        call_now(self, pool, request, lease);
-        return 0;
-    }
-    *inner = (struct inner){
-            .pool = pool, .timeout = timeout, .waiter.lane = lane, .waiter.is_request = true};
-    if (forked) {
+    if (pnx__pool_forked(pool)) {
         set_state(inner, DELIVERING);
         run_here(request);
         return 0;
     }
-    if (claimed) {
+    struct pnx_lease lease = pnx__pool_claim(pool, pool->now_coarse(pool->now_ctx), &asking);
+    if (lease.slot) {
         waiter->slot = lease.slot;
         waiter->generation = lease.generation;
         deliver_now(inner, request);
@@ -353,7 +370,7 @@ int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *reque
     }
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
-    now = pnx__now(&pool->env);
+    pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
     waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
     if (!waiter->slot)
@@ -368,6 +385,33 @@ int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *reque
     if (ends)
         deliver(request);
     return 0;
+}
+
+/* Whether a request may have its lease and its callback here and now: nothing of the user's comes between. */
+static inline bool is_short(const struct pnx_pool *pool, struct pnx_pool_request *request) {
+    if (request->reserved_ != 0 || request->priority < PNX_PRIORITY_DEFAULT ||
+            request->priority > PNX_PRIORITY_CRITICAL)
+        return false;
+    if (request->timeout < 0 && request->timeout != PNX_TIMEOUT_DEFAULT)
+        return false;
+    /* as pool_request.check */
+    return pnx_load(&inner_of(request)->state, PNX_RELAXED, "pool_request.is_short") == IDLE &&
+           !request->inbox && !pool->post && !pool->hooked && pnx__fork_is(pool->fork);
+}
+
+int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *request) {
+    if (!pool || !request || !request->done)
+        return -EINVAL;
+    struct pnx_thread *self = PNX_SELF;
+    if (self && !self->pool_delivery && is_short(pool, request)) {
+        const struct pnx__pool_asking asking = {.site = request->site, .tag = request->tag};
+        struct pnx_lease lease = pnx__pool_claim(pool, pool->now_coarse(pool->now_ctx), &asking);
+        if (lease.slot) {
+            call_now(self, pool, request, lease);
+            return 0;
+        }
+    }
+    return ask_slowly(pool, request);
 }
 
 int pnx_pool_cancel(struct pnx_pool_request *request) {
