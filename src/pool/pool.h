@@ -101,6 +101,7 @@ struct pnx_pool {
     uint32_t fork;      /* the fork generation of the process that made it */
     bool quick_release; /* nothing of the user's runs at a release */
     bool hooked;        /* before_acquire is to be called */
+    bool plain;         /* an acquire may go the short way: no hook, no trace */
 
     _Alignas(64) struct pnx_a64
             seen; /* a time, some ms ago at most while there is traffic; any thread writes it */
@@ -321,6 +322,8 @@ int pnx__pool_check_asking(const struct pnx_acquire_opts *with, struct pnx_error
 /* The short way: a lease, if this thread's last slot of the pool is open, idle and fit; else an empty one. */
 struct pnx_lease pnx__pool_claim(
         struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_asking *asking);
+/* The same in a pool that traces the order: looks whether it was somebody else's turn. */
+void pnx__pool_trace(struct pnx_pool *pool, uint8_t lane, uint64_t asked);
 /* Notes who has the lease now, and which slot this thread looks at first next time. */
 void pnx__pool_stamp(struct pnx_pool *pool, const struct pnx_lease *lease,
         const struct pnx__pool_asking *asking);

@@ -103,6 +103,12 @@ struct pnx_lease pnx__pool_claim(
     return claim(pool, now, asking);
 }
 
+void pnx__pool_trace(struct pnx_pool *pool, uint8_t lane, uint64_t asked) {
+    pnx__pool_lock(pool);
+    pnx__pool_note_order(&pool->core, lane, asked);
+    pnx__mutex_unlock(&pool->lock);
+}
+
 bool pnx__pool_passes(struct pnx_pool *pool, const struct pnx_lease *lease) {
     struct pnx__pool_call call;
     /* the lease is this thread's */
@@ -471,6 +477,7 @@ static int get(struct wait *wait, pnx_ns now, struct pnx_error *err, struct pnx_
     pnx__pool_lock(pool);
     ret_lease->slot = pnx__pool_core_take(&pool->core, now, &effects, &ret_lease->generation);
     if (ret_lease->slot) {
+        pnx__pool_note_order(&pool->core, wait->asking->lane, wait->waiter.asked);
         pnx__pool_give_up_locked(pool, &wait->refused, &effects);
         pnx__pool_unlock_quiet(pool, &effects);
         return 0;
@@ -520,14 +527,18 @@ static __attribute__((noinline)) int acquire_slowly(struct pnx_pool *pool, pnx_n
                 "pool \"%.40s\" was made before fork(), in the parent of this process", pool->name);
     if (now < 0)
         now = pool->now_coarse(pool->now_ctx);
-    struct pnx_lease lease = pool->hooked ? claim(pool, now, asking) : (struct pnx_lease){0};
-    if (lease.slot && pnx__pool_passes(pool, &lease)) {
+    uint64_t asked = pnx__pool_asked(&pool->core);
+    struct pnx_lease lease = pool->plain ? (struct pnx_lease){0} : claim(pool, now, asking);
+    if (lease.slot && pool->core.traced)
+        pnx__pool_trace(pool, asking->lane, asked);
+    if (lease.slot && (!pool->hooked || pnx__pool_passes(pool, &lease))) {
         *ret_lease = lease;
         return 0;
     }
     struct wait wait = {.pool = pool, .asking = asking, .timeout = timeout, .refused = lease};
     wait.first = lease.slot != NULL;
     wait.waiter.at = now;
+    wait.waiter.asked = asked;
     for (;;) {
         lease = (struct pnx_lease){0};
         rc = get(&wait, now, err, &lease);
@@ -570,7 +581,7 @@ static inline int acquire(struct pnx_pool *pool, pnx_ns timeout,
         const struct pnx__pool_asking *asking, struct pnx_error *err, struct pnx_lease *ret_lease) {
     bool is_timeout = timeout >= 0 || timeout == PNX_TIMEOUT_DEFAULT;
     pnx_ns now = -1;
-    if (__builtin_expect(is_timeout && !pool->hooked && pnx__fork_is(pool->fork), 1)) {
+    if (__builtin_expect(is_timeout && pool->plain && pnx__fork_is(pool->fork), 1)) {
         now = pool->now_coarse(pool->now_ctx);
         struct pnx_lease lease = claim(pool, now, asking);
         if (__builtin_expect(lease.slot != NULL, 1)) {

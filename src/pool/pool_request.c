@@ -136,7 +136,9 @@ static bool ask_again(struct pnx_pool *pool, struct inner *inner, const struct p
         pool->core.starved_at = pool->core.now;
     } else {
         waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
-        if (!waiter->slot)
+        if (waiter->slot)
+            pnx__pool_note_order(&pool->core, waiter->lane, waiter->asked);
+        else
             ask_locked(inner, true, now, &effects);
     }
     bool ends = waiter->slot || waiter->code;
@@ -319,6 +321,7 @@ static void begin(struct inner *inner, struct pnx_pool *pool, pnx_ns timeout, ui
     waiter->lane = lane;
     waiter->is_request = true;
     waiter->slot = NULL;
+    waiter->asked = pnx__pool_asked(&pool->core);
     waiter->seq = 0; /* before those who have waited: see put_back() */
     waiter->at = 0;
     waiter->since.v = 0; /* nobody else knows it yet */
@@ -363,6 +366,8 @@ static __attribute__((noinline)) int ask_slowly(
     }
     struct pnx_lease lease = pnx__pool_claim(pool, pool->now_coarse(pool->now_ctx), &asking);
     if (lease.slot) {
+        if (pool->core.traced)
+            pnx__pool_trace(pool, lane, waiter->asked);
         waiter->slot = lease.slot;
         waiter->generation = lease.generation;
         deliver_now(inner, request);
@@ -373,7 +378,9 @@ static __attribute__((noinline)) int ask_slowly(
     pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
     waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
-    if (!waiter->slot)
+    if (waiter->slot)
+        pnx__pool_note_order(&pool->core, lane, waiter->asked);
+    else
         ask_locked(inner, false, now, &effects);
     /* Once the lock is open, a request that waits is not this call's any more. */
     bool ends = waiter->slot || waiter->code;
@@ -396,7 +403,7 @@ static inline bool is_short(const struct pnx_pool *pool, struct pnx_pool_request
         return false;
     /* as pool_request.check */
     return pnx_load(&inner_of(request)->state, PNX_RELAXED, "pool_request.is_short") == IDLE &&
-           !request->inbox && !pool->post && !pool->hooked && pnx__fork_is(pool->fork);
+           !request->inbox && !pool->post && pool->plain && pnx__fork_is(pool->fork);
 }
 
 int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *request) {
