@@ -6,7 +6,9 @@
  *       word of the slot that this thread had last.
  *   A2  The deadline is computed once, from the exact clock, when the caller has its place in the queue.
  *   A3  A caller leaves with a lease if it was granted one, even when its deadline has passed meanwhile.
- *   A4  A waiter that is alone in the queue spins for a moment before it sleeps, if a CPU is left for others.
+ *   A4  A waiter that is alone in the queue spins before it sleeps, if a CPU is left for others: for about 2 us, or up to 50
+ *       while the waits of late were shorter than 25.  (Sleeping costs some 5 us, on a virtual machine that has to wake
+ *       a CPU some 20.  Two threads that take turns would else never come out of sleeping in turns.)
  */
 #include "os/thread.h"
 #include "pool/pool.h"
@@ -15,7 +17,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* So many hints a spinning waiter gives: about two microseconds. */
+/* So many hints a spinning waiter gives at least, about two microseconds; one takes so long, roughly. */
+#define SPIN_NS 40
 #ifdef PNX_EXPLORE
 #define SPINS 2
 #else
@@ -245,7 +248,7 @@ struct wait {
     bool first;      /* it has had a resource, which was no good: its place is its old one */
     struct pnx_lease refused; /* that one, until it is given up; only then others may profit */
     bool is_new;              /* since is a moment ago */
-    bool spins;               /* it is alone in the queue */
+    uint32_t spins;           /* it is alone in the queue: so many looks before it sleeps */
     bool poked;               /* it has had the pool's work to do */
     struct pnx__pool_waiter waiter;
 };
@@ -345,10 +348,12 @@ static void park(struct wait *wait, uint32_t outcome, pnx_ns until) {
 
 static void spin(struct wait *wait) {
     struct pnx_pool *pool = wait->pool;
-    wait->spins = wait->is_new = false;
+    uint32_t spins = wait->spins;
+    wait->spins = 0;
+    wait->is_new = false;
     /* a count, which orders nothing */
     if (pnx_fetch_add(&pool->spinners, 1, PNX_RELAXED, "pool_acquire.spin") < pool->spinners_max) {
-        for (int i = 0; i < SPINS && look(&wait->waiter) == PNX__POOL_WAITING; i++)
+        for (uint32_t i = 0; i < spins && look(&wait->waiter) == PNX__POOL_WAITING; i++)
             pnx__spin_hint();
     }
     pnx_fetch_sub(&pool->spinners, 1, PNX_RELAXED, "pool_acquire.spun"); /* the same */
@@ -430,6 +435,19 @@ static int check_nested_locked(struct pnx_pool *pool, uint32_t *ret_held) {
     return pool->nested == PNX_POOL_NESTED_REFUSE ? -EDEADLK : 0;
 }
 
+/* A4: for as long as sleeping would take, or twice as long as it has had to be of late, where that is not much longer. */
+static uint32_t spins_for(const struct pnx__pool_core *core) {
+#ifdef PNX_EXPLORE
+    (void)core;
+    return SPINS;
+#else
+    if (core->recent_wait > PNX__POOL_SPIN_MAX / 2)
+        return SPINS;
+    uint32_t spins = (uint32_t)(2 * core->recent_wait / SPIN_NS);
+    return spins > SPINS ? spins : SPINS;
+#endif
+}
+
 /* The lock is held, and a take was in vain.  Takes after all, joins the queue, or fails; unlocks.  1: it has joined. */
 static int join_locked(struct wait *wait, struct pnx__pool_effects *effects, const char **ret_phase,
         struct pnx_lease *ret_lease) {
@@ -454,7 +472,7 @@ static int join_locked(struct wait *wait, struct pnx__pool_effects *effects, con
         *ret_phase = rc ? "queue" : "wait";
     }
     pnx__pool_give_up_locked(pool, &wait->refused, effects);
-    wait->spins = core->waiting == 1 && !threadless(pool);
+    wait->spins = core->waiting == 1 && !threadless(pool) ? spins_for(core) : 0;
     if (rc && rc != -EDEADLK && core->starved_at) {
         pnx__pool_timer(core, pnx__deadline(core->now, PNX__POOL_STARVED_FOR), effects);
         pnx__pool_health_locked(pool);

@@ -55,6 +55,7 @@ void pnx__pool_core_init(struct pnx__pool_core *core, const struct pnx__pool_con
             .window = config->max_connecting,
             .now = now,
             .next_timer = PNX_NEVER,
+            .recent_wait = PNX__POOL_RECENT_MAX,
             .random = seed,
             .seq = 1,
     };

@@ -284,9 +284,10 @@ struct pnx__pool_core {
     pnx_ns shed_above; /* since when plus interval waits are too long; 0: they are not */
     pnx_ns shed_next;
 
-    pnx_ns now;                 /* latest time seen */
-    pnx_ns next_timer;          /* when tick is due; PNX_NEVER: not */
-    uint64_t random;            /* state of SplitMix64: jitter */
+    pnx_ns now;        /* latest time seen */
+    pnx_ns next_timer; /* when tick is due; PNX_NEVER: not */
+    uint64_t random;   /* state of SplitMix64: jitter */
+    pnx_ns recent_wait; /* of callers that block, smoothed, each counted as PNX__POOL_RECENT_MAX at most */
     struct pnx_histogram *wait; /* how long the granted have waited; may be NULL; fixed */
     struct pnx_a64
             stats[PNX__POOL_STATS]; /* written under the lock by pnx_owner_add, save where noted */
@@ -487,6 +488,9 @@ static inline pnx_ns pnx__pool_see(struct pnx__pool_core *core, pnx_ns now) {
     return core->now;
 }
 
+/* Who is alone in the queue spins for at most so long; and what a wait counts for at most when that is decided. */
+#define PNX__POOL_SPIN_MAX    (50 * PNX_US)
+#define PNX__POOL_RECENT_MAX  (200 * PNX_US)
 /* One lease in so many of a slot has its hold time measured, its first one among them: see pnx__pool_is_sample(). */
 #define PNX__POOL_SAMPLE      256
 /* An overdue operation is one that runs this long past its deadline. */

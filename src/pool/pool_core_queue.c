@@ -211,6 +211,10 @@ static void grant(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter,
     pnx_owner_add(&core->stats[PNX__POOL_STAT_wait_time], (uint64_t)waited);
     if (core->wait)
         pnx__histogram_record(core->wait, waited);
+    if (!waiter->is_request) {
+        pnx_ns counted = waited < PNX__POOL_RECENT_MAX ? waited : PNX__POOL_RECENT_MAX;
+        core->recent_wait += (counted - core->recent_wait) / 8;
+    }
     pnx__pool_note_order(core, waiter->lane, waiter->asked);
     waiter->slot = slot;
     /* alone: this thread wrote it just now */
