@@ -160,6 +160,15 @@ bool pnx__pool_slot_bring_spent(struct pnx_slot *slot, uint64_t generation) {
             PNX_RELEASE, "pool_core.bring_spent");
 }
 
+bool pnx__pool_slot_forsake(struct pnx_slot *slot) {
+    uint64_t word = pnx_load(&slot->word, PNX_ACQUIRE, "pool_fork.word");
+    if ((word & PNX__POOL_STATE_MASK) != PNX__POOL_IDLE)
+        return false;
+    uint64_t empty = word & ~PNX__POOL_STATE_MASK;
+    /* two threads of the child may both be here: one of them gets it */
+    return pnx_cas(&slot->word, &word, empty, PNX_ACQUIRE, "pool_fork.claim");
+}
+
 /* ---- open and locked ---- */
 
 static uint32_t limit(const struct pnx__pool_core *core) {

@@ -311,6 +311,12 @@ bool pnx__pool_slot_spend(struct pnx_slot *slot, uint64_t generation);
 /* Brings back what was spent: false when the slot is locked. */
 bool pnx__pool_slot_bring_spent(struct pnx_slot *slot, uint64_t generation);
 
+/*
+ * In a forked child, whose copy of the core nobody drives any more: true, once, for a slot with an idle resource, which is
+ * the caller's to abandon then, and cannot be claimed any more.  What is on lease is abandoned by whoever spends the lease.
+ */
+bool pnx__pool_slot_forsake(struct pnx_slot *slot);
+
 /* ---- the order, where it is traced ---- */
 
 /* Read when a call begins: whoever has this number or a lower one was waiting by then. */
