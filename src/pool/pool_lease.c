@@ -92,11 +92,15 @@ static bool is_plain(
 static void bring_home(struct pnx_pool *pool, const struct pnx_lease *spent,
         enum pnx__pool_reason reason, bool cleans) {
     struct pnx_slot *slot = spent->slot;
-    pnx_ns held = -1, now = pnx__now(&pool->env);
-    if (pnx__pool_is_sample(spent->generation))
+    pnx_ns held = -1, now = 0;
+    bool is_sample = pnx__pool_is_sample(spent->generation);
+    if (is_sample || !cleans)
+        now = pnx__now(&pool->env);
+    if (is_sample)
         held = now - slot->hold_since;
     if (cleans) {
-        reason = clean(pool, slot, now);
+        /* the coarse clock may be behind: then reset has a little less time than it is given */
+        reason = clean(pool, slot, pool->now_coarse(pool->now_ctx));
         count_reset(pool, reason);
         if (reason == PNX__POOL_REASONS && is_plain(pool, slot, spent->generation) &&
                 pnx__pool_slot_bring_spent(slot, spent->generation))
