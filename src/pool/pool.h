@@ -197,10 +197,11 @@ static inline bool pnx__pool_has_tidings(const struct pnx_pool *pool) {
            pnx__pool_appetite(core) > member->known;
 }
 
-/* When its timers are due, the group's among them. */
+/* When its timers are due, the group's among them, unless somebody is about to tell the group anyhow. */
 static inline pnx_ns pnx__pool_due(const struct pnx_pool *pool) {
+    const struct pnx__pool_member *member = &pool->member;
     pnx_ns next = pool->core.next_timer;
-    return pool->member.tell && pool->member.at < next ? pool->member.at : next;
+    return member->tell && !member->told && member->at < next ? member->at : next;
 }
 
 /* What a caller is prepared to run itself when the pool has no threads. */
