@@ -68,7 +68,7 @@ bool pnx__pool_claim(struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_a
 }
 
 bool pnx__pool_passes(struct pnx_pool *pool, const struct pnx_lease *lease) {
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     /* the lease is this thread's */
     void *resource = pnx_load(&lease->slot->resource, PNX_RELAXED, "pool_acquire.hook");
     pnx__pool_call_enter(pool, &call);

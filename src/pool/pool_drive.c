@@ -439,7 +439,7 @@ static void thread_main(void *arg) {
     struct pnx__pool_thread *self = arg;
     struct pnx_pool *pool = self->pool;
     struct pnx__pool_effects effects;
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     bool lingered = false;
     pnx__pool_call_enter(pool, &call); /* for good: nothing here may wait for the pool */
     pnx__pool_effects_init(&effects);
