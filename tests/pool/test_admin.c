@@ -686,6 +686,47 @@ TEST(a_forked_child_is_refused_by_each_call) {
     tear_down(pool);
 }
 
+/* What its threads held or waited for at that moment is the parent's. */
+static void in_the_child_of_waiters(void *ctx) {
+    struct forked *forked = ctx;
+    struct pnx_lease lease = {0};
+    CHECK_EQ(pnx_pool_acquire(forked->pool, PNX_NEVER, NULL, &lease), -ESHUTDOWN);
+    pnx_lease_release(&forked->held);
+    CHECK_EQ(mock->abandons, 1);
+    CHECK_EQ(pnx_pool_close(forked->pool, PNX_NEVER), 0);
+    pnx_pool_release(&forked->pool);
+    CHECK_EQ(mock->abandons, 1);
+    CHECK_EQ(mock->closes, 0);
+    _exit(0);
+}
+
+TEST(a_fork_while_callers_and_a_request_wait_hangs_nobody_on_either_side) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS_THREADS(.max = 1));
+    struct pnx_lease held = mock_acquire(pool, PNX_SEC);
+    struct caller callers[2] = {{.release = true}, {.release = true}};
+    struct ask ask;
+    caller_start(&callers[0], pool, PNX_NEVER);
+    UNTIL(pool, s.waiting == 1);
+    ask_start(&ask, pool, PNX_PRIORITY_NORMAL, PNX_NEVER);
+    caller_start(&callers[1], pool, PNX_NEVER);
+    UNTIL(pool, s.waiting == 3);
+    struct forked forked = {.pool = pool, .held = held};
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(test_child(in_the_child_of_waiters, &forked), 0);
+    CHECK_EQ(mock_stats(pool).waiting, 3);
+    CHECK_EQ(mock->abandons, 0);
+    pnx_lease_release(&held);
+    ask_await(1);
+    CHECK(ask_granted(&ask));
+    pnx_lease_release(&ask.lease);
+    for (int i = 0; i < 2; i++) {
+        caller_join(&callers[i]);
+        CHECK_EQ(callers[i].rc, 0);
+    }
+    tear_down(pool);
+}
+
 /* ---- no memory ---- */
 
 /* Every call but create; none may fail, since all of this is done without memory. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// thrower.cpp - a C++ exception, and a caller who would catch it; see test_throw.c.
+// thrower.cpp - a C++ exception, and a caller who would catch it; see test_callbacks.c.
 
 extern "C" void throw_it();
 extern "C" bool catches(void (*fn)(void *arg), void *arg);

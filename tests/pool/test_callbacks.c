@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Functions of the user's that do not return: a C++ exception in each of them, or the end of its thread, aborts the process
- * before it gets to anybody who would catch it; the pool would be left in the middle of things.
+ * Functions of the user's that do what they should not.  One that does not return - a C++ exception in each of them, or the
+ * end of its thread - aborts the process before it gets to anybody who would catch it: the pool would be left in the middle
+ * of things.  One that closes the pool is told that it cannot wait for that, and the pool ends whole.
  */
 #include "harness/harness.h"
 
@@ -13,12 +14,19 @@
 void throw_it(void);
 bool catches(void (*fn)(void *arg), void *arg);
 
-/* Who is to throw; the name of its function. */
-static const char *thrower;
+/* Who is to misbehave: the name of its function. */
+static const char *culprit;
+static struct pnx_pool *closes; /* it closes that one; else it throws */
+static int close_rc;            /* what the close in it returned */
+static int connected, closed;   /* atomic */
 static int resource;
 
 static void at(const char *function) {
-    if (strcmp(thrower, function) == 0)
+    if (strcmp(culprit, function) != 0)
+        return;
+    if (closes)
+        close_rc = pnx_pool_close(closes, PNX_SEC);
+    else
         throw_it();
 }
 
@@ -29,8 +37,11 @@ static int op_connect(void *ctx, pnx_ns deadline, struct pnx_error *err, void **
     (void)deadline;
     (void)err;
     at("connect");
+    if (strcmp(culprit, "classify") == 0)
+        return -ECONNREFUSED;
     *ret_resource = &resource;
-    return strcmp(thrower, "classify") == 0 ? -ECONNREFUSED : 0;
+    __atomic_fetch_add(&connected, 1, __ATOMIC_RELAXED);
+    return 0;
 }
 
 static int op_check(void *ctx, void *r, pnx_ns deadline) {
@@ -54,6 +65,7 @@ static void op_close(void *ctx, void *r, pnx_ns deadline) {
     (void)r;
     (void)deadline;
     at("close");
+    __atomic_fetch_add(&closed, 1, __ATOMIC_RELAXED);
 }
 
 static int op_peek(void *ctx, void *r) {
@@ -130,36 +142,54 @@ static const struct pnx_pool_hooks hooks = {.size = sizeof(hooks),
         .after_release = after_release,
         .before_close = before_close};
 
-/* A life that comes through each of them. */
-static void live(void *arg) {
-    const uint32_t flags = arg ? 0 : PNX_POOL_NO_THREADS;
+static const char *const functions[] = {"connect", "check", "reset", "close", "peek", "classify",
+        "interrupt", "after_connect", "before_acquire", "after_release", "before_close", "done",
+        "evict"};
+enum { FUNCTIONS = sizeof(functions) / sizeof(functions[0]) };
+
+/* Of one resource, which is checked or peeked at each time. */
+static struct pnx_pool *make(uint32_t flags) {
     const struct pnx_pool_manager manager = {.size = sizeof(manager),
             .connect = op_connect,
             .check = op_check,
             .reset = op_reset,
             .close = op_close,
-            .peek = strcmp(thrower, "peek") == 0 ? op_peek : NULL,
+            .peek = strcmp(culprit, "peek") == 0 ? op_peek : NULL,
             .classify = op_classify,
             .interrupt = op_interrupt};
     struct pnx_pool *pool = NULL;
-    struct pnx_lease lease = {0};
     CHECK_EQ(pnx_pool_create(&manager,
                      PNX_POOL_OPTS(.max = 1, .check_after_ns = 1, .hooks = &hooks, .flags = flags),
                      NULL, &pool),
             0);
+    return pool;
+}
+
+/* A life that comes through each of them, if nobody closes the pool. */
+static void live_in(struct pnx_pool *pool) {
+    struct pnx_lease lease = {0};
+    struct pnx_pool_request request = {.done = done, .timeout = PNX_SEC};
+    bool ends = closes != NULL; /* at some point */
     for (int i = 0; i < 2; i++) {
-        CHECK_EQ(pnx_pool_acquire(pool, PNX_SEC, NULL, &lease), 0);
+        int rc = pnx_pool_acquire(pool, PNX_SEC, NULL, &lease);
+        CHECK(rc == 0 || (rc == -ESHUTDOWN && ends));
         pnx_lease_release(&lease);
     }
-    struct pnx_pool_request request = {.done = done, .timeout = PNX_SEC};
     CHECK_EQ(pnx_pool_acquire_async(pool, &request), 0);
     (void)pnx_pool_tick(pool, pnx_now());
-    CHECK_EQ(pnx_pool_evict(pool, evict, NULL), 0);
-    CHECK_EQ(pnx_pool_acquire(pool, PNX_SEC, NULL, &lease), 0);
-    CHECK_EQ(pnx_pool_reset(pool, PNX_POOL_RESET_INTERRUPT), 0);
+    int rc = pnx_pool_evict(pool, evict, NULL);
+    CHECK(rc == 0 || (rc == -ESHUTDOWN && ends));
+    rc = pnx_pool_acquire(pool, PNX_SEC, NULL, &lease);
+    CHECK(rc == 0 || (rc == -ESHUTDOWN && ends));
+    rc = pnx_pool_reset(pool, PNX_POOL_RESET_INTERRUPT);
+    CHECK(rc == 0 || (rc == -ESHUTDOWN && ends));
     pnx_lease_discard(&lease);
     CHECK_EQ(pnx_pool_close(pool, PNX_SEC), 0);
     pnx_pool_release(&pool);
+}
+
+static void live(void *arg) {
+    live_in(make(arg ? 0 : PNX_POOL_NO_THREADS));
 }
 
 static void run(void *arg) {
@@ -168,23 +198,20 @@ static void run(void *arg) {
 }
 
 TEST(an_operation_hook_or_callback_that_throws_aborts) {
-    static const char *const functions[] = {"connect", "check", "reset", "close", "peek",
-            "classify", "interrupt", "after_connect", "before_acquire", "after_release",
-            "before_close", "done", "evict"};
-    for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
-        thrower = functions[i];
-        printf("%s\n", thrower);
+    for (int i = 0; i < FUNCTIONS; i++) {
+        culprit = functions[i];
+        printf("%s\n", culprit);
         (void)test_abort(run, NULL);
     }
-    thrower = "nobody"; /* with whom the life comes to its end */
+    culprit = "nobody"; /* with whom the life comes to its end */
     CHECK_EQ(test_child(live, NULL), 0);
 }
 
 TEST(also_on_a_thread_of_the_pools) {
     static bool threads = true;
-    thrower = "connect";
+    culprit = "connect";
     (void)test_abort(run, &threads);
-    thrower = "nobody";
+    culprit = "nobody";
     CHECK_EQ(test_child(live, &threads), 0);
 }
 
@@ -243,13 +270,13 @@ static void run_without_blocking(void *arg) {
 }
 
 TEST(so_does_one_of_a_manager_that_never_blocks) {
-    static const char *const functions[] = {"start", "poll", "cancel"};
+    static const char *const names[] = {"start", "poll", "cancel"};
     for (int i = 0; i < 3; i++) {
-        thrower = functions[i];
-        printf("%s\n", thrower);
+        culprit = names[i];
+        printf("%s\n", culprit);
         (void)test_abort(run_without_blocking, NULL);
     }
-    thrower = "nobody";
+    culprit = "nobody";
     CHECK_EQ(test_child(live_without_blocking, NULL), 0);
 }
 
@@ -275,4 +302,26 @@ static void end_thread(void *arg) {
 
 TEST(so_does_one_that_ends_a_thread_of_the_pools) {
     (void)test_abort(end_thread, NULL);
+}
+
+/* ---- closing inside ---- */
+
+static void close_in_each(uint32_t flags) {
+    for (int i = 0; i < FUNCTIONS; i++) {
+        culprit = functions[i];
+        printf("%s\n", culprit);
+        close_rc = connected = closed = 0;
+        closes = make(flags);
+        live_in(closes);
+        CHECK_EQ(close_rc, -EDEADLK);
+        CHECK_EQ(closed, connected);
+    }
+}
+
+TEST(each_may_close_the_pool_but_not_wait_for_that) {
+    close_in_each(PNX_POOL_NO_THREADS);
+}
+
+TEST(each_may_do_so_where_the_pool_has_threads) {
+    close_in_each(0);
 }
