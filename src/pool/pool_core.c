@@ -55,6 +55,7 @@ void pnx__pool_core_init(struct pnx__pool_core *core, const struct pnx__pool_con
             .window = config->max_connecting,
             .now = now,
             .next_timer = PNX_NEVER,
+            .recent_wait = PNX__POOL_RECENT_MAX,
             .random = seed,
             .seq = 1,
     };
@@ -393,8 +394,10 @@ struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__po
     lock_all(core);
     if (core->waiting == 0 && !core->paused) {
         struct pnx_slot *slot = take_any(core, effects, ret_generation);
-        if (slot)
+        if (slot) {
+            pnx__pool_note_order(core, waiter->lane, waiter->asked);
             return slot;
+        }
     }
     if (core->waiting >= core->config.max_waiters && !first) {
         pnx__pool_count(core, PNX__POOL_STAT_rejected);
@@ -411,6 +414,8 @@ struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__po
         put_back(core, waiter);
     } else {
         waiter->seq = ++core->seq;
+        if (core->traced)
+            pnx_store(&core->joined, core->seq, PNX_RELEASE, "pool_core.joined");
         waiter->at = core->now;
         pnx__list_push_back(&core->waiters[waiter->lane], &waiter->link);
     }

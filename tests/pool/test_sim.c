@@ -272,6 +272,8 @@ static void check_all(void) {
         alive += w.resources[i].life == ALIVE;
     HOLDS(alive == w.core.size - w.core.n[PNX__POOL_CONNECTING],
             "the model counts other resources");
+    HOLDS(w.core.config.barge > 0 || w.core.stats[PNX__POOL_STAT_inversions].v == 0,
+            "P2: the trace found a grant out of turn");
     HOLDS(w.core.size <= w.core.max || w.core.ceiling > w.core.max, "P1: more than max");
     /* An honest shell ticks when the timer says so; then C6 must hold. */
     if (w.now >= w.core.next_timer) {
@@ -380,8 +382,9 @@ static void join(int id, bool first) {
         return;
     }
     if (!first)
-        *waiter = (struct pnx__pool_waiter){
-                .lane = (uint8_t)(dice(3) ? 2 : dice(PNX__POOL_LANES)), .is_request = dice(2)};
+        *waiter = (struct pnx__pool_waiter){.lane = (uint8_t)(dice(3) ? 2 : dice(PNX__POOL_LANES)),
+                .is_request = dice(2),
+                .asked = pnx__pool_asked(&w.core)};
     struct pnx_slot *slot =
             pnx__pool_core_join(&w.core, waiter, first, &w.effects, &client->generation, &rc);
     if (slot) {
@@ -830,6 +833,7 @@ static void be_born(uint64_t seed, uint64_t life) {
             .round_robin = dice(6) == 0,
     };
     pnx__pool_core_init(&w.core, &config, max, test_random(&w.random), w.now);
+    w.core.traced = true;
     pnx__pool_core_add_slots(&w.core, NULL, w.slots, SLOTS);
 }
 
