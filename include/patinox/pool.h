@@ -45,7 +45,8 @@
  *   neither                            acquire_async, cancel, detach, adopt, resize, reset (but for interrupt), resume, close_begin,
  *                                      close_poll, release of the pool, read_stats
  *
- * An operation or hook written in C++ that throws terminates the process.
+ * An operation, a hook, the callback of a request and the function given to pnx_pool_evict() must return: one that throws
+ * a C++ exception, or ends its thread, aborts the process.
  */
 #ifndef PNX_POOL_H
 #define PNX_POOL_H

@@ -20,6 +20,8 @@
 #include "registry/calls.h"
 #include "stats/stats.h"
 
+#include <stdlib.h>
+
 struct pnx_os_thread;
 
 /* Histograms, in the order of stats/pool.def. */
@@ -53,7 +55,17 @@ struct pnx__pool_call {
     const struct pnx__pool_call *outer;
     const struct pnx_slot *interrupts; /* it is the interrupt of this one; else NULL */
     struct pnx_row_call row;
+    bool begun; /* and has not returned */
 };
+
+/* Declares one.  If the function is left without returning, by an exception or the end of its thread, the process aborts. */
+#define PNX__POOL_CALL(name) \
+    struct pnx__pool_call name PNX_CLEANUP(pnx__pool_call_check) = {.begun = false}
+
+static inline void pnx__pool_call_check(const struct pnx__pool_call *call) {
+    if (call->begun)
+        abort();
+}
 
 /* What a pool whose quota is used up wants more for, by urgency. */
 enum pnx__pool_appetite {
@@ -201,10 +213,11 @@ static inline bool pnx__pool_has_tidings(const struct pnx_pool *pool) {
            pnx__pool_appetite(core) > member->known;
 }
 
-/* When its timers are due, the group's among them. */
+/* When its timers are due, the group's among them, unless somebody is about to tell the group anyhow. */
 static inline pnx_ns pnx__pool_due(const struct pnx_pool *pool) {
+    const struct pnx__pool_member *member = &pool->member;
     pnx_ns next = pool->core.next_timer;
-    return pool->member.tell && pool->member.at < next ? pool->member.at : next;
+    return member->tell && !member->told && member->at < next ? member->at : next;
 }
 
 /* What a caller is prepared to run itself when the pool has no threads. */
@@ -291,7 +304,7 @@ void pnx__pool_leave(struct pnx_pool *pool, struct pnx_slot *slot);
 int pnx__pool_enter(struct pnx_pool *pool, struct pnx_slot *slot);
 /* Brackets a call of the manager on this thread. */
 void pnx__pool_call_enter(const struct pnx_pool *pool, struct pnx__pool_call *call);
-void pnx__pool_call_leave(const struct pnx__pool_call *call);
+void pnx__pool_call_leave(struct pnx__pool_call *call);
 /* Whether an operation of this pool runs on this thread. */
 bool pnx__pool_call_inside(const struct pnx_pool *pool);
 /* Whether the interrupt of this slot's resource runs on this thread. */

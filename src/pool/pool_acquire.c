@@ -113,7 +113,7 @@ void pnx__pool_trace(struct pnx_pool *pool, uint8_t lane, uint64_t asked) {
 }
 
 bool pnx__pool_passes(struct pnx_pool *pool, const struct pnx_lease *lease) {
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     /* the lease is this thread's */
     void *resource = pnx_load(&lease->slot->resource, PNX_RELAXED, "pool_acquire.hook");
     pnx__pool_call_enter(pool, &call);

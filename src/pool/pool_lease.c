@@ -56,7 +56,7 @@ void *pnx_lease_resource(const struct pnx_lease *lease) {
 
 /* Runs after_release and reset; returns why the resource is not fit for the next holder, or PNX__POOL_REASONS. */
 static enum pnx__pool_reason clean(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns now) {
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     enum pnx__pool_reason reason = PNX__POOL_REASONS;
     /* the spent lease was this thread's */
     void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_lease.clean");

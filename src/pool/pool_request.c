@@ -156,7 +156,7 @@ static void call_done(struct pnx_pool_request *request, int code, struct pnx_lea
         const struct pnx_error *err) {
     struct inner *inner = inner_of(request);
     struct pnx_pool *pool = inner->pool;
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     bool counted = inner->counted;
     inner->counted = false;
     set_state(inner, IDLE);
@@ -305,7 +305,7 @@ static int check_request(const struct pnx_pool *pool, struct pnx_pool_request *r
 static void call_now(struct pnx_thread *self, struct pnx_pool *pool,
         struct pnx_pool_request *request, struct pnx_lease lease) {
     struct delivery delivery = {0};
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     self->pool_delivery = &delivery;
     pnx__pool_call_enter(pool, &call);
     request->done(request, 0, lease, NULL);
