@@ -60,7 +60,8 @@ struct pnx__pool_call {
 
 /* Declares one.  If the function is left without returning, by an exception or the end of its thread, the process aborts. */
 #define PNX__POOL_CALL(name) \
-    struct pnx__pool_call name PNX_CLEANUP(pnx__pool_call_check) = {.begun = false}
+    struct pnx__pool_call name PNX_CLEANUP(pnx__pool_call_check); \
+    name.begun = false
 
 static inline void pnx__pool_call_check(const struct pnx__pool_call *call) {
     if (call->begun)
@@ -305,6 +306,24 @@ int pnx__pool_enter(struct pnx_pool *pool, struct pnx_slot *slot);
 /* Brackets a call of the manager on this thread. */
 void pnx__pool_call_enter(const struct pnx_pool *pool, struct pnx__pool_call *call);
 void pnx__pool_call_leave(struct pnx__pool_call *call);
+/* The same for who knows the thread's record; NULL: it has none. */
+static inline void pnx__pool_call_enter_on(
+        struct pnx_thread *self, const struct pnx_pool *pool, struct pnx__pool_call *call) {
+    pnx__mutex_assert_none_held();
+    call->pool = pool;
+    call->outer = self ? self->pool_calls : NULL;
+    call->interrupts = NULL;
+    call->begun = true;
+    if (self)
+        self->pool_calls = call;
+    pnx__row_call_enter_on(self, &call->row, pool->registry, pool->row);
+}
+static inline void pnx__pool_call_leave_on(struct pnx_thread *self, struct pnx__pool_call *call) {
+    call->begun = false;
+    if (self)
+        self->pool_calls = call->outer;
+    pnx__row_call_leave_on(self, &call->row);
+}
 /* Whether an operation of this pool runs on this thread. */
 bool pnx__pool_call_inside(const struct pnx_pool *pool);
 /* Whether the interrupt of this slot's resource runs on this thread. */

@@ -18,21 +18,11 @@
 #include <string.h>
 
 void pnx__pool_call_enter(const struct pnx_pool *pool, struct pnx__pool_call *call) {
-    struct pnx_thread *thread = pnx__thread();
-    pnx__mutex_assert_none_held();
-    *call = (struct pnx__pool_call){
-            .pool = pool, .outer = thread ? thread->pool_calls : NULL, .begun = true};
-    if (thread)
-        thread->pool_calls = call;
-    pnx__row_call_enter(&call->row, pool->registry, pool->row);
+    pnx__pool_call_enter_on(pnx__thread(), pool, call);
 }
 
 void pnx__pool_call_leave(struct pnx__pool_call *call) {
-    struct pnx_thread *thread = pnx__thread();
-    call->begun = false;
-    if (thread)
-        thread->pool_calls = call->outer;
-    pnx__row_call_leave(&call->row);
+    pnx__pool_call_leave_on(pnx__thread(), call);
 }
 
 bool pnx__pool_call_inside(const struct pnx_pool *pool) {

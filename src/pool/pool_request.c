@@ -302,16 +302,16 @@ static int check_request(const struct pnx_pool *pool, struct pnx_pool_request *r
  * The short way of a request: it has its lease, nothing of the user's comes between, and its callback runs here and now.
  * The pool is the user's for as long as this call lasts.
  */
-static void call_now(struct pnx_thread *self, struct pnx_pool *pool,
+static inline void call_now(struct pnx_thread *self, struct pnx_pool *pool,
         struct pnx_pool_request *request, struct pnx_lease lease) {
     struct delivery delivery = {0};
     PNX__POOL_CALL(call);
     self->pool_delivery = &delivery;
-    pnx__pool_call_enter(pool, &call);
+    pnx__pool_call_enter_on(self, pool, &call);
     request->done(request, 0, lease, NULL);
-    pnx__pool_call_leave(&call);
+    pnx__pool_call_leave_on(self, &call);
     self->pool_delivery = NULL;
-    if (delivery.first)
+    if (__builtin_expect(delivery.first != NULL, 0))
         run_all(self, &delivery);
 }
 
