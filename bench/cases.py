@@ -54,7 +54,7 @@ CASES = {
          ("patinox", 1 / 15, RUST_POOLS, 2), ("patinox", 0.6, "parking_lot-stack", 2)],
         ours=POOL),
     "pool/one": case(
-        {"size": 1}, {**POOLS, **STACKS}, [IN_ORDER, ("patinox", 0.5, "r2d2"), ("patinox", 0.5, "deadpool")],
+        {"size": 1}, {**POOLS, **STACKS, "futex-baton": POOL_PEERS}, [IN_ORDER, ("patinox", 0.5, "r2d2"), ("patinox", 0.5, "deadpool")],
         ours=POOL, threads=(2,)),
     "pool/storm": case(
         {"size": 8}, {**POOLS, **STACKS, "futex-baton": POOL_PEERS}, [IN_ORDER, ("patinox", 1.1, "futex-baton")],

@@ -37,7 +37,9 @@
  * Who may call what: every function may be called by any thread at any time, also from inside every operation, hook
  * and callback of the pool, except that what would have to wait for the pool itself is -EDEADLK there.  A lease, a
  * request and an opts struct belong to one thread at a time.  In a forked child a pool of the parent's answers
- * -ESHUTDOWN, and what was inherited is abandoned, never closed.
+ * -ESHUTDOWN, and what was inherited is abandoned, never closed: a lease when the child releases it; what was idle, being
+ * checked, or on another thread's lease, when the child closes or releases the pool.  What was being connected or
+ * closed at that moment stays open in the child.
  *
  *   may block, up to its timeout       acquire, acquire_with, warm_up, pause, close
  *   may run operations of yours here   release and discard (reset); acquire (hooks, a peek); evict (its predicate);
@@ -166,8 +168,9 @@ enum pnx_pool_flags {
      * short way and of a pool that shrinks. */
     PNX_POOL_ROUND_ROBIN = 2,
     /* Counts grants out of turn in the statistic inversions: to a caller while another one of the same priority, who had
-     * been waiting before that caller's call began, still waits.  For tests: an acquire then takes the lock.  In a pool
-     * without barge_ns there are none. */
+     * been waiting before that caller's call began, still waits.  (Who has a resource that before_acquire then refuses does not
+     * wait until it is back in the queue.)  For tests: an acquire then takes the lock.  In a pool without barge_ns there
+     * are none. */
     PNX_POOL_TRACE_ORDER = 4,
 };
 
@@ -175,8 +178,8 @@ enum pnx_pool_flags {
 enum pnx_pool_nested {
     PNX_POOL_NESTED_DEFAULT = 0, /* warn */
     PNX_POOL_NESTED_ALLOW,
-    PNX_POOL_NESTED_WARN,   /* PNX_EVENT_POOL_NESTED, and waits */
-    PNX_POOL_NESTED_REFUSE, /* -EDEADLK */
+    PNX_POOL_NESTED_WARN, /* PNX_EVENT_POOL_NESTED, and waits */
+    PNX_POOL_NESTED_REFUSE, /* -EDEADLK.  In pools of more than 256 slots only the thread's last lease is looked at */
 };
 
 /* Zero selects the default of every field but max, which is required.  PNX_NEVER switches a time off. */

@@ -430,7 +430,7 @@ static void abandon(const struct pnx_pool_group *group) {
             /* pairs with pool_group.made */
             struct pnx_pool *pool = pnx_load(&key->pool, PNX_ACQUIRE, "pool_group.walk_pool");
             if (pool)
-                pnx__pool_abandon_idle(pool);
+                pnx__pool_abandon_all(pool);
         }
     }
 }

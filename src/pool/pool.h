@@ -393,7 +393,7 @@ struct pnx_slot *pnx__pool_slot_at(const struct pnx_pool *pool, uint32_t index);
 void pnx__pool_refresh(const struct pnx_stats_block *block);
 
 /* ---- pool_fork.c: in a forked child, without the lock, which the parent may have held ---- */
-void pnx__pool_abandon_idle(struct pnx_pool *pool);
+void pnx__pool_abandon_all(struct pnx_pool *pool);
 void pnx__pool_abandon_lease(struct pnx_pool *pool, struct pnx_slot *slot);
 
 #endif

@@ -32,9 +32,11 @@
 /* ---- the short way ---- */
 
 static bool is_held_by(const struct pnx_slot *slot, const struct pnx_thread *self) {
-    /* what this thread wrote, it sees; other threads' slots are not its own at any moment */
-    return pnx__pool_slot_state(slot) == PNX__POOL_IN_USE &&
-           pnx_load(&slot->owner, PNX_RELAXED, "pool_acquire.held") == self->id;
+    /* both by themselves: what this thread wrote, it sees, and a slot whose word is another one's is not its own */
+    uint64_t word = pnx_load(&slot->word, PNX_RELAXED, "pool_acquire.held_word");
+    return (word & PNX__POOL_STATE_MASK) == PNX__POOL_IN_USE && (word & PNX__POOL_RETURNING) == 0 &&
+           pnx_load(&slot->owner, PNX_RELAXED, "pool_acquire.held") ==
+                   pnx__pool_owner(self->id, word / PNX__POOL_GENERATION);
 }
 
 static struct pnx_thread_slot *last_of(struct pnx_thread *self, const struct pnx_pool *pool) {
@@ -59,7 +61,8 @@ void pnx__pool_stamp(struct pnx_pool *pool, const struct pnx_lease *lease,
     /* for reports, which need no order */
     pnx_store(&slot->site, (void *)(uintptr_t)asking->site, PNX_RELAXED, "pool_acquire.site");
     pnx_store(&slot->tag, asking->tag, PNX_RELAXED, "pool_acquire.tag");
-    pnx_store(&slot->owner, self ? self->id : 0, PNX_RELAXED, "pool_acquire.owner");
+    pnx_store(&slot->owner, self ? pnx__pool_owner(self->id, lease->generation) : 0, PNX_RELAXED,
+            "pool_acquire.owner");
     if (self)
         note_last(self, pool, slot);
     if (pnx__pool_is_sample(lease->generation))
@@ -91,7 +94,8 @@ static inline struct pnx_lease claim(
     pnx_store(&slot->used_at, (uint64_t)now, PNX_RELAXED, "pool_acquire.used_at");
     pnx_store(&slot->site, (void *)(uintptr_t)asking->site, PNX_RELAXED, "pool_acquire.claim_site");
     pnx_store(&slot->tag, asking->tag, PNX_RELAXED, "pool_acquire.claim_tag");
-    pnx_store(&slot->owner, self->id, PNX_RELAXED, "pool_acquire.claim_owner");
+    pnx_store(&slot->owner, pnx__pool_owner(self->id, generation), PNX_RELAXED,
+            "pool_acquire.claim_owner");
     if (__builtin_expect(pnx__pool_is_sample(generation), 0))
         sample_hold(pool, slot);
     /* a hint, as above */
@@ -543,10 +547,11 @@ static __attribute__((noinline)) int acquire_slowly(struct pnx_pool *pool, pnx_n
     if (pnx__fork_generation() != pool->fork)
         return pnx__fail(err, -ESHUTDOWN, 0, "fork",
                 "pool \"%.40s\" was made before fork(), in the parent of this process", pool->name);
-    if (now < 0)
+    bool tried = now >= 0;
+    if (!tried)
         now = pool->now_coarse(pool->now_ctx);
     uint64_t asked = pnx__pool_asked(&pool->core);
-    struct pnx_lease lease = pool->plain ? (struct pnx_lease){0} : claim(pool, now, asking);
+    struct pnx_lease lease = tried ? (struct pnx_lease){0} : claim(pool, now, asking);
     if (lease.slot && pool->core.traced)
         pnx__pool_trace(pool, asking->lane, asked);
     if (lease.slot && (!pool->hooked || pnx__pool_passes(pool, &lease))) {

@@ -55,7 +55,6 @@ void pnx__pool_core_init(struct pnx__pool_core *core, const struct pnx__pool_con
             .window = config->max_connecting,
             .now = now,
             .next_timer = PNX_NEVER,
-            .recent_wait = PNX__POOL_RECENT_MAX,
             .random = seed,
             .seq = 1,
     };
@@ -160,9 +159,14 @@ bool pnx__pool_slot_bring_spent(struct pnx_slot *slot, uint64_t generation) {
             PNX_RELEASE, "pool_core.bring_spent");
 }
 
-bool pnx__pool_slot_forsake(struct pnx_slot *slot) {
+bool pnx__pool_slot_forsake(struct pnx_slot *slot, uint64_t thread) {
     uint64_t word = pnx_load(&slot->word, PNX_ACQUIRE, "pool_fork.word");
-    if ((word & PNX__POOL_STATE_MASK) != PNX__POOL_IDLE)
+    uint64_t state = word & PNX__POOL_STATE_MASK;
+    /* by itself: if it is this thread's own, it wrote it */
+    bool own = pnx_load(&slot->owner, PNX_RELAXED, "pool_fork.owner") ==
+               pnx__pool_owner(thread, word / PNX__POOL_GENERATION);
+    if (state != PNX__POOL_IDLE && state != PNX__POOL_CHECKING &&
+            (state != PNX__POOL_IN_USE || own))
         return false;
     uint64_t empty = word & ~PNX__POOL_STATE_MASK;
     /* two threads of the child may both be here: one of them gets it */
@@ -419,12 +423,14 @@ struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__po
     pnx_store(&waiter->outcome, PNX__POOL_WAITING, PNX_RELAXED, "pool_core.join");
     waiter->slot = NULL;
     waiter->code = 0;
+    if (core->traced) {
+        waiter->number = ++core->numbers;
+        pnx_store(&core->joined, core->numbers, PNX_RELEASE, "pool_core.joined");
+    }
     if (first) {
         put_back(core, waiter);
     } else {
         waiter->seq = ++core->seq;
-        if (core->traced)
-            pnx_store(&core->joined, core->seq, PNX_RELEASE, "pool_core.joined");
         waiter->at = core->now;
         pnx__list_push_back(&core->waiters[waiter->lane], &waiter->link);
     }

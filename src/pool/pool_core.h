@@ -112,7 +112,8 @@ struct pnx_slot {
     struct pnx_a64 expires_at; /* end of its lifetime, fixed at birth */
     struct pnx_aptr site;      /* of its last lease */
     struct pnx_a64 tag;        /* the same */
-    struct pnx_a64 owner;      /* the number of the thread that got it last */
+    struct pnx_a64
+            owner; /* who wrote down last that it got it, and which lease: see pnx__pool_owner() */
 
     struct pnx_link link; /* lock: free, home, out, running or to_close */
     pnx_ns born_at;       /* lock */
@@ -160,9 +161,11 @@ struct pnx__pool_waiter {
 
     struct pnx_slot *slot;
     uint64_t generation;
-    uint64_t seq;               /* in the order of joining */
-    uint64_t asked;             /* who had joined when its call began: see pnx__pool_note_order() */
-    pnx_ns at;                  /* when it joined; ageing and shedding count from here */
+    uint64_t seq;   /* in the order of joining */
+    uint64_t asked; /* who had joined when its call began: see pnx__pool_note_order() */
+    uint64_t
+            number; /* where the order is traced: of its last joining, be it back to an old place */
+    pnx_ns at;      /* when it joined; ageing and shedding count from here */
     struct pnx_a64 since;       /* the same by the exact clock, 0 until the waiter has read it */
     int32_t code;               /* of a refusal */
     const char *phase;          /* of a refusal */
@@ -271,12 +274,12 @@ struct pnx__pool_core {
     struct pnx__pool_failure failure;
     pnx_ns starved_at; /* the last time that an acquire ran into its deadline or was rejected; 0: never */
 
-    uint64_t seq; /* of the waiter that joined last */
-    bool traced;  /* fixed: grants out of turn are counted */
-    struct pnx_a64
-            joined; /* the same as seq, for who traces: written under the lock, read without */
-    uint64_t refuse_upto; /* waiters up to this one are to be refused ... */
-    int32_t refuse_code;  /* ... with this */
+    uint64_t seq;          /* of the waiter that joined last */
+    bool traced;           /* fixed: grants out of turn are counted */
+    uint64_t numbers;      /* of joinings, where the order is traced */
+    struct pnx_a64 joined; /* the same, written under the lock, read without */
+    uint64_t refuse_upto;  /* waiters up to this one are to be refused ... */
+    int32_t refuse_code;   /* ... with this */
     const char *refuse_phase;
 
     bool shedding; /* CoDel's state: Nichols and Jacobson, 2012 */
@@ -312,10 +315,12 @@ bool pnx__pool_slot_spend(struct pnx_slot *slot, uint64_t generation);
 bool pnx__pool_slot_bring_spent(struct pnx_slot *slot, uint64_t generation);
 
 /*
- * In a forked child, whose copy of the core nobody drives any more: true, once, for a slot with an idle resource, which is
- * the caller's to abandon then, and cannot be claimed any more.  What is on lease is abandoned by whoever spends the lease.
+ * In a forked child, whose copy of the core nobody drives any more, at its end: true, once, for a slot whose resource is the
+ * caller's to abandon then, and cannot be had any more: one that is idle, was being checked, or is on a lease that is not this
+ * thread's.  The thread's own leases are abandoned as it releases them.  What was just being connected or closed is left
+ * as it is, since nobody can tell how much of it is there.
  */
-bool pnx__pool_slot_forsake(struct pnx_slot *slot);
+bool pnx__pool_slot_forsake(struct pnx_slot *slot, uint64_t thread);
 
 /* ---- the order, where it is traced ---- */
 
@@ -530,6 +535,12 @@ static inline bool pnx__pool_slot_claim(
 static inline uint64_t pnx__pool_asked(const struct pnx__pool_core *core) {
     /* pairs with pool_core.joined: nothing that this caller does comes before what it has seen */
     return core->traced ? pnx_load(&core->joined, PNX_ACQUIRE, "pool_core.asked") : 0;
+}
+
+/* A thread's number, and the low bits of the generation that it was granted: who was granted one but has not run since is
+ * not taken for the one before. */
+static inline uint64_t pnx__pool_owner(uint64_t thread, uint64_t generation) {
+    return thread << 24 | (generation & 0xffffff);
 }
 
 static inline bool pnx__pool_is_sample(uint64_t generation) {

@@ -46,11 +46,14 @@ struct pnx__pool_waiter *pnx__pool_first_waiter(const struct pnx__pool_core *cor
 }
 
 void pnx__pool_note_order(struct pnx__pool_core *core, uint8_t lane, uint64_t asked) {
-    const struct pnx__pool_waiter *head =
-            core->traced ? waiter_of(pnx__list_first(&core->waiters[lane])) : NULL;
-    /* who came back from a hook without having waited has no number */
-    if (head && head->seq > 0 && head->seq <= asked)
+    if (!core->traced)
+        return;
+    PNX_LIST_EACH (link, after, &core->waiters[lane]) {
+        if (waiter_of(link)->number > asked)
+            continue;
         pnx__pool_count(core, PNX__POOL_STAT_inversions);
+        return;
+    }
 }
 
 static void unlink_waiter(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter,

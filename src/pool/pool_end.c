@@ -32,7 +32,7 @@ int pnx_pool_close_begin(struct pnx_pool *pool) {
     if (!pool)
         return -EINVAL;
     if (pnx__pool_forked(pool)) {
-        pnx__pool_abandon_idle(pool);
+        pnx__pool_abandon_all(pool);
         return 0;
     }
     pnx__pool_lock(pool);
@@ -68,7 +68,7 @@ int pnx_pool_close(struct pnx_pool *pool, pnx_ns timeout) {
     if (rc)
         return rc;
     if (pnx__pool_forked(pool)) {
-        pnx__pool_abandon_idle(pool);
+        pnx__pool_abandon_all(pool);
         return 0;
     }
     pnx_ns start = pnx__now(&pool->env);
@@ -105,7 +105,7 @@ void pnx_pool_release(struct pnx_pool **pool) {
     struct pnx_pool *old = *pool;
     *pool = NULL;
     if (pnx__pool_forked(old)) {
-        pnx__pool_abandon_idle(old);
+        pnx__pool_abandon_all(old);
         return;
     }
     /* From here on no shutdown of the registry calls end_by_registry(). */

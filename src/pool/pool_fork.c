@@ -27,12 +27,14 @@ void pnx__pool_abandon_lease(struct pnx_pool *pool, struct pnx_slot *slot) {
     abandon(pool, slot);
 }
 
-void pnx__pool_abandon_idle(struct pnx_pool *pool) {
+void pnx__pool_abandon_all(struct pnx_pool *pool) {
+    const struct pnx_thread *self = pnx__self();
+    uint64_t thread = self ? self->id : 0;
     /* pairs with pool.chunks_push */
     struct pnx__pool_chunk *chunk = pnx_load(&pool->chunks, PNX_ACQUIRE, "pool_fork.chunks");
     for (; chunk; chunk = chunk->next) {
         for (uint32_t i = 0; i < chunk->n; i++) {
-            if (pnx__pool_slot_forsake(&chunk->slots[i]))
+            if (pnx__pool_slot_forsake(&chunk->slots[i], thread))
                 abandon(pool, &chunk->slots[i]);
         }
     }

@@ -54,8 +54,15 @@ void *pnx_lease_resource(const struct pnx_lease *lease) {
     return pnx_load(&lease->slot->resource, PNX_RELAXED, "pool_lease.resource");
 }
 
+/* By the coarse clock, which is some ms behind, where that is less than a hundredth of the time. */
+static pnx_ns reset_deadline(const struct pnx_pool *pool) {
+    bool is_long = pool->reset_timeout >= PNX_SEC;
+    return pnx__deadline(
+            is_long ? pool->now_coarse(pool->now_ctx) : pnx__now(&pool->env), pool->reset_timeout);
+}
+
 /* Runs after_release and reset; returns why the resource is not fit for the next holder, or PNX__POOL_REASONS. */
-static enum pnx__pool_reason clean(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns now) {
+static enum pnx__pool_reason clean(struct pnx_pool *pool, struct pnx_slot *slot) {
     PNX__POOL_CALL(call);
     enum pnx__pool_reason reason = PNX__POOL_REASONS;
     /* the spent lease was this thread's */
@@ -63,8 +70,7 @@ static enum pnx__pool_reason clean(struct pnx_pool *pool, struct pnx_slot *slot,
     pnx__pool_call_enter(pool, &call);
     if (pool->hooks.after_release && pool->hooks.after_release(pool->hooks.arg, resource))
         reason = PNX__POOL_BECAUSE_HOOK;
-    else if (pool->manager.reset &&
-             pool->manager.reset(pool->ctx, resource, pnx__deadline(now, pool->reset_timeout)))
+    else if (pool->manager.reset && pool->manager.reset(pool->ctx, resource, reset_deadline(pool)))
         reason = PNX__POOL_BECAUSE_RESET;
     pnx__pool_call_leave(&call);
     return reason;
@@ -99,8 +105,7 @@ static void bring_home(struct pnx_pool *pool, const struct pnx_lease *spent,
     if (is_sample)
         held = now - slot->hold_since;
     if (cleans) {
-        /* the coarse clock may be behind: then reset has a little less time than it is given */
-        reason = clean(pool, slot, pool->now_coarse(pool->now_ctx));
+        reason = clean(pool, slot);
         count_reset(pool, reason);
         if (reason == PNX__POOL_REASONS && is_plain(pool, slot, spent->generation) &&
                 pnx__pool_slot_bring_spent(slot, spent->generation))
@@ -123,16 +128,26 @@ static void give_back(
     struct pnx_lease spent = *lease;
     struct pnx_pool *pool = spent.slot->pool;
     *lease = (struct pnx_lease){0};
-    if (!pnx__pool_slot_spend(spent.slot, spent.generation))
+    bool forked = pnx__pool_forked(pool);
+    bool valid = pnx__pool_slot_spend(spent.slot, spent.generation);
+    if (!valid && !forked) /* in a child it may have been abandoned with the pool */
         misuse(&spent, what);
-    else if (pnx__pool_forked(pool))
+    else if (valid && forked)
         pnx__pool_abandon_lease(pool, spent.slot);
-    else
+    else if (valid)
         bring_home(pool, &spent, reason, cleans);
 }
 
 static __attribute__((noinline)) void release_slowly(struct pnx_lease *lease) {
-    give_back(lease, PNX__POOL_REASONS, !lease->slot->pool->quick_release, "release");
+    struct pnx_slot *slot = lease->slot;
+    const struct pnx_pool *pool = slot->pool;
+    /* again, for systems where the look without a call says no for ever */
+    if (pool->quick_release && is_plain(pool, slot, lease->generation) && !pnx__pool_forked(pool) &&
+            pnx__pool_slot_bring(slot, lease->generation)) {
+        *lease = (struct pnx_lease){0};
+        return;
+    }
+    give_back(lease, PNX__POOL_REASONS, !pool->quick_release, "release");
 }
 
 void pnx_lease_release(struct pnx_lease *lease) {

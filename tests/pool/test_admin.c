@@ -686,6 +686,44 @@ TEST(a_forked_child_is_refused_by_each_call) {
     tear_down(pool);
 }
 
+/* Nobody in the child gives back what another thread held, or was checking. */
+static void in_the_child_of_others(void *ctx) {
+    struct forked *forked = ctx;
+    CHECK_EQ(pnx_pool_close(forked->pool, PNX_SEC), 0);
+    CHECK_EQ(mock->abandons, 2);
+    pnx_lease_release(&forked->other); /* late, and harmless */
+    CHECK_EQ(mock->abandons, 2);
+    pnx_lease_release(&forked->held); /* its own waits for it */
+    CHECK_EQ(mock->abandons, 3);
+    pnx_pool_release(&forked->pool);
+    CHECK_EQ(mock->abandons, 3);
+    CHECK_EQ(mock->closes, 0);
+    _exit(0);
+}
+
+TEST(a_fork_leaves_nothing_open_that_other_threads_held_or_checked) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS_THREADS(.max = 3, .check_after_ns = 1));
+    struct caller holder = {0}, waiter = {.release = true};
+    struct pnx_lease held = mock_acquire(pool, PNX_SEC), idle = mock_acquire(pool, PNX_SEC);
+    caller_start(&holder, pool, PNX_SEC);
+    caller_join(&holder);
+    CHECK_EQ(holder.rc, 0);
+    pnx_lease_release(&idle);
+    mock_set(mock, &mock->hold_check, true);
+    caller_start(&waiter, pool, PNX_NEVER);
+    UNTIL(pool, s.checking == 1);
+    struct forked forked = {.pool = pool, .held = held, .other = holder.lease};
+    CHECK_EQ(test_child(in_the_child_of_others, &forked), 0);
+    CHECK_EQ(mock->abandons, 0);
+    mock_set(mock, &mock->hold_check, false);
+    caller_join(&waiter);
+    CHECK_EQ(waiter.rc, 0);
+    pnx_lease_release(&held);
+    pnx_lease_release(&holder.lease);
+    tear_down(pool);
+}
+
 /* What its threads held or waited for at that moment is the parent's. */
 static void in_the_child_of_waiters(void *ctx) {
     struct forked *forked = ctx;

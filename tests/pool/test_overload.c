@@ -736,6 +736,47 @@ TEST(stress_of_callers_who_overtake_serves_all_of_them) {
     }
 }
 
+TEST(the_waits_of_late_are_smoothed_and_a_long_one_counts_for_no_more_than_some_others) {
+    static struct bare bare;
+    struct pnx__pool_waiter waiter;
+    bare_init(&bare, 0);
+    CHECK_EQ(bare.core.recent_wait, 0);
+    uint64_t lease = bare_take(&bare);
+    for (int i = 0; i < 2; i++) {
+        bare_join(&bare, &waiter);
+        waiter.since.v = (uint64_t)bare.now;
+        bare.now += i == 0 ? 16 * PNX_US : PNX_SEC;
+        bare_return(&bare, lease);
+        lease = waiter.generation;
+        CHECK_EQ(bare.core.recent_wait,
+                i == 0 ? 2 * PNX_US : 2 * PNX_US + (PNX__POOL_RECENT_MAX - 2 * PNX_US) / 8);
+    }
+    bare_return(&bare, lease);
+}
+
+static int refuse_every_seventh(void *arg, void *resource) {
+    (void)resource;
+    return __atomic_add_fetch((uint32_t *)arg, 1, __ATOMIC_RELAXED) % 7 == 0 ? -EPIPE : 0;
+}
+
+/* Who comes back from the hook has its old place, and nobody who asked later may be before it then. */
+TEST(stress_of_a_traced_pool_whose_hook_refuses_finds_no_grant_out_of_turn) {
+    uint32_t asked = 0;
+    const struct pnx_pool_hooks hooks = {
+            .size = sizeof(hooks), .arg = &asked, .before_acquire = refuse_every_seventh};
+    set_up();
+    te.virtual_time = false;
+    struct pnx_pool *pool = mock_pool(
+            &mock_bare, OPTS_THREADS(.max = 2, .flags = PNX_POOL_TRACE_ORDER, .hooks = &hooks));
+    struct barging taking = {.pool = pool, .rounds = test_slow() ? 200 : 1000};
+    do {
+        test_threads(6, barge_client, &taking);
+    } while (mock_stats(pool).waits == 0);
+    CHECK(mock_stats(pool).closed_hook > 0);
+    CHECK_EQ(mock_stats(pool).inversions, 0);
+    tear_down(pool);
+}
+
 TEST(stress_of_a_traced_pool_finds_no_grant_out_of_turn_unless_callers_may_overtake) {
     for (int barge = 0; barge <= 1; barge++) {
         set_up();
@@ -753,6 +794,20 @@ TEST(stress_of_a_traced_pool_finds_no_grant_out_of_turn_unless_callers_may_overt
 }
 
 /* ---- waits inside a lease ---- */
+
+/* Who gives back to a waiter that has not woken yet has nothing any more, though the last one who had it was this thread. */
+TEST(a_lease_that_was_handed_to_a_waiter_is_not_its_last_holders) {
+    set_up();
+    te.virtual_time = false;
+    struct pnx_pool *pool =
+            mock_pool(&mock_bare, OPTS_THREADS(.max = 1, .nested = PNX_POOL_NESTED_REFUSE));
+    struct barging taking = {.pool = pool, .rounds = test_slow() ? 500 : 3000};
+    do {
+        test_threads(2, barge_client, &taking); /* -EDEADLK would be a failure */
+    } while (mock_stats(pool).waits == 0);
+    CHECK_EQ(mock_stats(pool).nested, 0);
+    tear_down(pool);
+}
 
 TEST(a_wait_inside_a_lease_is_told_as_an_event) {
     set_up();

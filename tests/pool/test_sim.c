@@ -738,26 +738,31 @@ static void interrupt(void) {
  * taken back: each resource that was idle or on lease is abandoned once, and nothing can be had from them any more.
  */
 static void fork_step(void) {
+    enum { ME = 7 };
     uint64_t words[SLOTS], generation;
     bool abandoned[SLOTS];
     w.forks++;
     for (int i = 0; i < SLOTS; i++) {
         enum pnx__pool_state state = pnx__pool_slot_state(&w.slots[i]);
         words[i] = w.slots[i].word.v;
-        abandoned[i] = pnx__pool_slot_forsake(&w.slots[i]);
-        HOLDS(abandoned[i] == (state == PNX__POOL_IDLE), "the child abandons what is idle, only");
-        HOLDS(!abandoned[i] || resource_of(&w.slots[i])->holder == -1, "a holder's was idle");
+        bool own = state == PNX__POOL_IN_USE && dice(2);
+        w.slots[i].owner.v = pnx__pool_owner(own ? ME : ME + 1, words[i] / PNX__POOL_GENERATION);
+        abandoned[i] = pnx__pool_slot_forsake(&w.slots[i], ME);
+        HOLDS(abandoned[i] == (state == PNX__POOL_IDLE || state == PNX__POOL_CHECKING ||
+                                      (state == PNX__POOL_IN_USE && !own)),
+                "the child abandons what nobody there will give back, only");
+        HOLDS(!abandoned[i] || resource_of(&w.slots[i])->life == ALIVE, "abandoned twice");
     }
     for (int i = 0; i < CLIENTS; i++) {
         const struct client *client = &w.clients[i];
         if (client->doing != HOLDING)
             continue;
-        HOLDS(!abandoned[client->slot - w.slots], "abandoned with a lease on it");
-        HOLDS(pnx__pool_slot_spend(client->slot, client->generation), "the child's lease is good");
+        bool own = !abandoned[client->slot - w.slots];
+        HOLDS(pnx__pool_slot_spend(client->slot, client->generation) == own, "whose lease is good");
         HOLDS(!pnx__pool_slot_spend(client->slot, client->generation), "and abandoned once");
     }
     for (int i = 0; i < SLOTS; i++) {
-        HOLDS(!pnx__pool_slot_forsake(&w.slots[i]), "the child abandons twice");
+        HOLDS(!pnx__pool_slot_forsake(&w.slots[i], ME), "the child abandons twice");
         HOLDS(!pnx__pool_slot_claim(&w.slots[i], w.now, PNX_NEVER, &generation),
                 "the child gets a resource of its parent's");
     }
