@@ -58,18 +58,47 @@ static int check_kind(enum pnx_file_kind kind, const char *name, struct pnx_erro
     return 0;
 }
 
-/* Ends a mapping, also a half-built one. */
-static void dispose(struct pnx_mapping *mapping) {
+/* Nobody can be inside the bytes any more. */
+static void dispose_memory(struct pnx_fault_record *record) {
+    struct pnx_mapping *mapping = (struct pnx_mapping *)record;
     struct pnx_env env = mapping->env;
-    if (mapping->row)
-        pnx_registry_remove(mapping->registry, mapping->row);
-    pnx__stats_remove(&mapping->block);
     pnx__mapping_unload(mapping);
     pnx__os_close(&mapping->fd); /* only read from: nothing can be lost */
     pnx_budget_release(&mapping->budget);
     pnx_registry_release(&mapping->registry);
     pnx__strfree(&env, mapping->name);
     pnx__free(&env, mapping, 1, sizeof(*mapping));
+}
+
+/* Ends a mapping, also a half-built one. */
+static void dispose(struct pnx_mapping *mapping) {
+    if (mapping->row)
+        pnx_registry_remove(mapping->registry, mapping->row);
+    pnx__stats_remove(&mapping->block);
+    if (mapping->fault.head.domain)
+        pnx__fault_retire(&mapping->fault, dispose_memory);
+    else
+        dispose_memory(&mapping->fault);
+}
+
+/* Makes scopes possible. */
+static int register_pages(struct pnx_mapping *mapping, struct pnx_error *err) {
+    bool mapped = mapping->backing == PNX_BACKING_MMAP;
+    struct pnx_fault_pages pages = {
+            .base = mapped ? mapping->base : NULL,
+            .base_size = mapped ? mapping->base_size : 0,
+            .data = (unsigned char *)(uintptr_t)mapping->data,
+            .size = mapping->size,
+            .file_offset =
+                    mapping->offset - (mapped ? (uint64_t)(mapping->data - mapping->base) : 0),
+            .fd = mapped ? mapping->fd : -1,
+            .flags = mapped ? 0 : PNX_FAULT_NEVER,
+            .info = mapping->info,
+    };
+    int rc = pnx__fault_register(&mapping->fault, &pages);
+    return rc ? pnx__fail(err, rc, 0, "allocate", "mapping: cannot prepare for faults: %s",
+                        pnx_strerror(rc))
+              : 0;
 }
 
 static bool is_closed(const struct pnx_mapping *mapping) {
@@ -140,6 +169,8 @@ static int open_mapping(
         rc = pnx__mapping_load(mapping, o, err, &refused);
     else
         rc = pnx__fail(err, -ENOMEM, 0, "allocate", "mapping: no memory for its name");
+    if (!rc)
+        rc = register_pages(mapping, err);
     if (!rc)
         rc = register_row(mapping, o->site, err);
     if (rc) {

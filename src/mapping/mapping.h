@@ -14,6 +14,7 @@
 
 #include "base/atomic.h"
 #include "base/env.h"
+#include "mapping/fault_table.h"
 #include "os/file.h"
 #include "stats/stats.h"
 
@@ -34,6 +35,7 @@
  *     EMPTY:  base is NULL, size is 0, data is some address
  */
 struct pnx_mapping {
+    struct pnx_fault_record fault; /* first: see fault_table.h */
     struct pnx_a64 refs;
     struct pnx_a32 closed; /* bool; set once */
     struct pnx_env env;
