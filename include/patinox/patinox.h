@@ -13,6 +13,7 @@
 #include <patinox/guard.h>
 #include <patinox/leaks.h>
 #include <patinox/mapping.h>
+#include <patinox/mapping_windows.h>
 #include <patinox/pool.h>
 #include <patinox/pool_group.h>
 #include <patinox/query.h>
