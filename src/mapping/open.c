@@ -263,6 +263,20 @@ static int open_source(
     return 0;
 }
 
+/* A file that has bytes and no size, as those of /proc, cannot be mapped; it is not the empty file that it seems to be. */
+static int check_empty(const struct pnx_mapping *mapping, const struct pnx_source *source,
+        struct pnx_error *err) {
+    struct pnx_file_info again;
+    unsigned char byte;
+    if (mapping->mode != PNX_MAPPING_WRITE || mapping->info.size || mapping->memory)
+        return 0;
+    int64_t got = pnx__os_pread(mapping->fd, &byte, 1, 0);
+    if (got == 0 || (got > 0 && pnx__os_fstat(mapping->fd, &again) == 0 && again.size))
+        return 0; /* empty; or somebody has just begun to write to it */
+    return pnx__fail(err, -ENODEV, got < 0 ? (int)got : 0, "open",
+            "mapping: \"%.160s\" has no size, and cannot be written through memory", source->name);
+}
+
 static int examine(
         struct pnx_mapping *mapping, const struct pnx_source *source, struct pnx_error *err) {
     int rc = pnx__os_fstat(mapping->fd, &mapping->info);
@@ -357,6 +371,8 @@ static int build(struct pnx_mapping *mapping, struct pnx_source *source, int *re
     int rc = open_source(mapping, source, err);
     if (rc == 0 && !mapping->anonymous)
         rc = examine(mapping, source, err);
+    if (rc == 0 && !mapping->anonymous)
+        rc = check_empty(mapping, source, err);
     if (rc == 0 && !mapping->anonymous)
         rc = extend(mapping, source, err);
     if (rc == 0 && (o->flags & PNX_MAPPING_SNAPSHOT))

@@ -255,7 +255,7 @@ static int replace(const struct resize *resize) {
         if (rc == 0 && mapping->mode == PNX_MAPPING_PRIVATE && old.size)
             memcpy(bytes.data, old.data, old.size < bytes.size ? old.size : bytes.size);
         if (rc == 0)
-            rc = let_in(resize, &bytes, true);
+            rc = let_in(resize, &bytes, old.size > 0);
         if (rc) {
             pnx_budget_uncharge(mapping->budget, mapping->locked_charged);
             pnx__bytes_drop(mapping, &bytes);
