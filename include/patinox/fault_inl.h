@@ -54,7 +54,7 @@ struct pnx_fault_head {
 struct pnx_fault_scope {
     struct pnx_fault_head *head; /* NULL: not open */
     struct pnx_fault_scope *outer;
-    int64_t code; /* why it could not begin; in copies of the library's, what the handler has to say */
+    int64_t code; /* 0, or why it could not begin; in the library's own copies, see src/mapping/fault.h */
 };
 
 /* How a thread's record begins. */
@@ -105,6 +105,7 @@ PNX_NODISCARD static inline int pnx_fault_begin(
     }
     scope->head = head;
     scope->outer = self->scopes;
+    scope->code = 0;
     PNX_FAULT_SIGNAL_BARRIER_();
     self->scopes = scope;
     PNX_FAULT_SIGNAL_BARRIER_();
@@ -124,7 +125,6 @@ PNX_NODISCARD static inline int pnx_fault_end(struct pnx_fault_scope *scope) {
     self->scopes = scope->outer;
     PNX_FAULT_SIGNAL_BARRIER_();
     scope->head = 0;
-    scope->code = 0;
     pnx_reclaim_exit(head->domain);
     return pnx__fault_code(poison);
 }

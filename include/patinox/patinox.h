@@ -10,6 +10,7 @@
 #include <patinox/config.h>
 #include <patinox/error.h>
 #include <patinox/executor.h>
+#include <patinox/fault.h>
 #include <patinox/guard.h>
 #include <patinox/leaks.h>
 #include <patinox/mapping.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mapping/fault.c - scopes: the long halves of patinox/fault_inl.h.
+ * mapping/fault.c - scopes: the long halves of patinox/fault_inl.h, checked ends, scopes around a function.
  */
 #include "mapping/fault.h"
 
@@ -23,6 +23,32 @@ static int refuse(struct pnx_fault_scope *scope, int code) {
     return code;
 }
 
+static void push(
+        struct pnx_fault_head *head, struct pnx_fault_thread *self, struct pnx_fault_scope *scope) {
+    *scope = (struct pnx_fault_scope){.head = head, .outer = self->scopes};
+    PNX_FAULT_SIGNAL_BARRIER_();
+    self->scopes = scope;
+    PNX_FAULT_SIGNAL_BARRIER_();
+}
+
+/* One try: 0, or why no scope can begin; -EAGAIN when it has yet to be decided who handles faults. */
+static int try_begin(
+        struct pnx_fault_head *head, struct pnx_fault_thread *self, struct pnx_fault_scope *scope) {
+    pnx_reclaim_enter(head->domain);
+    /* Acquire, relaxed: as fault.begin_ready, fault.begin_may, fault.begin_poison. */
+    const struct pnx_a32 *ready = pnx_load(&head->ready, PNX_ACQUIRE, "fault.slow_ready");
+    uint32_t may = pnx_load(ready, PNX_RELAXED, "fault.slow_may");
+    uint64_t poison = pnx_load(&head->poison, PNX_RELAXED, "fault.slow_poison");
+    int rc = pnx__fault_code(poison);
+    if (rc == 0 && !may)
+        rc = ready == &pnx__fault_suspended ? -EBUSY : -EAGAIN;
+    if (rc)
+        pnx_reclaim_exit(head->domain);
+    else
+        push(head, self, scope);
+    return rc;
+}
+
 int pnx_fault_begin_slow_(struct pnx_mapping *mapping, struct pnx_fault_scope *scope) {
     struct pnx_fault_head *head = (struct pnx_fault_head *)(void *)mapping;
     if (!head || !scope)
@@ -30,23 +56,13 @@ int pnx_fault_begin_slow_(struct pnx_mapping *mapping, struct pnx_fault_scope *s
     struct pnx_fault_thread *self = (struct pnx_fault_thread *)(void *)pnx__thread();
     if (!self)
         return refuse(scope, -ENOMEM);
-    pnx_reclaim_enter(head->domain);
-    /* Acquire: as fault.begin_ready. */
-    const struct pnx_a32 *ready = pnx_load(&head->ready, PNX_ACQUIRE, "fault.slow_ready");
-    uint64_t poison = pnx_load(&head->poison, PNX_RELAXED, "fault.slow_poison");
-    int rc = pnx__fault_code(poison);
-    if (rc == 0 && !pnx_load(ready, PNX_RELAXED, "fault.slow_may"))
-        rc = ready == &pnx__fault_suspended ? -EBUSY : -ENOTSUP;
-    if (rc) {
-        pnx_reclaim_exit(head->domain);
-        return refuse(scope, rc);
+    int rc = try_begin(head, self, scope);
+    while (rc == -EAGAIN) {
+        rc = pnx__fault_decide();
+        if (rc == 0)
+            rc = try_begin(head, self, scope); /* once more if it was undone at once */
     }
-    scope->head = head;
-    scope->outer = self->scopes;
-    PNX_FAULT_SIGNAL_BARRIER_();
-    self->scopes = scope;
-    PNX_FAULT_SIGNAL_BARRIER_();
-    return 0;
+    return rc ? refuse(scope, rc) : 0;
 }
 
 int pnx_fault_end_slow_(struct pnx_fault_scope *scope) {
@@ -70,4 +86,56 @@ int pnx_fault_end_slow_(struct pnx_fault_scope *scope) {
     *scope = (struct pnx_fault_scope){0};
     pnx_reclaim_exit(head->domain);
     return pnx__fault_code(poison);
+}
+
+/* Whether the file is as it was; nothing to ask for a mapping that is none of a file. */
+static int check_file(const struct pnx_fault_record *record) {
+    struct pnx_file_info now;
+    if (record->pages.flags & PNX_FAULT_NEVER)
+        return 0;
+    /* The scope's reads come before the question; what the answer rests on, the kernel has ordered. */
+    pnx_fence(PNX_ACQUIRE, "fault.check_fence");
+    int rc = pnx__os_fstat(record->pages.fd, &now);
+    if (rc)
+        return rc;
+    return pnx__fault_same(record, &now) ? 0 : -ESTALE;
+}
+
+int pnx_fault_end_checked(struct pnx_fault_scope *scope) {
+    if (!scope || !scope->head)
+        return pnx_fault_end_slow_(scope);
+    int changed = check_file((const struct pnx_fault_record *)(const void *)scope->head);
+    int rc = pnx_fault_end(scope);
+    return rc ? rc : changed;
+}
+
+void pnx_fault_leave(struct pnx_fault_scope *scope) {
+    if (!scope || !scope->head)
+        return;
+    int rc = pnx_fault_end(scope);
+    (void)rc; /* nobody wants to know */
+}
+
+int pnx_fault_run(struct pnx_mapping *mapping, pnx_fault_fn *fn, void *ctx) {
+    struct pnx_fault_scope scope;
+    if (!fn)
+        return -EINVAL;
+    int rc = pnx_fault_begin(mapping, &scope);
+    if (rc)
+        return rc;
+    int result = fn(ctx);
+    rc = pnx_fault_end(&scope);
+    return rc ? rc : result;
+}
+
+int pnx_fault_run_checked(struct pnx_mapping *mapping, pnx_fault_fn *fn, void *ctx) {
+    struct pnx_fault_scope scope;
+    if (!fn)
+        return -EINVAL;
+    int rc = pnx_fault_begin(mapping, &scope);
+    if (rc)
+        return rc;
+    int result = fn(ctx);
+    rc = pnx_fault_end_checked(&scope);
+    return rc ? rc : result;
 }

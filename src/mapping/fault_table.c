@@ -37,6 +37,7 @@ static void fork_done(void) {
 
 static void start(void) {
     pnx__at_fork(PNX_RANK_FAULT, fork_prepare, fork_done, fork_done);
+    pnx__fault_stats_start();
 }
 
 void pnx__fault_lock(void) {
@@ -92,6 +93,11 @@ bool pnx__fault_leave_domain(struct pnx_reclaim **ret_domain) {
     return idle;
 }
 
+pnx_ns pnx_fault_tick(pnx_ns now) {
+    struct pnx_reclaim *of = pnx__fault_domain();
+    return of ? pnx_reclaim_tick(of, now) : PNX_NEVER;
+}
+
 struct pnx_reclaim *pnx__fault_domain(void) {
     pnx__fault_lock();
     struct pnx_reclaim *found = domain;
@@ -106,6 +112,7 @@ static bool can_fault(const struct pnx_fault_pages *pages) {
 /* Fills what depends on the pages; nobody looks. */
 static void describe(struct pnx_fault_record *record, const struct pnx_fault_pages *pages) {
     uintptr_t mask = (uintptr_t)pnx__os_page_size() - 1;
+    record->page = (size_t)mask + 1;
     record->pages = *pages;
     record->head.data = pages->data;
     record->head.size = pages->size;

@@ -52,6 +52,7 @@ struct pnx_fault_record {
     /* Fixed as long as a scope is open. */
     struct pnx_fault_pages pages;
     struct pnx_range *range; /* NULL when it can never fault */
+    size_t page;             /* of the system's: bytes */
     /* Any thread, atomically. */
     struct pnx_a64 faults;    /* loads and stores that have faulted, also in copies */
     struct pnx_a64 io_faults; /* ... of them, pages replaced one by one */

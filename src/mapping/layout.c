@@ -5,12 +5,16 @@
  *   P1  A layout whose own numbers make no sense is refused before anything is opened.
  *   P2  Every check looks at bytes that the mapping has; one that would not fit is PNX_E_FORMAT.
  *   P3  The user's functions run with no lock held, inside an access scope: content that is cut meanwhile is an error.
+ *       Not so where faults are refused, nor when a PRIVATE mapping is resized.
  */
 #include "mapping/mapping.h"
 
 #include "base/options.h"
+#include "mapping/open.h"
 #include "os/mutex.h"
 #include "os/thread.h"
+
+#include <patinox/fault.h>
 
 #include <assert.h>
 #include <inttypes.h>
@@ -158,10 +162,8 @@ static int call(
     return fn(ctx, view);
 }
 
-int pnx__layout_check(
+static int check(
         struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes, struct pnx_error *err) {
-    if (!mapping->has_layout)
-        return 0;
     struct pnx_view view = pnx__view_of(mapping, bytes);
     int rc = check_magic(mapping, &view, err);
     if (rc == 0)
@@ -176,10 +178,66 @@ int pnx__layout_check(
     return rc;
 }
 
-int pnx__layout_init(struct pnx_mapping *mapping, struct pnx_error *err) {
-    const struct pnx_layout *l = &mapping->layout;
+/* Begins a scope for looking at the bytes; where faults are not handled, nothing. */
+static int begin(
+        struct pnx_mapping *mapping, struct pnx_fault_scope *scope, struct pnx_error *err) {
+    int rc = pnx_fault_begin(mapping, scope);
+    if (rc == 0 || rc == -ENOTSUP)
+        return 0;
+    return pnx__fail(err, rc, 0, "layout", "mapping: \"%.80s\": cannot look at the bytes: %s (%d)",
+            mapping->name, pnx_strerror(rc), -rc);
+}
+
+/* Ends it: what was found in bytes that have got lost does not count. */
+static int end(
+        struct pnx_mapping *mapping, struct pnx_fault_scope *scope, int rc, struct pnx_error *err) {
+    int lost = scope->head ? pnx_fault_end(scope) : 0;
+    if (lost)
+        return pnx__fail(err, lost, 0, "layout", "mapping: \"%.80s\": its bytes got lost: %s (%d)",
+                mapping->name, pnx_strerror(lost), -lost);
+    return rc;
+}
+
+int pnx__layout_check(struct pnx_mapping *mapping, struct pnx_error *err) {
+    struct pnx_fault_scope scope = {0};
     if (!mapping->has_layout)
         return 0;
+    int rc = begin(mapping, &scope, err);
+    if (rc)
+        return rc;
+    rc = check(mapping, &mapping->bytes, err);
+    return end(mapping, &scope, rc, err);
+}
+
+int pnx__layout_check_next(
+        struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes, struct pnx_error *err) {
+    if (!mapping->has_layout)
+        return 0;
+    bool own = mapping->anonymous || mapping->mode == PNX_MAPPING_PRIVATE;
+    if (own || bytes->backing != PNX_BACKING_MMAP)
+        return check(mapping, bytes, err);
+    /* The new bytes are in no table yet, so nobody would catch a fault there: the same ones are looked at elsewhere. */
+    struct pnx_mapping_opts opts = {
+            .size = sizeof(opts),
+            .name = mapping->name,
+            .env = &mapping->env,
+            .registry = pnx_registry_off(),
+            .stats = pnx_stats_off(),
+            .budget = pnx_budget_off(),
+            .layout = &mapping->layout,
+            .offset = mapping->offset,
+            .length = bytes->size,
+            .flags = PNX_MAPPING_NO_COPY,
+    };
+    struct pnx_source source = {.kind = PNX_SOURCE_FD, .fd = mapping->fd, .name = mapping->name};
+    struct pnx_mapping *look = NULL;
+    int rc = pnx__mapping_open(&source, &opts, err, &look);
+    pnx_mapping_release(&look);
+    return rc;
+}
+
+static int write_beginning(struct pnx_mapping *mapping, struct pnx_error *err) {
+    const struct pnx_layout *l = &mapping->layout;
     struct pnx_view view = pnx__view_of(mapping, &mapping->bytes);
     if (l->magic_size && pnx_view_holds(&view, l->magic_offset, l->magic_size))
         memcpy(mapping->bytes.data + l->magic_offset, l->magic, l->magic_size);
@@ -191,4 +249,15 @@ int pnx__layout_init(struct pnx_mapping *mapping, struct pnx_error *err) {
         return 0;
     int returned = call(l->init, l->ctx, &view);
     return from_user(mapping, returned, returned < 0 ? returned : -EINVAL, "init", err);
+}
+
+int pnx__layout_init(struct pnx_mapping *mapping, struct pnx_error *err) {
+    struct pnx_fault_scope scope = {0};
+    if (!mapping->has_layout)
+        return 0;
+    int rc = begin(mapping, &scope, err);
+    if (rc)
+        return rc;
+    rc = write_beginning(mapping, err);
+    return end(mapping, &scope, rc, err);
 }

@@ -7,7 +7,9 @@
  */
 #include "mapping/mapping.h"
 
-#include "os/extent.h"
+#include "os/lost.h"
+
+#include <patinox/fault.h>
 
 #include <string.h>
 
@@ -155,10 +157,15 @@ int pnx_mapping_changed(struct pnx_mapping *mapping) {
     return pnx__file_same(&look.seen, &now, mapping->mode) ? 0 : stale(mapping);
 }
 
-/* Copies from the pages themselves, which are not those of the file. */
-static int copy_pages(const void *from, void *to, size_t n) {
-    int rc = pnx__os_copy_memory(to, from, n);
-    return rc == -EFAULT ? -EIO : rc;
+/* Copies from the pages themselves, which are not those of the file, or for which there is no descriptor. */
+static int copy_pages(struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes,
+        uint64_t offset, void *to, size_t n) {
+    int rc = pnx__os_copy_by_system(to, bytes->data + offset, n, false);
+    if (rc == -ENOTSUP) /* a sandbox forbids it */
+        return pnx_fault_copy_out(mapping, offset, to, n);
+    if (rc == -EFAULT)
+        return mapping->fd < 0 ? stale(mapping) : -EIO;
+    return rc;
 }
 
 static int copy_out(struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes,
@@ -168,7 +175,7 @@ static int copy_out(struct pnx_mapping *mapping, const struct pnx_mapping_bytes 
         return 0;
     }
     if (mapping->mode == PNX_MAPPING_PRIVATE || mapping->fd < 0)
-        return copy_pages(bytes->data + offset, dst, n);
+        return copy_pages(mapping, bytes, offset, dst, n);
     int64_t got = pnx__os_pread_full(mapping->fd, dst, n, mapping->offset + offset);
     if (got < 0)
         return (int)got;

@@ -187,8 +187,10 @@ int pnx__layout_take(
         struct pnx_mapping *mapping, const struct pnx_layout *layout, struct pnx_error *err);
 /* Writes what a fresh file begins with. */
 int pnx__layout_init(struct pnx_mapping *mapping, struct pnx_error *err);
-/* Whether bytes hold what the layout says.  Calls the user's validate. */
-int pnx__layout_check(
+/* Whether the bytes hold what the layout says.  Calls the user's validate. */
+int pnx__layout_check(struct pnx_mapping *mapping, struct pnx_error *err);
+/* The same for bytes that the mapping is going to have. */
+int pnx__layout_check_next(
         struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes, struct pnx_error *err);
 
 /* ---- view.c ---- */

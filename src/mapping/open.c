@@ -264,8 +264,8 @@ static int open_source(
 }
 
 /* A file that has bytes and no size, as those of /proc, cannot be mapped; it is not the empty file that it seems to be. */
-static int check_empty(const struct pnx_mapping *mapping, const struct pnx_source *source,
-        struct pnx_error *err) {
+static int check_empty(
+        const struct pnx_mapping *mapping, const struct pnx_source *source, struct pnx_error *err) {
     struct pnx_file_info again;
     unsigned char byte;
     if (mapping->mode != PNX_MAPPING_WRITE || mapping->info.size || mapping->memory)
@@ -351,7 +351,7 @@ static int fill(
     if (rc == 0 && (source->fresh || mapping->anonymous))
         rc = pnx__layout_init(mapping, err);
     if (rc == 0)
-        rc = pnx__layout_check(mapping, &mapping->bytes, err);
+        rc = pnx__layout_check(mapping, err);
     if (rc == 0 && (flags & PNX_MAPPING_POPULATE)) {
         rc = pnx_mapping_populate(mapping, 0, mapping->bytes.size,
                 mapping->mode == PNX_MAPPING_READ ? PNX_POPULATE_READ : PNX_POPULATE_WRITE);

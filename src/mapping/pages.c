@@ -8,6 +8,7 @@
 #include "mapping/mapping.h"
 
 #include "os/extent.h"
+#include "os/lost.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -100,7 +101,7 @@ static int populate(const struct pnx_mapping *mapping, const struct pnx_mapping_
     size_t length;
     unsigned char *at = pages_of(bytes, offset, n, &length);
     for (int again = 0;; again++) {
-        int rc = pnx__os_populate(at, length, write);
+        int rc = pnx__os_populate((uintptr_t)at, length, write);
         if (rc == -EINVAL || rc == -ENOSYS)
             return mapping->anonymous || bytes->paged ? 1 : read_through(mapping, offset, n);
         if (rc == -EFAULT)

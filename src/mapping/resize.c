@@ -145,7 +145,7 @@ static int grow_in_place(const struct resize *resize) {
     int rc = pnx__bytes_grow(mapping, &bytes, resize->n, resize->err);
     if (rc)
         return rc;
-    rc = pnx__layout_check(mapping, &bytes, resize->err);
+    rc = pnx__layout_check_next(mapping, &bytes, resize->err);
     size_t locked = mapping->locked;
     if (rc == 0)
         rc = charge_lock(resize, &bytes, old);
@@ -174,7 +174,7 @@ static int shrink_in_place(const struct resize *resize) {
     struct pnx_mapping_bytes bytes = mapping->bytes;
     size_t old = bytes.base_size;
     bytes.size = resize->n;
-    int rc = pnx__layout_check(mapping, &bytes, resize->err);
+    int rc = pnx__layout_check_next(mapping, &bytes, resize->err);
     if (rc == 0)
         rc = shut_out(resize, true);
     if (rc)
@@ -210,7 +210,7 @@ static int move_pages(const struct resize *resize) {
     if (rc)
         (void)fail(resize, rc, rc, "the budget refuses more locked bytes");
     else
-        rc = pnx__layout_check(mapping, &bytes, resize->err);
+        rc = pnx__layout_check_next(mapping, &bytes, resize->err);
     if (rc == 0)
         mapping->locked_charged += cost;
     if (rc) {
@@ -225,7 +225,7 @@ static int move_pages(const struct resize *resize) {
 /* Locks the new bytes as the old ones were, and shuts everybody out of those. */
 static int prepare(const struct resize *resize, const struct pnx_mapping_bytes *bytes, bool lock) {
     struct pnx_mapping *mapping = resize->mapping;
-    int rc = pnx__layout_check(mapping, bytes, resize->err);
+    int rc = pnx__layout_check_next(mapping, bytes, resize->err);
     if (rc == 0 && lock)
         rc = pnx__lock_bytes(mapping, bytes, 0, resize->err);
     if (rc == 0)

@@ -12,17 +12,8 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/uio.h>
-#include <unistd.h>
-
-/* Newer than the oldest headers that are built with. */
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ  22
-#define MADV_POPULATE_WRITE 23
-#endif
 
 #define HUGE ((size_t)2 << 20) /* on x86-64, and on arm64 with small pages of 4 KiB */
 
@@ -85,10 +76,6 @@ int pnx__os_policy(void *base, size_t n, enum pnx_os_policy policy) {
             [PNX_OS_HUGE] = MADV_HUGEPAGE,
     };
     return advise("policy", base, n, words[policy]);
-}
-
-int pnx__os_populate(void *base, size_t n, bool write) {
-    return advise("populate", base, n, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 }
 
 int pnx__os_lock_pages(void *base, size_t n) {
@@ -161,21 +148,4 @@ int pnx__os_map_counts(uint64_t *ret_have, uint64_t *ret_most) {
 
 size_t pnx__os_huge_page_size(void) {
     return HUGE;
-}
-
-int pnx__os_copy_memory(void *to, const void *from, size_t n) {
-    for (size_t done = 0; done < n;) {
-        struct iovec local = {.iov_base = (char *)to + done, .iov_len = n - done};
-        struct iovec remote = {.iov_base = (char *)(uintptr_t)from + done, .iov_len = n - done};
-        int injected = PNX_OS_FAULT("copy_memory");
-        if (injected)
-            return injected;
-        ssize_t moved = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-        if (moved < 0)
-            return -errno;
-        if (moved == 0)
-            return -EFAULT;
-        done += (size_t)moved;
-    }
-    return 0;
 }

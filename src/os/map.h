@@ -44,10 +44,6 @@ enum pnx_os_policy {
 };
 int pnx__os_policy(void *base, size_t n, enum pnx_os_policy policy);
 
-/* Brings pages in, for stores too if write ("populate").  -EFAULT where a touch would raise SIGBUS, -EINVAL when the
- * system does not know how. */
-int pnx__os_populate(void *base, size_t n, bool write);
-
 /* Keeps pages in memory ("mlock").  Unlocking cannot fail. */
 int pnx__os_lock_pages(void *base, size_t n);
 void pnx__os_unlock_pages(void *base, size_t n);
@@ -62,9 +58,5 @@ int pnx__os_map_counts(uint64_t *ret_have, uint64_t *ret_most);
 
 /* Bytes in a huge page, a power of two; 0 when there are none. */
 size_t pnx__os_huge_page_size(void);
-
-/* Copies memory by the system, so that a page that cannot be had is -EFAULT, not a signal ("copy_memory").  -EPERM or
- * -ENOSYS where that is forbidden. */
-int pnx__os_copy_memory(void *to, const void *from, size_t n);
 
 #endif
