@@ -37,6 +37,8 @@ STACKS = {"parking_lot-stack": "rust", "pthread-stack": POOL_PEERS}
 RUST_POOLS = ("r2d2", "deadpool", "bb8")
 POOL_BOUNDED = {**POOL, "patinox-bounded": "bench_pool_static"}
 IN_ORDER = Target("patinox", 0, unit="inversions")
+FILES = {"patinox": "bench_files_static", "patinox-so": "bench_files_shared"}
+FILES_PEERS, FILE = "bench_files_peers", {"file": "1 GiB, in the page cache"}
 SQLITE, SQLITE_PEERS = "bench_pool_sqlite_static", "bench_pool_sqlite_peers"
 
 
@@ -130,6 +132,17 @@ CASES = {
         ours={**RESOURCE, "patinox-flow": "bench_resource_static", "patinox-asleep": "bench_resource_static"}),
     "resource/enumerate": case(
         {"rows": 1_000_000}, {"memcpy": RESOURCE_PEERS}, [("patinox", 3.0, "memcpy", None)], ours=RESOURCE),
+    # The C programs make the file, so they stand before Rust's.
+    "map/scan-warm": case(
+        {**FILE, "record_bytes": 32}, {"c-mmap": FILES_PEERS, "memmap2": "rust"}, [("patinox", 1.02, "c-mmap")],
+        ours=FILES, threads=(1,)),
+    "map/random-get": case(
+        {**FILE, "record_bytes": 32}, {"c-mmap": FILES_PEERS, "memmap2": "rust"}, [("patinox", 1.05, "c-mmap")],
+        ours=FILES, threads=(1,)),
+    "map/scan-fresh": case(
+        {**FILE, "piece_mib": 64},
+        {**dict.fromkeys(("c-mmap", "c-mmap-populate", "gmappedfile", "read-1m"), FILES_PEERS), "memmap2": "rust"},
+        [("patinox", 1.0, "best")], ours=FILES, threads=(1,)),
 }
 
 

@@ -188,7 +188,8 @@ void pnx__mapping_put(
 
 struct pnx_view pnx__view_of(
         const struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes) {
-    bool writable = mapping->mode != PNX_MAPPING_READ && !(mapping->seals & PNX_SEAL_WRITE);
+    bool writable = mapping->mode == PNX_MAPPING_PRIVATE ||
+                    (mapping->mode == PNX_MAPPING_WRITE && !(mapping->seals & PNX_SEAL_WRITE));
     return (struct pnx_view){
             .p = bytes->data,
             .n = bytes->size,

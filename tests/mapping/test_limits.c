@@ -50,7 +50,7 @@ TEST_LIMIT(sixty_thousand_mappings_and_then_a_clear_error_at_the_systems_limit, 
     CHECK_EQ(pnx_fault_begin(all[59999], &scope), 0);
     volatile const unsigned char *p = pnx_view_all(all[59999]).p;
     (void)*p;
-    CHECK_EQ(pnx_fault_end(&scope), -ESTALE);
+    CHECK_EQ(pnx_fault_end(&scope), -EIO); /* without a descriptor nobody can say why */
     for (uint64_t i = 0; i < n; i++)
         pnx_mapping_release(&all[i]);
     free(all);

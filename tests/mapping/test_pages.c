@@ -109,7 +109,7 @@ TEST(a_limit_on_locked_memory_is_named_with_its_value) {
     struct rlimit limit = {.rlim_cur = 65536, .rlim_max = 65536};
     CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
     if (geteuid() == 0) { /* root has no limit: be somebody else */
-        CHECK(chmod(test_dir(), 0755) == 0);
+        CHECK(chmod(test_dir(), 0755) == 0 && chmod(path, 0644) == 0);
         CHECK(setuid(65534) == 0);
     }
     struct pnx_budget *budget = purse(0);
