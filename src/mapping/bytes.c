@@ -8,6 +8,7 @@
  */
 #include "mapping/mapping.h"
 
+#include "os/lost.h"
 #include "os/thread.h"
 
 #include <inttypes.h>
@@ -95,7 +96,7 @@ static int no_memory(struct pnx_error *err, size_t bytes, int cause) {
 static int make_room(struct pnx_mapping *mapping, size_t n, struct pnx_mapping_bytes *ret_bytes,
         struct pnx_error *err) {
     struct pnx_mapping_bytes bytes = {.backing = PNX_BACKING_COPY};
-    bytes.paged = mapping->flags & (POLICIES | PNX_MAPPING_LOCK);
+    bytes.paged = (mapping->flags & POLICIES) || mapping->lasting;
     bytes.base_size = bytes.paged ? round_up(n, pnx__os_page_size()) : n;
     int rc = charge(mapping, bytes.base_size, err);
     if (rc)
@@ -361,10 +362,35 @@ void pnx__bytes_shrink(struct pnx_mapping *mapping, struct pnx_mapping_bytes *by
     bytes->base_size = pages;
 }
 
+/*
+ * For pages that cannot be moved as they are: where the system has no such call, or keeps them as several mappings.  The
+ * content is copied by the system, since pages of a file may be lost.
+ */
+static int move_by_copying(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes, size_t n) {
+    struct pnx_mapping_bytes moved;
+    size_t keep = bytes->size < n ? bytes->size : n;
+    int refused;
+    int rc = pnx__bytes_map(mapping, &moved, n, &refused, NULL);
+    if (rc)
+        return rc;
+    if (mapping->anonymous)
+        memcpy(moved.data, bytes->data, keep);
+    else
+        rc = pnx__os_copy_by_system(moved.data, bytes->data, keep, false);
+    if (rc == 0 && mapping->locked)
+        rc = pnx__os_lock_pages(moved.base, moved.base_size);
+    if (rc) {
+        pnx__bytes_drop(mapping, &moved);
+        return rc;
+    }
+    pnx__bytes_drop(mapping, bytes);
+    *bytes = moved;
+    return 0;
+}
+
 int pnx__bytes_move(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes, size_t n) {
-    if (bytes->backing != PNX_BACKING_MMAP || bytes->huge == PNX_HUGE_PAGES || n == 0 ||
-            n > PTRDIFF_MAX - 2 * pnx__os_huge_page_size())
-        return -ENOTSUP;
+    if (n > PTRDIFF_MAX - 2 * pnx__os_huge_page_size())
+        return -EFBIG;
     size_t pages = pages_for(mapping, bytes, n), more = pages - bytes->base_size;
     size_t cost = bytes->charged ? more : 0;
     int rc = pnx_budget_charge(mapping->budget, cost, 0);
@@ -372,9 +398,14 @@ int pnx__bytes_move(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes
         return rc;
     void *base = NULL;
     rc = pnx__os_remap(bytes->base, bytes->base_size, pages, &base);
+    if (rc == -EFAULT) {
+        /* Advice for a part has made several mappings of one. */
+        (void)pnx__os_advise(bytes->base, bytes->base_size, PNX_OS_ADVICE_NORMAL);
+        rc = pnx__os_remap(bytes->base, bytes->base_size, pages, &base);
+    }
     if (rc) {
         pnx_budget_uncharge(mapping->budget, cost);
-        return rc;
+        return rc == -EFAULT || rc == -ENOTSUP ? move_by_copying(mapping, bytes, n) : rc;
     }
     /* The rest of the address space that was kept stays behind. */
     if (bytes->reserved > bytes->base_size)

@@ -100,6 +100,7 @@ struct pnx_mapping {
 
     /* Only for whoever has set changing. */
     struct pnx_file_info info; /* the file, as the bytes were got from it */
+    bool lasting;              /* whatever pages there are, they are to be locked */
     size_t locked;             /* bytes */
     size_t locked_charged;     /* ... of which the budget heard only because of that */
     uint32_t seals;
@@ -148,7 +149,7 @@ bool pnx__bytes_fits(const struct pnx_mapping *mapping, size_t n);
 int pnx__bytes_grow(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes, size_t n,
         struct pnx_error *err);
 void pnx__bytes_shrink(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes, size_t n);
-/* -ENOTSUP and the like when it cannot be moved, and has to be mapped anew. */
+/* Makes pages longer that are not those of the file, with their content, wherever there is room. */
 int pnx__bytes_move(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes, size_t n);
 
 /* Gives back whatever there is. */

@@ -136,6 +136,7 @@ static int make(
                     : mapping->memory  ? PNX_MAPPING_WRITE
                                        : (enum pnx_mapping_mode)o->mode;
     mapping->flags = o->flags;
+    mapping->lasting = o->flags & PNX_MAPPING_LOCK;
     mapping->generation = pnx__fork_generation();
     mapping->offset = o->offset;
     mapping->reserve = o->reserve;
@@ -346,7 +347,7 @@ static int fill(
         struct pnx_mapping *mapping, const struct pnx_source *source, struct pnx_error *err) {
     int rc = 0;
     uint32_t flags = mapping->flags;
-    if (flags & PNX_MAPPING_LOCK)
+    if (mapping->lasting)
         rc = pnx__lock_bytes(mapping, &mapping->bytes, 0, err);
     if (rc == 0 && (source->fresh || mapping->anonymous))
         rc = pnx__layout_init(mapping, err);

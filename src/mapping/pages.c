@@ -190,6 +190,8 @@ int pnx_mapping_lock(struct pnx_mapping *mapping, struct pnx_error *err) {
                 err, rc, 0, "lock", "mapping: cannot lock from here: %s", pnx_strerror(rc));
     if (!mapping->locked)
         rc = pnx__lock_bytes(mapping, &mapping->bytes, 0, err);
+    if (rc == 0)
+        mapping->lasting = true;
     show_locked(mapping);
     pnx__mapping_changed(mapping);
     return rc;
@@ -201,6 +203,7 @@ void pnx_mapping_unlock(struct pnx_mapping *mapping) {
     if (mapping->locked)
         pnx__os_unlock_pages(mapping->bytes.base, mapping->bytes.base_size);
     size_t charged = mapping->locked_charged;
+    mapping->lasting = false;
     mapping->locked = mapping->locked_charged = 0;
     show_locked(mapping);
     pnx__mapping_changed(mapping);

@@ -91,7 +91,7 @@ static int check(struct resize *resize, uint64_t length) {
 
 static int charge_lock(
         const struct resize *resize, const struct pnx_mapping_bytes *bytes, size_t from) {
-    if (!resize->mapping->locked && !(resize->mapping->flags & PNX_MAPPING_LOCK))
+    if (!resize->mapping->lasting)
         return 0;
     return pnx__lock_bytes(resize->mapping, bytes, from, resize->err);
 }
@@ -137,6 +137,21 @@ static int let_in(const struct resize *resize, const struct pnx_mapping_bytes *b
     return 0;
 }
 
+static int truncate_file(const struct resize *resize) {
+    if (!(resize->flags & PNX_RESIZE_TRUNCATE) || resize->file.size <= resize->end)
+        return 0;
+    int rc = pnx__os_ftruncate(resize->mapping->fd, resize->end);
+    return rc ? fail(resize, rc, rc, "the file cannot be cut") : 0;
+}
+
+/* Cuts the file if that was asked for, while everybody is shut out; who are let in again if it fails. */
+static int truncate_or_resume(const struct resize *resize) {
+    int rc = truncate_file(resize);
+    if (rc)
+        (void)pnx__fault_resume(&resize->mapping->fault, NULL);
+    return rc;
+}
+
 /* Within the address space that is there: views stay valid. */
 static int grow_in_place(const struct resize *resize) {
     struct pnx_mapping *mapping = resize->mapping;
@@ -151,6 +166,8 @@ static int grow_in_place(const struct resize *resize) {
         rc = charge_lock(resize, &bytes, old);
     if (rc == 0) {
         rc = shut_out(resize, false);
+        if (rc == 0)
+            rc = truncate_or_resume(resize);
         if (rc)
             forget_locked(mapping, mapping->locked - locked);
     }
@@ -160,13 +177,6 @@ static int grow_in_place(const struct resize *resize) {
         return rc;
     }
     return let_in(resize, &bytes, false);
-}
-
-static int truncate_file(const struct resize *resize) {
-    if (!(resize->flags & PNX_RESIZE_TRUNCATE) || resize->file.size <= resize->end)
-        return 0;
-    int rc = pnx__os_ftruncate(resize->mapping->fd, resize->end);
-    return rc ? fail(resize, rc, rc, "the file cannot be cut") : 0;
 }
 
 static int shrink_in_place(const struct resize *resize) {
@@ -179,11 +189,9 @@ static int shrink_in_place(const struct resize *resize) {
         rc = shut_out(resize, true);
     if (rc)
         return rc;
-    rc = truncate_file(resize);
-    if (rc) {
-        (void)pnx__fault_resume(&mapping->fault, NULL);
+    rc = truncate_or_resume(resize);
+    if (rc)
         return rc;
-    }
     pnx__bytes_shrink(mapping, &bytes, resize->n);
     if (mapping->locked)
         forget_locked(mapping, old - bytes.base_size);
@@ -230,12 +238,7 @@ static int prepare(const struct resize *resize, const struct pnx_mapping_bytes *
         rc = pnx__lock_bytes(mapping, bytes, 0, resize->err);
     if (rc == 0)
         rc = shut_out(resize, mapping->bytes.size > 0); /* no view of nothing can be hurt */
-    if (rc || bytes->size >= mapping->bytes.size)
-        return rc;
-    rc = truncate_file(resize);
-    if (rc)
-        (void)pnx__fault_resume(&mapping->fault, NULL);
-    return rc;
+    return rc ? rc : truncate_or_resume(resize);
 }
 
 /* Gets other bytes, and gives up those that were there. */
@@ -251,7 +254,7 @@ static int replace(const struct resize *resize) {
     int rc = pnx__mapping_load(mapping, resize->n, resize->to_end, &bytes, &refused, resize->err);
     mapping->locked = mapping->locked_charged = 0;
     if (rc == 0) {
-        rc = prepare(resize, &bytes, locked || (mapping->flags & PNX_MAPPING_LOCK));
+        rc = prepare(resize, &bytes, mapping->lasting);
         if (rc == 0 && mapping->mode == PNX_MAPPING_PRIVATE && old.size)
             memcpy(bytes.data, old.data, old.size < bytes.size ? old.size : bytes.size);
         if (rc == 0)
@@ -277,11 +280,9 @@ static int stay(const struct resize *resize) {
     int rc = shut_out(resize, false);
     if (rc)
         return rc;
-    rc = truncate_file(resize);
-    if (rc) {
-        (void)pnx__fault_resume(&resize->mapping->fault, NULL);
+    rc = truncate_or_resume(resize);
+    if (rc)
         return rc;
-    }
     const struct pnx_mapping_bytes bytes = resize->mapping->bytes;
     return let_in(resize, &bytes, false);
 }

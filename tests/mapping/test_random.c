@@ -249,11 +249,12 @@ static void do_resize(struct expected *e) {
         CHECK(!e->anonymous && e->mode != PNX_MAPPING_WRITE && file_n == 0); /* nothing to read */
     } else {
         CHECK_MSG(rc == 0, "%s: %s", pnx_errname(rc), err.message);
+        bool copy = pnx_mapping_backing(e->mapping) == PNX_BACKING_COPY;
         bool kept = e->own && (e->anonymous || e->mode == PNX_MAPPING_PRIVATE);
         if (kept && length > e->n) {
             if (e->anonymous)
                 memset(e->own + e->n, 0, length - e->n);
-            else
+            else if (copy) /* pages have the rest already, be it the file's or their own */
                 memcpy(e->own + e->n, file + e->offset + e->n, length - e->n);
         }
         if (info_of(e->mapping).epoch != epoch)
@@ -269,7 +270,6 @@ static void do_resize(struct expected *e) {
         for (size_t page = emptied ? 0 : (e->offset % PAGE + length + PAGE - 1) / PAGE;
                 page < MOST / PAGE + 2; page++)
             e->dirty[page] = false; /* given up with what was in it */
-        bool copy = pnx_mapping_backing(e->mapping) == PNX_BACKING_COPY;
         if (!kept) {
             free(e->own);
             e->own = NULL;
@@ -277,6 +277,8 @@ static void do_resize(struct expected *e) {
                 keep_content(e);
         }
         e->copy = copy;
+        if (e->locked && kept)
+            own_pages(e, 0, e->n);
     }
 }
 
@@ -306,6 +308,8 @@ static void do_else(struct expected *e) {
             e->locked = false;
         } else if (e->n && pnx_mapping_lock(e->mapping, NULL) == 0) {
             e->locked = true;
+            if (e->own)
+                own_pages(e, 0, e->n); /* locking a private page makes it the mapping's own */
         }
         break;
     case 4:

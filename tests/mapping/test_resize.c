@@ -253,6 +253,67 @@ TEST(a_file_that_was_cut_is_mapped_anew_by_a_resize) {
     pnx_mapping_release(&mapping);
 }
 
+/* Advice and locks for parts make several mappings of one, which the system does not move as one. */
+TEST(pages_that_advice_has_divided_are_moved_all_the_same) {
+    const char *path = make_file("divided", 400000);
+    for (int kind = 0; kind < 4; kind++) { /* anonymous, private; moved by the system, copied */
+        struct pnx_budget *budget = purse(0);
+        struct pnx_mapping *mapping = NULL;
+        if (kind % 2)
+            mapping = opened(path, PNX_MAPPING_OPTS(.mode = PNX_MAPPING_PRIVATE, .length = 100000,
+                                           .budget = budget, .flags = R));
+        else
+            CHECK_EQ(pnx_mapping_open_anonymous(
+                             PNX_MAPPING_OPTS(.length = 100000, .budget = budget, .flags = R), NULL,
+                             &mapping),
+                    0);
+        for (size_t i = 0; i < 100000; i += 10)
+            *at(mapping, i, 1) = (unsigned char)(i / 10);
+        CHECK_EQ(pnx_mapping_advise(mapping, 20000, 30000, PNX_ADVICE_RANDOM), 0);
+        CHECK_EQ(pnx_mapping_advise(mapping, 60000, 10, PNX_ADVICE_SEQUENTIAL), 0);
+        CHECK_EQ(pnx_mapping_lock(mapping, NULL), 0);
+        if (kind >= 2 && test_os_faults())
+            test_os_fault("mremap", 1, true, ENOTSUP);
+        resized(mapping, 350000, 0);
+        if (test_os_faults())
+            test_os_fault_clear();
+        struct pnx_view view = pnx_view_all(mapping);
+        for (size_t i = 0; i < 350000; i += 10)
+            CHECK_EQ(view.p[i], i < 100000 ? (unsigned char)(i / 10) : kind % 2 ? byte_at(i) : 0);
+        pnx_view_release(&view);
+        CHECK_EQ(charged(budget), 352256);
+        CHECK_EQ(info_of(mapping).locked, 352256);
+        pnx_mapping_release(&mapping);
+        CHECK_EQ(charged(budget), 0);
+        pnx_budget_release(&budget);
+    }
+}
+
+TEST(a_lock_lasts_through_a_length_of_nothing) {
+    struct pnx_mapping *mapping = opened(make_file("locked", 50000), PNX_MAPPING_OPTS(.flags = R));
+    CHECK_EQ(pnx_mapping_lock(mapping, NULL), 0);
+    resized(mapping, 0, 0);
+    CHECK_EQ(info_of(mapping).locked, 0);
+    resized(mapping, 5000, 0); /* a copy, in pages of its own */
+    CHECK_EQ(info_of(mapping).locked, 8192);
+    pnx_mapping_unlock(mapping);
+    CHECK_EQ(info_of(mapping).locked, 0);
+    pnx_mapping_release(&mapping);
+}
+
+TEST(a_resize_that_grows_cuts_a_file_that_is_longer_still_if_told_so) {
+    for (int reserve = 0; reserve < 2; reserve++) {
+        const char *path = make_file("longer", 500000);
+        struct pnx_mapping *mapping =
+                opened(path, PNX_MAPPING_OPTS(.mode = W, .length = 50000,
+                                     .reserve = reserve ? 1 << 20 : 0, .flags = R));
+        resized(mapping, 100000, PNX_RESIZE_TRUNCATE);
+        CHECK_EQ(size_of(path), 100000);
+        check_bytes(opened(path, NULL), 0, 100000);
+        pnx_mapping_release(&mapping);
+    }
+}
+
 /* ---- failing calls ---- */
 
 struct resize_case {
