@@ -164,6 +164,10 @@ enum pnx_pool_flags {
     /* Idle resources are taken in turn instead of the last used one: even use of balanced servers, at the price of the
      * short way and of a pool that shrinks. */
     PNX_POOL_ROUND_ROBIN = 2,
+    /* Counts grants out of turn in the statistic inversions: to a caller while another one of the same priority, who had
+     * been waiting before that caller's call began, still waits.  For tests: an acquire then takes the lock.  In a pool
+     * without barge_ns there are none. */
+    PNX_POOL_TRACE_ORDER = 4,
 };
 
 /* What an acquire does that must wait while its thread holds a lease of the same pool. */

@@ -101,6 +101,7 @@ struct pnx_pool {
     uint32_t fork;      /* the fork generation of the process that made it */
     bool quick_release; /* nothing of the user's runs at a release */
     bool hooked;        /* before_acquire is to be called */
+    bool plain;         /* an acquire may go the short way: no hook, no trace */
 
     _Alignas(64) struct pnx_a64
             seen; /* a time, some ms ago at most while there is traffic; any thread writes it */
@@ -172,8 +173,11 @@ static inline void pnx__pool_effects_init(struct pnx__pool_effects *effects) {
 
 /* Whether effects have something to be told after the unlock, for which the pool must still be there. */
 static inline bool pnx__pool_has_news(const struct pnx__pool_effects *effects) {
-    return effects->more || effects->opened || effects->closed || effects->stale ||
-           effects->hungry || effects->done;
+    return effects->more || effects->opened || effects->closed || effects->stale || effects->hungry;
+}
+/* That, or requests to be delivered, which keep the pool themselves. */
+static inline bool pnx__pool_has_tasks(const struct pnx__pool_effects *effects) {
+    return effects->done || pnx__pool_has_news(effects);
 }
 
 /* What the pool wants of its group. */
@@ -246,7 +250,7 @@ static inline void pnx__pool_check_locked(const struct pnx_pool *pool) {
 static inline void pnx__pool_unlock_quiet(
         struct pnx_pool *pool, struct pnx__pool_effects *effects) {
     if (effects->wakes || effects->work || effects->timer || effects->ended ||
-            pnx__pool_has_news(effects) || pnx__pool_has_tidings(pool)) {
+            pnx__pool_has_tasks(effects) || pnx__pool_has_tidings(pool)) {
         pnx__pool_unlock(pool, effects, NULL);
         return;
     }
@@ -315,9 +319,11 @@ struct pnx__pool_asking {
 /* Checks the options of an acquire: 0, -EINVAL, -E2BIG. */
 int pnx__pool_check_asking(const struct pnx_acquire_opts *with, struct pnx_error *err,
         struct pnx__pool_asking *ret_asking);
-/* The short way: true with a lease, if this thread's last slot of the pool is open, idle and fit. */
-bool pnx__pool_claim(struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_asking *asking,
-        struct pnx_lease *ret_lease);
+/* The short way: a lease, if this thread's last slot of the pool is open, idle and fit; else an empty one. */
+struct pnx_lease pnx__pool_claim(
+        struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_asking *asking);
+/* The same in a pool that traces the order: looks whether it was somebody else's turn. */
+void pnx__pool_trace(struct pnx_pool *pool, uint8_t lane, uint64_t asked);
 /* Notes who has the lease now, and which slot this thread looks at first next time. */
 void pnx__pool_stamp(struct pnx_pool *pool, const struct pnx_lease *lease,
         const struct pnx__pool_asking *asking);
@@ -329,10 +335,10 @@ int pnx__pool_explain(
         struct pnx_pool *pool, int code, const char *phase, pnx_ns waited, struct pnx_error *err);
 
 /* ---- pool_request.c ---- */
-/* Delivers requests that have their outcome; each has a ref of the pool. */
+/* Delivers requests that have their outcome; each has a ref of the pool, or a lease, and the pool may be gone afterwards. */
 void pnx__pool_deliver(struct pnx_link *first);
-/* Takes those refs; the lock is held. */
-void pnx__pool_ref_requests_locked(struct pnx_pool *pool, const struct pnx_link *first);
+/* Takes those refs, where there is no lease; the lock is held. */
+void pnx__pool_ref_requests_locked(const struct pnx_link *first);
 
 /* Runs the callback that a link in an inbox stands for. */
 void pnx__pool_run_link(struct pnx_link *link);

@@ -122,6 +122,7 @@ static void plan_news_locked(
         struct pnx_pool *pool, struct pnx__pool_effects *effects, struct plan *plan) {
     const struct pnx__pool_core *core = &pool->core;
     plan_tidings_locked(pool, effects);
+    pnx__pool_ref_requests_locked(effects->done);
     plan->news = pnx__pool_has_news(effects);
     if (!plan->news)
         return;
@@ -134,7 +135,6 @@ static void plan_news_locked(
     plan->open_for = core->now - pool->breaker_since;
     if (effects->opened)
         pool->breaker_since = core->now;
-    pnx__pool_ref_requests_locked(pool, effects->done);
 }
 
 static void plan_end_locked(
@@ -193,6 +193,8 @@ static void unlock_and_wake(
         pnx__futex_wake(&pool->home_seq, UINT32_MAX);
     if (plan->news)
         tell_news(pool, effects, plan);
+    else
+        pnx__pool_deliver(effects->done); /* for which each of them keeps the pool */
 }
 
 void pnx__pool_drop_ref(struct pnx_pool *pool) {
@@ -448,7 +450,7 @@ static void thread_main(void *arg) {
     }
     struct plan plan = {0};
     /* While this thread has its ref, so that the last one is not dropped there. */
-    while (pnx__pool_has_news(&effects) || pnx__pool_has_tidings(pool)) {
+    while (pnx__pool_has_tasks(&effects) || pnx__pool_has_tidings(pool)) {
         plan_end_locked(pool, &effects, &plan);
         unlock_and_wake(pool, &effects, &plan);
         pnx__pool_effects_init(&effects);

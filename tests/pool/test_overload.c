@@ -681,6 +681,31 @@ TEST(without_barge_ns_nobody_overtakes) {
     bare_return(&bare, waiter.generation);
 }
 
+TEST(a_trace_counts_who_overtakes_a_caller_that_waited_before_its_call_began) {
+    static struct bare bare;
+    struct pnx__pool_waiter waiter;
+    bare_init(&bare, PNX_MS);
+    bare.core.traced = true;
+    const struct pnx_a64 *inversions = &bare.core.stats[PNX__POOL_STAT_inversions];
+    uint64_t before = pnx__pool_asked(&bare.core);
+    uint64_t lease = bare_take(&bare);
+    bare_join(&bare, &waiter);
+    bare_return(&bare, lease);
+    lease = bare_take(&bare);
+    CHECK(lease); /* overtaken */
+    pnx__pool_note_order(&bare.core, waiter.lane, before);
+    CHECK_EQ(inversions->v, 0); /* but its call had begun before */
+    pnx__pool_note_order(&bare.core, waiter.lane - 1, pnx__pool_asked(&bare.core));
+    CHECK_EQ(inversions->v, 0); /* the waiter is of another priority */
+    pnx__pool_note_order(&bare.core, waiter.lane, pnx__pool_asked(&bare.core));
+    CHECK_EQ(inversions->v, 1);
+    bare.now += PNX_MS;
+    bare_return(&bare, lease);
+    CHECK_EQ(waiter.outcome.v, PNX__POOL_GRANTED);
+    CHECK_EQ(inversions->v, 1);
+    bare_return(&bare, waiter.generation);
+}
+
 struct barging {
     struct pnx_pool *pool;
     int rounds;
@@ -707,6 +732,22 @@ TEST(stress_of_callers_who_overtake_serves_all_of_them) {
         test_threads(6, barge_client, &barging);
         CHECK_EQ(mock_stats(pool).acquires, 6 * (uint64_t)barging.rounds);
         CHECK_EQ(mock_stats(pool).waiting, 0);
+        tear_down(pool);
+    }
+}
+
+TEST(stress_of_a_traced_pool_finds_no_grant_out_of_turn_unless_callers_may_overtake) {
+    for (int barge = 0; barge <= 1; barge++) {
+        set_up();
+        te.virtual_time = false;
+        struct pnx_pool *pool =
+                mock_pool(&mock_bare, OPTS_THREADS(.max = 2, .flags = PNX_POOL_TRACE_ORDER,
+                                              .barge_ns = barge ? 200 * PNX_US : 0));
+        struct barging barging = {.pool = pool, .rounds = test_slow() ? 500 : 3000};
+        do {
+            test_threads(6, barge_client, &barging);
+        } while (mock_stats(pool).waits == 0 || (barge && mock_stats(pool).inversions == 0));
+        CHECK(barge || mock_stats(pool).inversions == 0);
         tear_down(pool);
     }
 }

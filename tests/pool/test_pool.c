@@ -763,8 +763,8 @@ TEST(each_bad_option_is_refused_by_name) {
     refuse(&mock_manager, OPTS(.max = 1, .backoff_ns = 5 * PNX_SEC, .backoff_max_ns = 4 * PNX_SEC),
             -EINVAL, "backoff_ns", "more than backoff_max_ns");
     struct pnx_pool_opts opts = *OPTS(.max = 1);
-    opts.flags = 6;
-    refuse(&mock_manager, &opts, -EINVAL, "flags", "pool.flags: unknown bits 0x4");
+    opts.flags = 8 | PNX_POOL_ROUND_ROBIN;
+    refuse(&mock_manager, &opts, -EINVAL, "flags", "pool.flags: unknown bits 0x8");
     opts = *OPTS(.max = 1);
     opts.size = 0;
     refuse(&mock_manager, &opts, -EINVAL, "size", "set it with the options macro");
