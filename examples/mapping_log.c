@@ -15,9 +15,8 @@
 #define RESERVE (UINT64_C(64) << 20) /* address space: as large as it may become without moving */
 #define STEP    65536
 
-static int append(struct pnx_mapping *log, const char *line, struct pnx_error *err) {
+static int append(struct pnx_mapping *log, const void *line, size_t n, struct pnx_error *err) {
     uint64_t end;
-    size_t n = strlen(line);
     PNX_AUTO_VIEW view = pnx_view_all(log); /* views of what can be resized are released */
     int rc = pnx_view_u64le(&view, 0, &end);
     if (rc)
@@ -30,7 +29,7 @@ static int append(struct pnx_mapping *log, const char *line, struct pnx_error *e
         pnx_view_release(&view);
         view = pnx_view_all(log);
     }
-    char *to = pnx_view_at_mut(&view, end, n, 1);
+    void *to = pnx_view_at_mut(&view, end, n, 1);
     if (!to)
         return -ERANGE;
     memcpy(to, line, n);
@@ -55,8 +54,9 @@ static int run(const char *path) {
     }
     for (int i = 0; rc == 0 && i < 10000; i++) {
         char line[64];
-        snprintf(line, sizeof(line), "line %d of a log that outgrows its first length\n", i);
-        rc = append(log, line, &err);
+        int n = snprintf(
+                line, sizeof(line), "line %d of a log that outgrows its first length\n", i);
+        rc = append(log, line, (size_t)n, &err);
     }
     if (rc == 0)
         rc = pnx_mapping_flush(log, 0, pnx_mapping_size(log), PNX_FLUSH_DURABLE);

@@ -41,7 +41,7 @@ int main(void) {
             PNX_WINDOWS_OPTS(.window = 256 << 20, .unit = RECORD, .advice = PNX_ADVICE_RANDOM),
             &err, &windows);
     unsigned found = 0, shown = 0;
-    struct pnx_view view;
+    struct pnx_view view = {.p = NULL};
     /* A window in eight is looked at here, each where the next GiB's byte is. */
     for (uint64_t i = 0; rc >= 0 && i < 64; i++) {
         uint64_t where = i * GIB + 12345;
