@@ -94,7 +94,8 @@ struct pnx_mapping {
             seen;   /* the file when it was opened, or resized: what later looks compare with */
     uint64_t views; /* RESIZABLE: got and not released */
     uint64_t busy;  /* RESIZABLE: calls that use the bytes */
-    struct pnx_a32 turns; /* grows when somebody may go on.  A futex */
+    uint32_t busy_generation; /* ... in which process */
+    struct pnx_a32 turns;     /* grows when somebody may go on.  A futex */
     uint32_t epoch;
     struct pnx_mapping_bytes bytes;
 

@@ -79,6 +79,14 @@ static void next_turn_locked(struct pnx_mapping *mapping) {
     pnx__futex_wake(&mapping->turns, UINT32_MAX);
 }
 
+/* Calls that were at work in a fork's parent are not in the child, and never let go. */
+static void forget_parents_locked(struct pnx_mapping *mapping) {
+    uint32_t generation = pnx__fork_generation();
+    if (mapping->busy_generation != generation)
+        mapping->busy = 0;
+    mapping->busy_generation = generation;
+}
+
 /* ---- users ---- */
 
 int pnx__mapping_hold(struct pnx_mapping *mapping, uint64_t offset, size_t n,
@@ -98,6 +106,7 @@ int pnx__mapping_hold(struct pnx_mapping *mapping, uint64_t offset, size_t n,
     if (rc == 0 && !holds(&mapping->bytes, offset, n))
         rc = -ERANGE;
     if (rc == 0) {
+        forget_parents_locked(mapping);
         mapping->busy++;
         *ret_bytes = mapping->bytes;
     }
@@ -161,6 +170,7 @@ int pnx__mapping_move(struct pnx_mapping *mapping, uint64_t *ret_views) {
         rc = -EBUSY;
     } else {
         mapping->moving = true;
+        forget_parents_locked(mapping);
     }
     while (rc == 0 && mapping->busy) {
         uint32_t turn = pnx_load(&mapping->turns, PNX_RELAXED, "mapping.turn_busy");

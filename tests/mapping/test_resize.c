@@ -494,6 +494,34 @@ TEST(a_forked_child_resizes_its_own_copy_of_the_mapping) {
     pnx_mapping_release(&mapping);
 }
 
+struct forking {
+    struct pnx_mapping *mapping;
+    int stop;
+};
+
+static void *copy_on(void *ctx) {
+    struct forking *forking = ctx;
+    static unsigned char out[40000];
+    while (!__atomic_load_n(&forking->stop, __ATOMIC_ACQUIRE))
+        CHECK_EQ(pnx_mapping_copy_out(forking->mapping, 0, out, sizeof(out)), 0);
+    return NULL;
+}
+
+/* A child has none of the threads that were at work, and must not wait for them. */
+TEST(a_child_forked_while_others_copied_resizes_all_the_same) {
+    struct forking forking = {
+            .mapping = opened(make_file("busy", 50000), PNX_MAPPING_OPTS(.mode = W, .flags = R))};
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(pthread_create(&threads[i], NULL, copy_on, &forking), 0);
+    for (int i = 0; i < (test_slow() ? 20 : 100); i++)
+        CHECK_EQ(test_child(child_resizes, forking.mapping), 0);
+    __atomic_store_n(&forking.stop, 1, __ATOMIC_RELEASE);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    pnx_mapping_release(&forking.mapping);
+}
+
 /* ---- limits of the disk ---- */
 
 TEST_LIMIT(p6_a_full_disk_stops_growth_before_anything_is_mapped, 60) {
