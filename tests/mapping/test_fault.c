@@ -161,7 +161,8 @@ TEST(p5_a_checked_end_sees_what_raises_no_signal) {
     make_file("d", 4 * PAGE);
     const struct timespec times[2] = {before.st_atim, before.st_mtim};
     CHECK_EQ(utimensat(AT_FDCWD, test_path("d"), times, 0), 0); /* what rsync -t does */
-    CHECK_EQ(pnx_mapping_changed(mapping), -ESTALE); /* by the time of its status, which nobody sets */
+    CHECK_EQ(pnx_mapping_changed(mapping),
+            -ESTALE); /* by the time of its status, which nobody sets */
     CHECK_EQ(look_checked(mapping), -ESTALE);
     pnx_mapping_release(&mapping);
 }
