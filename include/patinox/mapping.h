@@ -304,9 +304,9 @@ enum pnx_resize_flags {
  * Threads that ask for a view meanwhile wait.  A COPY is read anew.  Private and anonymous bytes are kept; those that an
  * anonymous mapping gains are zero.  A layout is checked on the bytes as they will be.  Blocks; any thread, but not from
  * within an access scope (patinox/fault.h) on this thread: -EDEADLK.
- * -EBUSY when live views stand in the way (err names the count); -ENOTSUP when it was not opened RESIZABLE, or is sealed,
+ * -ETIMEDOUT when an access scope stays open for 10 s; -EBUSY when live views stand in the way (err names the count); -ENOTSUP when it was not opened RESIZABLE, or is sealed,
  * or cannot change (a pipe, a snapshot); -ERANGE beyond the end of the file in READ and PRIVATE; -ESTALE when the file is
- * another one by now; -ENOSPC and the like; -EFBIG; PNX_E_FORMAT; -ENOMEM; -EINVAL for unknown flags; -ESHUTDOWN.
+ * lost while it is private; -ENOSPC and the like; -EFBIG; PNX_E_FORMAT; -ENOMEM; -EINVAL for unknown flags; -ESHUTDOWN.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_resize(
         struct pnx_mapping *mapping, uint64_t length, uint32_t flags, struct pnx_error *err);
@@ -411,7 +411,8 @@ PNX_API int pnx_mapping_read_stats(
  * part of.  Getting a view never blocks, save while a resize moves the bytes.
  */
 
-/* Gets n bytes at offset; n may be 0.  -ERANGE, -ESHUTDOWN once the mapping is closed. */
+/* Gets n bytes at offset; n may be 0.  -ERANGE, -ESHUTDOWN once the mapping is closed; -ESTALE in a child that was forked
+ * while another thread of the parent moved the bytes. */
 PNX_API PNX_NODISCARD int pnx_view_get(
         struct pnx_mapping *mapping, uint64_t offset, size_t n, struct pnx_view *ret_view);
 
