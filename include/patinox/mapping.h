@@ -305,8 +305,8 @@ enum pnx_resize_flags {
  * anonymous mapping gains are zero.  A layout is checked on the bytes as they will be.  Blocks; any thread, but not from
  * within an access scope (patinox/fault.h) on this thread: -EDEADLK.
  * -ETIMEDOUT when an access scope stays open for 10 s; -EBUSY when live views stand in the way (err names the count); -ENOTSUP when it was not opened RESIZABLE, or is sealed,
- * or cannot change (a pipe, a snapshot); -ERANGE beyond the end of the file in READ and PRIVATE; -ESTALE when the file is
- * lost while it is private; -ENOSPC and the like; -EFBIG; PNX_E_FORMAT; -ENOMEM; -EINVAL for unknown flags; -ESHUTDOWN.
+ * or cannot change (a pipe, a snapshot); -ERANGE beyond the end of the file in READ and PRIVATE; -ESTALE when pages of a
+ * PRIVATE mapping have been lost; -ENOSPC and the like; -EFBIG; PNX_E_FORMAT; -ENOMEM; -EINVAL for unknown flags; -ESHUTDOWN.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_resize(
         struct pnx_mapping *mapping, uint64_t length, uint32_t flags, struct pnx_error *err);
