@@ -303,6 +303,8 @@ static void do_else(struct expected *e) {
         CHECK_EQ(rc, e->closed ? -ESHUTDOWN : inside ? 0 : -ERANGE);
         break;
     case 3:
+        if (test_slow() && e->own)
+            break; /* a sanitizer answers mlock(), and the pages do not become the mapping's own */
         if (e->locked) {
             pnx_mapping_unlock(e->mapping);
             e->locked = false;
