@@ -200,15 +200,26 @@ PNX_NODISCARD static inline int pnx_records_get(const struct pnx_view *view, uin
 #define PNX_RECORDS_GET(view, type, offset, count, ret_records) \
     pnx_records_get((view), (offset), (count), sizeof(type), PNX_ALIGNOF_(type), (ret_records))
 
+/* No record stands at address 0, so whoever asks for NULL asks for the bound only: one comparison. */
+static inline const void *pnx_records_there_(const unsigned char *at) {
+#if defined(__GNUC__)
+    if (!at)
+        __builtin_unreachable();
+#endif
+    return at;
+}
+
 /* Returns the address of record index, whatever their size; NULL beyond the last. */
 static inline const void *pnx_records_at(const struct pnx_records *records, size_t index) {
-    return index < records->n ? records->p + index * records->stride : NULL;
+    return index < records->n ? pnx_records_there_(records->p + index * records->stride) : NULL;
 }
 
 /* The same for a size that the compiler knows; NULL also when that is not the size that the records have. */
 static inline const void *pnx_records_at_(
         const struct pnx_records *records, size_t index, size_t size) {
-    return index < records->n && records->stride == size ? records->p + index * size : NULL;
+    return index < records->n && records->stride == size
+                   ? pnx_records_there_(records->p + index * size)
+                   : NULL;
 }
 
 static inline void *pnx_records_at_mut_(
