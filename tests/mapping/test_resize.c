@@ -500,7 +500,7 @@ struct forking {
 
 static void *copy_on(void *ctx) {
     struct forking *forking = ctx;
-    static unsigned char out[40000];
+    unsigned char out[40000];
     while (!__atomic_load_n(&forking->stop, __ATOMIC_ACQUIRE))
         CHECK_EQ(pnx_mapping_copy_out(forking->mapping, 0, out, sizeof(out)), 0);
     return NULL;
