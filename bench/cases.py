@@ -30,6 +30,8 @@ VALUE = {"value_bytes": 8}
 ENTRIES = {"entries": 1_000_000, "key": "u64", "value": "u64"}
 RESOURCE = {"patinox": "bench_resource_static", "patinox-so": "bench_resource_shared"}
 RESOURCE_PEERS = "bench_resource_peers"
+MAPPING = {"patinox": "bench_mapping_static", "patinox-so": "bench_mapping_shared"}
+MAPPING_PEERS = "bench_mapping_peers"
 POOL = {"patinox": "bench_pool_static", "patinox-so": "bench_pool_shared"}
 POOL_PEERS = "bench_pool_peers"
 POOLS = {"r2d2": "rust", "deadpool": "rust", "bb8": "rust", "apr_reslist": POOL_PEERS}
@@ -130,6 +132,11 @@ CASES = {
         ours={**RESOURCE, "patinox-flow": "bench_resource_static", "patinox-asleep": "bench_resource_static"}),
     "resource/enumerate": case(
         {"rows": 1_000_000}, {"memcpy": RESOURCE_PEERS}, [("patinox", 3.0, "memcpy", None)], ours=RESOURCE),
+    "map/copy-4k": case(
+        {"file_bytes": 1 << 30, "bytes": 4096}, {"memcpy": MAPPING_PEERS}, [("patinox", 1.1, "memcpy", None)],
+        ours=MAPPING, threads=(1,)),
+    "map/scope": case(
+        {}, {"liburcu-memb": MAPPING_PEERS}, [("patinox", 2.0, "liburcu-memb", None)], ours=MAPPING, threads=(1,)),
 }
 
 

@@ -11,11 +11,9 @@
  *           and whatever is opened with PNX_MAPPING_COPY; charged to the budget
  *   EMPTY   no bytes at all
  *
- * WHAT IS NOT YET HERE.  When somebody cuts a file short while it is mapped (backing MMAP), a load from the lost
- * pages raises SIGBUS, which ends the process, as it does with plain mmap(); so does an input error of the disk.
- * The handling that turns this into an error code comes with the mapping part's own release.  Until then open
- * files that others may truncate with PNX_MAPPING_COPY, or read them by pnx_mapping_copy_out(), which never
- * raises a signal; files that are only ever replaced by rename() are safe as they are.
+ * When somebody cuts a file short while it is mapped (backing MMAP), a load from the lost pages raises SIGBUS, and so does an
+ * input error of the disk.  Inside an access scope of patinox/fault.h that is an error code; outside of one it ends the
+ * process, as it does with plain mmap().
  *
  *   P1  A view never reaches outside its mapping, nor a load outside its view: -ERANGE or NULL instead, whatever
  *       the offsets, also when they overflow.
