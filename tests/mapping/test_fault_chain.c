@@ -227,7 +227,7 @@ static void install(void (*fn)(int, siginfo_t *, void *), int flags, struct siga
 static void touch_and_jump(const volatile unsigned char *page) {
     if (sigsetjmp(landing, 1) == 0) {
         (void)*page;
-        CHECK(!"nobody has jumped");
+        CHECK_MSG(false, "nobody has jumped");
     }
 }
 
