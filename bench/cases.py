@@ -30,6 +30,8 @@ VALUE = {"value_bytes": 8}
 ENTRIES = {"entries": 1_000_000, "key": "u64", "value": "u64"}
 RESOURCE = {"patinox": "bench_resource_static", "patinox-so": "bench_resource_shared"}
 RESOURCE_PEERS = "bench_resource_peers"
+MAPPING = {"patinox": "bench_mapping_static", "patinox-so": "bench_mapping_shared"}
+MAPPING_PEERS = "bench_mapping_peers"
 POOL = {"patinox": "bench_pool_static", "patinox-so": "bench_pool_shared"}
 POOL_PEERS = "bench_pool_peers"
 POOLS = {"r2d2": "rust", "deadpool": "rust", "bb8": "rust", "apr_reslist": POOL_PEERS}
@@ -144,6 +146,11 @@ CASES = {
         {**FILE, "piece_mib": 64},
         {**dict.fromkeys(("c-mmap", "c-mmap-populate", "gmappedfile", "read-1m"), FILES_PEERS), "memmap2": "rust"},
         [("patinox", 1.0, "best")], ours=FILES, threads=(1,)),
+    "map/copy-4k": case(
+        {"file_bytes": 1 << 30, "bytes": 4096}, {"memcpy": MAPPING_PEERS}, [("patinox", 1.1, "memcpy", None)],
+        ours=MAPPING, threads=(1,)),
+    "map/scope": case(
+        {}, {"liburcu-memb": MAPPING_PEERS}, [("patinox", 2.0, "liburcu-memb", None)], ours=MAPPING, threads=(1,)),
 }
 
 

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -262,8 +263,8 @@ int pnx__os_zero(uintptr_t from, size_t n, bool writable) {
     int injected = PNX_OS_FAULT("mmap_zero");
     if (injected)
         return injected;
-    int protection = PROT_READ | (writable ? PROT_WRITE : 0);
-    void *p = mmap((void *)from, n, protection,
-            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? -errno : 0;
+    long protection = PROT_READ | (writable ? PROT_WRITE : 0);
+    long flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    /* Not the C library's function, which tools put others over that may do more than a handler may. */
+    return syscall(SYS_mmap, from, n, protection, flags, -1L, 0L) == -1 ? -errno : 0;
 }

@@ -227,7 +227,7 @@ static void install(void (*fn)(int, siginfo_t *, void *), int flags, struct siga
 static void touch_and_jump(const volatile unsigned char *page) {
     if (sigsetjmp(landing, 1) == 0) {
         (void)*page;
-        CHECK(!"nobody has jumped");
+        CHECK_MSG(false, "nobody has jumped");
     }
 }
 
@@ -264,7 +264,9 @@ TEST(p7_faults_in_our_pages_outside_of_scopes_are_passed_on_and_counted) {
     cut("ours", 0);
     touch_and_jump(pnx_view_all(mapping).p);
     CHECK_EQ(old_calls, 1);
+#ifndef __SANITIZE_THREAD__ /* whose own handler, which calls ours, blocks all signals */
     CHECK(!old_blocked_bus);
+#endif
     CHECK_EQ(fault_stats().outside, 1);
     CHECK_EQ(pnx_fault_state(mapping, NULL), 0);
     use_scope(mapping, -ESTALE);
