@@ -30,6 +30,8 @@ VALUE = {"value_bytes": 8}
 ENTRIES = {"entries": 1_000_000, "key": "u64", "value": "u64"}
 RESOURCE = {"patinox": "bench_resource_static", "patinox-so": "bench_resource_shared"}
 RESOURCE_PEERS = "bench_resource_peers"
+MAPPING = {"patinox": "bench_mapping_static", "patinox-so": "bench_mapping_shared"}
+MAPPING_PEERS = "bench_mapping_peers"
 POOL = {"patinox": "bench_pool_static", "patinox-so": "bench_pool_shared"}
 POOL_PEERS = "bench_pool_peers"
 POOLS = {"r2d2": "rust", "deadpool": "rust", "bb8": "rust", "apr_reslist": POOL_PEERS}
@@ -37,6 +39,8 @@ STACKS = {"parking_lot-stack": "rust", "pthread-stack": POOL_PEERS}
 RUST_POOLS = ("r2d2", "deadpool", "bb8")
 POOL_BOUNDED = {**POOL, "patinox-bounded": "bench_pool_static"}
 IN_ORDER = Target("patinox", 0, unit="inversions_traced")
+FILES = {"patinox": "bench_files_static", "patinox-so": "bench_files_shared"}
+FILES_PEERS, FILE = "bench_files_peers", {"file": "1 GiB, in the page cache"}
 SQLITE, SQLITE_PEERS = "bench_pool_sqlite_static", "bench_pool_sqlite_peers"
 
 
@@ -131,6 +135,22 @@ CASES = {
         ours={**RESOURCE, "patinox-flow": "bench_resource_static", "patinox-asleep": "bench_resource_static"}),
     "resource/enumerate": case(
         {"rows": 1_000_000}, {"memcpy": RESOURCE_PEERS}, [("patinox", 3.0, "memcpy", None)], ours=RESOURCE),
+    # The C programs make the file, so they stand before Rust's.
+    "map/scan-warm": case(
+        {**FILE, "record_bytes": 32}, {"c-mmap": FILES_PEERS, "memmap2": "rust"}, [("patinox", 1.02, "c-mmap")],
+        ours=FILES, threads=(1,)),
+    "map/random-get": case(
+        {**FILE, "record_bytes": 32}, {"c-mmap": FILES_PEERS, "memmap2": "rust"}, [("patinox", 1.05, "c-mmap")],
+        ours=FILES, threads=(1,)),
+    "map/scan-fresh": case(
+        {**FILE, "piece_mib": 64},
+        {**dict.fromkeys(("c-mmap", "c-mmap-populate", "gmappedfile", "read-1m"), FILES_PEERS), "memmap2": "rust"},
+        [("patinox", 1.0, "best")], ours=FILES, threads=(1,)),
+    "map/copy-4k": case(
+        {"file_bytes": 1 << 30, "bytes": 4096}, {"memcpy": MAPPING_PEERS}, [("patinox", 1.1, "memcpy", None)],
+        ours=MAPPING, threads=(1,)),
+    "map/scope": case(
+        {}, {"liburcu-memb": MAPPING_PEERS}, [("patinox", 2.0, "liburcu-memb", None)], ours=MAPPING, threads=(1,)),
 }
 
 

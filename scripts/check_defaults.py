@@ -21,6 +21,7 @@ MODULES = [
     ("src/resource/executor_opts.def", "executor.h", "pnx_executor_opts", "executor.md"),
     ("src/budget/budget_opts.def", "budget.h", "pnx_budget_opts", "budget.md"),
     ("src/mapping/mapping_opts.def", "mapping.h", "pnx_mapping_opts", "mapping.md"),
+    ("src/mapping/windows_opts.def", "mapping_windows.h", "pnx_windows_opts", "mapping.md"),
     ("src/share/reclaim_opts.def", "reclaim.h", "pnx_reclaim_opts", "share.md"),
     ("src/share/rwdata_opts.def", "rwdata.h", "pnx_rwdata_opts", "share.md"),
     ("src/share/snapshot_opts.def", "snapshot.h", "pnx_snapshot_opts", "share.md"),

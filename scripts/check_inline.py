@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""check_inline.py ROOT CC - entering and leaving a section is straight code in the program that does it.
+"""check_inline.py ROOT CC - entering and leaving a section or an access scope is straight code in the program that does it.
 
 Compiles both, as position-independent code, and reads the relocations: the thread's record is found by one
 initial-exec load (no call of __tls_get_addr, no descriptor), and nothing is called but the slow halves.
@@ -13,13 +13,21 @@ import tempfile
 from pathlib import Path
 
 SOURCE = """
+#include <patinox/fault.h>
 #include <patinox/reclaim.h>
+int scope(struct pnx_mapping *mapping);
+int scope(struct pnx_mapping *mapping) {
+    struct pnx_fault_scope scope;
+    int rc = pnx_fault_begin(mapping, &scope);
+    return rc ? rc : pnx_fault_end(&scope);
+}
 void section(struct pnx_reclaim *domain);
 void section(struct pnx_reclaim *domain) { pnx_reclaim_enter(domain); pnx_reclaim_exit(domain); }
 void section_of_default(void);
 void section_of_default(void) { pnx_reclaim_enter(0); pnx_reclaim_exit(0); }
 """
-MAY_CALL = {"pnx_reclaim_enter_slow_", "pnx_reclaim_exit_slow_", "pnx_reclaim_wake_"}
+MAY_CALL = {"pnx_reclaim_enter_slow_", "pnx_reclaim_exit_slow_", "pnx_reclaim_wake_", "pnx_fault_begin_slow_",
+            "pnx_fault_end_slow_"}
 
 
 def problems(relocations):

@@ -18,7 +18,8 @@ PUBLIC = {"base": "base", "atomic_inl": "base", "reclaim": "share", "reclaim_inl
           "trace": "registry", "leaks": "registry", "shutdown": "registry", "budget": "budget",
           "rc": "share", "snapshot": "share", "config": "share", "guard": "resource", "executor": "resource",
           "guard_inl": "resource", "pool": "pool", "pool_group": "pool",
-          "mapping": "mapping", "cache": "cache", "sqlite": "adapters", "patinox": "adapters"}
+          "mapping": "mapping", "mapping_inl": "mapping", "mapping_windows": "mapping", "fault": "mapping",
+          "fault_inl": "mapping", "cache": "cache", "sqlite": "adapters", "patinox": "adapters"}
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')
 

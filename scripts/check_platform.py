@@ -32,6 +32,8 @@ PRINTS = re.compile(r"\b(fprintf|vfprintf|fputs|fwrite|fputc)\s*\(")
 INLINE_BARRIER = "include/patinox/atomic_inl.h"  # the processor's cheap full barrier, in public inline functions
 SYSTEM_MEMORY = {"src/os/env_system.c", "src/os/thread.c"}
 MEMORY = {"malloc", "calloc", "realloc"}
+# The handler of SIGBUS, which is installed when the first access scope begins, or by the program.
+HANDLER, HANDLES = "src/os/sigbus.c", {"sigaction"}
 LEAVE, LEAVES = "src/os/leave.c", {"atexit", "_exit"}  # the check of leaks, where it was asked for
 
 
@@ -64,7 +66,8 @@ def objections(name, path):
         if ENVIRON.search(line) and name != ENVIRON_FILE:
             yield f"{where}: the environment is read in {ENVIRON_FILE}"
         for match in FORBIDDEN.finditer(line):
-            if not (match[1] in MEMORY and name in SYSTEM_MEMORY) and not (match[1] in LEAVES and name == LEAVE):
+            if not (match[1] in MEMORY and name in SYSTEM_MEMORY) and not (match[1] in LEAVES and name == LEAVE) \
+                    and not (match[1] in HANDLES and name == HANDLER):
                 yield f"{where}: {match[1]}() is not for a library"
         if PRINTS.search(line) and "abort()" not in " ".join(lines[number - 1:number + 6]):
             yield f"{where}: the library prints nothing, but for the line before a debug build's abort()"

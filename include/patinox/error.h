@@ -45,6 +45,7 @@
     X(ENAMETOOLONG, FAIL, "a name or path is too long") \
     X(ELOOP, FAIL, "too many symbolic links") \
     X(ENOSPC, FALLBACK, "no space left") \
+    X(EDQUOT, FALLBACK, "over the disk quota") \
     X(EACCES, FAIL, "permission denied") \
     X(EPERM, FAIL, "not permitted") \
     X(EISDIR, FAIL, "is a directory") \

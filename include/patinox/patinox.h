@@ -10,9 +10,11 @@
 #include <patinox/config.h>
 #include <patinox/error.h>
 #include <patinox/executor.h>
+#include <patinox/fault.h>
 #include <patinox/guard.h>
 #include <patinox/leaks.h>
 #include <patinox/mapping.h>
+#include <patinox/mapping_windows.h>
 #include <patinox/pool.h>
 #include <patinox/pool_group.h>
 #include <patinox/query.h>

@@ -89,6 +89,7 @@ static void fill(const struct stat *st, struct pnx_file_info *ret_info) {
             .size = st->st_size > 0 ? (uint64_t)st->st_size : 0,
             .mtime_ns = to_ns(st->st_mtim),
             .ctime_ns = to_ns(st->st_ctim),
+            .links = (uint64_t)st->st_nlink,
             .mode = (uint32_t)(st->st_mode & 07777),
             .kind = kind_of(st->st_mode),
     };
@@ -241,19 +242,6 @@ int pnx__os_rmdir(const char *path) {
     return rc;
 }
 
-int pnx__os_map_read(int fd, uint64_t offset, size_t n, void **ret_base) {
-    int injected = PNX_OS_FAULT("mmap");
-    if (injected)
-        return injected;
-    if (offset > INT64_MAX)
-        return -EOVERFLOW;
-    void *base = mmap(NULL, n, PROT_READ, MAP_SHARED, fd, (off_t)offset);
-    if (base == MAP_FAILED)
-        return -errno;
-    *ret_base = base;
-    return 0;
-}
-
 void pnx__os_unmap(void *base, size_t n) {
     munmap(base, n);
 }
@@ -264,6 +252,8 @@ int pnx__os_advise(void *base, size_t n, enum pnx_os_advice advice) {
             [PNX_OS_ADVICE_SEQUENTIAL] = MADV_SEQUENTIAL,
             [PNX_OS_ADVICE_RANDOM] = MADV_RANDOM,
             [PNX_OS_ADVICE_WILLNEED] = MADV_WILLNEED,
+            [PNX_OS_ADVICE_DONTNEED] = MADV_DONTNEED,
+            [PNX_OS_ADVICE_COLD] = MADV_COLD,
     };
     int rc;
     RETRY(rc, "madvise", madvise(base, n, words[advice]));

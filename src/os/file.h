@@ -27,7 +27,8 @@ struct pnx_file_info {
     uint64_t size;
     int64_t mtime_ns; /* since 1970 */
     int64_t ctime_ns;
-    uint32_t mode; /* permission bits */
+    uint64_t links; /* names that it has */
+    uint32_t mode;  /* permission bits */
     enum pnx_file_kind kind;
 };
 
@@ -65,9 +66,7 @@ int pnx__os_unlink(const char *path);
 int pnx__os_mkdir(const char *path, unsigned mode);
 int pnx__os_rmdir(const char *path);
 
-/* Maps n > 0 bytes from a page-aligned offset, read-only and shared ("mmap"). */
-int pnx__os_map_read(int fd, uint64_t offset, size_t n, void **ret_base);
-/* Unmaps exactly what was mapped; cannot fail then. */
+/* Unmaps exactly what was mapped (os/map.h); cannot fail then. */
 void pnx__os_unmap(void *base, size_t n);
 
 enum pnx_os_advice {
@@ -75,6 +74,8 @@ enum pnx_os_advice {
     PNX_OS_ADVICE_SEQUENTIAL,
     PNX_OS_ADVICE_RANDOM,
     PNX_OS_ADVICE_WILLNEED,
+    PNX_OS_ADVICE_DONTNEED, /* the pages of a file may go; never given for memory whose content would go with them */
+    PNX_OS_ADVICE_COLD,
 };
 /* Tells the system how a page-aligned mapped range will be used ("madvise"). */
 int pnx__os_advise(void *base, size_t n, enum pnx_os_advice advice);

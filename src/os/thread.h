@@ -31,9 +31,9 @@ struct pnx_thread {
     struct pnx_a32
             inside; /* os/lock.h: the lock that it is in by the bias, or about to look; 0: none.  A futex */
     uint64_t id;                 /* 1, 2, 3 ...; never reused: from here on zeroed for each owner */
+    void *fault_scopes;          /* mapping: open access scopes (patinox/fault_inl.h) */
     uint32_t held;               /* debug: locks held, and their ranks in order of locking */
     uint16_t rank[PNX_HELD_MAX]; /* debug */
-    uint16_t fault_depth;        /* nesting of access scopes (mapping) */
     uint16_t reclaim_depth;      /* inside a budget reclaimer: charges come from the reserve */
     uint16_t reclaim_calls;      /* share: inside a callback of a reclaim domain */
     uint16_t monitor_depth;      /* inside a monitor's callback: removing another must not wait */

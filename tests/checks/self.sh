@@ -29,7 +29,8 @@ echo '#include "../cache/cache.h"' >"$scratch/src/pool/b.c"
 # Platform: each line alone is an objection.
 for line in '#ifdef __linux__' '#if defined(_WIN32)' '#include <sys/mman.h>' '#include <unistd.h>' \
     'void f(void) { exit(1); }' 'void f(void) { printf("x"); }' 'void f(void) { fprintf(stderr, "x"); }' \
-    'void f(void) { pthread_mutex_lock(0); }' 'void *f(void) { return malloc(1); }'; do
+    'void f(void) { pthread_mutex_lock(0); }' 'void *f(void) { return malloc(1); }' \
+    'void f(void) { sigaction(7, 0, 0); }'; do
     printf '%s\n' "$line" >"$scratch/src/pool/b.c"
     "$python" "$root/scripts/check_platform.py" "$scratch" >"$scratch/out" && fail "platform: passed: $line"
 done

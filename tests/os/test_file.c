@@ -2,6 +2,7 @@
 /* The file calls: what they return, that signals do not show, that each can be made to fail. */
 #include "harness/harness.h"
 #include "os/file.h"
+#include "os/map.h"
 
 #include <pthread.h>
 #include <sys/stat.h>
@@ -125,15 +126,16 @@ TEST(ranges_are_mapped_advised_and_unmapped) {
     free(data);
     int fd = pnx__os_open(test_path("file"), O_RDONLY, 0);
     void *base = NULL;
-    CHECK_EQ(pnx__os_map_read(fd, page, page, &base), 0);
+    CHECK_EQ(pnx__os_map(&(struct pnx_os_map){.fd = fd, .offset = page, .n = page}, &base), 0);
     CHECK_EQ(*(char *)base, 'x');
-    for (int advice = PNX_OS_ADVICE_NORMAL; advice <= PNX_OS_ADVICE_WILLNEED; advice++)
+    for (int advice = PNX_OS_ADVICE_NORMAL; advice <= PNX_OS_ADVICE_COLD; advice++)
         CHECK_EQ(pnx__os_advise(base, page, (enum pnx_os_advice)advice), 0);
     CHECK(pnx__os_advise((char *)base + 1, page, PNX_OS_ADVICE_RANDOM) < 0);
     pnx__os_unmap(base, page);
     base = &fd;
-    CHECK_EQ(pnx__os_map_read(fd, 1, page, &base), -EINVAL);
-    CHECK_EQ(pnx__os_map_read(fd, UINT64_MAX, page, &base), -EOVERFLOW);
+    CHECK_EQ(pnx__os_map(&(struct pnx_os_map){.fd = fd, .offset = 1, .n = page}, &base), -EINVAL);
+    CHECK_EQ(pnx__os_map(&(struct pnx_os_map){.fd = fd, .offset = UINT64_MAX, .n = page}, &base),
+            -EOVERFLOW);
     CHECK(base == &fd);
     pnx__os_close(&fd);
 }
@@ -180,7 +182,7 @@ static int call(const char *name, int fd) {
     if (strcmp(name, "rmdir") == 0)
         return pnx__os_rmdir(test_path("made"));
     if (strcmp(name, "mmap") == 0)
-        return pnx__os_map_read(fd, 0, 1, &base);
+        return pnx__os_map(&(struct pnx_os_map){.fd = fd, .n = 1}, &base);
     CHECK_STR(name, "madvise");
     return pnx__os_advise(base, 0, PNX_OS_ADVICE_NORMAL);
 }

@@ -19,7 +19,9 @@ static void keep_record(unsigned index, void *ctx) {
     uint64_t *ids = ctx;
     struct pnx_thread *record = pnx__thread();
     CHECK(record && record == pnx__thread());
-    CHECK_EQ(record->held + record->fault_depth + record->reclaim_depth + record->monitor_depth, 0);
+    CHECK_EQ(record->held + (record->fault_scopes != NULL) + record->reclaim_depth +
+                     record->monitor_depth,
+            0);
     ids[index] = record->id;
 }
 

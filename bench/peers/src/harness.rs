@@ -43,6 +43,16 @@ fn thread_cpu() -> f64 {
 
 /// Runs in each thread what make(index) gives there, which does as many operations as it is told.
 pub fn cycle<W: FnMut(u64)>(args: &Args, version: &str, make: impl Fn(usize) -> W + Send + Sync + 'static) -> bool {
+    cycle_by(BATCH, args, version, make)
+}
+
+/// The same for operations of another length: so many between two looks at the clock.
+pub fn cycle_by<W: FnMut(u64)>(
+    batch: u64,
+    args: &Args,
+    version: &str,
+    make: impl Fn(usize) -> W + Send + Sync + 'static,
+) -> bool {
     let threads = args.threads;
     let make = Arc::new(make);
     let barrier = Arc::new(Barrier::new(threads + 1));
@@ -56,14 +66,14 @@ pub fn cycle<W: FnMut(u64)>(args: &Args, version: &str, make: impl Fn(usize) -> 
                     pin(index);
                 }
                 let mut work = make(index);
-                work(10 * BATCH);
+                work(10 * batch);
                 barrier.wait();
                 let cpu = thread_cpu();
                 let began = Instant::now();
                 let mut operations = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    work(BATCH);
-                    operations += BATCH;
+                    work(batch);
+                    operations += batch;
                 }
                 (began, Instant::now(), operations, thread_cpu() - cpu)
             })

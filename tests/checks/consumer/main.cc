@@ -27,6 +27,35 @@ static int with_options() {
         return 3;
     pnx_mapping_release(&mapping);
 
+    // Views and records are macros over inline functions: they must do in C++, too.
+    pnx_layout layout = pnx_layout_init();
+    layout.record_size = sizeof(double);
+    mapping_opts.length = 10 * sizeof(double);
+    mapping_opts.layout = &layout;
+    if (pnx_mapping_open_anonymous(&mapping_opts, &err, &mapping))
+        return 6;
+    pnx_view view = pnx_view_all(mapping);
+    pnx_records records;
+    double sum = 0;
+    if (PNX_RECORDS_GET(&view, double, 0, PNX_RECORDS_ALL, &records))
+        return 7;
+    for (std::size_t i = 0; i < records.n; i++)
+        *PNX_RECORD_AT_MUT(&records, double, i) = 1;
+    PNX_RECORDS_EACH(&records, double, value) {
+        sum += *value;
+    }
+    uint32_t low = 1;
+    if (sum < 9.5 || !PNX_VIEW_AT(&view, double, 72) || PNX_VIEW_AT_MUT(&view, double, 73) ||
+            pnx_view_put_u32be(&view, 1, 7) || pnx_view_u32be(&view, 1, &low) || low != 7)
+        return 8;
+    pnx_mapping_release(&mapping);
+    pnx_windows_opts windows_opts = pnx_windows_opts_init();
+    pnx_windows *windows = nullptr;
+    if (pnx_windows_open("/proc/self/exe", &windows_opts, &err, &windows) ||
+            pnx_windows_next(windows, &err, &view) != 1)
+        return 9;
+    pnx_windows_release(&windows);
+
     // These lack what is required, and are told so rather than that their size is wrong.
     pnx_pool_opts pool_opts = pnx_pool_opts_init();
     pnx_pool *pool = nullptr;

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * os/lost.c - see os/lost.h.
+ *
+ * The copies are written in assembly, since only then is it known what the registers hold wherever one may fault.  Each
+ * block of instructions that touches memory has a row in the section pnx_fixups: begin, end, and where to go on.  There
+ * the result is set to "faulted", and nothing else needs to be right: no value of before is used again.
+ *
+ *   P1  No fault outside of such a block is ever skipped.
+ *   P2  A word of 1, 2, 4 or 8 bytes is moved by one load and one store.
+ */
+#include "os/lost.h"
+
+#include "os/fault.h"
+#include "os/file.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ  22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define PART ((size_t)1 << 30) /* the system copies no more than 2 GiB at once */
+
+/* ---- copying ---- */
+
+#if defined(__x86_64__) || defined(__aarch64__)
+
+/* Offsets from each member's own address, so that nothing needs to be relocated. */
+struct fixup {
+    int32_t begin;
+    int32_t end;
+    int32_t go_on;
+};
+extern const struct fixup first_fixup[] __asm__("__start_pnx_fixups")
+        __attribute__((visibility("hidden")));
+extern const struct fixup behind_fixups[] __asm__("__stop_pnx_fixups")
+        __attribute__((visibility("hidden")));
+
+static uintptr_t at(const int32_t *offset) {
+    return (uintptr_t)offset + (uintptr_t)(intptr_t)*offset;
+}
+
+bool pnx__os_skip(uintptr_t *pc) {
+    for (const struct fixup *fixup = first_fixup; fixup < behind_fixups; fixup++) {
+        if (*pc < at(&fixup->begin) || *pc >= at(&fixup->end))
+            continue;
+        *pc = at(&fixup->go_on);
+        return true;
+    }
+    return false;
+}
+
+#if defined(__x86_64__)
+#define SET_FAULTED "movl $1, %k[faulted]\n jmp 12b\n"
+#else
+#define SET_FAULTED "mov %w[faulted], #1\n b 12b\n"
+#endif
+/* Stand around the instructions; [faulted] is an operand "+r", 0 before. */
+#define GUARDED(instructions) \
+    "11:\n" instructions "12:\n" \
+    ".pushsection .text.pnx_fixup, \"ax\"\n" \
+    "13:\n" SET_FAULTED ".popsection\n" \
+    ".pushsection pnx_fixups, \"a\"\n" \
+    ".balign 4\n .long 11b - .\n .long 12b - .\n .long 13b - .\n" \
+    ".popsection\n"
+
+#define MOVE(name, instructions, scratch) \
+    static inline bool name(unsigned char *dst, const unsigned char *src) { \
+        unsigned faulted = 0; \
+        __asm__ __volatile__(GUARDED(instructions) \
+                             : [faulted] "+r"(faulted) \
+                             : [dst] "r"(dst), [src] "r"(src) \
+                             : "memory", scratch); \
+        return faulted == 0; \
+    }
+
+/* Moves n bytes, a multiple of BLOCK and not 0. */
+#define BLOCK 128u
+static bool move_blocks(unsigned char *dst, const unsigned char *src, size_t n);
+
+#if defined(__x86_64__)
+
+MOVE(move_1, "movb (%[src]), %%al\n movb %%al, (%[dst])\n", "rax")
+MOVE(move_2, "movw (%[src]), %%ax\n movw %%ax, (%[dst])\n", "rax")
+MOVE(move_4, "movl (%[src]), %%eax\n movl %%eax, (%[dst])\n", "rax")
+MOVE(move_8, "movq (%[src]), %%rax\n movq %%rax, (%[dst])\n", "rax")
+MOVE(move_16, "movdqu (%[src]), %%xmm0\n movdqu %%xmm0, (%[dst])\n", "xmm0")
+
+/* No rep movs: some processors take 20 times as long for it where the addresses are odd. */
+static bool move_blocks_sse(unsigned char *dst, const unsigned char *src, size_t n) {
+    unsigned faulted = 0;
+    intptr_t i = -(intptr_t)n;
+    __asm__ __volatile__(GUARDED(".p2align 4\n"
+                                 "10:\n"
+                                 "movdqu (%[src],%[i]), %%xmm0\n movdqu 16(%[src],%[i]), %%xmm1\n"
+                                 "movdqu 32(%[src],%[i]), %%xmm2\n movdqu 48(%[src],%[i]), %%xmm3\n"
+                                 "movdqu %%xmm0, (%[dst],%[i])\n movdqu %%xmm1, 16(%[dst],%[i])\n"
+                                 "movdqu %%xmm2, 32(%[dst],%[i])\n movdqu %%xmm3, 48(%[dst],%[i])\n"
+                                 "addq $64, %[i]\n"
+                                 "jnz 10b\n")
+                         : [faulted] "+r"(faulted), [i] "+r"(i)
+                         : [dst] "r"(dst + n), [src] "r"(src + n)
+                         : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3");
+    return faulted == 0;
+}
+
+static bool move_blocks_avx(unsigned char *dst, const unsigned char *src, size_t n) {
+    unsigned faulted = 0;
+    intptr_t i = -(intptr_t)n;
+    __asm__ __volatile__(
+            GUARDED(".p2align 5\n"
+                    "10:\n"
+                    "vmovdqu (%[src],%[i]), %%ymm0\n vmovdqu 32(%[src],%[i]), %%ymm1\n"
+                    "vmovdqu 64(%[src],%[i]), %%ymm2\n vmovdqu 96(%[src],%[i]), %%ymm3\n"
+                    "vmovdqu %%ymm0, (%[dst],%[i])\n vmovdqu %%ymm1, 32(%[dst],%[i])\n"
+                    "vmovdqu %%ymm2, 64(%[dst],%[i])\n vmovdqu %%ymm3, 96(%[dst],%[i])\n"
+                    "addq $128, %[i]\n"
+                    "jnz 10b\n") "vzeroupper\n"
+            : [faulted] "+r"(faulted), [i] "+r"(i)
+            : [dst] "r"(dst + n), [src] "r"(src + n)
+            : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3");
+    return faulted == 0;
+}
+
+static bool move_blocks(unsigned char *dst, const unsigned char *src, size_t n) {
+    /* One load and a test: the compiler's runtime has asked the processor, and whether the system saves its registers. */
+    return __builtin_cpu_supports("avx") ? move_blocks_avx(dst, src, n)
+                                         : move_blocks_sse(dst, src, n);
+}
+
+#else /* aarch64 */
+
+MOVE(move_1, "ldrb w9, [%[src]]\n strb w9, [%[dst]]\n", "x9")
+MOVE(move_2, "ldrh w9, [%[src]]\n strh w9, [%[dst]]\n", "x9")
+MOVE(move_4, "ldr w9, [%[src]]\n str w9, [%[dst]]\n", "x9")
+MOVE(move_8, "ldr x9, [%[src]]\n str x9, [%[dst]]\n", "x9")
+MOVE(move_16, "ldr q0, [%[src]]\n str q0, [%[dst]]\n", "v0")
+
+static bool move_blocks(unsigned char *dst, const unsigned char *src, size_t n) {
+    unsigned faulted = 0;
+    __asm__ __volatile__(GUARDED(".p2align 4\n"
+                                 "10:\n"
+                                 "ldp q0, q1, [%[src]]\n ldp q2, q3, [%[src], #32]\n"
+                                 "ldp q4, q5, [%[src], #64]\n ldp q6, q7, [%[src], #96]\n"
+                                 "stp q0, q1, [%[dst]]\n stp q2, q3, [%[dst], #32]\n"
+                                 "stp q4, q5, [%[dst], #64]\n stp q6, q7, [%[dst], #96]\n"
+                                 "add %[src], %[src], #128\n add %[dst], %[dst], #128\n"
+                                 "subs %[n], %[n], #128\n"
+                                 "b.ne 10b\n")
+                         : [faulted] "+r"(faulted), [dst] "+r"(dst), [src] "+r"(src), [n] "+r"(n)
+                         :
+                         : "memory", "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7");
+    return faulted == 0;
+}
+
+#endif
+
+/* Fewer than BLOCK bytes. */
+static bool move_rest(unsigned char *dst, const unsigned char *src, size_t n) {
+    bool ok = true;
+    for (; n >= 16 && ok; n -= 16, dst += 16, src += 16)
+        ok = move_16(dst, src);
+    if (n & 8 && ok) {
+        ok = move_8(dst, src);
+        dst += 8;
+        src += 8;
+    }
+    if (n & 4 && ok) {
+        ok = move_4(dst, src);
+        dst += 4;
+        src += 4;
+    }
+    if (n & 2 && ok) {
+        ok = move_2(dst, src);
+        dst += 2;
+        src += 2;
+    }
+    return ok && (!(n & 1) || move_1(dst, src));
+}
+
+bool pnx__os_copy(void *to, const void *from, size_t n) {
+    unsigned char *dst = to;
+    const unsigned char *src = from;
+    size_t blocks = n & ~(size_t)(BLOCK - 1);
+    if (blocks && !move_blocks(dst, src, blocks))
+        return false;
+    return move_rest(dst + blocks, src + blocks, n - blocks);
+}
+
+bool pnx__os_copy_word(void *dst, const void *src, size_t width) {
+    switch (width) {
+    case 1:
+        return move_1(dst, src);
+    case 2:
+        return move_2(dst, src);
+    case 4:
+        return move_4(dst, src);
+    default:
+        return move_8(dst, src);
+    }
+}
+
+#else /* no handler on this machine: these are called only for what cannot fault */
+
+bool pnx__os_skip(uintptr_t *pc) {
+    (void)pc;
+    return false;
+}
+
+bool pnx__os_copy(void *dst, const void *src, size_t n) {
+    memcpy(dst, src, n);
+    return true;
+}
+
+bool pnx__os_copy_word(void *dst, const void *src, size_t width) {
+    memcpy(dst, src, width);
+    return true;
+}
+
+#endif
+
+int pnx__os_copy_by_system(void *dst, const void *src, size_t n, bool dst_is_lossy) {
+    int injected = PNX_OS_FAULT("process_vm");
+    if (injected)
+        return injected;
+    pid_t self = getpid();
+    for (size_t at = 0; at < n;) {
+        size_t part = n - at < PART ? n - at : PART;
+        const struct iovec to = {(char *)dst + at, part};
+        const struct iovec from = {(char *)(uintptr_t)src + at, part};
+        ssize_t done = dst_is_lossy ? process_vm_writev(self, &from, 1, &to, 1, 0)
+                                    : process_vm_readv(self, &to, 1, &from, 1, 0);
+        if (done < 0 && errno != EFAULT)
+            return errno == ENOMEM ? -ENOMEM : -ENOTSUP; /* a sandbox, a kernel without it */
+        if (done <= 0)
+            return -EFAULT;
+        at += (size_t)done;
+    }
+    return 0;
+}
+
+/* ---- what a handler calls ---- */
+
+int pnx__os_populate(uintptr_t from, size_t n, bool for_writing) {
+    int rc;
+    do {
+        rc = PNX_OS_FAULT("populate");
+        if (rc == 0 &&
+                madvise((void *)from, n, for_writing ? MADV_POPULATE_WRITE : MADV_POPULATE_READ))
+            rc = -errno;
+    } while (rc == -EINTR || rc == -EAGAIN);
+    return rc;
+}
+
+int pnx__os_zero(uintptr_t from, size_t n, bool writable) {
+    int injected = PNX_OS_FAULT("mmap_zero");
+    if (injected)
+        return injected;
+    long protection = PROT_READ | (writable ? PROT_WRITE : 0);
+    long flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    /* Not the C library's function, which tools put others over that may do more than a handler may. */
+    return syscall(SYS_mmap, from, n, protection, flags, -1L, 0L) == -1 ? -errno : 0;
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Disks that fail: pages that cannot be read, from a file system of the test's own (FUSE, in another process), and stores
+ * for which there is no room, on a small tmpfs.  Mounted in a name space of the test's.
+ */
+#include "fault_case.h"
+
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define FILE_PAGES 400
+
+/* Shared with the file system: what its reads answer. */
+struct disk {
+    uint32_t ready;
+    int32_t error; /* of pages that are bad; 0: all are good */
+    uint32_t bad;  /* the page that is bad; UINT32_MAX: every odd one */
+    uint32_t asked;
+};
+
+static void own_mounts(void) {
+    if (unshare(CLONE_NEWNS))
+        test_skip("cannot have a name space: %s", strerror(errno));
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+        test_skip("cannot make mounts private: %s", strerror(errno));
+}
+
+#ifdef HAVE_FUSE
+#define FUSE_USE_VERSION 31
+#include <fuse.h>
+
+static struct disk *disk;
+
+static bool is_bad(uint64_t page) {
+    return disk->error && (disk->bad == UINT32_MAX ? page % 2 == 1 : page == disk->bad);
+}
+
+static int disk_getattr(const char *path, struct stat *st, struct fuse_file_info *info) {
+    (void)info;
+    memset(st, 0, sizeof(*st));
+    st->st_nlink = 1;
+    st->st_mode = strcmp(path, "/") == 0 ? S_IFDIR | 0700 : S_IFREG | 0600;
+    st->st_size = strcmp(path, "/") == 0 ? 0 : (off_t)(FILE_PAGES * PAGE);
+    st->st_mtime = st->st_ctime = 1000000;
+    return strcmp(path, "/") == 0 || strcmp(path, "/file") == 0 ? 0 : -ENOENT;
+}
+
+static int disk_open(const char *path, struct fuse_file_info *info) {
+    (void)path;
+    (void)info;
+    return 0;
+}
+
+static int disk_read(
+        const char *path, char *to, size_t n, off_t offset, struct fuse_file_info *info) {
+    (void)path;
+    (void)info;
+    __atomic_fetch_add(&disk->asked, 1, __ATOMIC_RELAXED);
+    for (uint64_t page = (uint64_t)offset / PAGE; page * PAGE < (uint64_t)offset + n; page++) {
+        if (is_bad(page))
+            return -disk->error;
+    }
+    for (size_t i = 0; i < n; i++)
+        to[i] = (char)byte_at((uint64_t)offset + i);
+    return (int)n;
+}
+
+static _Noreturn void serve(const char *where) {
+    static const struct fuse_operations operations = {
+            .getattr = disk_getattr, .open = disk_open, .read = disk_read};
+    char *argv[] = {"disk", NULL};
+    struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+    struct fuse *fuse = fuse_new(&args, &operations, sizeof(operations), NULL);
+    if (!fuse || fuse_mount(fuse, where))
+        _exit(3);
+    __atomic_store_n(&disk->ready, 1, __ATOMIC_RELEASE);
+    (void)fuse_loop(fuse);
+    _exit(0);
+}
+
+struct served {
+    pid_t pid;
+    char path[512];
+};
+
+static struct served start_disk(void) {
+    struct served served;
+    if (access("/dev/fuse", R_OK | W_OK))
+        test_skip("/dev/fuse cannot be used: %s", strerror(errno));
+    own_mounts();
+    disk = mmap(NULL, sizeof(*disk), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(disk != MAP_FAILED);
+    const char *where = test_path("mounted");
+    CHECK_EQ(mkdir(where, 0700), 0);
+    snprintf(served.path, sizeof(served.path), "%s/file", where);
+    served.pid = fork();
+    CHECK(served.pid >= 0);
+    if (served.pid == 0)
+        serve(where);
+    int status;
+    while (!__atomic_load_n(&disk->ready, __ATOMIC_ACQUIRE)) {
+        if (waitpid(served.pid, &status, WNOHANG) == served.pid)
+            test_skip("cannot mount FUSE");
+        sched_yield();
+    }
+    return served;
+}
+
+static void end_disk(const struct served *served) {
+    kill(served->pid, SIGKILL);
+    (void)waitpid(served->pid, NULL, 0);
+    CHECK_EQ(umount2(test_path("mounted"), MNT_DETACH), 0);
+}
+
+static void bad_page(int error) {
+    struct served served = start_disk();
+    struct pnx_fault_scope scope;
+    struct pnx_mapping *mapping = map_path(served.path);
+    unsigned char *got = malloc(4 * PAGE);
+    uint64_t lost = 0;
+    CHECK(got);
+    disk->bad = 37;
+    disk->error = error;
+    /* A copy is refused, and later given. */
+    CHECK_EQ(pnx_fault_copy_out(mapping, 36 * PAGE + 5, got, 2 * PAGE), -EIO);
+    CHECK_EQ(pnx_fault_probe(mapping, 36 * PAGE, 3 * PAGE), -EIO);
+    CHECK_EQ(pnx_fault_state(mapping, NULL), 0);
+    disk->error = 0;
+    CHECK_EQ(pnx_fault_copy_out(mapping, 36 * PAGE + 5, got, 2 * PAGE), 0);
+    for (size_t i = 0; i < 2 * PAGE; i++)
+        CHECK_EQ(got[i], byte_at(36 * PAGE + 5 + i));
+    free(got);
+    /* In a scope, one page of zeros, and all the others as they were. */
+    disk->bad = 300;
+    disk->error = error;
+    CHECK_EQ(pnx_fault_begin(mapping, &scope), 0);
+    for (size_t page = 290; page < 310; page++)
+        CHECK_EQ(peek(mapping, page * PAGE + 9), page == 300 ? 0 : byte_at(page * PAGE + 9));
+    CHECK_EQ(pnx_fault_end(&scope), -EIO);
+    CHECK_EQ(pnx_fault_state(mapping, &lost), -EIO);
+    CHECK_EQ(lost, 300 * PAGE);
+    CHECK_EQ(fault_stats().io_errors, 1);
+    CHECK_EQ(pnx_fault_begin(mapping, &scope), -EIO);
+    pnx_mapping_release(&mapping);
+    end_disk(&served);
+}
+
+TEST(p1_a_page_that_cannot_be_read_is_eio_and_the_only_one_that_is_lost) {
+    bad_page(EIO);
+}
+
+TEST(p1_whatever_the_disk_says_of_a_page_it_is_eio) {
+    bad_page(EDQUOT);
+}
+
+TEST(many_bad_pages_take_few_areas) {
+    struct served served = start_disk();
+    struct pnx_fault_scope scope;
+    struct pnx_mapping *mapping = map_path(served.path);
+    disk->bad = UINT32_MAX;
+    disk->error = EIO;
+    CHECK_EQ(pnx_fault_begin(mapping, &scope), 0);
+    for (size_t page = 0; page < FILE_PAGES; page++) {
+        unsigned char found = peek(mapping, page * PAGE + 77);
+        CHECK(found == 0 || (page % 2 == 0 && found == byte_at(page * PAGE + 77)));
+    }
+    CHECK_EQ(pnx_fault_end(&scope), -EIO);
+    CHECK_EQ(fault_stats().io_errors, PNX_FAULT_PAGES_MAX + 1);
+    CHECK(times_mapped(served.path) <= PNX_FAULT_PAGES_MAX + 1);
+    pnx_mapping_release(&mapping);
+    end_disk(&served);
+}
+
+TEST(a_file_system_that_dies_is_eio) {
+    struct served served = start_disk();
+    struct pnx_fault_scope scope;
+    struct pnx_mapping *mapping = map_path(served.path);
+    CHECK_EQ(pnx_fault_begin(mapping, &scope), 0);
+    CHECK_EQ(peek(mapping, 5), byte_at(5));
+    kill(served.pid, SIGKILL);
+    CHECK_EQ(waitpid(served.pid, NULL, 0), served.pid);
+    (void)peek(mapping, 399 * PAGE);
+    CHECK_EQ(pnx_fault_end(&scope), -EIO);
+    pnx_mapping_release(&mapping);
+    CHECK_EQ(umount2(test_path("mounted"), MNT_DETACH), 0);
+}
+
+#else
+
+TEST(p1_a_page_that_cannot_be_read_is_eio_and_the_only_one_that_is_lost) {
+    (void)sizeof(struct disk);
+    test_skip("libfuse3 is not there");
+}
+
+#endif
+
+TEST(p1_a_store_for_which_there_is_no_room_is_eio) {
+    own_mounts();
+    const char *where = test_path("small");
+    char path[512];
+    CHECK_EQ(mkdir(where, 0700), 0);
+    if (mount("small", where, "tmpfs", 0, "size=64k"))
+        test_skip("cannot mount: %s", strerror(errno));
+    snprintf(path, sizeof(path), "%s/sparse", where);
+    struct hand hand;
+    struct pnx_fault_scope scope;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    CHECK(fd >= 0);
+    CHECK_EQ(ftruncate(fd, (off_t)(100 * PAGE)), 0);
+    hand_map(&hand, fd, 100 * PAGE, PNX_FAULT_WRITABLE);
+    CHECK_EQ(pnx_fault_begin(&hand.mapping, &scope), 0);
+    unsigned stored = 0;
+    for (size_t page = 0; page < 100 && pnx_fault_state(&hand.mapping, NULL) == 0; page++) {
+        *hand_at(&hand, page * PAGE) = 1;
+        stored++;
+    }
+    CHECK(stored > 4 && stored < 40);
+    CHECK_EQ(pnx_fault_end(&scope), -EIO);
+    uint64_t lost = 0;
+    CHECK_EQ(pnx_fault_state(&hand.mapping, &lost), -EIO);
+    CHECK_EQ(lost, (stored - 1) * PAGE);
+    CHECK_EQ(pnx_fault_copy_in(&hand.mapping, 0, "x", 1), -EIO); /* poisoned */
+    hand_end(&hand);
+    close(fd);
+    CHECK_EQ(umount2(where, MNT_DETACH), 0);
+}
