@@ -21,9 +21,10 @@ struct pool_ops {
     /* Borrows a connection, which the thread of this index keeps, and gives it back.  Cannot fail. */
     void (*acquire)(void *pool, unsigned index);
     void (*release)(void *pool, unsigned index);
-    /* For a pool that can tell itself who was granted out of turn: begins to look, and returns how many.  May be NULL. */
-    void (*trace)(void *pool);
-    uint64_t (*end_trace)(void *pool);
+    /* For a pool that can tell itself who was granted out of turn: as set_up, a pool that counts these, and how many there
+     * were.  May be NULL. */
+    void *(*set_up_traced)(uint32_t size, uint32_t idle);
+    uint64_t (*traced)(void *pool);
 };
 
 /*

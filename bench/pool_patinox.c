@@ -47,10 +47,10 @@ static int set_bounded(struct pnx_pool_opts *opts, struct pnx_error *err) {
     return pnx_pool_opts_set(opts, "barge_ns", "1ms", err);
 }
 
-void *pool_patinox_set_up(uint32_t size, uint32_t idle) {
+static void *set_up(uint32_t size, uint32_t idle, uint32_t flags) {
     static const struct pnx_pool_manager manager = {
             .size = sizeof(manager), .connect = connect_it, .check = check_it, .close = close_it};
-    struct pnx_pool_opts opts = *PNX_POOL_OPTS(.name = "bench", .max = size);
+    struct pnx_pool_opts opts = *PNX_POOL_OPTS(.name = "bench", .max = size, .flags = flags);
     struct pnx_error err;
     struct pnx_pool *pool = NULL;
     struct pnx_lease *leases = calloc(idle + 1, sizeof(*leases));
@@ -65,6 +65,21 @@ void *pool_patinox_set_up(uint32_t size, uint32_t idle) {
         pnx_lease_release(&leases[i]);
     free(leases);
     return pool;
+}
+
+void *pool_patinox_set_up(uint32_t size, uint32_t idle) {
+    return set_up(size, idle, 0);
+}
+
+static void *set_up_traced(uint32_t size, uint32_t idle) {
+    return set_up(size, idle, PNX_POOL_TRACE_ORDER);
+}
+
+static uint64_t traced(void *pool) {
+    struct pnx_pool_stats stats = {.size = sizeof(stats)};
+    if (pnx_pool_read_stats(pool, &stats))
+        abort();
+    return stats.inversions;
 }
 
 static void acquire(void *pool, unsigned index) {
@@ -98,17 +113,12 @@ static void cycle_tear_down(void *state) {
     pnx_pool_release(&pool);
 }
 
-#ifndef HAVE_POOL_ASYNC
-int pool_patinox_async(const struct bench_args *args) {
-    printf("{\"missing\":\"the library has no asynchronous acquire yet\"}\n");
-    (void)args;
-    return 0;
-}
-#endif
-
 int main(int argc, char **argv) {
-    static const struct pool_ops ops = {
-            .set_up = pool_patinox_set_up, .acquire = acquire, .release = release};
+    static const struct pool_ops ops = {.set_up = pool_patinox_set_up,
+            .acquire = acquire,
+            .release = release,
+            .set_up_traced = set_up_traced,
+            .traced = traced};
     struct bench_args args = bench_parse(argc, argv);
     const struct bench_impl cycle = {.name = args.impl,
             .version = pnx_version(),
@@ -116,6 +126,9 @@ int main(int argc, char **argv) {
             .work = cycle_work,
             .tear_down = cycle_tear_down};
     bounded = strcmp(args.impl, "patinox-bounded") == 0;
+    if (strcmp(args.impl, "patinox-unlisted") ==
+            0) /* its connections are no rows of the registry */
+        setenv("PATINOX_REGISTRY", "off", 1);
     if (strcmp(args.case_name, "pool/cycle") == 0)
         return bench_cycle(&args, &cycle);
     if (strcmp(args.case_name, "pool/async-cycle") == 0 ||

@@ -45,7 +45,8 @@
  *   neither                            acquire_async, cancel, detach, adopt, resize, reset (but for interrupt), resume, close_begin,
  *                                      close_poll, release of the pool, read_stats
  *
- * An operation or hook written in C++ that throws terminates the process.
+ * An operation, a hook, the callback of a request and the function given to pnx_pool_evict() must return: one that throws
+ * a C++ exception, or ends its thread, aborts the process.
  */
 #ifndef PNX_POOL_H
 #define PNX_POOL_H
@@ -164,6 +165,10 @@ enum pnx_pool_flags {
     /* Idle resources are taken in turn instead of the last used one: even use of balanced servers, at the price of the
      * short way and of a pool that shrinks. */
     PNX_POOL_ROUND_ROBIN = 2,
+    /* Counts grants out of turn in the statistic inversions: to a caller while another one of the same priority, who had
+     * been waiting before that caller's call began, still waits.  For tests: an acquire then takes the lock.  In a pool
+     * without barge_ns there are none. */
+    PNX_POOL_TRACE_ORDER = 4,
 };
 
 /* What an acquire does that must wait while its thread holds a lease of the same pool. */

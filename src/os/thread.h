@@ -59,10 +59,12 @@ struct pnx_thread {
     const void *pool_calls;     /* pool: innermost operation of a manager that runs here */
     const void *pool_groups;    /* pool: groups for which work runs here; innermost first */
     void *pool_delivery;        /* pool: callbacks of requests that wait for one to return */
-    /* pool: the slot that this thread had last, in pools whose serial has these low bits. */
-    struct {
+    /* pool: the slot that this thread had last, in pools whose serial has these low bits; several: it may have another
+     * one, too. */
+    struct pnx_thread_slot {
         uint64_t serial;
         void *slot;
+        bool several;
     } pool_last[PNX_THREAD_POOLS];
     /* share: guards of checked rwdata that this thread holds (the address, + 1 to write); the function is called at
      * the thread's end if there are any. */
@@ -176,6 +178,9 @@ bool pnx__barrier_is_asymmetric(void);
  */
 #ifdef PNX_EXPLORE
 uint32_t pnx__fork_generation(void);
+static inline bool pnx__fork_is(uint32_t generation) {
+    return pnx__fork_generation() == generation;
+}
 #else
 extern struct pnx_aptr
         pnx__fork_page; /* struct pnx_a32; wiped to 0 in a child; NULL: not there (yet) */
@@ -186,6 +191,14 @@ static inline uint32_t pnx__fork_generation(void) {
     uint32_t generation = page ? pnx_load(page, PNX_ACQUIRE, "thread.fork_page")
                                : 0; /* pairs with thread.fork_claim */
     return __builtin_expect(generation != 0, 1) ? generation : pnx__fork_generation_slow();
+}
+/* Whether it is that: a look without a call for short ways; false also where pnx__fork_generation() has to be asked. */
+static inline bool pnx__fork_is(uint32_t generation) {
+    const struct pnx_a32 *page = pnx_load(
+            &pnx__fork_page, PNX_ACQUIRE, "thread.fork_is_where"); /* with thread.fork_there */
+    return __builtin_expect(page != NULL, 1) &&
+           __builtin_expect(pnx_load(page, PNX_ACQUIRE, "thread.fork_is") == generation,
+                   1); /* pairs with thread.fork_claim */
 }
 #endif
 

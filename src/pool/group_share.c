@@ -309,7 +309,9 @@ static void serve_locked(struct pnx_pool_group *group, pnx_ns now) {
 }
 
 void pnx__group_tend_locked(struct pnx_pool_group *group, pnx_ns now) {
-    if (!group->closing)
+    if (group->closing) /* nobody takes what is idle any more: else its pool would tell of it for ever */
+        look_locked(group, false);
+    else
         serve_locked(group, now);
     pnx__group_sweep_locked(group);
 }
@@ -322,9 +324,15 @@ void pnx__group_told(void *arg) {
     struct pnx_pool *pool = pnx__group_pool(key);
     pnx__pool_lock(pool);
     pool->member.told = false;
+    pool->member.at = PNX_NEVER; /* what was asked for meanwhile is looked at now, and armed anew */
+    /* Whoever ticks may be ahead of the clock: what is armed below by an older time would be due, and told, at once. */
+    now = pool->core.now > now ? pool->core.now : now;
     settle_locked(key, pool);
-    bool hungry =
-            key->state == PNX__GROUP_OPEN && pnx__pool_appetite(&pool->core) != PNX__POOL_SATED;
+    enum pnx__pool_appetite appetite = pnx__pool_appetite(&pool->core);
+    bool open = key->state == PNX__GROUP_OPEN;
+    if (open) /* also in a group that is closing, and asks nobody: else it would be told of this for ever */
+        pool->member.known = (uint8_t)appetite;
+    bool hungry = open && appetite != PNX__POOL_SATED;
     pnx__mutex_unlock(&pool->lock);
     if (hungry && !pnx__list_linked(&key->want)) {
         line_up_locked(key);

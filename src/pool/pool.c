@@ -189,6 +189,8 @@ static void configure(struct pnx_pool *pool, const struct pnx_pool_opts *opts) {
     pool->serial = next_serial();
     pool->quick_release = !pool->manager.reset && !pool->hooks.after_release;
     pool->hooked = pool->hooks.before_acquire != NULL;
+    pool->core.traced = (opts->flags & PNX_POOL_TRACE_ORDER) != 0;
+    pool->plain = !pool->hooked && !pool->core.traced;
     pool->post = opts->post;
     pool->post_ctx = opts->post_ctx;
     pool->nested = opts->nested;

@@ -20,6 +20,8 @@
 #include "registry/calls.h"
 #include "stats/stats.h"
 
+#include <stdlib.h>
+
 struct pnx_os_thread;
 
 /* Histograms, in the order of stats/pool.def. */
@@ -53,7 +55,18 @@ struct pnx__pool_call {
     const struct pnx__pool_call *outer;
     const struct pnx_slot *interrupts; /* it is the interrupt of this one; else NULL */
     struct pnx_row_call row;
+    bool begun; /* and has not returned */
 };
+
+/* Declares one.  If the function is left without returning, by an exception or the end of its thread, the process aborts. */
+#define PNX__POOL_CALL(name) \
+    struct pnx__pool_call name PNX_CLEANUP(pnx__pool_call_check); \
+    name.begun = false
+
+static inline void pnx__pool_call_check(const struct pnx__pool_call *call) {
+    if (call->begun)
+        abort();
+}
 
 /* What a pool whose quota is used up wants more for, by urgency. */
 enum pnx__pool_appetite {
@@ -101,6 +114,7 @@ struct pnx_pool {
     uint32_t fork;      /* the fork generation of the process that made it */
     bool quick_release; /* nothing of the user's runs at a release */
     bool hooked;        /* before_acquire is to be called */
+    bool plain;         /* an acquire may go the short way: no hook, no trace */
 
     _Alignas(64) struct pnx_a64
             seen; /* a time, some ms ago at most while there is traffic; any thread writes it */
@@ -172,8 +186,11 @@ static inline void pnx__pool_effects_init(struct pnx__pool_effects *effects) {
 
 /* Whether effects have something to be told after the unlock, for which the pool must still be there. */
 static inline bool pnx__pool_has_news(const struct pnx__pool_effects *effects) {
-    return effects->more || effects->opened || effects->closed || effects->stale ||
-           effects->hungry || effects->done;
+    return effects->more || effects->opened || effects->closed || effects->stale || effects->hungry;
+}
+/* That, or requests to be delivered, which keep the pool themselves. */
+static inline bool pnx__pool_has_tasks(const struct pnx__pool_effects *effects) {
+    return effects->done || pnx__pool_has_news(effects);
 }
 
 /* What the pool wants of its group. */
@@ -197,10 +214,11 @@ static inline bool pnx__pool_has_tidings(const struct pnx_pool *pool) {
            pnx__pool_appetite(core) > member->known;
 }
 
-/* When its timers are due, the group's among them. */
+/* When its timers are due, the group's among them, unless somebody is about to tell the group anyhow. */
 static inline pnx_ns pnx__pool_due(const struct pnx_pool *pool) {
+    const struct pnx__pool_member *member = &pool->member;
     pnx_ns next = pool->core.next_timer;
-    return pool->member.tell && pool->member.at < next ? pool->member.at : next;
+    return member->tell && !member->told && member->at < next ? member->at : next;
 }
 
 /* What a caller is prepared to run itself when the pool has no threads. */
@@ -246,7 +264,7 @@ static inline void pnx__pool_check_locked(const struct pnx_pool *pool) {
 static inline void pnx__pool_unlock_quiet(
         struct pnx_pool *pool, struct pnx__pool_effects *effects) {
     if (effects->wakes || effects->work || effects->timer || effects->ended ||
-            pnx__pool_has_news(effects) || pnx__pool_has_tidings(pool)) {
+            pnx__pool_has_tasks(effects) || pnx__pool_has_tidings(pool)) {
         pnx__pool_unlock(pool, effects, NULL);
         return;
     }
@@ -287,7 +305,25 @@ void pnx__pool_leave(struct pnx_pool *pool, struct pnx_slot *slot);
 int pnx__pool_enter(struct pnx_pool *pool, struct pnx_slot *slot);
 /* Brackets a call of the manager on this thread. */
 void pnx__pool_call_enter(const struct pnx_pool *pool, struct pnx__pool_call *call);
-void pnx__pool_call_leave(const struct pnx__pool_call *call);
+void pnx__pool_call_leave(struct pnx__pool_call *call);
+/* The same for who knows the thread's record; NULL: it has none. */
+static inline void pnx__pool_call_enter_on(
+        struct pnx_thread *self, const struct pnx_pool *pool, struct pnx__pool_call *call) {
+    pnx__mutex_assert_none_held();
+    call->pool = pool;
+    call->outer = self ? self->pool_calls : NULL;
+    call->interrupts = NULL;
+    call->begun = true;
+    if (self)
+        self->pool_calls = call;
+    pnx__row_call_enter_on(self, &call->row, pool->registry, pool->row);
+}
+static inline void pnx__pool_call_leave_on(struct pnx_thread *self, struct pnx__pool_call *call) {
+    call->begun = false;
+    if (self)
+        self->pool_calls = call->outer;
+    pnx__row_call_leave_on(self, &call->row);
+}
 /* Whether an operation of this pool runs on this thread. */
 bool pnx__pool_call_inside(const struct pnx_pool *pool);
 /* Whether the interrupt of this slot's resource runs on this thread. */
@@ -315,9 +351,11 @@ struct pnx__pool_asking {
 /* Checks the options of an acquire: 0, -EINVAL, -E2BIG. */
 int pnx__pool_check_asking(const struct pnx_acquire_opts *with, struct pnx_error *err,
         struct pnx__pool_asking *ret_asking);
-/* The short way: true with a lease, if this thread's last slot of the pool is open, idle and fit. */
-bool pnx__pool_claim(struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_asking *asking,
-        struct pnx_lease *ret_lease);
+/* The short way: a lease, if this thread's last slot of the pool is open, idle and fit; else an empty one. */
+struct pnx_lease pnx__pool_claim(
+        struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_asking *asking);
+/* The same in a pool that traces the order: looks whether it was somebody else's turn. */
+void pnx__pool_trace(struct pnx_pool *pool, uint8_t lane, uint64_t asked);
 /* Notes who has the lease now, and which slot this thread looks at first next time. */
 void pnx__pool_stamp(struct pnx_pool *pool, const struct pnx_lease *lease,
         const struct pnx__pool_asking *asking);
@@ -329,10 +367,10 @@ int pnx__pool_explain(
         struct pnx_pool *pool, int code, const char *phase, pnx_ns waited, struct pnx_error *err);
 
 /* ---- pool_request.c ---- */
-/* Delivers requests that have their outcome; each has a ref of the pool. */
+/* Delivers requests that have their outcome; each has a ref of the pool, or a lease, and the pool may be gone afterwards. */
 void pnx__pool_deliver(struct pnx_link *first);
-/* Takes those refs; the lock is held. */
-void pnx__pool_ref_requests_locked(struct pnx_pool *pool, const struct pnx_link *first);
+/* Takes those refs, where there is no lease; the lock is held. */
+void pnx__pool_ref_requests_locked(const struct pnx_link *first);
 
 /* Runs the callback that a link in an inbox stands for. */
 void pnx__pool_run_link(struct pnx_link *link);

@@ -6,7 +6,9 @@
  *       word of the slot that this thread had last.
  *   A2  The deadline is computed once, from the exact clock, when the caller has its place in the queue.
  *   A3  A caller leaves with a lease if it was granted one, even when its deadline has passed meanwhile.
- *   A4  A waiter that is alone in the queue spins for a moment before it sleeps, if a CPU is left for others.
+ *   A4  A waiter that is alone in the queue spins before it sleeps, if a CPU is left for others: for about 2 us, or up to 50
+ *       while the waits of late were shorter than 25.  (Sleeping costs some 5 us, on a virtual machine that has to wake
+ *       a CPU some 20.  Two threads that take turns would else never come out of sleeping in turns.)
  */
 #include "os/thread.h"
 #include "pool/pool.h"
@@ -15,7 +17,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* So many hints a spinning waiter gives: about two microseconds. */
+/* So many hints a spinning waiter gives at least, about two microseconds; one takes so long, roughly. */
+#define SPIN_NS 40
 #ifdef PNX_EXPLORE
 #define SPINS 2
 #else
@@ -23,10 +26,31 @@
 #endif
 /* The time that all see is renewed when it is so old. */
 #define SEEN_FOR   (10 * PNX_MS)
-/* A wait inside a lease is looked for in pools of at most so many slots. */
+/* A wait inside a lease is looked for in all slots of a pool that has at most so many. */
 #define NESTED_MAX 256
 
 /* ---- the short way ---- */
+
+static bool is_held_by(const struct pnx_slot *slot, const struct pnx_thread *self) {
+    /* what this thread wrote, it sees; other threads' slots are not its own at any moment */
+    return pnx__pool_slot_state(slot) == PNX__POOL_IN_USE &&
+           pnx_load(&slot->owner, PNX_RELAXED, "pool_acquire.held") == self->id;
+}
+
+static struct pnx_thread_slot *last_of(struct pnx_thread *self, const struct pnx_pool *pool) {
+    return &self->pool_last[pool->serial % PNX_THREAD_POOLS];
+}
+
+/* What this thread has of the pool is its last slot, unless that says several. */
+static void note_last(struct pnx_thread *self, const struct pnx_pool *pool, struct pnx_slot *slot) {
+    struct pnx_thread_slot *last = last_of(self, pool);
+    if (last->serial != pool->serial)
+        last->several = true; /* it is not known */
+    else if (last->slot != slot && is_held_by(last->slot, self))
+        last->several = true;
+    last->serial = pool->serial;
+    last->slot = slot;
+}
 
 void pnx__pool_stamp(struct pnx_pool *pool, const struct pnx_lease *lease,
         const struct pnx__pool_asking *asking) {
@@ -36,39 +60,60 @@ void pnx__pool_stamp(struct pnx_pool *pool, const struct pnx_lease *lease,
     pnx_store(&slot->site, (void *)(uintptr_t)asking->site, PNX_RELAXED, "pool_acquire.site");
     pnx_store(&slot->tag, asking->tag, PNX_RELAXED, "pool_acquire.tag");
     pnx_store(&slot->owner, self ? self->id : 0, PNX_RELAXED, "pool_acquire.owner");
-    if (self) {
-        self->pool_last[pool->serial % PNX_THREAD_POOLS].serial = pool->serial;
-        self->pool_last[pool->serial % PNX_THREAD_POOLS].slot = slot;
-    }
-    if (lease->generation % PNX__POOL_SAMPLE == 0)
+    if (self)
+        note_last(self, pool, slot);
+    if (pnx__pool_is_sample(lease->generation))
         slot->hold_since = pnx__now(&pool->env);
 }
 
-bool pnx__pool_claim(struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_asking *asking,
-        struct pnx_lease *ret_lease) {
-    struct pnx_thread *self = pnx__self();
-    if (!self || self->pool_last[pool->serial % PNX_THREAD_POOLS].serial != pool->serial)
-        return false;
-    struct pnx_slot *slot = self->pool_last[pool->serial % PNX_THREAD_POOLS].slot;
+static __attribute__((noinline, cold)) void sample_hold(
+        const struct pnx_pool *pool, struct pnx_slot *slot) {
+    slot->hold_since = pnx__now(&pool->env);
+}
+
+static __attribute__((noinline, cold)) void renew_seen(struct pnx_pool *pool, pnx_ns now) {
+    /* a hint; whoever has the later one wins */
+    pnx_store(&pool->seen, (uint64_t)now, PNX_RELAXED, "pool_acquire.seen");
+}
+
+/* The short way: no call but on a sample of its turns, so that it saves no registers. */
+static inline struct pnx_lease claim(
+        struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_asking *asking) {
+    const struct pnx_lease none = {0};
+    struct pnx_thread *self = PNX_SELF; /* who has none yet has had no slot either */
+    if (!self || last_of(self, pool)->serial != pool->serial)
+        return none;
+    struct pnx_slot *slot = last_of(self, pool)->slot;
     uint64_t generation;
     if (!pnx__pool_slot_claim(slot, now, pool->check_after, &generation))
-        return false;
+        return none;
     /* all by themselves: see pnx__pool_used_at(), and reports need no order */
     pnx_store(&slot->used_at, (uint64_t)now, PNX_RELAXED, "pool_acquire.used_at");
     pnx_store(&slot->site, (void *)(uintptr_t)asking->site, PNX_RELAXED, "pool_acquire.claim_site");
     pnx_store(&slot->tag, asking->tag, PNX_RELAXED, "pool_acquire.claim_tag");
     pnx_store(&slot->owner, self->id, PNX_RELAXED, "pool_acquire.claim_owner");
-    if (generation % PNX__POOL_SAMPLE == 0)
-        slot->hold_since = pnx__now(&pool->env);
-    /* a hint; whoever has the later one wins */
-    if (now - (pnx_ns)pnx_load(&pool->seen, PNX_RELAXED, "pool_acquire.seen_look") >= SEEN_FOR)
-        pnx_store(&pool->seen, (uint64_t)now, PNX_RELAXED, "pool_acquire.seen");
-    *ret_lease = (struct pnx_lease){.slot = slot, .generation = generation};
-    return true;
+    if (__builtin_expect(pnx__pool_is_sample(generation), 0))
+        sample_hold(pool, slot);
+    /* a hint, as above */
+    pnx_ns seen = (pnx_ns)pnx_load(&pool->seen, PNX_RELAXED, "pool_acquire.seen_look");
+    if (__builtin_expect(now - seen >= SEEN_FOR, 0))
+        renew_seen(pool, now);
+    return (struct pnx_lease){.slot = slot, .generation = generation};
+}
+
+struct pnx_lease pnx__pool_claim(
+        struct pnx_pool *pool, pnx_ns now, const struct pnx__pool_asking *asking) {
+    return claim(pool, now, asking);
+}
+
+void pnx__pool_trace(struct pnx_pool *pool, uint8_t lane, uint64_t asked) {
+    pnx__pool_lock(pool);
+    pnx__pool_note_order(&pool->core, lane, asked);
+    pnx__mutex_unlock(&pool->lock);
 }
 
 bool pnx__pool_passes(struct pnx_pool *pool, const struct pnx_lease *lease) {
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     /* the lease is this thread's */
     void *resource = pnx_load(&lease->slot->resource, PNX_RELAXED, "pool_acquire.hook");
     pnx__pool_call_enter(pool, &call);
@@ -202,7 +247,8 @@ struct wait {
     pnx_ns deadline; /* fixed with it */
     bool first;      /* it has had a resource, which was no good: its place is its old one */
     struct pnx_lease refused; /* that one, until it is given up; only then others may profit */
-    bool spins;               /* it is alone in the queue */
+    bool is_new;              /* since is a moment ago */
+    uint32_t spins;           /* it is alone in the queue: so many looks before it sleeps */
     bool poked;               /* it has had the pool's work to do */
     struct pnx__pool_waiter waiter;
 };
@@ -302,10 +348,12 @@ static void park(struct wait *wait, uint32_t outcome, pnx_ns until) {
 
 static void spin(struct wait *wait) {
     struct pnx_pool *pool = wait->pool;
-    wait->spins = false;
+    uint32_t spins = wait->spins;
+    wait->spins = 0;
+    wait->is_new = false;
     /* a count, which orders nothing */
     if (pnx_fetch_add(&pool->spinners, 1, PNX_RELAXED, "pool_acquire.spin") < pool->spinners_max) {
-        for (int i = 0; i < SPINS && look(&wait->waiter) == PNX__POOL_WAITING; i++)
+        for (uint32_t i = 0; i < spins && look(&wait->waiter) == PNX__POOL_WAITING; i++)
             pnx__spin_hint();
     }
     pnx_fetch_sub(&pool->spinners, 1, PNX_RELAXED, "pool_acquire.spun"); /* the same */
@@ -314,6 +362,7 @@ static void spin(struct wait *wait) {
 static void note_since(struct wait *wait) {
     if (wait->since)
         return;
+    wait->is_new = true;
     wait->since = pnx__now(&wait->pool->env);
     wait->deadline = pnx__deadline(wait->since, wait->timeout);
     /* by itself: see grant() in pool_core_queue.c */
@@ -331,12 +380,12 @@ static int await_outcome(struct wait *wait, struct pnx_error *err, struct pnx_le
             *ret_lease = (struct pnx_lease){.slot = waiter->slot, .generation = waiter->generation};
             return 0;
         }
-        pnx_ns now;
         if (outcome == PNX__POOL_WAITING && wait->spins) {
             spin(wait);
             continue;
         }
-        now = pnx__now(&wait->pool->env);
+        pnx_ns now = wait->is_new ? wait->since : pnx__now(&wait->pool->env);
+        wait->is_new = false;
         if (outcome == PNX__POOL_REFUSED)
             return pnx__pool_explain(
                     wait->pool, waiter->code, waiter->phase, now - wait->since, err);
@@ -355,18 +404,22 @@ static int await_outcome(struct wait *wait, struct pnx_error *err, struct pnx_le
     }
 }
 
-/* How many leases of the pool this thread holds; 0 when the pool is too large to look. */
+/* How many leases of the pool this thread holds; of a pool too large to look, whether it has the one that it got last. */
 static uint32_t leases_held(const struct pnx_pool *pool) {
-    const struct pnx_thread *self = pnx__self();
-    uint32_t held = 0;
-    if (!self || pool->core.capacity > NESTED_MAX)
+    struct pnx_thread *self = pnx__self();
+    if (!self)
         return 0;
-    for (uint32_t i = 0; i < pool->core.capacity; i++) {
-        const struct pnx_slot *slot = pnx__pool_slot_at(pool, i);
-        /* what this thread wrote, it sees; other threads' slots are not its own at any moment */
-        held += pnx__pool_slot_state(slot) == PNX__POOL_IN_USE &&
-                pnx_load(&slot->owner, PNX_RELAXED, "pool_acquire.held") == self->id;
-    }
+    struct pnx_thread_slot *last = last_of(self, pool);
+    bool known = last->serial == pool->serial, has_last = known && is_held_by(last->slot, self);
+    if (known && !last->several && !has_last)
+        return 0; /* as a rule: the other slots' lines stay where they are */
+    if (pool->core.capacity > NESTED_MAX)
+        return has_last;
+    uint32_t held = 0;
+    for (uint32_t i = 0; i < pool->core.capacity; i++)
+        held += is_held_by(pnx__pool_slot_at(pool, i), self);
+    if (known && held == 0)
+        last->several = false;
     return held;
 }
 
@@ -380,6 +433,19 @@ static int check_nested_locked(struct pnx_pool *pool, uint32_t *ret_held) {
         return 0;
     pnx__pool_count(&pool->core, PNX__POOL_STAT_nested);
     return pool->nested == PNX_POOL_NESTED_REFUSE ? -EDEADLK : 0;
+}
+
+/* A4: for as long as sleeping would take, or twice as long as it has had to be of late, where that is not much longer. */
+static uint32_t spins_for(const struct pnx__pool_core *core) {
+#ifdef PNX_EXPLORE
+    (void)core;
+    return SPINS;
+#else
+    if (core->recent_wait > PNX__POOL_SPIN_MAX / 2)
+        return SPINS;
+    uint32_t spins = (uint32_t)(2 * core->recent_wait / SPIN_NS);
+    return spins > SPINS ? spins : SPINS;
+#endif
 }
 
 /* The lock is held, and a take was in vain.  Takes after all, joins the queue, or fails; unlocks.  1: it has joined. */
@@ -406,7 +472,7 @@ static int join_locked(struct wait *wait, struct pnx__pool_effects *effects, con
         *ret_phase = rc ? "queue" : "wait";
     }
     pnx__pool_give_up_locked(pool, &wait->refused, effects);
-    wait->spins = core->waiting == 1 && !threadless(pool);
+    wait->spins = core->waiting == 1 && !threadless(pool) ? spins_for(core) : 0;
     if (rc && rc != -EDEADLK && core->starved_at) {
         pnx__pool_timer(core, pnx__deadline(core->now, PNX__POOL_STARVED_FOR), effects);
         pnx__pool_health_locked(pool);
@@ -429,6 +495,7 @@ static int get(struct wait *wait, pnx_ns now, struct pnx_error *err, struct pnx_
     pnx__pool_lock(pool);
     ret_lease->slot = pnx__pool_core_take(&pool->core, now, &effects, &ret_lease->generation);
     if (ret_lease->slot) {
+        pnx__pool_note_order(&pool->core, wait->asking->lane, wait->waiter.asked);
         pnx__pool_give_up_locked(pool, &wait->refused, &effects);
         pnx__pool_unlock_quiet(pool, &effects);
         return 0;
@@ -438,8 +505,10 @@ static int get(struct wait *wait, pnx_ns now, struct pnx_error *err, struct pnx_
     if (rc <= 0)
         return rc ? pnx__pool_explain(pool, rc, phase, 0, err) : 0;
     note_since(wait);
-    if (pool->manager.peek)
+    if (pool->manager.peek) {
+        wait->is_new = false;
         pnx__pool_run_peeks(pool, &wait->waiter);
+    }
     return await_outcome(wait, err, ret_lease);
 }
 
@@ -463,15 +532,34 @@ static int come_back(struct wait *wait, struct pnx_error *err) {
     return pnx__pool_explain(pool, -ETIMEDOUT, "hook", now - wait->since, err);
 }
 
-static int acquire_slowly(struct pnx_pool *pool, pnx_ns timeout, pnx_ns now,
-        const struct pnx__pool_asking *asking, struct pnx_lease refused, struct pnx_error *err,
+/* All that the short way has not done: its checks, hooks, the lock and the queue.  now: by the coarse clock; below 0: it has
+ * not been read. */
+static __attribute__((noinline)) int acquire_slowly(struct pnx_pool *pool, pnx_ns timeout,
+        pnx_ns now, const struct pnx__pool_asking *asking, struct pnx_error *err,
         struct pnx_lease *ret_lease) {
-    struct wait wait = {.pool = pool, .asking = asking, .timeout = timeout, .refused = refused};
-    wait.first = refused.slot != NULL;
+    int rc = pnx__timeout(timeout, pool->acquire_timeout, err, &timeout);
+    if (rc)
+        return rc;
+    if (pnx__fork_generation() != pool->fork)
+        return pnx__fail(err, -ESHUTDOWN, 0, "fork",
+                "pool \"%.40s\" was made before fork(), in the parent of this process", pool->name);
+    if (now < 0)
+        now = pool->now_coarse(pool->now_ctx);
+    uint64_t asked = pnx__pool_asked(&pool->core);
+    struct pnx_lease lease = pool->plain ? (struct pnx_lease){0} : claim(pool, now, asking);
+    if (lease.slot && pool->core.traced)
+        pnx__pool_trace(pool, asking->lane, asked);
+    if (lease.slot && (!pool->hooked || pnx__pool_passes(pool, &lease))) {
+        *ret_lease = lease;
+        return 0;
+    }
+    struct wait wait = {.pool = pool, .asking = asking, .timeout = timeout, .refused = lease};
+    wait.first = lease.slot != NULL;
     wait.waiter.at = now;
+    wait.waiter.asked = asked;
     for (;;) {
-        struct pnx_lease lease = {0};
-        int rc = get(&wait, now, err, &lease);
+        lease = (struct pnx_lease){0};
+        rc = get(&wait, now, err, &lease);
         if (rc)
             return rc;
         pnx__pool_stamp(pool, &lease, asking);
@@ -509,20 +597,19 @@ int pnx__pool_check_asking(const struct pnx_acquire_opts *with, struct pnx_error
 
 static inline int acquire(struct pnx_pool *pool, pnx_ns timeout,
         const struct pnx__pool_asking *asking, struct pnx_error *err, struct pnx_lease *ret_lease) {
-    int rc = pnx__timeout(timeout, pool->acquire_timeout, err, &timeout);
-    if (rc)
-        return rc;
-    if (pnx__fork_generation() != pool->fork)
-        return pnx__fail(err, -ESHUTDOWN, 0, "fork",
-                "pool \"%.40s\" was made before fork(), in the parent of this process", pool->name);
-    pnx_ns now = pool->now_coarse(pool->now_ctx);
-    struct pnx_lease lease = {0};
-    if (pnx__pool_claim(pool, now, asking, &lease) &&
-            (!pool->hooked || pnx__pool_passes(pool, &lease))) {
-        *ret_lease = lease;
-        return 0;
+    bool is_timeout = timeout >= 0 || timeout == PNX_TIMEOUT_DEFAULT;
+    pnx_ns now = -1;
+    if (__builtin_expect(is_timeout && pool->plain && pnx__fork_is(pool->fork), 1)) {
+        now = pool->now_coarse(pool->now_ctx);
+        struct pnx_lease lease = claim(pool, now, asking);
+        if (__builtin_expect(lease.slot != NULL, 1)) {
+            /* word by word, from registers: a copy of the whole would wait until its halves are in the cache */
+            ret_lease->slot = lease.slot;
+            ret_lease->generation = lease.generation;
+            return 0;
+        }
     }
-    return acquire_slowly(pool, timeout, now, asking, lease, err, ret_lease);
+    return acquire_slowly(pool, timeout, now, asking, err, ret_lease);
 }
 
 int pnx_pool_acquire(

@@ -256,7 +256,7 @@ int pnx_pool_evict(struct pnx_pool *pool, pnx_pool_evict_fn *evict, void *ctx) {
     for (uint32_t i = 0; i < capacity && !closing; i++) {
         struct pnx_slot *slot = pnx__pool_slot_at(pool, i);
         struct pnx__pool_effects effects;
-        struct pnx__pool_call call;
+        PNX__POOL_CALL(call);
         struct view view;
         if (!take_aside(pool, slot, &view))
             continue;
@@ -286,7 +286,7 @@ void pnx__pool_interrupt(struct pnx_pool *pool) {
     for (uint32_t i = 0; i < capacity; i++) {
         struct pnx_slot *slot = pnx__pool_slot_at(pool, i);
         struct pnx__pool_effects effects;
-        struct pnx__pool_call call;
+        PNX__POOL_CALL(call);
         pnx__pool_effects_init(&effects);
         pnx__pool_lock(pool);
         bool old = pnx__pool_slot_state(slot) == PNX__POOL_IN_USE &&

@@ -55,6 +55,7 @@ void pnx__pool_core_init(struct pnx__pool_core *core, const struct pnx__pool_con
             .window = config->max_connecting,
             .now = now,
             .next_timer = PNX_NEVER,
+            .recent_wait = PNX__POOL_RECENT_MAX,
             .random = seed,
             .seq = 1,
     };
@@ -157,6 +158,15 @@ bool pnx__pool_slot_bring_spent(struct pnx_slot *slot, uint64_t generation) {
     /* as pool_core.bring */
     return pnx_cas(&slot->word, &spent, generation * PNX__POOL_GENERATION | PNX__POOL_IDLE,
             PNX_RELEASE, "pool_core.bring_spent");
+}
+
+bool pnx__pool_slot_forsake(struct pnx_slot *slot) {
+    uint64_t word = pnx_load(&slot->word, PNX_ACQUIRE, "pool_fork.word");
+    if ((word & PNX__POOL_STATE_MASK) != PNX__POOL_IDLE)
+        return false;
+    uint64_t empty = word & ~PNX__POOL_STATE_MASK;
+    /* two threads of the child may both be here: one of them gets it */
+    return pnx_cas(&slot->word, &word, empty, PNX_ACQUIRE, "pool_fork.claim");
 }
 
 /* ---- open and locked ---- */
@@ -393,8 +403,10 @@ struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__po
     lock_all(core);
     if (core->waiting == 0 && !core->paused) {
         struct pnx_slot *slot = take_any(core, effects, ret_generation);
-        if (slot)
+        if (slot) {
+            pnx__pool_note_order(core, waiter->lane, waiter->asked);
             return slot;
+        }
     }
     if (core->waiting >= core->config.max_waiters && !first) {
         pnx__pool_count(core, PNX__POOL_STAT_rejected);
@@ -411,6 +423,8 @@ struct pnx_slot *pnx__pool_core_join(struct pnx__pool_core *core, struct pnx__po
         put_back(core, waiter);
     } else {
         waiter->seq = ++core->seq;
+        if (core->traced)
+            pnx_store(&core->joined, core->seq, PNX_RELEASE, "pool_core.joined");
         waiter->at = core->now;
         pnx__list_push_back(&core->waiters[waiter->lane], &waiter->link);
     }

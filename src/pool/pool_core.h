@@ -161,6 +161,7 @@ struct pnx__pool_waiter {
     struct pnx_slot *slot;
     uint64_t generation;
     uint64_t seq;               /* in the order of joining */
+    uint64_t asked;             /* who had joined when its call began: see pnx__pool_note_order() */
     pnx_ns at;                  /* when it joined; ageing and shedding count from here */
     struct pnx_a64 since;       /* the same by the exact clock, 0 until the waiter has read it */
     int32_t code;               /* of a refusal */
@@ -270,7 +271,10 @@ struct pnx__pool_core {
     struct pnx__pool_failure failure;
     pnx_ns starved_at; /* the last time that an acquire ran into its deadline or was rejected; 0: never */
 
-    uint64_t seq;         /* of the waiter that joined last */
+    uint64_t seq; /* of the waiter that joined last */
+    bool traced;  /* fixed: grants out of turn are counted */
+    struct pnx_a64
+            joined; /* the same as seq, for who traces: written under the lock, read without */
     uint64_t refuse_upto; /* waiters up to this one are to be refused ... */
     int32_t refuse_code;  /* ... with this */
     const char *refuse_phase;
@@ -280,9 +284,10 @@ struct pnx__pool_core {
     pnx_ns shed_above; /* since when plus interval waits are too long; 0: they are not */
     pnx_ns shed_next;
 
-    pnx_ns now;                 /* latest time seen */
-    pnx_ns next_timer;          /* when tick is due; PNX_NEVER: not */
-    uint64_t random;            /* state of SplitMix64: jitter */
+    pnx_ns now;        /* latest time seen */
+    pnx_ns next_timer; /* when tick is due; PNX_NEVER: not */
+    uint64_t random;   /* state of SplitMix64: jitter */
+    pnx_ns recent_wait; /* of callers that block, smoothed, each counted as PNX__POOL_RECENT_MAX at most */
     struct pnx_histogram *wait; /* how long the granted have waited; may be NULL; fixed */
     struct pnx_a64
             stats[PNX__POOL_STATS]; /* written under the lock by pnx_owner_add, save where noted */
@@ -305,6 +310,19 @@ static inline bool pnx__pool_slot_bring(struct pnx_slot *slot, uint64_t generati
 bool pnx__pool_slot_spend(struct pnx_slot *slot, uint64_t generation);
 /* Brings back what was spent: false when the slot is locked. */
 bool pnx__pool_slot_bring_spent(struct pnx_slot *slot, uint64_t generation);
+
+/*
+ * In a forked child, whose copy of the core nobody drives any more: true, once, for a slot with an idle resource, which is
+ * the caller's to abandon then, and cannot be claimed any more.  What is on lease is abandoned by whoever spends the lease.
+ */
+bool pnx__pool_slot_forsake(struct pnx_slot *slot);
+
+/* ---- the order, where it is traced ---- */
+
+/* Read when a call begins: whoever has this number or a lower one was waiting by then. */
+static inline uint64_t pnx__pool_asked(const struct pnx__pool_core *core);
+/* A caller that asked then has been granted a lease: counts an inversion if it was the turn of somebody in its lane. */
+void pnx__pool_note_order(struct pnx__pool_core *core, uint8_t lane, uint64_t asked);
 
 /* ---- events ---- */
 
@@ -476,8 +494,11 @@ static inline pnx_ns pnx__pool_see(struct pnx__pool_core *core, pnx_ns now) {
     return core->now;
 }
 
-/* One lease in so many has its hold time measured. */
-#define PNX__POOL_SAMPLE      64
+/* Who is alone in the queue spins for at most so long; and what a wait counts for at most when that is decided. */
+#define PNX__POOL_SPIN_MAX    (50 * PNX_US)
+#define PNX__POOL_RECENT_MAX  (200 * PNX_US)
+/* One lease in so many of a slot has its hold time measured, its first one among them: see pnx__pool_is_sample(). */
+#define PNX__POOL_SAMPLE      256
 /* An overdue operation is one that runs this long past its deadline. */
 #define PNX__POOL_GRACE       (100 * PNX_MS)
 /* Idle resources are looked at this many times in idle_ns. */
@@ -504,6 +525,15 @@ static inline bool pnx__pool_slot_claim(
         return false;
     *ret_generation = mine / PNX__POOL_GENERATION;
     return true;
+}
+
+static inline uint64_t pnx__pool_asked(const struct pnx__pool_core *core) {
+    /* pairs with pool_core.joined: nothing that this caller does comes before what it has seen */
+    return core->traced ? pnx_load(&core->joined, PNX_ACQUIRE, "pool_core.asked") : 0;
+}
+
+static inline bool pnx__pool_is_sample(uint64_t generation) {
+    return generation % PNX__POOL_SAMPLE == 1;
 }
 
 static inline bool pnx__pool_slot_bring(struct pnx_slot *slot, uint64_t generation) {

@@ -45,6 +45,14 @@ struct pnx__pool_waiter *pnx__pool_first_waiter(const struct pnx__pool_core *cor
     return first;
 }
 
+void pnx__pool_note_order(struct pnx__pool_core *core, uint8_t lane, uint64_t asked) {
+    const struct pnx__pool_waiter *head =
+            core->traced ? waiter_of(pnx__list_first(&core->waiters[lane])) : NULL;
+    /* who came back from a hook without having waited has no number */
+    if (head && head->seq > 0 && head->seq <= asked)
+        pnx__pool_count(core, PNX__POOL_STAT_inversions);
+}
+
 static void unlink_waiter(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter,
         struct pnx__pool_effects *effects) {
     pnx__list_remove(&waiter->link);
@@ -203,6 +211,11 @@ static void grant(struct pnx__pool_core *core, struct pnx__pool_waiter *waiter,
     pnx_owner_add(&core->stats[PNX__POOL_STAT_wait_time], (uint64_t)waited);
     if (core->wait)
         pnx__histogram_record(core->wait, waited);
+    if (!waiter->is_request) {
+        pnx_ns counted = waited < PNX__POOL_RECENT_MAX ? waited : PNX__POOL_RECENT_MAX;
+        core->recent_wait += (counted - core->recent_wait) / 8;
+    }
+    pnx__pool_note_order(core, waiter->lane, waiter->asked);
     waiter->slot = slot;
     /* alone: this thread wrote it just now */
     waiter->generation =

@@ -122,6 +122,7 @@ static void plan_news_locked(
         struct pnx_pool *pool, struct pnx__pool_effects *effects, struct plan *plan) {
     const struct pnx__pool_core *core = &pool->core;
     plan_tidings_locked(pool, effects);
+    pnx__pool_ref_requests_locked(effects->done);
     plan->news = pnx__pool_has_news(effects);
     if (!plan->news)
         return;
@@ -134,7 +135,6 @@ static void plan_news_locked(
     plan->open_for = core->now - pool->breaker_since;
     if (effects->opened)
         pool->breaker_since = core->now;
-    pnx__pool_ref_requests_locked(pool, effects->done);
 }
 
 static void plan_end_locked(
@@ -178,11 +178,10 @@ static void tell_news(
         rest.more = false;
         pnx__pool_unlock(pool, &rest, NULL);
     }
-    pnx__pool_drop_ref(pool);
 }
 
-/* Unlocks, wakes, and tells.  Futexes are woken by address, so that the pool may be gone. */
-static void unlock_and_wake(
+/* Futexes are woken by address, so that the pool may be gone. */
+static void unlock_and_only_wake(
         struct pnx_pool *pool, struct pnx__pool_effects *effects, const struct plan *plan) {
     pnx__mutex_unlock(&pool->lock);
     if (effects->wakes)
@@ -191,18 +190,36 @@ static void unlock_and_wake(
         pnx__futex_wake(&pool->work_seq, plan->wake_threads);
     if (plan->wake_closers)
         pnx__futex_wake(&pool->home_seq, UINT32_MAX);
-    if (plan->news)
-        tell_news(pool, effects, plan);
 }
 
+/* Unlocks, wakes, and tells. */
+static void unlock_and_wake(
+        struct pnx_pool *pool, struct pnx__pool_effects *effects, const struct plan *plan) {
+    unlock_and_only_wake(pool, effects, plan);
+    if (plan->news) {
+        tell_news(pool, effects, plan);
+        pnx__pool_drop_ref(pool);
+    } else {
+        pnx__pool_deliver(effects->done); /* for which each of them keeps the pool */
+    }
+}
+
+/* There may be more to tell when all has been told: in a loop, so that the stack does not grow. */
 void pnx__pool_drop_ref(struct pnx_pool *pool) {
-    struct pnx__pool_effects effects;
-    struct plan plan = {0};
-    pnx__pool_effects_init(&effects);
-    pnx__pool_lock(pool);
-    pool->refs--;
-    plan_end_locked(pool, &effects, &plan);
-    unlock_and_wake(pool, &effects, &plan);
+    struct plan plan;
+    do {
+        struct pnx__pool_effects effects;
+        plan = (struct plan){0};
+        pnx__pool_effects_init(&effects);
+        pnx__pool_lock(pool);
+        pool->refs--;
+        plan_end_locked(pool, &effects, &plan);
+        unlock_and_only_wake(pool, &effects, &plan);
+        if (plan.news)
+            tell_news(pool, &effects, &plan);
+        else
+            pnx__pool_deliver(effects.done);
+    } while (plan.news);
     if (plan.destroy)
         pnx__pool_destroy(pool, NULL);
 }
@@ -426,7 +443,7 @@ static void thread_main(void *arg) {
     struct pnx__pool_thread *self = arg;
     struct pnx_pool *pool = self->pool;
     struct pnx__pool_effects effects;
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     bool lingered = false;
     pnx__pool_call_enter(pool, &call); /* for good: nothing here may wait for the pool */
     pnx__pool_effects_init(&effects);
@@ -448,7 +465,7 @@ static void thread_main(void *arg) {
     }
     struct plan plan = {0};
     /* While this thread has its ref, so that the last one is not dropped there. */
-    while (pnx__pool_has_news(&effects) || pnx__pool_has_tidings(pool)) {
+    while (pnx__pool_has_tasks(&effects) || pnx__pool_has_tidings(pool)) {
         plan_end_locked(pool, &effects, &plan);
         unlock_and_wake(pool, &effects, &plan);
         pnx__pool_effects_init(&effects);

@@ -32,14 +32,8 @@ void pnx__pool_abandon_idle(struct pnx_pool *pool) {
     struct pnx__pool_chunk *chunk = pnx_load(&pool->chunks, PNX_ACQUIRE, "pool_fork.chunks");
     for (; chunk; chunk = chunk->next) {
         for (uint32_t i = 0; i < chunk->n; i++) {
-            struct pnx_slot *slot = &chunk->slots[i];
-            /* two threads of the child may both be here: one of them gets it */
-            uint64_t word = pnx_load(&slot->word, PNX_ACQUIRE, "pool_fork.word");
-            if ((word & PNX__POOL_STATE_MASK) != PNX__POOL_IDLE)
-                continue;
-            uint64_t empty = word & ~PNX__POOL_STATE_MASK;
-            if (pnx_cas(&slot->word, &word, empty, PNX_ACQUIRE, "pool_fork.claim"))
-                abandon(pool, slot);
+            if (pnx__pool_slot_forsake(&chunk->slots[i]))
+                abandon(pool, &chunk->slots[i]);
         }
     }
 }

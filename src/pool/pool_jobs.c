@@ -8,6 +8,7 @@
  *   J2  A resource's bytes are charged before its connect and given back after its close, or failed connect.
  *   J3  A resource is a row of the pool's registry, a child of the pool's, from its connect to its close.  It has no
  *       cleanup of its own: the pool ends it.  If there is no memory for the row, the resource serves without.
+ *   J4  An operation, hook or callback that throws, or ends its thread, aborts the process: the pool would wait for its end.
  */
 #include "os/thread.h"
 #include "pool/pool.h"
@@ -17,19 +18,11 @@
 #include <string.h>
 
 void pnx__pool_call_enter(const struct pnx_pool *pool, struct pnx__pool_call *call) {
-    struct pnx_thread *thread = pnx__thread();
-    pnx__mutex_assert_none_held();
-    *call = (struct pnx__pool_call){.pool = pool, .outer = thread ? thread->pool_calls : NULL};
-    if (thread)
-        thread->pool_calls = call;
-    pnx__row_call_enter(&call->row, pool->registry, pool->row);
+    pnx__pool_call_enter_on(pnx__thread(), pool, call);
 }
 
-void pnx__pool_call_leave(const struct pnx__pool_call *call) {
-    struct pnx_thread *thread = pnx__thread();
-    if (thread)
-        thread->pool_calls = call->outer;
-    pnx__row_call_leave(&call->row);
+void pnx__pool_call_leave(struct pnx__pool_call *call) {
+    pnx__pool_call_leave_on(pnx__thread(), call);
 }
 
 bool pnx__pool_call_inside(const struct pnx_pool *pool) {
@@ -267,7 +260,7 @@ static void complete_connect(
 
 void pnx__pool_finish_job(struct pnx_pool *pool, struct pnx_slot *slot,
         struct pnx__pool_result *result, struct pnx__pool_effects *effects) {
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     /* Hooks and monitors run inside the operation: one that waits for this pool would wait for this very job. */
     pnx__pool_call_enter(pool, &call);
     if (slot->job == PNX__POOL_CONNECT)
@@ -297,7 +290,7 @@ void pnx__pool_finish_job(struct pnx_pool *pool, struct pnx_slot *slot,
 
 void pnx__pool_run_job(
         struct pnx_pool *pool, struct pnx_slot *slot, struct pnx__pool_effects *effects) {
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     struct pnx__pool_result result = {0};
     pnx_ns start = pnx__now(&pool->env);
     pnx__pool_call_enter(pool, &call);

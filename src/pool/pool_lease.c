@@ -56,7 +56,7 @@ void *pnx_lease_resource(const struct pnx_lease *lease) {
 
 /* Runs after_release and reset; returns why the resource is not fit for the next holder, or PNX__POOL_REASONS. */
 static enum pnx__pool_reason clean(struct pnx_pool *pool, struct pnx_slot *slot, pnx_ns now) {
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     enum pnx__pool_reason reason = PNX__POOL_REASONS;
     /* the spent lease was this thread's */
     void *resource = pnx_load(&slot->resource, PNX_RELAXED, "pool_lease.clean");
@@ -85,18 +85,22 @@ static bool is_plain(
         const struct pnx_pool *pool, const struct pnx_slot *slot, uint64_t generation) {
     /* a hint of the time; see pool_acquire.seen */
     pnx_ns seen = (pnx_ns)pnx_load(&pool->seen, PNX_RELAXED, "pool_lease.seen");
-    return generation % PNX__POOL_SAMPLE != 0 && seen - pnx__pool_used_at(slot) <= LONG_HOLD;
+    return !pnx__pool_is_sample(generation) && seen - pnx__pool_used_at(slot) <= LONG_HOLD;
 }
 
 /* The lease is spent, and this is its process. */
 static void bring_home(struct pnx_pool *pool, const struct pnx_lease *spent,
         enum pnx__pool_reason reason, bool cleans) {
     struct pnx_slot *slot = spent->slot;
-    pnx_ns held = -1, now = pnx__now(&pool->env);
-    if (spent->generation % PNX__POOL_SAMPLE == 0)
+    pnx_ns held = -1, now = 0;
+    bool is_sample = pnx__pool_is_sample(spent->generation);
+    if (is_sample || !cleans)
+        now = pnx__now(&pool->env);
+    if (is_sample)
         held = now - slot->hold_since;
     if (cleans) {
-        reason = clean(pool, slot, now);
+        /* the coarse clock may be behind: then reset has a little less time than it is given */
+        reason = clean(pool, slot, pool->now_coarse(pool->now_ctx));
         count_reset(pool, reason);
         if (reason == PNX__POOL_REASONS && is_plain(pool, slot, spent->generation) &&
                 pnx__pool_slot_bring_spent(slot, spent->generation))
@@ -127,18 +131,24 @@ static void give_back(
         bring_home(pool, &spent, reason, cleans);
 }
 
+static __attribute__((noinline)) void release_slowly(struct pnx_lease *lease) {
+    give_back(lease, PNX__POOL_REASONS, !lease->slot->pool->quick_release, "release");
+}
+
 void pnx_lease_release(struct pnx_lease *lease) {
     if (!lease || !lease->slot)
         return;
     struct pnx_slot *slot = lease->slot;
     const struct pnx_pool *pool = slot->pool;
     uint64_t generation = lease->generation;
-    if (pool->quick_release && is_plain(pool, slot, generation) &&
-            pnx__fork_generation() == pool->fork && pnx__pool_slot_bring(slot, generation)) {
-        *lease = (struct pnx_lease){0};
+    if (__builtin_expect(pool->quick_release && is_plain(pool, slot, generation) &&
+                                 pnx__fork_is(pool->fork) && pnx__pool_slot_bring(slot, generation),
+                1)) {
+        lease->slot = NULL;
+        lease->generation = 0;
         return;
     }
-    give_back(lease, PNX__POOL_REASONS, !pool->quick_release, "release");
+    release_slowly(lease);
 }
 
 void pnx_lease_discard(struct pnx_lease *lease) {

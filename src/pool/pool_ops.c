@@ -83,7 +83,7 @@ static bool end_busy(struct pnx_slot *slot, struct pnx__pool_result *result,
 static bool poll_begun(struct pnx_slot *slot, const struct pnx__pool_result *left) {
     struct pnx_pool *pool = slot->pool;
     struct pnx__pool_result result = {0};
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     pnx__pool_call_enter(pool, &call);
     int rc = pool->manager.poll(pool->ctx, &slot->op, &result.err);
     pnx__pool_call_leave(&call);
@@ -119,7 +119,7 @@ int pnx__pool_op_started(struct pnx_slot *slot, struct pnx__pool_result *result,
 static void cancel_op(struct pnx_slot *slot) {
     struct pnx_pool *pool = slot->pool;
     struct pnx__pool_result result = {0}, left;
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     pnx__pool_lock(pool);
     bool begun = begin_locked(slot, &left);
     pnx__mutex_unlock(&pool->lock);

@@ -8,7 +8,7 @@
  *   N1  A request is in the pool's queue like a caller who blocks; its deadline stands in the core's heap of timers.
  *   N2  Whoever gives a request its outcome delivers it after the unlock: at once, or to its inbox, or to the pool's post.
  *   N3  Callbacks never nest: what is to be delivered inside one waits in the thread's list until it has returned.
- *   N4  From its outcome to its callback a request holds one of the pool's refs.
+ *   N4  From its outcome to its callback a request holds its lease, or one of the pool's refs.
  */
 #include "os/thread.h"
 #include "pool/pool.h"
@@ -48,15 +48,22 @@ static void set_state(struct inner *inner, uint32_t state) {
     pnx_store(&inner->state, state, PNX_RELAXED, "pool_request.state");
 }
 
-void pnx__pool_ref_requests_locked(struct pnx_pool *pool, const struct pnx_link *first) {
+/* N4: a lease keeps the pool as well as a ref does, unless a hook may refuse it. */
+static void count_locked(struct inner *inner) {
+    if (inner->waiter.slot && !inner->pool->hooked)
+        return;
+    inner->pool->refs++;
+    inner->counted = true;
+}
+
+void pnx__pool_ref_requests_locked(const struct pnx_link *first) {
     for (const struct pnx_link *link = first; link; link = link->next) {
         struct pnx__pool_waiter *waiter =
                 PNX_CONTAINER((struct pnx_link *)(uintptr_t)link, struct pnx__pool_waiter, link);
         struct inner *inner = PNX_CONTAINER(waiter, struct inner, waiter);
         if (inner->counted)
             continue;
-        pool->refs++;
-        inner->counted = true;
+        count_locked(inner);
         set_state(inner, DELIVERING);
     }
 }
@@ -129,7 +136,9 @@ static bool ask_again(struct pnx_pool *pool, struct inner *inner, const struct p
         pool->core.starved_at = pool->core.now;
     } else {
         waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
-        if (!waiter->slot)
+        if (waiter->slot)
+            pnx__pool_note_order(&pool->core, waiter->lane, waiter->asked);
+        else
             ask_locked(inner, true, now, &effects);
     }
     bool ends = waiter->slot || waiter->code;
@@ -143,23 +152,30 @@ static bool ask_again(struct pnx_pool *pool, struct inner *inner, const struct p
 }
 
 /* Calls the callback; the request may be gone after it. */
-static void finish(struct pnx_pool_request *request, int code, struct pnx_lease lease) {
+static void call_done(struct pnx_pool_request *request, int code, struct pnx_lease lease,
+        const struct pnx_error *err) {
     struct inner *inner = inner_of(request);
     struct pnx_pool *pool = inner->pool;
-    struct pnx_error err = {0};
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     bool counted = inner->counted;
-    pnx_ns since = (pnx_ns)inner->waiter.since.v;
-    if (code)
-        (void)pnx__pool_explain(
-                pool, code, inner->waiter.phase, since ? pnx__now(&pool->env) - since : 0, &err);
     inner->counted = false;
     set_state(inner, IDLE);
     pnx__pool_call_enter(pool, &call);
-    request->done(request, code, lease, code ? &err : NULL);
+    request->done(request, code, lease, err);
     pnx__pool_call_leave(&call);
     if (counted && !pnx__pool_forked(pool))
         pnx__pool_drop_ref(pool);
+}
+
+static __attribute__((noinline)) void call_failed(struct pnx_pool_request *request) {
+    struct inner *inner = inner_of(request);
+    struct pnx_pool *pool = inner->pool;
+    struct pnx_error err = {0};
+    int code = inner->waiter.code;
+    pnx_ns since = (pnx_ns)inner->waiter.since.v;
+    (void)pnx__pool_explain(
+            pool, code, inner->waiter.phase, since ? pnx__now(&pool->env) - since : 0, &err);
+    call_done(request, code, (struct pnx_lease){0}, &err);
 }
 
 /* In a forked child: what was under way is the parent's. */
@@ -190,7 +206,10 @@ static void run(struct pnx_pool_request *request) {
             return;
         lease = (struct pnx_lease){0};
     }
-    finish(request, lease.slot ? 0 : waiter->code, lease);
+    if (lease.slot)
+        call_done(request, 0, lease, NULL);
+    else
+        call_failed(request);
 }
 
 /* What is to be delivered on a thread, the oldest first. */
@@ -283,33 +302,53 @@ static int check_request(const struct pnx_pool *pool, struct pnx_pool_request *r
  * The short way of a request: it has its lease, nothing of the user's comes between, and its callback runs here and now.
  * The pool is the user's for as long as this call lasts.
  */
-static void call_now(struct pnx_thread *self, struct pnx_pool *pool,
+static inline void call_now(struct pnx_thread *self, struct pnx_pool *pool,
         struct pnx_pool_request *request, struct pnx_lease lease) {
     struct delivery delivery = {0};
-    struct pnx__pool_call call;
+    PNX__POOL_CALL(call);
     self->pool_delivery = &delivery;
-    pnx__pool_call_enter(pool, &call);
+    pnx__pool_call_enter_on(self, pool, &call);
     request->done(request, 0, lease, NULL);
-    pnx__pool_call_leave(&call);
+    pnx__pool_call_leave_on(self, &call);
     self->pool_delivery = NULL;
-    if (delivery.first)
+    if (__builtin_expect(delivery.first != NULL, 0))
         run_all(self, &delivery);
+}
+
+/* Field by field: what a join or an outcome writes is left out, since clearing it all takes longer than the rest. */
+static void begin(struct inner *inner, struct pnx_pool *pool, pnx_ns timeout, uint8_t lane) {
+    struct pnx__pool_waiter *waiter = &inner->waiter;
+    waiter->lane = lane;
+    waiter->is_request = true;
+    waiter->slot = NULL;
+    waiter->asked = pnx__pool_asked(&pool->core);
+    waiter->seq = 0; /* before those who have waited: see put_back() */
+    waiter->at = 0;
+    waiter->since.v = 0; /* nobody else knows it yet */
+    waiter->code = 0;
+    waiter->phase = NULL;
+    inner->pool = pool;
+    inner->timeout = timeout;
+    inner->deadline = 0;
+    inner->counted = false;
 }
 
 /* Has its outcome already; the pool is the user's for as long as this call lasts. */
 static void deliver_now(struct inner *inner, struct pnx_pool_request *request) {
     struct pnx_pool *pool = inner->pool;
     set_state(inner, DELIVERING);
-    if (request->inbox || pool->post || (pnx__self() && pnx__self()->pool_delivery)) {
+    if (pool->hooked &&
+            (request->inbox || pool->post || (pnx__self() && pnx__self()->pool_delivery))) {
         pnx__pool_lock(pool);
-        pool->refs++;
+        count_locked(inner);
         pnx__mutex_unlock(&pool->lock);
-        inner->counted = true;
     }
     deliver(request);
 }
 
-int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *request) {
+/* All that the short way has not done. */
+static __attribute__((noinline)) int ask_slowly(
+        struct pnx_pool *pool, struct pnx_pool_request *request) {
     pnx_ns timeout;
     uint8_t lane;
     int rc = check_request(pool, request, &timeout, &lane);
@@ -318,25 +357,17 @@ int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *reque
     struct inner *inner = inner_of(request);
     struct pnx__pool_waiter *waiter = &inner->waiter;
     struct pnx__pool_asking asking;
-    struct pnx_lease lease;
+    begin(inner, pool, timeout, lane);
     set_asking(request, lane, &asking);
-    bool forked = pnx__pool_forked(pool);
-    pnx_ns now = pool->now_coarse(pool->now_ctx);
-    bool claimed = !forked && pnx__pool_claim(pool, now, &asking, &lease);
-    struct pnx_thread *self = pnx__self();
-    if (claimed && self && !self->pool_delivery && !request->inbox && !pool->post &&
-            !pool->hooked) {
-        call_now(self, pool, request, lease);
-        return 0;
-    }
-    *inner = (struct inner){
-            .pool = pool, .timeout = timeout, .waiter.lane = lane, .waiter.is_request = true};
-    if (forked) {
+    if (pnx__pool_forked(pool)) {
         set_state(inner, DELIVERING);
         run_here(request);
         return 0;
     }
-    if (claimed) {
+    struct pnx_lease lease = pnx__pool_claim(pool, pool->now_coarse(pool->now_ctx), &asking);
+    if (lease.slot) {
+        if (pool->core.traced)
+            pnx__pool_trace(pool, lane, waiter->asked);
         waiter->slot = lease.slot;
         waiter->generation = lease.generation;
         deliver_now(inner, request);
@@ -344,22 +375,50 @@ int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *reque
     }
     struct pnx__pool_effects effects;
     pnx__pool_effects_init(&effects);
-    now = pnx__now(&pool->env);
+    pnx_ns now = pnx__now(&pool->env);
     pnx__pool_lock(pool);
     waiter->slot = pnx__pool_core_take(&pool->core, now, &effects, &waiter->generation);
-    if (!waiter->slot)
+    if (waiter->slot)
+        pnx__pool_note_order(&pool->core, lane, waiter->asked);
+    else
         ask_locked(inner, false, now, &effects);
     /* Once the lock is open, a request that waits is not this call's any more. */
     bool ends = waiter->slot || waiter->code;
     if (ends) {
-        pool->refs++;
-        inner->counted = true;
+        count_locked(inner);
         set_state(inner, DELIVERING);
     }
     pnx__pool_unlock(pool, &effects, NULL);
     if (ends)
         deliver(request);
     return 0;
+}
+
+/* Whether a request may have its lease and its callback here and now: nothing of the user's comes between. */
+static inline bool is_short(const struct pnx_pool *pool, struct pnx_pool_request *request) {
+    if (request->reserved_ != 0 || request->priority < PNX_PRIORITY_DEFAULT ||
+            request->priority > PNX_PRIORITY_CRITICAL)
+        return false;
+    if (request->timeout < 0 && request->timeout != PNX_TIMEOUT_DEFAULT)
+        return false;
+    /* as pool_request.check */
+    return pnx_load(&inner_of(request)->state, PNX_RELAXED, "pool_request.is_short") == IDLE &&
+           !request->inbox && !pool->post && pool->plain && pnx__fork_is(pool->fork);
+}
+
+int pnx_pool_acquire_async(struct pnx_pool *pool, struct pnx_pool_request *request) {
+    if (!pool || !request || !request->done)
+        return -EINVAL;
+    struct pnx_thread *self = PNX_SELF;
+    if (self && !self->pool_delivery && is_short(pool, request)) {
+        const struct pnx__pool_asking asking = {.site = request->site, .tag = request->tag};
+        struct pnx_lease lease = pnx__pool_claim(pool, pool->now_coarse(pool->now_ctx), &asking);
+        if (lease.slot) {
+            call_now(self, pool, request, lease);
+            return 0;
+        }
+    }
+    return ask_slowly(pool, request);
 }
 
 int pnx_pool_cancel(struct pnx_pool_request *request) {

@@ -26,9 +26,8 @@ static inline pnx_resource_id pnx__shutdown_call_id(void) {
 }
 
 /* Stand around such a function.  Without a record for the thread nothing is known. */
-static inline void pnx__row_call_enter(
-        struct pnx_row_call *call, const struct pnx_registry *registry, pnx_resource_id id) {
-    struct pnx_thread *self = pnx__self();
+static inline void pnx__row_call_enter_on(struct pnx_thread *self, struct pnx_row_call *call,
+        const struct pnx_registry *registry, pnx_resource_id id) {
     call->registry = registry;
     call->id = id;
     call->outer = NULL;
@@ -37,10 +36,17 @@ static inline void pnx__row_call_enter(
     call->outer = self->row_calls;
     self->row_calls = call;
 }
-static inline void pnx__row_call_leave(const struct pnx_row_call *call) {
-    struct pnx_thread *self = pnx__self();
+static inline void pnx__row_call_enter(
+        struct pnx_row_call *call, const struct pnx_registry *registry, pnx_resource_id id) {
+    pnx__row_call_enter_on(pnx__self(), call, registry, id);
+}
+static inline void pnx__row_call_leave_on(
+        struct pnx_thread *self, const struct pnx_row_call *call) {
     if (self && self->row_calls == call) /* else there was no memory for the record, and now is */
         self->row_calls = call->outer;
+}
+static inline void pnx__row_call_leave(const struct pnx_row_call *call) {
+    pnx__row_call_leave_on(pnx__self(), call);
 }
 
 /*

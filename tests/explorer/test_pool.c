@@ -3,29 +3,15 @@
  * test_pool.c - the pool's short way against its slow one: claims and returns without the lock, beside waiters who
  * lock all slots, operators who close, pause, reset and resize, and leases that are given back twice.
  */
-#include "explorer/pool_suite.h"
+#include "explorer/pool_kit.h"
 
 /* ---- waiters ---- */
-
-static void one_resource(void *state) {
-    begin(state, 1, 0);
-}
-
-static void one_resource_threadless(void *state) {
-    begin(state, 1, PNX_POOL_NO_THREADS);
-}
-
-static void one_is_left(void *state) {
-    struct state *s = state;
-    finish_with(s, 1);
-    clean_up(s);
-}
 
 /* Whoever spins, sleeps or has just locked all slots: a return is seen, or comes to the lock. */
 TEST_LIMIT(p2_no_return_is_missed_by_a_waiter_that_spins_or_sleeps, 600) {
     x_explore(&(struct x_test){.name = "pool-wait",
             .size = sizeof(struct state),
-            .setup = one_resource,
+            .setup = one,
             .thread = {short_cycle, short_cycle, long_cycle},
             .final = one_is_left,
             .preemptions = MANY,
@@ -37,7 +23,7 @@ TEST_LIMIT(p2_no_return_is_missed_by_a_waiter_that_spins_or_sleeps, 600) {
 TEST_LIMIT(p2_nor_by_one_that_does_the_pools_work, 600) {
     x_explore(&(struct x_test){.name = "pool-wait-threadless",
             .size = sizeof(struct state),
-            .setup = one_resource_threadless,
+            .setup = one_threadless,
             .thread = {short_cycle, short_cycle, long_cycle},
             .final = one_is_left,
             .preemptions = PREEMPTIONS,
@@ -46,25 +32,16 @@ TEST_LIMIT(p2_nor_by_one_that_does_the_pools_work, 600) {
             .floor = 1000});
 }
 
-static void two_resources(void *state) {
-    begin(state, 2, 0);
-}
-
 static void two_are_left(void *state) {
     struct state *s = state;
     finish_with(s, 2);
     clean_up(s);
 }
 
-static void short_cycle_other(void *state) {
-    remember(state, 1);
-    cycle(state);
-}
-
 TEST_LIMIT(p2_nor_one_of_two_resources, 600) {
     x_explore(&(struct x_test){.name = "pool-two",
             .size = sizeof(struct state),
-            .setup = two_resources,
+            .setup = two,
             .thread = {short_cycle, short_cycle_other, long_cycle},
             .final = two_are_left,
             .preemptions = PREEMPTIONS,
@@ -82,7 +59,7 @@ static void short_cycle_twice(void *state) {
 TEST_LIMIT(p2_nor_by_two_that_come_again, 600) {
     x_explore(&(struct x_test){.name = "pool-again",
             .size = sizeof(struct state),
-            .setup = one_resource,
+            .setup = one,
             .thread = {short_cycle_twice, short_cycle_twice},
             .final = one_is_left,
             .preemptions = MANY,
@@ -110,12 +87,6 @@ TEST_LIMIT(p2_nor_where_callers_may_barge, 600) {
             .floor = 1000});
 }
 
-static void some_are_left(void *state) {
-    struct state *s = state;
-    finish(s);
-    clean_up(s);
-}
-
 static void discard(void *state) {
     struct state *s = state;
     remember(s, 0);
@@ -129,9 +100,9 @@ static void discard(void *state) {
 TEST_LIMIT(p8_a_discard_beside_waiters_that_do_the_pools_work, 600) {
     x_explore(&(struct x_test){.name = "pool-discard",
             .size = sizeof(struct state),
-            .setup = one_resource_threadless,
+            .setup = one_threadless,
             .thread = {discard, short_cycle, long_cycle},
-            .final = some_are_left,
+            .final = end,
             .preemptions = FEWER,
             .stale = 1,
             .random = RANDOM,
@@ -139,17 +110,6 @@ TEST_LIMIT(p8_a_discard_beside_waiters_that_do_the_pools_work, 600) {
 }
 
 /* ---- deadlines ---- */
-
-static void one_taken(void *state) {
-    begin(state, 1, 0);
-    take(state, 0);
-}
-
-static void give_first(void *state) {
-    struct state *s = state;
-    thing_use(pnx_lease_resource(&s->lease[0]));
-    pnx_lease_release(&s->lease[0]);
-}
 
 /* It gets the resource, or leaves its place: never both, never neither. */
 static void cycle_in_time(void *state) {
@@ -188,11 +148,6 @@ TEST_LIMIT(p7_nor_when_it_is_woken_for_nothing, 600) {
             .floor = 100});
 }
 
-static void one_taken_threadless(void *state) {
-    begin(state, 1, PNX_POOL_NO_THREADS);
-    take(state, 0);
-}
-
 static void discard_first(void *state) {
     struct state *s = state;
     thing_use(resource_of(&s->lease[0]));
@@ -204,7 +159,7 @@ TEST_LIMIT(p7_nor_does_one_of_a_waiter_that_does_the_pools_work, 600) {
             .size = sizeof(struct state),
             .setup = one_taken_threadless,
             .thread = {discard_first, cycle_in_time, long_cycle},
-            .final = some_are_left,
+            .final = end,
             .preemptions = FEWER,
             .stale = X_NONE,
             .random = RANDOM,
@@ -216,17 +171,17 @@ TEST_LIMIT(p7_nor_does_one_of_a_waiter_that_does_the_pools_work, 600) {
 extern struct pnx_a32 pnx__pool_tolerate_misuse;
 
 static void copy_lease(struct state *s) {
-    pnx_store(&pnx__pool_tolerate_misuse, 1, PNX_RELAXED, "pool_suite.tolerate");
+    pnx_store(&pnx__pool_tolerate_misuse, 1, PNX_RELAXED, "pool_kit.tolerate");
     take(s, 0);
     s->lease[1] = s->lease[0];
 }
 
 static void one_taken_twice(void *state) {
-    begin(state, 1, 0);
+    one(state);
     copy_lease(state);
 }
 
-static void give_second(void *state) {
+static void give_copy(void *state) {
     struct state *s = state;
     pnx_lease_release(&s->lease[1]);
 }
@@ -236,7 +191,7 @@ static void give_first_unused(void *state) {
     pnx_lease_release(&s->lease[0]);
 }
 
-static void discard_second(void *state) {
+static void discard_copy(void *state) {
     struct state *s = state;
     pnx_lease_discard(&s->lease[1]);
 }
@@ -254,7 +209,7 @@ TEST_LIMIT(p9_of_two_copies_one_release_acts_and_no_later_lease_is_hurt, 600) {
     x_explore(&(struct x_test){.name = "pool-twice",
             .size = sizeof(struct state),
             .setup = one_taken_twice,
-            .thread = {give_first_unused, give_second, long_cycle},
+            .thread = {give_first_unused, give_copy, long_cycle},
             .final = one_misuse,
             .preemptions = MANY,
             .stale = 1,
@@ -271,7 +226,7 @@ TEST_LIMIT(p9_nor_one_that_was_got_by_the_short_way, 600) {
     x_explore(&(struct x_test){.name = "pool-stale",
             .size = sizeof(struct state),
             .setup = one_taken_twice,
-            .thread = {short_cycle_then_give_first, give_second},
+            .thread = {short_cycle_then_give_first, give_copy},
             .final = one_misuse,
             .preemptions = PREEMPTIONS,
             .random = RANDOM,
@@ -279,7 +234,7 @@ TEST_LIMIT(p9_nor_one_that_was_got_by_the_short_way, 600) {
 }
 
 static void one_taken_twice_threadless(void *state) {
-    begin(state, 1, PNX_POOL_NO_THREADS);
+    one_threadless(state);
     copy_lease(state);
 }
 
@@ -287,7 +242,7 @@ TEST_LIMIT(p9_of_a_release_and_a_discard_one_acts, 600) {
     x_explore(&(struct x_test){.name = "pool-twice-discard",
             .size = sizeof(struct state),
             .setup = one_taken_twice_threadless,
-            .thread = {give_first_unused, discard_second, long_cycle},
+            .thread = {give_first_unused, discard_copy, long_cycle},
             .final = one_misuse,
             .preemptions = MANY,
             .stale = 1,
@@ -317,7 +272,7 @@ TEST_LIMIT(p9_of_two_releases_one_resets_the_resource, 600) {
     x_explore(&(struct x_test){.name = "pool-twice-reset",
             .size = sizeof(struct state),
             .setup = one_hooked_taken_twice,
-            .thread = {give_first_unused, give_second, long_cycle},
+            .thread = {give_first_unused, give_copy, long_cycle},
             .final = one_misuse,
             .preemptions = MANY,
             .stale = 1,
@@ -331,7 +286,7 @@ static void take_out(struct state *s, unsigned i) {
         return;
     thing_use(thing);
     x_free(thing);
-    pnx_fetch_add(&s->closed, 1, PNX_RELAXED, "pool_suite.detached");
+    pnx_fetch_add(&s->closed, 1, PNX_RELAXED, "pool_kit.detached");
 }
 
 static void detach_first(void *state) {
@@ -342,7 +297,7 @@ TEST_LIMIT(p9_of_a_release_and_a_detach_one_acts, 600) {
     x_explore(&(struct x_test){.name = "pool-twice-detach",
             .size = sizeof(struct state),
             .setup = one_taken_twice_threadless,
-            .thread = {detach_first, give_second, long_cycle},
+            .thread = {detach_first, give_copy, long_cycle},
             .final = one_misuse,
             .preemptions = PREEMPTIONS,
             .stale = 1,
@@ -367,19 +322,6 @@ TEST_LIMIT(p2_no_return_through_a_reset_is_missed, 600) {
             .stale = STALE,
             .random = RANDOM,
             .floor = 1000});
-}
-
-static bool keep_it(void *ctx, void *resource, pnx_ns age, pnx_ns unused_for) {
-    (void)ctx;
-    (void)age;
-    (void)unused_for;
-    thing_use(resource);
-    return false;
-}
-
-static void look_at_all(void *state) {
-    struct state *s = state;
-    CHECK_EQ(pnx_pool_evict(s->pool, keep_it, NULL), 0);
 }
 
 /* The slot's word is the same before and after, and what was done in between is seen. */

@@ -3,34 +3,11 @@
  * test_pool_ops.c - what is done to a pool in use, under every interleaving with the short way: reset, pause, resize,
  * close, release; and requests, which are cancelled, timed out and delivered while others give back.
  */
-#include "explorer/pool_suite.h"
+#include "explorer/pool_kit.h"
 
 #include "os/notify.h"
 
 #include <poll.h>
-
-static void one_threadless(void *state) {
-    begin(state, 1, PNX_POOL_NO_THREADS);
-}
-
-static void two_threadless(void *state) {
-    begin(state, 2, PNX_POOL_NO_THREADS);
-}
-
-static void end(void *state) {
-    struct state *s = state;
-    finish(s);
-    clean_up(s);
-}
-
-/* What an operator's call has brought about, for those who come after it. */
-static void tell(struct state *s) {
-    pnx_store(&s->told, 1, PNX_RELEASE, "pool_suite.tell"); /* with is_told() */
-}
-
-static bool is_told(struct state *s) {
-    return pnx_load(&s->told, PNX_ACQUIRE, "pool_suite.told");
-}
 
 /* ---- reset ---- */
 
@@ -86,11 +63,6 @@ TEST_LIMIT(p12_nor_after_a_lazy_one, 600) {
             .floor = 1000});
 }
 
-static void one_taken_threadless(void *state) {
-    begin(state, 1, PNX_POOL_NO_THREADS);
-    take(state, 0);
-}
-
 /* A holder who found out that all are old; the resource goes, and whoever is told gets another. */
 static void stale_all(void *state) {
     struct state *s = state;
@@ -113,16 +85,12 @@ TEST_LIMIT(p12_nor_after_a_holder_has_said_that_all_are_old, 600) {
 
 /* ---- pause ---- */
 
-static void two(void *state) {
-    begin(state, 2, 0);
-}
-
 /* Once a pause has said that all are home, they are the operator's. */
 static void pause_and_use(void *state) {
     struct state *s = state;
     CHECK_EQ(pnx_pool_pause(s->pool, PNX_NEVER), 0);
     for (int i = 0; i < 2; i++)
-        thing_use(pnx_load(&s->slots[i]->resource, PNX_RELAXED, "pool_suite.paused"));
+        thing_use(pnx_load(&s->slots[i]->resource, PNX_RELAXED, "pool_kit.paused"));
     CHECK_EQ(pnx_pool_resume(s->pool), 0);
 }
 
@@ -145,16 +113,10 @@ static void resize_to_one(void *state) {
     CHECK_EQ(pnx_pool_resize(s->pool, 1, NULL), 0);
 }
 
-static void short_cycle_other(void *state) {
-    remember(state, 1);
-    cycle(state);
-}
-
-static void one_is_left(void *state) {
+static void one_is_closed(void *state) {
     struct state *s = state;
-    finish_with(s, 1);
     CHECK_EQ(s->closed.v, 1);
-    clean_up(s);
+    one_is_left(s);
 }
 
 TEST_LIMIT(p1_a_resize_to_less_gets_hold_of_the_excess, 600) {
@@ -162,33 +124,16 @@ TEST_LIMIT(p1_a_resize_to_less_gets_hold_of_the_excess, 600) {
             .size = sizeof(struct state),
             .setup = two_threadless,
             .thread = {short_cycle, short_cycle_other, resize_to_one},
-            .final = one_is_left,
+            .final = one_is_closed,
             .preemptions = PREEMPTIONS,
             .stale = 1,
             .random = RANDOM,
             .floor = 1000});
 }
 
-static void one(void *state) {
-    begin(state, 1, 0);
-}
-
 static void resize_to_more(void *state) {
     struct state *s = state;
     CHECK_EQ(pnx_pool_resize(s->pool, 3, NULL), 0);
-}
-
-static bool keep_it(void *ctx, void *resource, pnx_ns age, pnx_ns unused_for) {
-    (void)ctx;
-    (void)age;
-    (void)unused_for;
-    thing_use(resource);
-    return false;
-}
-
-static void look_at_all(void *state) {
-    struct state *s = state;
-    CHECK_EQ(pnx_pool_evict(s->pool, keep_it, NULL), 0);
 }
 
 static void read_numbers(void *state) {
@@ -234,8 +179,8 @@ static void close_all(void *state) {
     struct state *s = state;
     CHECK_EQ(pnx_pool_close(s->pool, PNX_NEVER), 0);
     /* what was closed before is seen: the last of it came by the lock */
-    CHECK_EQ(pnx_load(&s->closed, PNX_RELAXED, "pool_suite.all_closed"),
-            pnx_load(&s->made, PNX_RELAXED, "pool_suite.all_made"));
+    CHECK_EQ(pnx_load(&s->closed, PNX_RELAXED, "pool_kit.all_closed"),
+            pnx_load(&s->made, PNX_RELAXED, "pool_kit.all_made"));
     tell(s);
 }
 
@@ -252,21 +197,9 @@ TEST_LIMIT(p4_a_close_waits_for_what_is_out_and_nothing_is_claimed_after_it, 600
 }
 
 static void two_taken(void *state) {
-    begin(state, 2, PNX_POOL_NO_THREADS);
+    two_threadless(state);
     take(state, 0);
     take(state, 1);
-}
-
-static void give_first(void *state) {
-    struct state *s = state;
-    thing_use(pnx_lease_resource(&s->lease[0]));
-    pnx_lease_release(&s->lease[0]);
-}
-
-static void give_second(void *state) {
-    struct state *s = state;
-    thing_use(resource_of(&s->lease[1]));
-    pnx_lease_release(&s->lease[1]);
 }
 
 static void release_pool(void *state) {
@@ -327,7 +260,7 @@ static void called(struct pnx_pool_request *request, int code, struct pnx_lease 
     CHECK_EQ(code == 0, lease.slot != NULL);
     CHECK_EQ(code == 0, err == NULL);
     CHECK(code == 0 || code == -ETIMEDOUT || (code == -ECANCELED && s->refuses));
-    CHECK_EQ(pnx_fetch_add(&s->called[i], 1, PNX_RELAXED, "pool_suite.called"), 0);
+    CHECK_EQ(pnx_fetch_add(&s->called[i], 1, PNX_RELAXED, "pool_kit.called"), 0);
     if (code)
         return;
     thing_use(resource_of(&lease));
@@ -342,8 +275,7 @@ static void ask(struct state *s, unsigned i, pnx_ns timeout) {
 
 static void one_asked(void *state) {
     struct state *s = state;
-    begin(s, 1, 0);
-    take(s, 0);
+    one_taken(s);
     ask(s, 0, PNX_NEVER);
 }
 
@@ -378,8 +310,7 @@ TEST_LIMIT(p13_a_request_is_called_or_cancelled_once, 600) {
 
 static void one_asked_in_time(void *state) {
     struct state *s = state;
-    begin(s, 1, PNX_POOL_NO_THREADS);
-    take(s, 0);
+    one_taken_threadless(s);
     ask(s, 0, PNX_MS);
 }
 
@@ -440,8 +371,7 @@ static void both_called(void *state) {
     struct state *s = state;
     CHECK_EQ(s->called[0].v, 1);
     CHECK_EQ(s->called[1].v, 1);
-    finish(s);
-    clean_up(s);
+    end(s);
 }
 
 TEST_LIMIT(p13_requests_by_the_short_way_beside_a_waiter, 600) {
@@ -467,7 +397,7 @@ static void one_asked_by_inbox(void *state) {
 static void two_asked_by_inbox(void *state) {
     struct state *s = state;
     CHECK_EQ(pnx_inbox_create(x_env(), NULL, &s->inbox), 0);
-    begin(s, 2, 0);
+    two(s);
     take(s, 0);
     take(s, 1);
     ask(s, 0, PNX_NEVER);
@@ -489,7 +419,7 @@ static void dispatch(void *state) {
 }
 
 static uint32_t calls(struct state *s, unsigned i) {
-    return pnx_load(&s->called[i], PNX_RELAXED, "pool_suite.calls"); /* this thread's own, if any */
+    return pnx_load(&s->called[i], PNX_RELAXED, "pool_kit.calls"); /* this thread's own, if any */
 }
 
 /* No request is under way any more when its callback has run: the inbox goes, perhaps with its putter still inside. */

@@ -20,7 +20,7 @@ struct ask {
     int place; /* which callback was this one */
     int rc;    /* of what then did */
     struct pnx_lease lease;
-    char phase[16];
+    struct pnx_error err; /* of a failure */
     pthread_t thread;
     pnx_ns at;
 };
@@ -39,7 +39,7 @@ static inline void ask_done(struct pnx_pool_request *request, int code, struct p
     ask->thread = pthread_self();
     if (err) {
         CHECK_EQ(err->code, code);
-        snprintf(ask->phase, sizeof(ask->phase), "%s", err->phase);
+        ask->err = *err;
     }
     if (ask->turn)
         ask->place = __atomic_fetch_add(ask->turn, 1, __ATOMIC_RELAXED);
@@ -79,25 +79,12 @@ static inline void ask_check_granted(const struct ask *ask) {
 static inline void ask_check_failed(const struct ask *ask, int code, const char *phase) {
     CHECK_EQ(ask_calls(ask), 1);
     CHECK_MSG(ask->code == code, "%s, not %s", pnx_errname(ask->code), pnx_errname(code));
-    CHECK_STR(ask->phase, phase);
+    CHECK_STR(ask->err.phase, phase);
     CHECK(!ask->lease.slot);
 }
 
 static inline void ask_release(struct ask *ask) {
     pnx_lease_release(&ask->lease);
 }
-
-/* Polls until the expression of pool's statistics holds; fails after 30 s. */
-#define UNTIL(pool, expression) \
-    do { \
-        pnx_ns until_ = pnx_now() + 30 * PNX_SEC; \
-        for (;;) { \
-            struct pnx_pool_stats s = mock_stats(pool); \
-            if (expression) \
-                break; \
-            CHECK_MSG(pnx_now() < until_, "waited 30 s for %s", #expression); \
-            sched_yield(); \
-        } \
-    } while (0)
 
 #endif

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kit.h - what the tests of the pool's features share: an environment, callers in threads, requests, a record of events.
+ * kit.h - what the tests of the pool's features share: an environment, resources of nobody, requests, a record of events.
  */
 #ifndef PNX_TEST_POOL_KIT_H
 #define PNX_TEST_POOL_KIT_H
 
-#include "pool/mock.h"
+#include "pool/ask.h"
+#include "pool/caller.h"
 
 static struct test_env te;
 static struct mock *mock;
@@ -43,19 +44,6 @@ static inline void tear_down(struct pnx_pool *pool) {
     free(mock);
 }
 
-/* Polls until the expression of pool's statistics holds; fails after 30 s. */
-#define UNTIL(pool, expression) \
-    do { \
-        pnx_ns until_ = pnx_now() + 30 * PNX_SEC; \
-        for (;;) { \
-            struct pnx_pool_stats s = mock_stats(pool); \
-            if (expression) \
-                break; \
-            CHECK_MSG(pnx_now() < until_, "waited 30 s for %s", #expression); \
-            sched_yield(); \
-        } \
-    } while (0)
-
 /* ---- a resource that is no pool's ---- */
 
 static inline struct mock_resource *stray_new(void) {
@@ -71,88 +59,21 @@ static inline void stray_close(struct mock_resource *resource) {
     mock_close(mock, resource, 0);
 }
 
-/* ---- one caller in a thread of its own ---- */
+/* ---- a request, beside others ---- */
 
-struct caller {
-    struct pnx_pool *pool;
-    pnx_ns timeout;
-    pthread_t thread;
-    int rc;
-    struct pnx_error err;
-    struct pnx_lease lease;
-    const struct pnx_acquire_opts *with;
-    int *turn; /* counts grants */
-    int place; /* which grant was this one's */
-    bool release;
-};
-
-static inline void *caller_main(void *arg) {
-    struct caller *caller = arg;
-    caller->rc = pnx_pool_acquire_with(
-            caller->pool, caller->timeout, caller->with, &caller->err, &caller->lease);
-    if (caller->turn && caller->rc == 0)
-        caller->place = __atomic_fetch_add(caller->turn, 1, __ATOMIC_RELAXED);
-    if (caller->release)
-        pnx_lease_release(&caller->lease);
-    return NULL;
-}
-
-static inline void caller_start(struct caller *caller, struct pnx_pool *pool, pnx_ns timeout) {
-    caller->pool = pool;
-    caller->timeout = timeout;
-    CHECK(pthread_create(&caller->thread, NULL, caller_main, caller) == 0);
-}
-
-static inline void caller_join(struct caller *caller) {
-    pthread_join(caller->thread, NULL);
-}
-
-/* ---- a request, told where the news is ---- */
-
-struct ask {
-    struct pnx_pool_request request;
-    int told; /* how often */
-    int place;
-    int code;
-    struct pnx_lease lease;
-    struct pnx_error err;
-};
-static int asks_begun, asks_told; /* atomic: callbacks so far, and those that are over */
-
-static inline void ask_done(struct pnx_pool_request *request, int code, struct pnx_lease lease,
-        const struct pnx_error *err) {
-    struct ask *ask = request->arg;
-    CHECK((err != NULL) == (code != 0));
-    ask->told++;
-    ask->place = __atomic_fetch_add(&asks_begun, 1, __ATOMIC_RELAXED);
-    ask->code = code;
-    ask->lease = lease;
-    if (err)
-        ask->err = *err;
-    __atomic_fetch_add(&asks_told, 1, __ATOMIC_RELEASE);
-}
-
-/* Waits until so many have been told, by whichever thread; what they were told may be read then. */
-static inline void ask_await(int n) {
-    pnx_ns until = pnx_now() + 30 * PNX_SEC;
-    while (__atomic_load_n(&asks_told, __ATOMIC_ACQUIRE) < n) {
-        CHECK_MSG(pnx_now() < until, "waited 30 s for %d callbacks", n);
-        sched_yield();
-    }
-}
+static int asks_begun; /* atomic: callbacks so far */
 
 static inline void ask_start(
         struct ask *ask, struct pnx_pool *pool, enum pnx_priority priority, pnx_ns timeout) {
-    *ask = (struct ask){.request = {.done = ask_done, .timeout = timeout}};
+    *ask = (struct ask){.turn = &asks_begun};
     ask->request.priority = (int32_t)priority;
-    ask->request.arg = ask;
-    CHECK_EQ(pnx_pool_acquire_async(pool, &ask->request), 0);
+    ask_for(ask, pool, timeout);
 }
 
 /* It was told once, and has a lease. */
 static inline bool ask_granted(const struct ask *ask) {
-    CHECK(ask->told <= 1);
-    return ask->told == 1 && ask->code == 0 && ask->lease.slot;
+    CHECK(ask_calls(ask) <= 1);
+    return ask_calls(ask) == 1 && ask->code == 0 && ask->lease.slot;
 }
 
 /* ---- events, one after the other: "name code cause|" ---- */

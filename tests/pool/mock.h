@@ -284,6 +284,19 @@ static inline struct pnx_pool_stats mock_stats(const struct pnx_pool *pool) {
     return stats;
 }
 
+/* Polls until the expression of pool's statistics holds; fails after 30 s. */
+#define UNTIL(pool, expression) \
+    do { \
+        pnx_ns until_ = pnx_now() + 30 * PNX_SEC; \
+        for (;;) { \
+            struct pnx_pool_stats s = mock_stats(pool); \
+            if (expression) \
+                break; \
+            CHECK_MSG(pnx_now() < until_, "waited 30 s for %s", #expression); \
+            sched_yield(); \
+        } \
+    } while (0)
+
 #define MOCK_END(pool) \
     do { \
         CHECK_EQ(pnx_pool_close((pool), 10 * PNX_SEC), 0); \

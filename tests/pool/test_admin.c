@@ -36,12 +36,12 @@ TEST(a_paused_pool_grants_and_connects_nothing_until_it_is_resumed) {
     pnx_pool_tick(pool, te.now);
     CHECK_EQ(mock->connects, 2);
     CHECK_EQ(pnx_pool_pause(pool, PNX_SEC), 0); /* now all are home */
-    CHECK_EQ(asks[0].told + asks[1].told + asks[2].told, 0);
+    CHECK_EQ(ask_calls(&asks[0]) + ask_calls(&asks[1]) + ask_calls(&asks[2]), 0);
     events_clear();
     CHECK_EQ(pnx_pool_resume(pool), 0);
     CHECK(ask_granted(&asks[0]) && ask_granted(&asks[1]));
     CHECK(asks[0].place < asks[1].place);
-    CHECK_EQ(asks[2].told, 0);
+    CHECK_EQ(ask_calls(&asks[2]), 0);
     CHECK_STR(events.all, "pool_resumed 0 -|");
     CHECK_EQ(events.value, 3);
     pnx_pool_tick(pool, te.now);
@@ -91,7 +91,7 @@ TEST(waiters_of_a_paused_pool_run_into_their_deadlines) {
     CHECK_EQ(pnx_pool_pause(pool, PNX_NEVER), 0);
     ask_start(&ask, pool, PNX_PRIORITY_NORMAL, PNX_SEC);
     advance(pool, PNX_SEC - 1);
-    CHECK_EQ(ask.told, 0);
+    CHECK_EQ(ask_calls(&ask), 0);
     advance(pool, 1);
     CHECK_EQ(ask.code, -ETIMEDOUT);
     CHECK_STR(ask.err.phase, "paused");
@@ -179,7 +179,7 @@ TEST(closing_a_paused_pool_ends_the_pause_and_who_waits_in_it) {
     struct caller pauser;
     start_pausers(&pauser, 1, pool);
     ask_start(&ask, pool, PNX_PRIORITY_NORMAL, PNX_NEVER);
-    CHECK_EQ(ask.told, 0);
+    CHECK_EQ(ask_calls(&ask), 0);
     CHECK_EQ(pnx_pool_close(pool, 0), 1);
     CHECK_EQ(ask.code, -ESHUTDOWN);
     caller_join(&pauser);
@@ -656,7 +656,7 @@ static void in_the_child(void *ctx) {
     CHECK_EQ(pnx_pool_resume(pool), -ESHUTDOWN);
     CHECK_EQ(pnx_pool_evict(pool, NULL, NULL), -ESHUTDOWN);
     ask_start(&ask, pool, PNX_PRIORITY_NORMAL, PNX_NEVER);
-    CHECK_EQ(ask.told, 1);
+    CHECK_EQ(ask_calls(&ask), 1);
     CHECK_EQ(ask.code, -ESHUTDOWN);
     CHECK_STR(ask.err.phase, "fork");
     CHECK_EQ(mock->abandons, 0);
@@ -683,6 +683,47 @@ TEST(a_forked_child_is_refused_by_each_call) {
     CHECK_EQ(mock_stats(pool).in_use, 2);
     pnx_lease_release(&a);
     pnx_lease_release(&b);
+    tear_down(pool);
+}
+
+/* What its threads held or waited for at that moment is the parent's. */
+static void in_the_child_of_waiters(void *ctx) {
+    struct forked *forked = ctx;
+    struct pnx_lease lease = {0};
+    CHECK_EQ(pnx_pool_acquire(forked->pool, PNX_NEVER, NULL, &lease), -ESHUTDOWN);
+    pnx_lease_release(&forked->held);
+    CHECK_EQ(mock->abandons, 1);
+    CHECK_EQ(pnx_pool_close(forked->pool, PNX_NEVER), 0);
+    pnx_pool_release(&forked->pool);
+    CHECK_EQ(mock->abandons, 1);
+    CHECK_EQ(mock->closes, 0);
+    _exit(0);
+}
+
+TEST(a_fork_while_callers_and_a_request_wait_hangs_nobody_on_either_side) {
+    set_up();
+    struct pnx_pool *pool = mock_pool(&mock_full, OPTS_THREADS(.max = 1));
+    struct pnx_lease held = mock_acquire(pool, PNX_SEC);
+    struct caller callers[2] = {{.release = true}, {.release = true}};
+    struct ask ask;
+    caller_start(&callers[0], pool, PNX_NEVER);
+    UNTIL(pool, s.waiting == 1);
+    ask_start(&ask, pool, PNX_PRIORITY_NORMAL, PNX_NEVER);
+    caller_start(&callers[1], pool, PNX_NEVER);
+    UNTIL(pool, s.waiting == 3);
+    struct forked forked = {.pool = pool, .held = held};
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(test_child(in_the_child_of_waiters, &forked), 0);
+    CHECK_EQ(mock_stats(pool).waiting, 3);
+    CHECK_EQ(mock->abandons, 0);
+    pnx_lease_release(&held);
+    ask_await(&ask);
+    CHECK(ask_granted(&ask));
+    pnx_lease_release(&ask.lease);
+    for (int i = 0; i < 2; i++) {
+        caller_join(&callers[i]);
+        CHECK_EQ(callers[i].rc, 0);
+    }
     tear_down(pool);
 }
 

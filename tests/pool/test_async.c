@@ -4,6 +4,7 @@
  */
 #include "harness/harness.h"
 #include "pool/ask.h"
+#include "pool/caller.h"
 
 #include <patinox/pool.h>
 #include <poll.h>
@@ -278,34 +279,19 @@ TEST(an_inbox_refuses_bad_arguments_and_survives_failures) {
 
 /* ---- order ---- */
 
-struct blocker {
-    struct pnx_pool *pool;
-    pthread_t thread;
-    int *turn;
-    int place;
-};
-
-static void *block(void *arg) {
-    struct blocker *blocker = arg;
-    struct pnx_lease lease = mock_acquire(blocker->pool, 30 * PNX_SEC);
-    blocker->place = __atomic_fetch_add(blocker->turn, 1, __ATOMIC_RELAXED);
-    pnx_lease_release(&lease);
-    return NULL;
-}
-
 TEST(p2_requests_and_callers_who_block_are_served_in_one_order) {
     set_up();
     enum { N = 12 };
     struct pnx_pool *pool = mock_pool(&mock_manager, OPTS(.max = 1));
     struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
     struct ask asks[N] = {0};
-    struct blocker blockers[N] = {0};
+    struct caller blockers[N] = {0};
     int turn = 0;
     for (int i = 0; i < N; i++) { /* every third one blocks */
         if (i % 3 == 1) {
-            blockers[i].pool = pool;
             blockers[i].turn = &turn;
-            CHECK(pthread_create(&blockers[i].thread, NULL, block, &blockers[i]) == 0);
+            blockers[i].release = true;
+            caller_start(&blockers[i], pool, 30 * PNX_SEC);
         } else {
             asks[i].turn = &turn;
             asks[i].then = release_it;
@@ -316,7 +302,8 @@ TEST(p2_requests_and_callers_who_block_are_served_in_one_order) {
     pnx_lease_release(&lease);
     for (int i = 0; i < N; i++) {
         if (i % 3 == 1) {
-            pthread_join(blockers[i].thread, NULL);
+            caller_join(&blockers[i]);
+            CHECK_EQ(blockers[i].rc, 0);
             CHECK_EQ(blockers[i].place, i);
         } else {
             ask_await(&asks[i]);

@@ -409,7 +409,7 @@ static void use_in_child(void *ctx) {
     ask_for(&in_child, pool, PNX_SEC);
     CHECK_EQ(ask_calls(&in_child), 2);
     CHECK_EQ(in_child.code, -ESHUTDOWN);
-    CHECK_STR(in_child.phase, "fork");
+    CHECK_STR(in_child.err.phase, "fork");
     CHECK_EQ(pnx_pool_tick(pool, te.now), PNX_NEVER);
     CHECK_EQ(mock->connects, 1);
     CHECK_EQ(mock->closes, 0);
@@ -478,7 +478,7 @@ TEST(a_request_that_waits_across_a_fork_may_be_cancelled_in_the_child_and_is_the
 static void dispatch_in_child(void *ctx) {
     CHECK_EQ(pnx_inbox_dispatch(ctx, 0), 1);
     CHECK_EQ(in_child.code, -ESHUTDOWN);
-    CHECK_STR(in_child.phase, "fork");
+    CHECK_STR(in_child.err.phase, "fork");
     CHECK_EQ(mock->abandons, 1);
     CHECK_EQ(mock->closes, 0);
 }

@@ -191,6 +191,49 @@ TEST(close_waits_for_all_pools_under_one_deadline) {
     tear_down(group);
 }
 
+static struct pnx_lease left_over;
+
+static void give_left_over(void *arg, void *resource) {
+    (void)arg;
+    (void)resource;
+    pnx_lease_release(&left_over);
+}
+
+/* B, which is closed after A, would tell of what is idle there for as long as somebody looks for it. */
+TEST(what_comes_home_while_the_keys_are_closed_is_told_once) {
+    set_up_virtual();
+    const struct pnx_pool_hooks hooks = {.size = sizeof(hooks), .before_close = give_left_over};
+    struct pnx_pool_group *group = make(PNX_POOL_GROUP_OPTS(.name = "hosts", .env = &te.env,
+            .max_total = 4, .max_keys = 3, .min_per_key = 1,
+            .pool = PNX_POOL_OPTS(.ctx = &server, .flags = PNX_POOL_NO_THREADS, .hooks = &hooks)));
+    struct wish wish;
+    left_over = get(group, "B");
+    struct pnx_lease b = get(group, "B"), c = get(group, "C"), a = get(group, "A");
+    want(&wish, group, "C"); /* B has more than its minimum: C looks for what B brings home */
+    pnx_lease_release(&a);   /* the youngest, which is closed first */
+    CHECK_EQ(pnx_pool_group_close(group, 0), 2);
+    CHECK(!left_over.slot);
+    CHECK_EQ(wish.code, -ESHUTDOWN);
+    pnx_lease_release(&b);
+    pnx_lease_release(&c);
+    tear_down(group);
+}
+
+/* Whoever ticks has a clock of its own, or calls early. */
+TEST(a_tick_may_be_ahead_of_the_clock) {
+    set_up_virtual();
+    struct pnx_pool_group *group = make(QUIET(.max_total = 1, .key_idle_ns = PNX_SEC));
+    struct pnx_lease a = get(group, "A");
+    pnx_lease_release(&a);
+    pnx_pool_group_tick(group, te.now);
+    pnx_pool_group_tick(group, te.now + 10 * PNX_SEC);
+    CHECK_EQ(stats_of(group).keys, 0);
+    CHECK_EQ(server.live, 0);
+    a = get(group, "A");
+    pnx_lease_release(&a);
+    tear_down(group);
+}
+
 TEST(the_memory_goes_with_the_last_lease) {
     set_up();
     struct pnx_pool_group *group = make(OPTS(.max_total = 4));

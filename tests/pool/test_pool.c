@@ -763,8 +763,8 @@ TEST(each_bad_option_is_refused_by_name) {
     refuse(&mock_manager, OPTS(.max = 1, .backoff_ns = 5 * PNX_SEC, .backoff_max_ns = 4 * PNX_SEC),
             -EINVAL, "backoff_ns", "more than backoff_max_ns");
     struct pnx_pool_opts opts = *OPTS(.max = 1);
-    opts.flags = 6;
-    refuse(&mock_manager, &opts, -EINVAL, "flags", "pool.flags: unknown bits 0x4");
+    opts.flags = 8 | PNX_POOL_ROUND_ROBIN;
+    refuse(&mock_manager, &opts, -EINVAL, "flags", "pool.flags: unknown bits 0x8");
     opts = *OPTS(.max = 1);
     opts.size = 0;
     refuse(&mock_manager, &opts, -EINVAL, "size", "set it with the options macro");
@@ -783,6 +783,19 @@ TEST(each_bad_option_is_refused_by_name) {
     free(mock);
 }
 
+static int mock_start(void *ctx, struct pnx_pool_op *op, struct pnx_error *err) {
+    (void)ctx;
+    (void)op;
+    (void)err;
+    return -EINPROGRESS;
+}
+
+static int mock_cancel(void *ctx, struct pnx_pool_op *op) {
+    (void)ctx;
+    (void)op;
+    return 0;
+}
+
 TEST(each_bad_manager_is_refused_by_name) {
     set_up();
     struct pnx_pool_manager manager = mock_manager;
@@ -793,6 +806,15 @@ TEST(each_bad_manager_is_refused_by_name) {
     manager = mock_manager;
     manager.close = NULL;
     refuse(&manager, OPTS(.max = 1), -EINVAL, "manager.close", "manager.close is required");
+    manager = mock_manager;
+    manager.start = mock_start;
+    refuse(&manager, OPTS(.max = 1), -EINVAL, "manager.start", "connect or start, not both");
+    manager = mock_manager;
+    manager.poll = mock_start;
+    refuse(&manager, OPTS(.max = 1), -EINVAL, "manager.poll", "are for managers with start");
+    manager.poll = NULL;
+    manager.cancel = mock_cancel;
+    refuse(&manager, OPTS(.max = 1), -EINVAL, "manager.cancel", "are for managers with start");
     manager = mock_manager;
     manager.size = 0;
     refuse(&manager, OPTS(.max = 1), -EINVAL, "size", "pool.manager: size is 0");

@@ -3,7 +3,7 @@
  * What others see of a pool: registry, budget, statistics, events, health, dump; and its inner housekeeping.
  */
 #include "harness/harness.h"
-#include "pool/mock.h"
+#include "pool/caller.h"
 #include "pool/pool.h"
 
 #include <patinox/shutdown.h>
@@ -488,20 +488,6 @@ TEST(threads_without_work_end_save_one_and_do_not_pile_up) {
     tear_down(pool);
 }
 
-struct waiter {
-    struct pnx_pool *pool;
-    pnx_ns timeout;
-    int rc;
-    struct pnx_lease lease;
-};
-static void *wait_and_release(void *arg) {
-    struct waiter *waiter = arg;
-    struct pnx_lease lease = {0};
-    waiter->rc = pnx_pool_acquire(waiter->pool, waiter->timeout, NULL, &lease);
-    pnx_lease_release(&lease);
-    return NULL;
-}
-
 TEST(p8_without_threads_a_waiter_that_leaves_hands_the_timers_to_the_next) {
     test_env_init(&te);
     mock = mock_new();
@@ -509,27 +495,20 @@ TEST(p8_without_threads_a_waiter_that_leaves_hands_the_timers_to_the_next) {
     struct pnx_pool *pool = mock_pool(
             &mock_manager, OPTS(.max = 1, .backoff_ns = 30 * PNX_MS, .backoff_max_ns = 30 * PNX_MS,
                                    .breaker_failures = UINT32_MAX));
-    struct waiter first = {pool, 60 * PNX_MS, 1, {0}}, second = {pool, 30 * PNX_SEC, 1, {0}};
-    pthread_t threads[2];
-    CHECK(pthread_create(&threads[0], NULL, wait_and_release, &first) == 0);
+    struct caller first = {.release = true}, second = {.release = true};
+    caller_start(&first, pool, 60 * PNX_MS);
     mock_wait(mock, &mock->failed, 1);
-    CHECK(pthread_create(&threads[1], NULL, wait_and_release, &second) == 0);
-    pthread_join(threads[0], NULL);
+    caller_start(&second, pool, 30 * PNX_SEC);
+    caller_join(&first);
     CHECK_EQ(first.rc, -ETIMEDOUT);
     pthread_mutex_lock(&mock->lock);
     mock->connect_errors = 0;
     pthread_mutex_unlock(&mock->lock);
     pnx_ns start = pnx_now();
-    pthread_join(threads[1], NULL);
+    caller_join(&second);
     CHECK_EQ(second.rc, 0);
     CHECK(pnx_now() - start < 20 * PNX_SEC);
     tear_down(pool);
-}
-
-static void *wait_and_keep(void *arg) {
-    struct waiter *waiter = arg;
-    waiter->rc = pnx_pool_acquire(waiter->pool, waiter->timeout, NULL, &waiter->lease);
-    return NULL;
 }
 
 TEST(p8_without_threads_a_waiter_that_is_served_hands_the_timers_to_the_next) {
@@ -541,22 +520,17 @@ TEST(p8_without_threads_a_waiter_that_is_served_hands_the_timers_to_the_next) {
     struct pnx_lease lease = mock_acquire(pool, PNX_SEC);
     mock->connect_errors = 1;
     mock_set(mock, &mock->hold_connect, true);
-    struct waiter first = {.pool = pool, .timeout = 30 * PNX_SEC};
-    struct waiter second = {.pool = pool, .timeout = 15 * PNX_SEC};
-    pthread_t threads[2];
-    CHECK(pthread_create(&threads[0], NULL, wait_and_keep, &first) == 0);
+    struct caller first = {0}, second = {0};
+    caller_start(&first, pool, 30 * PNX_SEC);
     mock_wait(mock, &mock->in_connect, 1);
-    CHECK(pthread_create(&threads[1], NULL, wait_and_keep, &second) == 0);
-    pnx_ns end = pnx_now() + 30 * PNX_SEC;
-    while (mock_stats(pool).waiting != 2 && pnx_now() < end)
-        sched_yield();
+    caller_start(&second, pool, 15 * PNX_SEC);
+    UNTIL(pool, s.waiting == 2);
     mock_set(mock, &mock->hold_connect, false);
-    while (mock_stats(pool).connect_failures != 1 && pnx_now() < end)
-        sched_yield();
+    UNTIL(pool, s.connect_failures == 1);
     pnx_lease_release(&lease); /* to the first, who sleeps until the pause after the failure ends */
-    pthread_join(threads[0], NULL);
+    caller_join(&first);
     CHECK_EQ(first.rc, 0);
-    pthread_join(threads[1], NULL);
+    caller_join(&second);
     CHECK_EQ(second.rc, 0); /* by a connect: the first keeps its lease */
     pnx_lease_release(&first.lease);
     pnx_lease_release(&second.lease);

@@ -5,7 +5,7 @@
  *
  * One life: a random configuration, some thousands of random steps by clients who come, leave, return and
  * discard, by a server that connects, refuses, is late or never answers, by workers who take their time, and by
- * an operator who resizes and evicts; then a calm, in which everybody who waits must be served; then a close, in
+ * an operator who resizes, evicts, and forks; then a calm, in which everybody who waits must be served; then a close, in
  * which everything must be closed exactly once.  SEED=n replays a run; a failure names the life and the step.
  */
 #include "harness/harness.h"
@@ -76,7 +76,8 @@ static struct world {
     struct pnx__pool_effects effects;
     bool could_work; /* a job could run before the event whose effects these are */
     uint64_t grants, claims, brings, checks, connects, failures, overdue, refused, idles, shed,
-            timeouts, opened, resets, pauses, evicted, adopted, detached, hooks, peeks, pokes, aged;
+            timeouts, opened, resets, pauses, evicted, adopted, detached, hooks, peeks, pokes, aged,
+            forks;
 } w;
 
 #define HOLDS(condition, what) \
@@ -272,6 +273,8 @@ static void check_all(void) {
         alive += w.resources[i].life == ALIVE;
     HOLDS(alive == w.core.size - w.core.n[PNX__POOL_CONNECTING],
             "the model counts other resources");
+    HOLDS(w.core.config.barge > 0 || w.core.stats[PNX__POOL_STAT_inversions].v == 0,
+            "P2: the trace found a grant out of turn");
     HOLDS(w.core.size <= w.core.max || w.core.ceiling > w.core.max, "P1: more than max");
     /* An honest shell ticks when the timer says so; then C6 must hold. */
     if (w.now >= w.core.next_timer) {
@@ -380,8 +383,9 @@ static void join(int id, bool first) {
         return;
     }
     if (!first)
-        *waiter = (struct pnx__pool_waiter){
-                .lane = (uint8_t)(dice(3) ? 2 : dice(PNX__POOL_LANES)), .is_request = dice(2)};
+        *waiter = (struct pnx__pool_waiter){.lane = (uint8_t)(dice(3) ? 2 : dice(PNX__POOL_LANES)),
+                .is_request = dice(2),
+                .asked = pnx__pool_asked(&w.core)};
     struct pnx_slot *slot =
             pnx__pool_core_join(&w.core, waiter, first, &w.effects, &client->generation, &rc);
     if (slot) {
@@ -729,10 +733,42 @@ static void interrupt(void) {
     }
 }
 
+/*
+ * The process forks, between two events.  What the child does with its copy of the slots is done here in place, checked, and
+ * taken back: each resource that was idle or on lease is abandoned once, and nothing can be had from them any more.
+ */
+static void fork_step(void) {
+    uint64_t words[SLOTS], generation;
+    bool abandoned[SLOTS];
+    w.forks++;
+    for (int i = 0; i < SLOTS; i++) {
+        enum pnx__pool_state state = pnx__pool_slot_state(&w.slots[i]);
+        words[i] = w.slots[i].word.v;
+        abandoned[i] = pnx__pool_slot_forsake(&w.slots[i]);
+        HOLDS(abandoned[i] == (state == PNX__POOL_IDLE), "the child abandons what is idle, only");
+        HOLDS(!abandoned[i] || resource_of(&w.slots[i])->holder == -1, "a holder's was idle");
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        const struct client *client = &w.clients[i];
+        if (client->doing != HOLDING)
+            continue;
+        HOLDS(!abandoned[client->slot - w.slots], "abandoned with a lease on it");
+        HOLDS(pnx__pool_slot_spend(client->slot, client->generation), "the child's lease is good");
+        HOLDS(!pnx__pool_slot_spend(client->slot, client->generation), "and abandoned once");
+    }
+    for (int i = 0; i < SLOTS; i++) {
+        HOLDS(!pnx__pool_slot_forsake(&w.slots[i]), "the child abandons twice");
+        HOLDS(!pnx__pool_slot_claim(&w.slots[i], w.now, PNX_NEVER, &generation),
+                "the child gets a resource of its parent's");
+    }
+    for (int i = 0; i < SLOTS; i++)
+        w.slots[i].word.v = words[i];
+}
+
 static void operator_step(void) {
     uint32_t low = w.core.config.min_idle > 1 ? w.core.config.min_idle : 1;
     effects_clear();
-    switch (dice(11)) {
+    switch (dice(12)) {
     case 0:
         pnx__pool_core_resize(&w.core, low + (uint32_t)dice(SLOTS - low + 1), &w.effects);
         break;
@@ -773,6 +809,9 @@ static void operator_step(void) {
             adopt();
         else
             pnx__pool_core_warm(&w.core, (uint32_t)dice(w.core.max + 1), &w.effects);
+        break;
+    case 10:
+        fork_step();
         break;
     default:
         interrupt();
@@ -830,6 +869,7 @@ static void be_born(uint64_t seed, uint64_t life) {
             .round_robin = dice(6) == 0,
     };
     pnx__pool_core_init(&w.core, &config, max, test_random(&w.random), w.now);
+    w.core.traced = true;
     pnx__pool_core_add_slots(&w.core, NULL, w.slots, SLOTS);
 }
 
@@ -939,6 +979,7 @@ TEST_LIMIT(a_million_random_steps_keep_every_invariant, 120) {
     SAY(grants), SAY(claims), SAY(brings), SAY(connects), SAY(failures), SAY(checks), SAY(peeks);
     SAY(overdue), SAY(refused), SAY(timeouts), SAY(shed), SAY(opened), SAY(idles), SAY(resets);
     SAY(pauses), SAY(evicted), SAY(adopted), SAY(detached), SAY(hooks), SAY(pokes), SAY(aged);
+    SAY(forks);
     /* A simulator in which nothing happens finds nothing. */
     CHECK(w.grants > lives * 20 && w.connects > lives && w.failures > lives / 10);
     CHECK(w.claims > lives && w.brings > lives / 10 && w.timeouts > lives / 10 &&
@@ -946,5 +987,6 @@ TEST_LIMIT(a_million_random_steps_keep_every_invariant, 120) {
     CHECK(w.checks > lives / 10 && w.overdue > 0 && w.refused > 0 && w.idles > 0 && w.peeks > 0);
     CHECK(w.opened > lives / 200 && w.resets > lives / 20 && w.pauses > lives / 50 &&
             (w.evicted > 0 || test_slow()));
-    CHECK(w.adopted > 0 && w.detached > 0 && w.hooks > 0 && w.pokes > 0 && w.aged > 0);
+    CHECK(w.adopted > 0 && w.detached > 0 && w.hooks > 0 && w.pokes > 0 && w.aged > 0 &&
+            w.forks > 0);
 }

@@ -6,7 +6,7 @@
  */
 #include "harness/harness.h"
 #include "os/thread.h"
-#include "pool/mock.h"
+#include "pool/caller.h"
 #include "pool/pool.h"
 
 #include <unistd.h>
@@ -27,56 +27,6 @@ static void tear_down(struct pnx_pool *pool) {
     CHECK_EQ(mock->closes, mock->connects);
     test_env_check_empty(&te);
     free(mock);
-}
-
-/* Polls until the expression of pool's statistics holds; fails after 30 s. */
-#define UNTIL(pool, expression) \
-    do { \
-        pnx_ns until_ = pnx_now() + 30 * PNX_SEC; \
-        for (;;) { \
-            struct pnx_pool_stats s = mock_stats(pool); \
-            if (expression) \
-                break; \
-            CHECK_MSG(pnx_now() < until_, "waited 30 s for %s", #expression); \
-            sched_yield(); \
-        } \
-    } while (0)
-
-/* ---- one caller in a thread of its own ---- */
-
-struct caller {
-    struct pnx_pool *pool;
-    pnx_ns timeout;
-    pthread_t thread;
-    int rc;
-    struct pnx_error err;
-    struct pnx_lease lease;
-    pnx_ns took;
-    int *turn; /* counts grants */
-    int place; /* which grant was this one's */
-    bool release;
-};
-
-static void *call(void *arg) {
-    struct caller *caller = arg;
-    pnx_ns start = pnx_now();
-    caller->rc = pnx_pool_acquire(caller->pool, caller->timeout, &caller->err, &caller->lease);
-    caller->took = pnx_now() - start;
-    if (caller->turn && caller->rc == 0)
-        caller->place = __atomic_fetch_add(caller->turn, 1, __ATOMIC_RELAXED);
-    if (caller->release)
-        pnx_lease_release(&caller->lease);
-    return NULL;
-}
-
-static void start(struct caller *caller, struct pnx_pool *pool, pnx_ns timeout) {
-    caller->pool = pool;
-    caller->timeout = timeout;
-    CHECK(pthread_create(&caller->thread, NULL, call, caller) == 0);
-}
-
-static void join(struct caller *caller) {
-    pthread_join(caller->thread, NULL);
 }
 
 /* The reason that pnx_health() gives for the pool "db", which must have this status. */
@@ -105,12 +55,12 @@ TEST(p2_waiters_are_granted_in_the_order_of_arrival) {
     for (int i = 0; i < N; i++) {
         callers[i].turn = &turn;
         callers[i].release = true;
-        start(&callers[i], pool, 30 * PNX_SEC);
+        caller_start(&callers[i], pool, 30 * PNX_SEC);
         UNTIL(pool, s.waiting == (uint64_t)i + 1);
     }
     pnx_lease_release(&lease);
     for (int i = 0; i < N; i++) {
-        join(&callers[i]);
+        caller_join(&callers[i]);
         CHECK_EQ(callers[i].rc, 0);
         CHECK_EQ(callers[i].place, i);
     }
@@ -124,10 +74,10 @@ TEST(p5_a_waiter_takes_a_returned_resource_while_a_connect_is_under_way) {
     struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
     mock_set(mock, &mock->hold_connect, true);
     struct caller caller = {0};
-    start(&caller, pool, 30 * PNX_SEC);
+    caller_start(&caller, pool, 30 * PNX_SEC);
     mock_wait(mock, &mock->in_connect, 1);
     pnx_lease_release(&lease);
-    join(&caller);
+    caller_join(&caller);
     CHECK_EQ(caller.rc, 0);
     CHECK_EQ(mock_of(&caller.lease)->id, 0);
     mock_set(mock, &mock->hold_connect, false);
@@ -169,13 +119,13 @@ TEST(p2_a_waiter_whose_resource_fails_its_check_keeps_its_place) {
     int turn = 0;
     first.turn = second.turn = &turn;
     first.release = second.release = true;
-    start(&first, pool, 30 * PNX_SEC);
+    caller_start(&first, pool, 30 * PNX_SEC);
     mock_wait(mock, &mock->in_check, 1);
-    start(&second, pool, 30 * PNX_SEC);
+    caller_start(&second, pool, 30 * PNX_SEC);
     UNTIL(pool, s.waiting == 2);
     mock_set(mock, &mock->hold_check, false);
-    join(&first);
-    join(&second);
+    caller_join(&first);
+    caller_join(&second);
     CHECK_EQ(first.rc, 0);
     CHECK_EQ(second.rc, 0);
     CHECK_EQ(first.place, 0);
@@ -192,11 +142,11 @@ TEST(others_proceed_while_a_check_blocks) {
     pnx_lease_release(&a);
     mock_set(mock, &mock->hold_check, true);
     struct caller stuck = {0};
-    start(&stuck, pool, 30 * PNX_SEC);
+    caller_start(&stuck, pool, 30 * PNX_SEC);
     mock_wait(mock, &mock->in_check, 1);
     CHECK_EQ(mock_stats(pool).checking, 1);
     pnx_lease_release(&b); /* goes to the waiter, whose check is still hanging */
-    join(&stuck);
+    caller_join(&stuck);
     CHECK_EQ(mock_of(&stuck.lease)->id, 1);
     struct pnx_lease lease = {0};
     struct pnx_error err = {0};
@@ -215,9 +165,9 @@ TEST(p7_a_timeout_is_exact_and_is_not_moved_by_what_happens_meanwhile) {
     struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
     struct caller callers[6] = {0};
     for (int i = 0; i < 6; i++)
-        start(&callers[i], pool, (20 + 20 * i) * PNX_MS);
+        caller_start(&callers[i], pool, (20 + 20 * i) * PNX_MS);
     for (int i = 0; i < 6; i++) {
-        join(&callers[i]);
+        caller_join(&callers[i]);
         CHECK_EQ(callers[i].rc, -ETIMEDOUT);
         CHECK_STR(callers[i].err.phase, "wait");
         CHECK(callers[i].took >= (20 + 20 * i) * PNX_MS);
@@ -248,7 +198,7 @@ TEST(max_waiters_refuses_further_callers_at_once) {
     struct pnx_error err = {0};
     for (int i = 0; i < 2; i++) {
         callers[i].release = true;
-        start(&callers[i], pool, PNX_NEVER);
+        caller_start(&callers[i], pool, PNX_NEVER);
     }
     UNTIL(pool, s.waiting == 2);
     CHECK_EQ(pnx_pool_acquire(pool, PNX_NEVER, &err, &none), -EBUSY);
@@ -256,8 +206,8 @@ TEST(max_waiters_refuses_further_callers_at_once) {
     CHECK_CONTAINS(err.message, "too many are waiting after 0.000 s (queue): 1 of 1 in use");
     CHECK_EQ(mock_stats(pool).rejected, 1);
     pnx_lease_release(&lease);
-    join(&callers[0]);
-    join(&callers[1]);
+    caller_join(&callers[0]);
+    caller_join(&callers[1]);
     tear_down(pool);
 }
 
@@ -303,13 +253,13 @@ TEST(p6_a_server_that_is_down_sees_no_storm_and_comes_back_unaided) {
     struct caller callers[N] = {0}, late[4] = {0};
     pnx_ns before = pnx_now();
     for (int i = 0; i < N; i++)
-        start(&callers[i], pool, 400 * PNX_MS);
+        caller_start(&callers[i], pool, 400 * PNX_MS);
     for (int i = 0; i < 4; i++) {
         late[i].release = true;
-        start(&late[i], pool, PNX_NEVER);
+        caller_start(&late[i], pool, PNX_NEVER);
     }
     for (int i = 0; i < N; i++) {
-        join(&callers[i]);
+        caller_join(&callers[i]);
         CHECK_EQ(callers[i].rc, -ETIMEDOUT);
         CHECK_STR(callers[i].err.phase, "connect");
         CHECK_EQ(callers[i].err.cause, -ECONNREFUSED);
@@ -324,7 +274,7 @@ TEST(p6_a_server_that_is_down_sees_no_storm_and_comes_back_unaided) {
     mock->connect_errors = 0;
     pthread_mutex_unlock(&mock->lock);
     for (int i = 0; i < 4; i++) {
-        join(&late[i]);
+        caller_join(&late[i]);
         CHECK_EQ(late[i].rc, 0);
     }
     tear_down(pool);
@@ -338,21 +288,21 @@ TEST(p6_after_a_failure_connects_are_tried_one_by_one_until_one_succeeds) {
     mock_set(mock, &mock->hold_connect, true);
     struct caller callers[4] = {0};
     for (int i = 0; i < 4; i++)
-        start(&callers[i], pool, 30 * PNX_SEC);
+        caller_start(&callers[i], pool, 30 * PNX_SEC);
     mock_wait(mock, &mock->in_connect, 2);
     mock_set(mock, &mock->hold_connect, false);
     for (int i = 0; i < 4; i++) {
-        join(&callers[i]);
+        caller_join(&callers[i]);
         CHECK_EQ(callers[i].rc, 0);
     }
     mock_set(mock, &mock->hold_connect, true); /* a success has opened the window again */
     struct caller more[2] = {0};
     for (int i = 0; i < 2; i++)
-        start(&more[i], pool, 30 * PNX_SEC);
+        caller_start(&more[i], pool, 30 * PNX_SEC);
     mock_wait(mock, &mock->in_connect, 2);
     mock_set(mock, &mock->hold_connect, false);
     for (int i = 0; i < 2; i++) {
-        join(&more[i]);
+        caller_join(&more[i]);
         pnx_lease_release(&more[i].lease);
     }
     for (int i = 0; i < 4; i++)
@@ -366,12 +316,12 @@ TEST(p8_a_discard_lets_a_waiter_have_a_new_connect) {
     struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
     struct caller callers[5] = {0};
     for (int i = 0; i < 5; i++) {
-        start(&callers[i], pool, PNX_NEVER);
+        caller_start(&callers[i], pool, PNX_NEVER);
         UNTIL(pool, s.waiting == (uint64_t)i + 1);
     }
     pnx_lease_discard(&lease);
     for (int i = 0; i < 5; i++) {
-        join(&callers[i]);
+        caller_join(&callers[i]);
         CHECK_EQ(callers[i].rc, 0);
         CHECK_EQ(mock_of(&callers[i].lease)->id, i + 1);
         pnx_lease_discard(&callers[i].lease);
@@ -403,12 +353,12 @@ TEST(an_overdue_connect_does_not_stand_in_the_way_of_the_next) {
                                              .connect_timeout_ns = PNX_MS, .backoff_ns = PNX_MS));
     mock_set(mock, &mock->hold_connect, true); /* a connect that ignores its deadline */
     struct caller caller = {0};
-    start(&caller, pool, 30 * PNX_SEC);
+    caller_start(&caller, pool, 30 * PNX_SEC);
     mock_wait(mock, &mock->in_connect, 3);
     CHECK(mock_stats(pool).overdue >= 2);
     CHECK_STR(health_of_db(PNX_HEALTH_DOWN), "connects fail and no resource is alive");
     mock_set(mock, &mock->hold_connect, false);
-    join(&caller);
+    caller_join(&caller);
     CHECK_EQ(caller.rc, 0);
     CHECK(mock_read(mock, &mock->peak) <= 4);
     pnx_lease_release(&caller.lease);
@@ -432,11 +382,11 @@ TEST(timers_are_watched_while_the_thread_that_watched_them_works) {
     mock_set(mock, &mock->hold_connect, true); /* a connect that ignores its deadline */
     begin = pnx_now();
     struct caller caller = {0};
-    start(&caller, pool, 60 * PNX_SEC);
+    caller_start(&caller, pool, 60 * PNX_SEC);
     UNTIL(pool, s.overdue >= 1);
     CHECK(pnx_now() - begin < 15 * PNX_SEC); /* the other one sleeps for 30 s if nobody wakes it */
     mock_set(mock, &mock->hold_connect, false);
-    join(&caller);
+    caller_join(&caller);
     CHECK_EQ(caller.rc, 0);
     pnx_lease_release(&caller.lease);
     pnx_lease_release(&lease);
@@ -486,14 +436,14 @@ TEST(p8_a_waiter_connects_itself_when_the_only_thread_hangs_and_no_other_can_be_
     test_os_fault("pthread_create", 2, true, EAGAIN);
     mock_set(mock, &mock->hold_connect, true);
     struct caller callers[2] = {{0}};
-    start(&callers[0], pool, 30 * PNX_SEC);
+    caller_start(&callers[0], pool, 30 * PNX_SEC);
     mock_wait(mock, &mock->in_connect, 1);
-    start(&callers[1], pool, 30 * PNX_SEC);
+    caller_start(&callers[1], pool, 30 * PNX_SEC);
     mock_wait(mock, &mock->in_connect, 2);
     CHECK(test_os_fault_clear() > 0);
     mock_set(mock, &mock->hold_connect, false);
     for (int i = 0; i < 2; i++) {
-        join(&callers[i]);
+        caller_join(&callers[i]);
         CHECK_EQ(callers[i].rc, 0);
         pnx_lease_release(&callers[i].lease);
     }
@@ -509,13 +459,13 @@ TEST(close_wakes_all_waiters_at_once_and_waits_for_what_is_out) {
     enum { N = 70 }; /* more than one batch of wakes */
     static struct caller callers[N];
     for (int i = 0; i < N; i++)
-        start(&callers[i], pool, PNX_NEVER);
+        caller_start(&callers[i], pool, PNX_NEVER);
     UNTIL(pool, s.waiting == N);
     pnx_ns before = pnx_now();
     CHECK_EQ(pnx_pool_close(pool, 30 * PNX_MS), 1);
     CHECK(pnx_now() - before >= 30 * PNX_MS);
     for (int i = 0; i < N; i++) {
-        join(&callers[i]);
+        caller_join(&callers[i]);
         CHECK_EQ(callers[i].rc, -ESHUTDOWN);
         CHECK_STR(callers[i].err.phase, "closed");
     }
@@ -551,10 +501,10 @@ TEST(close_returns_at_its_deadline_when_a_connect_hangs) {
     struct pnx_pool *pool = mock_pool(&mock_manager, OPTS(.max = 2));
     mock_set(mock, &mock->hold_connect, true);
     struct caller caller = {0};
-    start(&caller, pool, 30 * PNX_SEC);
+    caller_start(&caller, pool, 30 * PNX_SEC);
     mock_wait(mock, &mock->in_connect, 1);
     CHECK_EQ(pnx_pool_close(pool, 10 * PNX_MS), 1);
-    join(&caller);
+    caller_join(&caller);
     CHECK_EQ(caller.rc, -ESHUTDOWN);
     mock_set(mock, &mock->hold_connect, false);
     CHECK_EQ(pnx_pool_close(pool, 30 * PNX_SEC), 0); /* the late resource was closed, too */

@@ -5,6 +5,7 @@
  */
 #include "harness/harness.h"
 #include "pool/ask.h"
+#include "pool/caller.h"
 
 #include <patinox/pool.h>
 
@@ -241,36 +242,21 @@ TEST(stress_of_closes_during_traffic_with_resizes_and_resets) {
 
 /* ---- waiters that have gone ---- */
 
-struct leaver {
-    struct pnx_pool *pool;
-    pthread_t thread;
-    int rc;
-};
-
-static void *wait_a_little(void *arg) {
-    struct leaver *leaver = arg;
-    struct pnx_lease lease = {0};
-    leaver->rc = pnx_pool_acquire(leaver->pool, 10 * PNX_MS, NULL, &lease);
-    pnx_lease_release(&lease);
-    return NULL;
-}
-
 TEST(a_resource_is_never_handed_to_a_waiter_that_has_gone) {
     set_up();
     enum { N = 5 };
     struct pnx_pool *pool = mock_pool(&mock_bare, OPTS(.max = 1));
     struct pnx_lease lease = mock_acquire(pool, 30 * PNX_SEC);
-    struct leaver leavers[N];
+    struct caller leavers[N] = {0};
     struct ask cancelled[N] = {0}, late[N] = {0}, last = {0};
     for (int i = 0; i < N; i++) {
-        leavers[i].pool = pool;
-        CHECK(pthread_create(&leavers[i].thread, NULL, wait_a_little, &leavers[i]) == 0);
+        caller_start(&leavers[i], pool, 10 * PNX_MS);
         ask_for(&cancelled[i], pool, 30 * PNX_SEC);
         ask_for(&late[i], pool, 5 * PNX_MS);
     }
     ask_for(&last, pool, 30 * PNX_SEC);
     for (int i = 0; i < N; i++) {
-        pthread_join(leavers[i].thread, NULL);
+        caller_join(&leavers[i]);
         CHECK_EQ(leavers[i].rc, -ETIMEDOUT);
         ask_await(&late[i]);
         ask_check_failed(&late[i], -ETIMEDOUT, "wait");

@@ -68,6 +68,7 @@ struct pnx_sqlite_conn {
     uint64_t tick;
     uint64_t counts[PNX_SQLITE_STATS]; /* not yet added to the source's */
     struct pnx_sqlite_entry *entries;  /* source->statements of them */
+    uint32_t n_out;                    /* how many of these are out */
 };
 
 void pnx__sqlite_unref(struct pnx_sqlite *source);

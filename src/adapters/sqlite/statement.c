@@ -125,6 +125,7 @@ int pnx_sqlite_prepare(struct pnx_sqlite_conn *conn, const char *sql, struct pnx
             return rc;
     }
     entry->out = true;
+    conn->n_out++;
     entry->used = ++conn->tick;
     *ret_stmt = entry->stmt;
     return 0;
@@ -145,9 +146,10 @@ int pnx_sqlite_step(
     return pnx__sqlite_fail(conn, result, err);
 }
 
-static void keep(struct pnx_sqlite_entry *entry) {
+static void keep(struct pnx_sqlite_conn *conn, struct pnx_sqlite_entry *entry) {
     sqlite3_reset(entry->stmt);
     sqlite3_clear_bindings(entry->stmt);
+    conn->n_out -= entry->out;
     entry->out = false;
 }
 
@@ -156,7 +158,7 @@ void pnx_sqlite_finish(struct pnx_sqlite_conn *conn, struct sqlite3_stmt **stmt)
         return;
     for (uint32_t i = 0; i < conn->source->statements; i++) {
         if (conn->entries[i].stmt == *stmt)
-            keep(&conn->entries[i]);
+            keep(conn, &conn->entries[i]);
     }
     *stmt = NULL;
 }
@@ -172,9 +174,9 @@ int pnx_sqlite_exec(struct pnx_sqlite_conn *conn, const char *sql, struct pnx_er
 }
 
 void pnx__sqlite_statements_reset(struct pnx_sqlite_conn *conn) {
-    for (uint32_t i = 0; i < conn->source->statements; i++) {
+    for (uint32_t i = 0; conn->n_out > 0 && i < conn->source->statements; i++) {
         if (conn->entries[i].out)
-            keep(&conn->entries[i]);
+            keep(conn, &conn->entries[i]);
     }
     /*
      * Those that a borrower prepared past us, and forgot.  Virtual tables have statements of their own, which look

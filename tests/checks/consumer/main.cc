@@ -36,12 +36,96 @@ static int with_options() {
         return 4;
     pnx_config_opts config_opts = pnx_config_opts_init();
     pnx_config *config = nullptr;
-    return pnx_config_create(&config_opts, &err, &config) == -EINVAL ? 0 : 5;
+    if (pnx_config_create(&config_opts, &err, &config) != -EINVAL)
+        return 5;
+    pnx_pool_group_opts group_opts = pnx_pool_group_opts_init();
+    pnx_pool_group *group = nullptr;
+    if (pnx_pool_group_create(&manager, &group_opts, &err, &group) != -EINVAL)
+        return 6;
+    return 0;
+}
+
+static int resource;
+
+static int connect_one(void *, pnx_ns, pnx_error *, void **ret_resource) {
+    *ret_resource = &resource;
+    return 0;
+}
+
+static void close_one(void *, void *, pnx_ns) {}
+
+// A pool, and one of a group, with a tag and a priority.
+static int with_pools() {
+    pnx_error err;
+    pnx_pool_manager manager = pnx_pool_manager();
+    manager.size = sizeof(manager);
+    manager.connect = connect_one;
+    manager.close = close_one;
+    pnx_acquire_opts with = pnx_acquire_opts_init();
+    with.tag = 7;
+    with.priority = PNX_PRIORITY_HIGH;
+    pnx_pool_opts pool_opts = pnx_pool_opts_init();
+    pool_opts.max = 1;
+    pnx_pool *pool = nullptr;
+    if (pnx_pool_create(&manager, &pool_opts, &err, &pool))
+        return 1;
+    pnx_lease lease = {};
+    if (pnx_pool_acquire_with(pool, PNX_SEC, &with, &err, &lease))
+        return 2;
+    if (pnx_lease_resource(&lease) != &resource)
+        return 3;
+    pnx_lease_release(&lease);
+    pnx_pool_release(&pool);
+
+    pnx_pool_group_opts group_opts = pnx_pool_group_opts_init();
+    group_opts.max_total = 1;
+    pnx_pool_group *group = nullptr;
+    if (pnx_pool_group_create(&manager, &group_opts, &err, &group))
+        return 4;
+    if (pnx_pool_group_acquire(group, "key", 3, PNX_SEC, &with, &err, &lease))
+        return 5;
+    pnx_lease_release(&lease);
+    pnx_pool_group_release(&group);
+    return 0;
+}
+
+// The others know their size, too.
+static int with_the_rest() {
+    pnx_error err;
+    pnx_executor_opts executor_opts = pnx_executor_opts_init();
+    pnx_executor *executor = nullptr;
+    if (pnx_executor_create(&executor_opts, &err, &executor))
+        return 1;
+    pnx_job job = pnx_job_init();
+    if (pnx_executor_submit(executor, &job, &err, nullptr) != -EINVAL) // it has nothing to run
+        return 2;
+    pnx_executor_release(&executor);
+
+    const size_t sizes[][2] = {
+            {pnx_cmap_opts_init().size, sizeof(pnx_cmap_opts)},
+            {pnx_resource_filter_init().size, sizeof(pnx_resource_filter)},
+            {pnx_resource_init().size, sizeof(pnx_resource)},
+            {pnx_registry_opts_init().size, sizeof(pnx_registry_opts)},
+            {pnx_rc_tally_opts_init().size, sizeof(pnx_rc_tally_opts)},
+            {pnx_reclaim_opts_init().size, sizeof(pnx_reclaim_opts)},
+            {pnx_rwdata_opts_init().size, sizeof(pnx_rwdata_opts)},
+            {pnx_snapshot_opts_init().size, sizeof(pnx_snapshot_opts)},
+            {pnx_stats_opts_init().size, sizeof(pnx_stats_opts)},
+            {pnx_watch_opts_init().size, sizeof(pnx_watch_opts)},
+    };
+    for (const size_t *size : sizes)
+        if (size[0] != size[1])
+            return 3;
+    return 0;
 }
 
 int main() {
     if (int wrong = with_options())
         return 10 + wrong;
+    if (int wrong = with_pools())
+        return 20 + wrong;
+    if (int wrong = with_the_rest())
+        return 30 + wrong;
     std::printf("patinox %s from C++: %s\n", pnx_version(), pnx_errname(PNX_E_SHARED));
     return pnx_shutdown(PNX_SEC, nullptr) == 0 ? 0 : 1;
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pool_suite.h - what the suites of the pool share: a pool whose resources are race-checked cells.
+ * pool_kit.h - what the suites of the pool share: a pool whose resources are race-checked cells, and what is done to it.
  *
  * Each holder writes the cell of its resource, and its close frees it: two holders at once, a resource that is
  * handed on without order, and one that is used after its close are races or accesses to freed memory.
  */
-#ifndef PNX_TESTS_EXPLORER_POOL_SUITE_H
-#define PNX_TESTS_EXPLORER_POOL_SUITE_H
+#ifndef PNX_TESTS_EXPLORER_POOL_KIT_H
+#define PNX_TESTS_EXPLORER_POOL_KIT_H
 
 #include "explorer/explorer.h"
 #include "pool/pool.h"
@@ -26,11 +26,13 @@ struct thing {
     struct x_cell uses;
     struct x_cell checked; /* since it was idle, in a pool that checks always */
     uint64_t number;       /* in the order of making; fixed */
+    char key;              /* in a group: of its pool; fixed */
 };
 
 struct state {
     struct pnx_pool *pool;
-    struct pnx_slot *slots[2]; /* the pool's first two */
+    uint64_t serial;           /* the pool's, which may be gone */
+    struct pnx_slot *slots[2]; /* its first two */
     struct pnx_lease lease[2]; /* taken by setup */
     struct pnx_a64 made;
     struct pnx_a64 closed;
@@ -47,7 +49,7 @@ struct state {
 
 static inline struct thing *thing_new(struct state *s) {
     struct thing *thing = x_alloc(sizeof(*thing));
-    thing->number = pnx_fetch_add(&s->made, 1, PNX_RELAXED, "pool_suite.made") + 1;
+    thing->number = pnx_fetch_add(&s->made, 1, PNX_RELAXED, "pool_kit.made") + 1;
     return thing;
 }
 
@@ -62,7 +64,7 @@ static inline int thing_connect(
 static inline void thing_close(void *ctx, void *resource, pnx_ns deadline) {
     struct state *s = ctx;
     (void)deadline;
-    pnx_fetch_add(&s->closed, 1, PNX_RELAXED, "pool_suite.closed");
+    pnx_fetch_add(&s->closed, 1, PNX_RELAXED, "pool_kit.closed");
     x_free(resource);
 }
 
@@ -116,6 +118,7 @@ static inline void begin_with(struct state *s, const struct pnx_pool_manager *ma
     CHECK_EQ(pnx_pool_create(manager, opts, NULL, &s->pool), 0);
     for (uint32_t i = 0; i < n; i++)
         CHECK_EQ(pnx_pool_adopt(s->pool, thing_new(s), NULL), 0);
+    s->serial = s->pool->serial;
     for (uint32_t i = 0; i < 2 && i < opts->max; i++)
         s->slots[i] = pnx__pool_slot_at(s->pool, i);
 }
@@ -148,18 +151,48 @@ static inline void begin_refusing(struct state *s, bool taken) {
 /* The calling thread goes the short way at once, to this slot, as if it had had it before. */
 static inline void remember(struct state *s, unsigned i) {
     struct pnx_thread *self = pnx__thread();
-    self->pool_last[s->pool->serial % PNX_THREAD_POOLS].serial = s->pool->serial;
-    self->pool_last[s->pool->serial % PNX_THREAD_POOLS].slot = s->slots[i];
+    self->pool_last[s->serial % PNX_THREAD_POOLS].serial = s->serial;
+    self->pool_last[s->serial % PNX_THREAD_POOLS].slot = s->slots[i];
 }
 
 /* The resource, without the order that asking for it has. */
 static inline void *resource_of(const struct pnx_lease *lease) {
-    return pnx_load(&lease->slot->resource, PNX_RELAXED, "pool_suite.resource");
+    return pnx_load(&lease->slot->resource, PNX_RELAXED, "pool_kit.resource");
 }
 
 static inline void take(struct state *s, unsigned i) {
     CHECK_EQ(pnx_pool_acquire(s->pool, PNX_NEVER, NULL, &s->lease[i]), 0);
 }
+
+/* ---- set-ups ---- */
+
+static inline void one(void *state) {
+    begin(state, 1, 0);
+}
+
+static inline void two(void *state) {
+    begin(state, 2, 0);
+}
+
+static inline void one_threadless(void *state) {
+    begin(state, 1, PNX_POOL_NO_THREADS);
+}
+
+static inline void two_threadless(void *state) {
+    begin(state, 2, PNX_POOL_NO_THREADS);
+}
+
+static inline void one_taken(void *state) {
+    one(state);
+    take(state, 0);
+}
+
+static inline void one_taken_threadless(void *state) {
+    one_threadless(state);
+    take(state, 0);
+}
+
+/* ---- threads ---- */
 
 static inline void cycle(struct state *s) {
     struct pnx_lease lease = {0};
@@ -174,9 +207,51 @@ static inline void short_cycle(void *state) {
     cycle(state);
 }
 
+static inline void short_cycle_other(void *state) {
+    remember(state, 1);
+    cycle(state);
+}
+
 static inline void long_cycle(void *state) {
     cycle(state);
 }
+
+/* Gives back what setup took. */
+static inline void give_first(void *state) {
+    struct state *s = state;
+    thing_use(pnx_lease_resource(&s->lease[0]));
+    pnx_lease_release(&s->lease[0]);
+}
+
+static inline void give_second(void *state) {
+    struct state *s = state;
+    thing_use(resource_of(&s->lease[1]));
+    pnx_lease_release(&s->lease[1]);
+}
+
+/* What an operator's call has brought about, for those who come after it. */
+static inline void tell(struct state *s) {
+    pnx_store(&s->told, 1, PNX_RELEASE, "pool_kit.tell"); /* with is_told() */
+}
+
+static inline bool is_told(struct state *s) {
+    return pnx_load(&s->told, PNX_ACQUIRE, "pool_kit.told");
+}
+
+static inline bool keep_it(void *ctx, void *resource, pnx_ns age, pnx_ns unused_for) {
+    (void)ctx;
+    (void)age;
+    (void)unused_for;
+    thing_use(resource);
+    return false;
+}
+
+static inline void look_at_all(void *state) {
+    struct state *s = state;
+    CHECK_EQ(pnx_pool_evict(s->pool, keep_it, NULL), 0);
+}
+
+/* ---- ends ---- */
 
 /* Alone: all is at home, and nobody waits. */
 static inline void finish(struct state *s) {
@@ -198,6 +273,16 @@ static inline void clean_up(struct state *s) {
     CHECK_EQ(pnx_pool_close(s->pool, PNX_NEVER), 0);
     pnx_pool_release(&s->pool);
     CHECK_EQ(s->made.v, s->closed.v);
+}
+
+static inline void end(void *state) {
+    finish(state);
+    clean_up(state);
+}
+
+static inline void one_is_left(void *state) {
+    finish_with(state, 1);
+    clean_up(state);
 }
 
 #endif
