@@ -74,6 +74,12 @@ int main(void) {
     if (rc)
         printf("no handler here: %s\n", pnx_strerror(rc));
     printf("%d times an a\n", pnx_fault_run_checked(mapping, count_a, mapping));
+    struct pnx_fault_scope scope;
+    if (pnx_fault_begin(mapping, &scope) == 0) {
+        int first = pnx_view_all(mapping).p[0];
+        if (pnx_fault_end(&scope) == 0) /* no load has faulted */
+            printf("it begins with %c\n", first);
+    }
     printf("the first one differs: %d\n", first_differs(mapping, 'b'));
     single_accesses(mapping);
 

@@ -41,9 +41,9 @@ static bool writes(const ucontext_t *context) {
 }
 
 #elif defined(__aarch64__)
-#define HAVE_HANDLER 1
-#define ESR_MAGIC    0x45535201u
-#define ESR_WNR      (UINT64_C(1) << 6) /* write, not read */
+#define HAVE_HANDLER   1
+#define SYNDROME       0x45535201u        /* magic of the record that has it */
+#define SYNDROME_WRITE (UINT64_C(1) << 6) /* write, not read */
 
 static uintptr_t pc_of(const ucontext_t *context) {
     return (uintptr_t)context->uc_mcontext.pc;
@@ -60,8 +60,8 @@ static bool writes(const ucontext_t *context) {
         uint64_t syndrome;
         memcpy(head, record, sizeof(head));
         memcpy(&syndrome, record + sizeof(head), sizeof(syndrome));
-        if (head[0] == ESR_MAGIC)
-            return (syndrome & ESR_WNR) != 0;
+        if (head[0] == SYNDROME)
+            return (syndrome & SYNDROME_WRITE) != 0;
         if (head[0] == 0 || head[1] < sizeof(head))
             break;
         record += head[1];
