@@ -61,6 +61,7 @@ int pnx__os_remap(void *base, size_t old_n, size_t n, void **ret_base) {
 
 static int advise(const char *name, void *base, size_t n, int advice) {
     int rc;
+    (void)name; /* where no failure can be injected */
     do {
         int injected = PNX_OS_FAULT(name);
         rc = injected ? injected : madvise(base, n, advice) ? -errno : 0;
