@@ -38,6 +38,8 @@ struct fixup {
     int32_t end;
     int32_t go_on;
 };
+/* So that the section is there in a program of which the linker has left out all that is below: no instruction is in it. */
+static const struct fixup no_fixup __attribute__((section("pnx_fixups"), used)) = {0, 0, 0};
 extern const struct fixup first_fixup[] __asm__("__start_pnx_fixups")
         __attribute__((visibility("hidden")));
 extern const struct fixup behind_fixups[] __asm__("__stop_pnx_fixups")
