@@ -414,7 +414,7 @@ static void join(struct pnx_mapping *mapping, const struct pnx_source *source, i
     bool mapped = bytes->backing == PNX_BACKING_MMAP;
     mapping->values.mapped.v = mapped ? bytes->size : 0; /* nobody looks before the block joins */
     mapping->values.copied.v = mapped ? 0 : bytes->base_size;
-    mapping->values.private_bytes.v = mapped ? bytes->charged : 0;
+    mapping->values.private_memory.v = mapped ? bytes->charged : 0;
     mapping->values.locked.v = mapping->locked;
     mapping->values.fallbacks.v = refused != 0;
     pnx__mapping_stats_init(&mapping->block, mapping->name, &mapping->values, NULL);

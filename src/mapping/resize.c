@@ -316,8 +316,8 @@ static void tell(struct pnx_mapping *mapping, uint32_t epoch) {
     pnx_store(&mapping->values.mapped, mapped ? bytes->size : 0, PNX_RELAXED, "mapping.mapped");
     pnx_store(
             &mapping->values.copied, mapped ? 0 : bytes->base_size, PNX_RELAXED, "mapping.copied");
-    pnx_store(&mapping->values.private_bytes, mapped ? bytes->charged : 0, PNX_RELAXED,
-            "mapping.private_bytes");
+    pnx_store(&mapping->values.private_memory, mapped ? bytes->charged : 0, PNX_RELAXED,
+            "mapping.private_memory");
     pnx_store(&mapping->values.locked, mapping->locked, PNX_RELAXED, "mapping.locked_now");
     pnx_fetch_add(&mapping->values.resizes, 1, PNX_RELAXED, "mapping.resizes");
     if (mapping->epoch != epoch)

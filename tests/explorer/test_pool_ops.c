@@ -455,7 +455,7 @@ TEST_LIMIT(p13_a_put_against_a_dispatch_and_a_cancel, 600) {
             .preemptions = PREEMPTIONS,
             .stale = 1,
             .random = RANDOM,
-            .floor = 1000});
+            .floor = 500});
 }
 
 TEST_LIMIT(p13_two_puts_against_a_dispatch_and_the_release_of_the_inbox, 600) {

@@ -21,7 +21,7 @@ TEST(memory_is_shared_by_its_descriptor_and_charged_once) {
     struct pnx_budget *budget = purse(0);
     struct pnx_mapping *mapping = memfd(10000, 0, budget);
     CHECK(charged(budget) >= 10000);
-    CHECK_EQ(stats_of(mapping).private_bytes, charged(budget));
+    CHECK_EQ(stats_of(mapping).private_memory, charged(budget));
     struct pnx_mapping *other = NULL;
     CHECK_EQ(pnx_mapping_open_fd(pnx_mapping_fd(mapping),
                      PNX_MAPPING_OPTS(.mode = PNX_MAPPING_WRITE), NULL, &other),

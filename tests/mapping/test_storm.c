@@ -34,7 +34,7 @@ struct record {
 struct shared {
     uint32_t done;
     uint32_t holes;   /* odd while there may be some; moves with each time */
-    uint32_t partial; /* cuts inside a page */
+    uint32_t partial; /* odd during a cut inside a page; moves with each */
     uint64_t scopes;  /* begun by readers */
     uint64_t ops[5];
 };
@@ -131,12 +131,13 @@ static void one_op(struct storm *storm, unsigned op, uint64_t generation, uint64
     uint64_t n = records_in(fd);
     if (op == 0) { /* cut: to whole pages, or inside one */
         uint64_t to = test_random(random) % (n + 1);
-        if (test_random(random) % 4)
+        uint32_t inside = test_random(random) % 4 == 0;
+        if (!inside)
             to -= to % (4096 / RECORD);
-        else
-            __atomic_fetch_add(&shared->partial, 1, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&shared->partial, inside, __ATOMIC_SEQ_CST);
         if (ftruncate(fd, (off_t)(to * RECORD)))
             _exit(16);
+        __atomic_fetch_add(&shared->partial, inside, __ATOMIC_SEQ_CST);
     } else if (op == 1) { /* grown: zeros first, then records */
         __atomic_fetch_add(&shared->holes, 1, __ATOMIC_SEQ_CST);
         if (ftruncate(fd, (off_t)RECORDS * RECORD))
@@ -266,7 +267,8 @@ static void read_once(struct storm *storm, struct look *look, uint64_t *random) 
     }
     bool no_holes =
             !(look->holes & 1) && look->holes == __atomic_load_n(&shared->holes, __ATOMIC_SEQ_CST);
-    bool whole_pages = look->partial == __atomic_load_n(&shared->partial, __ATOMIC_SEQ_CST);
+    bool whole_pages = !(look->partial & 1) &&
+                       look->partial == __atomic_load_n(&shared->partial, __ATOMIC_SEQ_CST);
     if (checked)
         __atomic_fetch_add(&storm->checked_well, 1, __ATOMIC_RELAXED);
     if (!no_holes || (checked && look->in_window))

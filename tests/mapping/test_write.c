@@ -73,7 +73,7 @@ TEST(anonymous_memory_is_zero_writable_and_charged) {
     CHECK_EQ(pnx_mapping_copy_out(mapping, 99998, out, 3), 0);
     CHECK_EQ(out[2], 7);
     CHECK(charged(budget) >= 100001 && charged(budget) <= 100001 + 4096);
-    CHECK_EQ(stats_of(mapping).private_bytes, charged(budget));
+    CHECK_EQ(stats_of(mapping).private_memory, charged(budget));
     CHECK_EQ(pnx_mapping_fd(mapping), -1);
     CHECK_EQ(pnx_mapping_changed(mapping), -ENOTSUP);
     CHECK_EQ(pnx_mapping_advise(mapping, 0, 100001, PNX_ADVICE_DONTNEED), 1);
