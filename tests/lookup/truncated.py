@@ -119,6 +119,7 @@ class Truncated(service.Case):
             self.assert_stale(answer)
             return None
         answer = service.wait_for("the new index", served)
+        service.wait_for("the rebuild to be counted", lambda: server.stats()["store"]["rebuilds"] > 0)
         self.assert_whole(answer, number)
         return answer
 

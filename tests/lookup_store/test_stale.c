@@ -46,6 +46,9 @@ static int get(struct lookup_store *store, uint64_t id, struct lookup_document *
 static void wait_fresh(struct lookup_store *store, uint64_t id, struct lookup_document *document) {
     while (get(store, id, document) == -ESTALE)
         sched_yield();
+    /* Counted last, when the old generation has been given up. */
+    while (info_of(store).rebuilds == 0)
+        sched_yield();
 }
 
 static void check_text(const struct lookup_document *document, int file) {
