@@ -6,6 +6,7 @@
 
 #include "snippet.h"
 
+#include <patinox/fault.h>
 #include <patinox/pool.h>
 
 #include <sqlite3.h>
@@ -111,7 +112,7 @@ static int corrupt(struct pnx_error *err, const char *dir, const char *what) {
     return lookup_fail(err, PNX_E_FORMAT, "verify", "%s/%s", dir, what);
 }
 
-static int check_texts(
+static int compare_texts(
         const struct lookup_generation *generation, const char *dir, struct pnx_error *err) {
     const struct lookup_manifest *manifest = &generation->manifest;
     struct pnx_view view = pnx_view_all(generation->texts);
@@ -126,6 +127,20 @@ static int check_texts(
     if (hash.high != manifest->texts.high || hash.low != manifest->texts.low)
         return corrupt(err, dir, "texts: its checksum is not the one in the manifest");
     return 0;
+}
+
+/* What was compared counts only if nobody touched the file meanwhile. */
+static int check_texts(
+        const struct lookup_generation *generation, const char *dir, struct pnx_error *err) {
+    struct pnx_fault_scope scope;
+    int rc = pnx_fault_begin(generation->texts, &scope);
+    if (rc)
+        return lookup_fail(err, rc, "verify", "%s/texts: %s", dir, pnx_strerror(rc));
+    rc = compare_texts(generation, dir, err);
+    int lost = pnx_fault_end_checked(&scope);
+    if (lost)
+        return corrupt(err, dir, "texts: it was cut or changed while it was checked");
+    return rc;
 }
 
 static int open_texts(const struct lookup_generation_opts *opts, const char *dir,
@@ -237,6 +252,7 @@ static int open_generation(const struct lookup_generation_opts *opts, uint64_t n
     if (!generation || !dir)
         rc = lookup_fail(err, -ENOMEM, "disk", "no memory");
     if (!rc && generation) {
+        atomic_init(&generation->refs, 1);
         generation->number = number;
         generation->manifest = *manifest;
         rc = open_texts(opts, dir, generation, err);
@@ -252,14 +268,47 @@ static int open_generation(const struct lookup_generation_opts *opts, uint64_t n
     return 0;
 }
 
+struct lookup_generation *lookup_generation_ref(struct lookup_generation *generation) {
+    atomic_fetch_add_explicit(&generation->refs, 1, memory_order_relaxed);
+    return generation;
+}
+
 void lookup_generation_release(struct lookup_generation **generation) {
     if (!generation || !*generation)
         return;
     struct lookup_generation *gone = *generation;
     *generation = NULL;
+    /* The last one sees all that the others did before theirs. */
+    if (atomic_fetch_sub_explicit(&gone->refs, 1, memory_order_acq_rel) != 1)
+        return;
     pnx_sqlite_release(&gone->source);
     pnx_mapping_release(&gone->texts);
     free(gone);
+}
+
+/* ---- reading texts that others may cut ---- */
+
+int lookup_texts_stale(int cause, struct pnx_error *err) {
+    lookup_fail(err, -ESTALE, "texts",
+            "the file of texts was cut or changed, or cannot be read (%s); the index is being "
+            "built "
+            "again",
+            pnx_strerror(cause));
+    if (err)
+        err->cause = cause;
+    return -ESTALE;
+}
+
+int lookup_texts_read(
+        struct pnx_mapping *texts, const void *src, void *dst, size_t n, struct pnx_error *err) {
+    struct pnx_fault_scope scope;
+    int rc = pnx_fault_begin(texts, &scope);
+    if (rc)
+        return lookup_texts_stale(rc, err);
+    if (n > 0)
+        memcpy(dst, src, n);
+    rc = pnx_fault_end_checked(&scope);
+    return rc ? lookup_texts_stale(rc, err) : 0;
 }
 
 /* ---- setting aside and removing ---- */
@@ -328,6 +377,15 @@ struct choice {
     struct lookup_generation *oldish; /* good, and of an older state of the corpus */
 };
 
+static void found_damaged(
+        const struct lookup_generation_opts *opts, uint64_t *number, const struct pnx_error *why) {
+    if (*number == opts->in_use)
+        *opts->damage = *why;
+    else
+        set_aside(opts, *number, why);
+    *number = 0;
+}
+
 static bool has_list(const struct lookup_manifest *manifest, const struct lookup_corpus *corpus) {
     return manifest->list.high == corpus->hash[0] && manifest->list.low == corpus->hash[1];
 }
@@ -341,17 +399,17 @@ static int read_manifest(const struct lookup_generation_opts *opts, uint64_t num
     return rc;
 }
 
-/* Looks at one existing generation.  Damage is dealt with here; other errors end the start. */
-static int consider(const struct lookup_generation_opts *opts, uint64_t number,
+/* Looks at one existing generation.  Damage is dealt with here, and takes its number away; other errors end the start. */
+static int consider(const struct lookup_generation_opts *opts, uint64_t *number,
         struct pnx_error *err, struct choice *choice) {
     struct lookup_manifest manifest = {0};
     struct lookup_generation *generation = NULL;
     struct pnx_error why = {0};
-    int rc = read_manifest(opts, number, &why, &manifest);
+    int rc = read_manifest(opts, *number, &why, &manifest);
     if (!rc)
-        rc = open_generation(opts, number, &manifest, &why, &generation);
+        rc = open_generation(opts, *number, &manifest, &why, &generation);
     if (rc && is_damage(rc)) {
-        set_aside(opts, number, &why);
+        found_damaged(opts, number, &why);
         return 0;
     }
     if (rc) {
@@ -376,7 +434,7 @@ static int choose(const struct lookup_generation_opts *opts, const struct listin
                 !has_list(&manifest, opts->build.corpus))
             continue;
         struct lookup_generation *before = choice->oldish;
-        int rc = consider(opts, listing->numbers[i], err, choice);
+        int rc = consider(opts, &listing->numbers[i], err, choice);
         if (rc)
             return rc;
         if (choice->oldish != before)
@@ -385,12 +443,13 @@ static int choose(const struct lookup_generation_opts *opts, const struct listin
     return 0;
 }
 
-/* Removes what is older than the one in use. */
+/* Removes what is older than the one to be used, but for the one that still is. */
 static void remove_old(
         const struct lookup_generation_opts *opts, const struct listing *listing, uint64_t keep) {
     for (size_t i = 0; i < listing->count; i++) {
-        if (listing->numbers[i] != keep)
-            remove_generation(opts, listing->numbers[i], "");
+        uint64_t number = listing->numbers[i];
+        if (number != 0 && number != keep && number != opts->in_use)
+            remove_generation(opts, number, "");
     }
 }
 
@@ -471,4 +530,11 @@ int lookup_generation_get(const struct lookup_generation_opts *opts, struct pnx_
     }
     *ret_generation = choice.fit;
     return 0;
+}
+
+void lookup_generation_retire(const struct lookup_generation_opts *opts) {
+    if (opts->damage->code)
+        set_aside(opts, opts->in_use, opts->damage);
+    else
+        remove_generation(opts, opts->in_use, "");
 }

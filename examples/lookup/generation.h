@@ -2,7 +2,7 @@
 /*
  * generation.h - one complete index on disk, and the choice among those that are there.
  *
- *   (nothing) --build--> gen-N.tmp --synced, renamed--> gen-N --newer one is built--> (removed)
+ *   (nothing) --build--> gen-N.tmp --synced, renamed--> gen-N --newer one is in force--> (removed)
  *                            |                            |
  *                            +--next start--> (removed)   +--found damaged--> gen-N.bad --newer .bad--> (removed)
  *
@@ -10,6 +10,8 @@
  *
  *   P1  A generation that opens has the sizes and checksums that its manifest says, and a database that answers.
  *   P2  Nothing but this module renames or removes anything in the data directory, and only with its lock held.
+ *   P3  The generation that is in use keeps its name until lookup_generation_retire(), whatever is wrong with it:
+ *       connections to its database can be made as long as it is in force.
  */
 #ifndef LOOKUP_GENERATION_H
 #define LOOKUP_GENERATION_H
@@ -19,12 +21,17 @@
 #include <patinox/mapping.h>
 #include <patinox/sqlite.h>
 
+#include <stdatomic.h>
+
 /* Sizes up to which all bytes are checked at a start; above, only sizes and the database's answers are. */
 #define LOOKUP_VERIFY_MAX (UINT64_C(2) << 30)
 
-/* Owned by its store.  Nothing in it changes. */
+/* Reference-counted: the store has one of the generation in force, each connection one of its own.  Nothing in it changes. */
 struct lookup_generation {
+    atomic_uint refs;
     uint64_t number;
+    uint64_t
+            opening; /* set by the store: rises with each one that it puts in force, reopened ones too */
     struct lookup_manifest manifest;
     struct pnx_mapping *texts;
     struct pnx_sqlite *source; /* for the pool */
@@ -38,6 +45,8 @@ struct lookup_generation_opts {
     struct pnx_registry *registry;
     struct pnx_stats *stats;
     struct pnx_budget *budget;
+    uint64_t in_use;          /* N of the one that is served meanwhile; 0: none */
+    struct pnx_error *damage; /* with in_use: filled with what is wrong with it, if something is */
 };
 
 /*
@@ -48,7 +57,23 @@ struct lookup_generation_opts {
 PNX_NODISCARD int lookup_generation_get(const struct lookup_generation_opts *opts,
         struct pnx_error *err, struct lookup_generation **ret_generation);
 
-/* Frees the memory; the pool over source must be closed.  NULL-safe; clears. */
+/* Gives opts->in_use up, once another one is in force: sets it aside if it was found damaged, else removes it. */
+void lookup_generation_retire(const struct lookup_generation_opts *opts);
+
+/* Takes another reference. */
+struct lookup_generation *lookup_generation_ref(struct lookup_generation *generation);
+
+/* Drops a reference; the last one closes the texts.  NULL-safe; clears. */
 void lookup_generation_release(struct lookup_generation **generation);
+
+/*
+ * Copies n bytes from a view of a file of texts, inside a checked scope; n 0 only asks whether the file is as it was.
+ * -ESTALE: it was cut, changed, or could not be read, and dst is worthless; err->cause says which.
+ */
+PNX_NODISCARD int lookup_texts_read(
+        struct pnx_mapping *texts, const void *src, void *dst, size_t n, struct pnx_error *err);
+
+/* Fills *err with what is said of texts that are lost, for a cause; returns -ESTALE. */
+int lookup_texts_stale(int cause, struct pnx_error *err);
 
 #endif

@@ -17,6 +17,7 @@
 
 #include <patinox/config.h>
 #include <patinox/executor.h>
+#include <patinox/fault.h>
 #include <patinox/rc.h>
 #include <patinox/shutdown.h>
 #include <patinox/stats.h>
@@ -330,6 +331,9 @@ static int finish(struct app *app) {
         if (active > 0)
             log_line(PNX_LOG_WARNING, "%zu requests were not finished in time", active);
     }
+    if (app->store &&
+            lookup_store_stop_rebuilding(app->store, begin + whole / 4 * 3 - pnx_now()) < 0)
+        log_line(PNX_LOG_WARNING, "the index is still being built");
     pnx_ns left = begin + whole - pnx_now();
     struct pnx_shutdown_report *report = NULL;
     int r = pnx_shutdown(left > 0 ? left : 0, &report);
@@ -361,8 +365,12 @@ static int run(struct app *app) {
         log_line(PNX_LOG_ERROR, "signalfd: %s", strerror(errno));
         return EXIT_FAILURE;
     }
+    /* Now, while there is one thread: the first access scope would do the same. */
+    int r = pnx_fault_install(PNX_FAULT_SIGNAL);
+    if (r < 0)
+        log_line(PNX_LOG_WARNING, "faults in mapped files are not handled: %s", pnx_strerror(r));
     listen_to_events();
-    int r = load_settings(app, &err);
+    r = load_settings(app, &err);
     if (r < 0)
         return give_up(app, EXIT_USAGE, &err, r);
     log_set_level(app->settings.log_level);

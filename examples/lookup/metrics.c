@@ -183,8 +183,12 @@ void metrics_openmetrics(const struct metrics *m, struct buffer *b) {
     } rows[] = {
             {"lookup_http_sent_bytes", "counter", "bytes", "Bytes of bodies handed to the clients",
                     sum(m, &m->shards[0].sent_bytes)},
-            {"lookup_http_aborted", "counter", NULL, "Answers that the client did not wait for",
+            {"lookup_http_aborted", "counter", NULL,
+                    "Answers that were not sent whole: the client left, or the text was lost",
                     sum(m, &m->shards[0].aborted)},
+            {"lookup_http_documents_cut", "counter", NULL,
+                    "Documents that ended early because their text was lost",
+                    metrics_get(m->documents_cut)},
             {"lookup_http_connections_accepted", "counter", NULL, "Connections accepted",
                     metrics_get(m->connections_accepted)},
             {"lookup_http_connections_refused", "counter", NULL, "Connections over the limit",

@@ -48,6 +48,7 @@ struct metrics {
     struct metrics_shard shards[METRICS_SHARDS];
     uint64_t connections_accepted;
     uint64_t connections_refused; /* over the limit */
+    uint64_t documents_cut;       /* ended early because their text was lost */
     uint64_t connections_dropped; /* slower than --client-timeout allows */
     uint64_t connections;         /* open now */
     uint64_t active;              /* requests between their head and the end of their answer */

@@ -77,6 +77,11 @@ struct reply reply_failure(int code, const char *message) {
         return error_message(400, "bad_request", text);
     case -ENOENT:
         return error_message(404, "not_found", text);
+    case -ESTALE: {
+        struct reply reply = error_message(503, "stale", text);
+        reply_header(&reply, "Retry-After", "1");
+        return reply;
+    }
     case -ETIMEDOUT:
     case -EBUSY:
     case -EAGAIN:

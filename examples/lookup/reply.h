@@ -34,7 +34,7 @@ struct reply reply_error(unsigned status, const char *word, const char *format, 
 
 /*
  * Answers for an error of the store: what the client did wrong is 400, no such thing 404, not now 503 with
- * Retry-After, the rest 500, which is logged.
+ * Retry-After ("unavailable", or "stale" where the text was lost and is being indexed again), the rest 500, which is logged.
  */
 struct reply reply_failure(int code, const char *message);
 

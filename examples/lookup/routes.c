@@ -10,8 +10,10 @@
  *    |
  *    +--job submitted, connection suspended--> parked --job finished or expired--> answered
  *
- *   P1  Nothing here waits: what may block runs as a job on a worker.
+ *   P1  Nothing here waits: what may block runs as a job on a worker; but for the disk, when a chunk of a long text is
+ *       not in memory.
  *   P2  Each request that has begun is counted once, when its answer was sent or its client gave up.
+ *   P3  A body that is not complete never ends as if it were: its connection is closed before Content-Length is reached.
  */
 #include "log.h"
 #include "page.h"
@@ -35,6 +37,7 @@ struct request_job {
     char query[LOOKUP_QUERY_MAX];
     /* /documents/ID */
     uint64_t id;
+    bool head;
     char *range; /* the headers, or NULL */
     char *if_none_match;
     char *if_range;
@@ -122,37 +125,93 @@ static void run_search(struct request_job *job) {
 
 /* ---- documents ---- */
 
-static void free_document(void *cls) {
-    struct lookup_document *document = cls;
-    lookup_document_release(document);
-    free(document);
+/* Texts up to this size are copied before the status line is sent; longer ones are sent by chunks of it. */
+#define CHUNK_BYTES ((size_t)64 * 1024)
+
+/* The body of an answer that is sent by chunks; libmicrohttpd's. */
+struct stream {
+    struct server *server;
+    struct lookup_document document;
+    uint64_t first; /* where in the text the body begins */
+    uint64_t size;
+};
+
+static void free_stream(void *cls) {
+    struct stream *stream = cls;
+    lookup_document_release(&stream->document);
+    free(stream);
 }
 
 /*
- * Answers with a part of the document's text, straight from the mapped file; takes the document.  For 304 that is all
- * of it: libmicrohttpd sends no body then, and its size is what Content-Length must say.
+ * Copies the next chunk, on a thread of libmicrohttpd.  The status line is out by now, so when the text is lost all that
+ * is left is to end the connection before the body is complete, which Content-Length tells the client.
  */
-static struct reply document_part(
-        struct lookup_document *document, unsigned status, uint64_t first, uint64_t size) {
-    char etag[sizeof(document->etag)];
-    memcpy(etag, document->etag, sizeof(etag));
-    struct lookup_document *kept = malloc(sizeof(*kept));
-    if (!kept) {
+static ssize_t read_stream(void *cls, uint64_t at, char *buffer, size_t max) {
+    const struct stream *stream = cls;
+    if (at >= stream->size)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    size_t n = max < stream->size - at ? max : (size_t)(stream->size - at);
+    if (lookup_document_read(&stream->document, stream->first + at, buffer, n, NULL) == 0)
+        return (ssize_t)n;
+    metrics_add(stream->server->metrics.documents_cut, 1);
+    lookup_store_note_stale(stream->server->store, &stream->document);
+    return MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
+/* Makes a reply whose body is read when it is sent; takes the document. */
+static struct reply streamed_part(struct server *server, struct lookup_document *document,
+        unsigned status, uint64_t first, uint64_t size) {
+    struct stream *stream = malloc(sizeof(*stream));
+    if (!stream) {
         lookup_document_release(document);
         return reply_failure(-ENOMEM, "no memory for the answer");
     }
-    *kept = *document;
-    union {
-        const char *constant;
-        void *plain;
-    } text = {.constant = kept->text + first};
+    *stream =
+            (struct stream){.server = server, .document = *document, .first = first, .size = size};
     struct reply reply = {.status = status, .size = size};
-    reply.response = MHD_create_response_from_buffer_with_free_callback_cls(
-            (size_t)size, text.plain, free_document, kept);
+    reply.response =
+            MHD_create_response_from_callback(size, CHUNK_BYTES, read_stream, stream, free_stream);
     if (!reply.response) {
-        free_document(kept);
+        free_stream(stream);
         return reply_failure(-ENOMEM, "no memory for the answer");
     }
+    return reply;
+}
+
+/* Makes a reply with a copy; takes the document. */
+static struct reply copied_part(struct server *server, struct lookup_document *document,
+        unsigned status, uint64_t first, uint64_t size) {
+    struct pnx_error err = {0};
+    char *text = malloc(size > 0 ? (size_t)size : 1);
+    int r = text ? lookup_document_read(document, first, text, (size_t)size, &err) : -ENOMEM;
+    if (r == -ESTALE)
+        lookup_store_note_stale(server->store, document);
+    lookup_document_release(document);
+    struct reply reply = {.status = status, .size = size};
+    if (r == 0)
+        reply.response = MHD_create_response_from_buffer((size_t)size, text, MHD_RESPMEM_MUST_FREE);
+    if (reply.response)
+        return reply;
+    free(text);
+    return r == -ESTALE ? reply_failure(r, err.message)
+                        : reply_failure(-ENOMEM, "no memory for the answer");
+}
+
+/*
+ * Answers with a part of the document's text; takes the document.  No byte of the mapped file is given to libmicrohttpd,
+ * only copies that were made in a checked scope.  For 304 a stream is all of it: libmicrohttpd sends no body then, and
+ * its size is what Content-Length must say.
+ */
+static struct reply document_part(struct request_job *job, struct lookup_document *document,
+        unsigned status, uint64_t first, uint64_t size) {
+    char etag[sizeof(document->etag)];
+    memcpy(etag, document->etag, sizeof(etag));
+    bool no_body = job->head || status == 304;
+    struct reply reply = no_body || size > CHUNK_BYTES
+                                 ? streamed_part(job->server, document, status, first, size)
+                                 : copied_part(job->server, document, status, first, size);
+    if (reply.status != status)
+        return reply;
     reply_header(&reply, "Content-Type", REPLY_PLAIN);
     reply_header(&reply, "X-Content-Type-Options", "nosniff");
     reply_header(&reply, "Content-Security-Policy", "default-src 'none'; sandbox");
@@ -164,7 +223,7 @@ static struct reply document_part(
 
 static struct reply document_reply(struct request_job *job, struct lookup_document *document) {
     if (job->if_none_match && request_etag_matches(job->if_none_match, document->etag))
-        return document_part(document, 304, 0, document->size);
+        return document_part(job, document, 304, 0, document->size);
     /* If-Range asks for strong comparison: the very tag, never a weak one, and not a date. */
     const char *range = job->range;
     if (job->if_range && strcmp(job->if_range, document->etag) != 0)
@@ -181,7 +240,7 @@ static struct reply document_reply(struct request_job *job, struct lookup_docume
         reply_header(&reply, "Content-Range", header);
         return reply;
     case RANGE_PART:
-        reply = document_part(document, 206, first, last - first + 1);
+        reply = document_part(job, document, 206, first, last - first + 1);
         if (reply.status == 206) {
             snprintf(header, sizeof(header), "bytes %llu-%llu/%llu", (unsigned long long)first,
                     (unsigned long long)last, (unsigned long long)size);
@@ -190,7 +249,7 @@ static struct reply document_reply(struct request_job *job, struct lookup_docume
         return reply;
     case RANGE_WHOLE:
     default:
-        return document_part(document, 200, 0, size);
+        return document_part(job, document, 200, 0, size);
     }
 }
 
@@ -252,6 +311,7 @@ static struct request_job *make_job(struct connection *c, struct MHD_Connection 
     job->route = c->route;
     job->started = c->started;
     job->id = c->id;
+    job->head = c->head;
     return job;
 }
 

@@ -7,6 +7,7 @@
  *
  *   P1  A question to the database holds one connection, and gives it back whatever happens.
  *   P2  All that a search does, waiting included, ends at one deadline.
+ *   P3  No byte of the texts is used but inside a checked access scope, or from a copy that one has made.
  */
 #include "query.h"
 #include "snippet.h"
@@ -32,6 +33,7 @@ static const char document_sql[] = "SELECT offset, size, title, path FROM docs W
 struct question {
     struct lookup_store *store;
     struct pnx_lease lease;
+    struct lookup_generation *generation; /* the connection's, as long as the lease is held */
     struct pnx_sqlite_conn *conn;
 };
 
@@ -43,13 +45,17 @@ static int begin(struct lookup_store *store, pnx_ns deadline, struct pnx_error *
     int rc = pnx_pool_acquire(store->pool, left, err, &question->lease);
     if (rc)
         return rc;
-    question->conn = pnx_lease_resource(&question->lease);
+    const struct lookup_connection *connection = pnx_lease_resource(&question->lease);
+    question->generation = connection->generation;
+    question->conn = connection->conn;
     now = pnx_now();
     left = deadline == PNX_NEVER ? PNX_NEVER : deadline > now ? deadline - now : 0;
     return pnx_sqlite_set_timeout(question->conn, left);
 }
 
 static void end(struct question *question, int rc) {
+    if (rc == -ESTALE)
+        lookup_index_note_stale(question->store, question->generation->opening);
     /* After an error of the file, the next one gets a new connection. */
     if (rc == -EIO || rc == PNX_E_FORMAT)
         pnx_lease_discard(&question->lease);
@@ -174,6 +180,8 @@ static int write_results(
         sqlite3_bind_text64(
                 stmt, 2, search->query->text, search->query->size, SQLITE_STATIC, SQLITE_UTF8);
         rc = pnx_sqlite_step(question->conn, stmt, search->err);
+        if (rc < 0 && search->err->cause == LOOKUP_SNIPPET_STALE)
+            rc = lookup_texts_stale(-ESTALE, search->err);
         if (rc == 0)
             rc = lookup_fail(search->err, PNX_E_FORMAT, "search",
                     "the database lacks document %" PRId64, search->ids[i]);
@@ -241,7 +249,7 @@ static int check_timeout(struct lookup_store *store, pnx_ns *timeout, struct pnx
 
 /* Fills the key; returns its size. */
 static size_t make_key(const struct search *search, struct key *key) {
-    key->head = (struct key_head){.generation = search->store->generation->number,
+    key->head = (struct key_head){.generation = atomic_load(&search->store->number),
             .limit = search->limit,
             .offset = search->offset};
     memcpy(key->text, search->query->text, search->query->size);
@@ -273,6 +281,9 @@ static int ask_cache(struct search *search, pnx_ns timeout, struct lookup_answer
         /* What went wrong in the loader is more to the point than that it failed. */
         if (search->err && search->err->code != rc)
             *search->err = why;
+        /* Who waited for somebody else's search is told why, too. */
+        if (rc == -ESTALE)
+            lookup_texts_stale(-ESTALE, search->err);
         return rc;
     }
     *ret_answer = answer_of(&ref);
@@ -373,25 +384,35 @@ static char *copy_column(struct sqlite3_stmt *stmt, int index) {
 }
 
 /* Fills the document from the row that the statement stands on. */
-static int fill(struct lookup_store *store, struct sqlite3_stmt *stmt, struct pnx_error *err,
+static int fill(struct question *question, struct sqlite3_stmt *stmt, struct pnx_error *err,
         struct lookup_document *document) {
-    struct pnx_mapping *texts = store->generation->texts;
+    const struct lookup_generation *generation = question->generation;
     int64_t offset = sqlite3_column_int64(stmt, 0);
     int64_t size = sqlite3_column_int64(stmt, 1);
     struct pnx_view view;
-    if (offset < 0 || size < 0 || pnx_view_get(texts, (uint64_t)offset, (size_t)size, &view) != 0)
+    if (offset < 0 || size < 0 ||
+            pnx_view_get(generation->texts, (uint64_t)offset, (size_t)size, &view) != 0)
         return lookup_fail(err, PNX_E_FORMAT, "document",
                 "the database says that document %" PRIu64 " lies outside the texts", document->id);
     document->title = copy_column(stmt, 2);
     document->path = copy_column(stmt, 3);
     if (!document->title || !document->path)
         return lookup_fail(err, -ENOMEM, "document", "no memory");
-    document->text = (const char *)view.p;
+    document->mapped = view.p;
     document->size = view.n;
-    document->hold = pnx_mapping_ref(texts);
+    document->opening = generation->opening;
+    document->hold = pnx_mapping_ref(generation->texts);
     snprintf(document->etag, sizeof(document->etag), "\"g%" PRIu64 "-%016" PRIx64 "-%" PRIu64 "\"",
-            store->generation->number, store->generation->manifest.texts.low, document->id);
+            generation->number, generation->manifest.texts.low, document->id);
     return 0;
+}
+
+/* Whether the texts that the question's connection goes with are known to be lost, or are so now. */
+static int check_texts(const struct question *question, struct pnx_error *err) {
+    const struct lookup_generation *generation = question->generation;
+    if (atomic_load(&question->store->stale_opening) >= generation->opening)
+        return lookup_texts_stale(-ESTALE, err);
+    return lookup_texts_read(generation->texts, NULL, NULL, 0, err);
 }
 
 static int read_document(
@@ -403,7 +424,7 @@ static int read_document(
     sqlite3_bind_int64(stmt, 1, (sqlite3_int64)document->id);
     rc = pnx_sqlite_step(question->conn, stmt, err);
     if (rc == 1)
-        rc = fill(question->store, stmt, err, document);
+        rc = fill(question, stmt, err, document);
     else if (rc == 0)
         rc = lookup_fail(err, -ENOENT, "document", "there is no document %" PRIu64, document->id);
     pnx_sqlite_finish(question->conn, &stmt);
@@ -419,6 +440,8 @@ static int ask_document(struct lookup_store *store, pnx_ns timeout, struct pnx_e
     if (rc)
         return rc;
     rc = read_document(&question, err, document);
+    if (!rc)
+        rc = check_texts(&question, err);
     end(&question, rc);
     return rc;
 }
@@ -431,7 +454,7 @@ int lookup_store_document(struct lookup_store *store, uint64_t id, pnx_ns timeou
     if (rc)
         return rc;
     struct lookup_document document = {.id = id};
-    if (id == 0 || id > store->opened.documents)
+    if (id == 0 || id > INT64_MAX)
         rc = lookup_fail(err, -ENOENT, "document", "there is no document %" PRIu64, id);
     else
         rc = ask_document(store, timeout, err, &document);
@@ -442,6 +465,21 @@ int lookup_store_document(struct lookup_store *store, uint64_t id, pnx_ns timeou
     }
     *ret_document = document;
     return 0;
+}
+
+int lookup_document_read(const struct lookup_document *document, uint64_t offset, void *dst,
+        size_t n, struct pnx_error *err) {
+    if (offset > document->size || n > document->size - offset)
+        return lookup_fail(
+                err, -ERANGE, "document", "%zu bytes at %" PRIu64 " are outside of it", n, offset);
+    return lookup_texts_read(document->hold, (const char *)document->mapped + offset, dst, n, err);
+}
+
+void lookup_store_note_stale(struct lookup_store *store, const struct lookup_document *document) {
+    if (lookup_store_enter(store, NULL) != 0)
+        return;
+    lookup_index_note_stale(store, document->opening);
+    lookup_store_leave(store);
 }
 
 void lookup_document_release(struct lookup_document *document) {

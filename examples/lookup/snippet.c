@@ -7,10 +7,14 @@
  *
  *   P1  Never reads outside the text's view, and never more than SCAN_BYTES of it.
  *   P2  The result is UTF-8, has no control characters but the marks, and marks are balanced and not nested.
+ *   P3  The text is read inside a checked access scope, which copies the words around the place; everything else works
+ *       on that copy.  So a file that is cut meanwhile is an error of the function, not a signal.
  */
 #include "snippet.h"
 
 #include "text.h"
+
+#include <patinox/fault.h>
 
 #include <sqlite3.h>
 
@@ -245,19 +249,44 @@ static int write_window(struct context *context, const struct terms *terms, cons
     return SQLITE_OK;
 }
 
+/* The part of a text that is shown. */
+struct window {
+    bool before; /* there is more of the text before it */
+    bool after;
+    size_t size;
+    char text[WINDOW_BYTES];
+};
+
+/* Finds the place and copies it.  The scan stands whatever bytes it finds: they may be zeros, or change meanwhile. */
+static int copy_window(struct pnx_mapping *texts, const struct pnx_view *text,
+        const struct terms *terms, struct window *window) {
+    struct pnx_fault_scope scope;
+    int rc = pnx_fault_begin(texts, &scope);
+    if (rc)
+        return rc;
+    size_t place = find_place(terms, text->p, text->n);
+    size_t start = window_start(text->p, place);
+    size_t end = window_end(text->p, start, text->n);
+    window->before = start > 0;
+    window->after = end < text->n;
+    window->size = end - start;
+    memcpy(window->text, text->p + start, window->size);
+    return pnx_fault_end_checked(&scope);
+}
+
 static int make_snippet(struct context *context, const struct pnx_view *text, const char *query,
         size_t query_size, struct lookup_buffer *out) {
     struct terms terms;
+    struct window window;
     int result = parse_terms(context, query, query_size, &terms);
     if (result != SQLITE_OK)
         return result;
-    size_t place = find_place(&terms, text->p, text->n);
-    size_t start = window_start(text->p, place);
-    size_t end = window_end(text->p, start, text->n);
-    if (start > 0)
+    if (copy_window(context->texts, text, &terms, &window) != 0)
+        return LOOKUP_SNIPPET_STALE;
+    if (window.before)
         lookup_buffer_text(out, ELLIPSIS " ");
-    result = write_window(context, &terms, (const char *)text->p + start, end - start, out);
-    if (end < text->n)
+    result = write_window(context, &terms, window.text, window.size, out);
+    if (window.after)
         lookup_buffer_text(out, " " ELLIPSIS);
     return result != SQLITE_OK || !out->failed ? result : SQLITE_NOMEM;
 }

@@ -11,10 +11,13 @@
 
 #include <patinox/mapping.h>
 
-struct sqlite3;
+#include <sqlite3.h>
 
 #define LOOKUP_MARK_BEGIN '\x02'
 #define LOOKUP_MARK_END   '\x03'
+
+/* With this code of SQLite's (data that are not as they were written) the function fails when the file of texts was cut or changed. */
+#define LOOKUP_SNIPPET_STALE SQLITE_IOERR_DATA
 
 /*
  * Adds the function to a connection.  It keeps a reference to the mapping until the connection is closed.

@@ -10,6 +10,29 @@
 
 #define HEALTH_MAX 64u
 
+/* What the store tells of texts that were lost. */
+static void write_stale(struct buffer *b, const struct lookup_store_info *info) {
+    const struct {
+        const char *name, *type, *help;
+        uint64_t value;
+    } rows[] = {
+            {"lookup_store_stale", "gauge",
+                    "1 while the texts are lost and are being indexed again", info->stale},
+            {"lookup_store_stale_requests", "counter",
+                    "Documents and searches refused because the texts were lost",
+                    info->stale_requests},
+            {"lookup_store_rebuilds", "counter", "Indexes put in force because the texts were lost",
+                    info->rebuilds},
+            {"lookup_store_rebuild_failures", "counter", "Indexes that could not be built then",
+                    info->rebuild_failures},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        buffer_printf(b, "# TYPE %s %s\n# HELP %s %s\n%s%s %llu\n", rows[i].name, rows[i].type,
+                rows[i].name, rows[i].help, rows[i].name,
+                strcmp(rows[i].type, "counter") == 0 ? "_total" : "",
+                (unsigned long long)rows[i].value);
+}
+
 struct reply status_metrics(struct server *server) {
     static const char eof[] = "# EOF\n";
     struct buffer b = {0};
@@ -23,6 +46,9 @@ struct reply status_metrics(struct server *server) {
     if (!b.error && b.size >= mark && memcmp(b.text + b.size - mark, eof, mark) == 0)
         b.size -= mark;
     metrics_openmetrics(&server->metrics, &b);
+    struct lookup_store_info info;
+    lookup_store_info(server->store, &info);
+    write_stale(&b, &info);
     buffer_append(&b, eof, mark);
     struct reply reply = reply_buffer(200, PNX_OPENMETRICS_CONTENT_TYPE, &b);
     reply_header(&reply, "Cache-Control", "no-store");
@@ -40,6 +66,10 @@ struct reply status_health(struct server *server) {
     if (worst < 0)
         return reply_failure(worst, "the health could not be read");
     bool draining = __atomic_load_n(&server->draining, __ATOMIC_RELAXED);
+    struct lookup_store_info info;
+    lookup_store_info(server->store, &info);
+    if (info.stale && worst < PNX_HEALTH_DEGRADED)
+        worst = PNX_HEALTH_DEGRADED;
     if (draining)
         worst = PNX_HEALTH_DOWN;
     struct buffer b = {0};
@@ -50,7 +80,12 @@ struct reply status_health(struct server *server) {
         buffer_printf(&b,
                 "{\"kind\":\"server\",\"name\":\"lookup\",\"status\":\"down\","
                 "\"reason\":\"shutting down\"}%s",
-                count > 0 ? "," : "");
+                count > 0 || info.stale ? "," : "");
+    if (info.stale)
+        buffer_printf(&b,
+                "{\"kind\":\"store\",\"name\":\"lookup\",\"status\":\"degraded\","
+                "\"reason\":\"the texts of gen-%llu are lost; the index is being built again\"}%s",
+                (unsigned long long)info.generation, count > 0 ? "," : "");
     for (size_t i = 0; i < count && i < HEALTH_MAX; i++) {
         buffer_printf(&b, "%s{\"kind\":", i > 0 ? "," : "");
         buffer_json(&b, entries[i].kind, strlen(entries[i].kind));
@@ -150,10 +185,13 @@ struct reply status_stats(struct server *server) {
             (unsigned long long)metrics_get(server->metrics.queued));
     buffer_printf(&b,
             ",\"store\":{\"generation\":%llu,\"documents\":%llu,\"text_bytes\":%llu,"
-            "\"index_bytes\":%llu,\"searches\":%llu,\"database_reads\":%llu}",
+            "\"index_bytes\":%llu,\"searches\":%llu,\"database_reads\":%llu,"
+            "\"stale\":%s,\"stale_requests\":%llu,\"rebuilds\":%llu,\"rebuild_failures\":%llu}",
             (unsigned long long)info.generation, (unsigned long long)info.documents,
             (unsigned long long)info.text_bytes, (unsigned long long)info.index_bytes,
-            (unsigned long long)info.searches, (unsigned long long)info.database_reads);
+            (unsigned long long)info.searches, (unsigned long long)info.database_reads,
+            info.stale ? "true" : "false", (unsigned long long)info.stale_requests,
+            (unsigned long long)info.rebuilds, (unsigned long long)info.rebuild_failures);
     write_latency(&b, &t);
     write_pool(&b, lookup_store_pool(server->store));
     write_cache(&b, lookup_store_cache(server->store));

@@ -2,7 +2,7 @@
 /*
  * store.c - a generation, a pool of connections to it, a cache of answers, one budget: made, changed, ended.
  *
- * The guarantees stand in store.h; searching is in search.c.
+ * The guarantees stand in store.h; searching is in search.c, building the index in rebuild.c.
  */
 #include "store.h"
 
@@ -11,11 +11,9 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-/* Memory that building an index takes besides the texts on their way: FTS5's words and page caches. */
-#define BUILD_BYTES ((size_t)64 * 1024 * 1024)
 
 #define FILE_BYTES_DEFAULT  (UINT64_C(16) << 20)
 #define TOTAL_BYTES_DEFAULT (UINT64_C(4) << 30)
@@ -45,62 +43,31 @@ static int open_budget(
             err, &store->budget);
 }
 
-/* The progress of a scan, as progress of the whole. */
-struct scan {
-    const struct lookup_store_opts *opts;
-    pnx_ns due;
-};
-
-static int on_scan(void *ctx, uint64_t files) {
-    struct scan *scan = ctx;
-    pnx_ns now = lookup_now(scan->opts->env);
-    if (!scan->opts->progress || now < scan->due)
-        return 0;
-    scan->due = now + LOOKUP_PROGRESS_NS;
-    struct lookup_progress progress = {.phase = LOOKUP_PHASE_SCAN, .files_done = files};
-    return scan->opts->progress(scan->opts->progress_ctx, &progress);
-}
-
 static int open_generation(
         struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
-    struct lookup_corpus *corpus = NULL;
-    struct scan scan = {.opts = opts};
-    /* The index is no part of what is indexed: each start would find it changed. */
-    int rc = lookup_corpus_scan(opts->corpus, store->data_dir,
-            opts->max_files ? opts->max_files : FILES_DEFAULT, on_scan, &scan, err, &corpus);
-    if (rc)
-        return rc;
-    struct lookup_generation_opts work = {
-            .data_dir = store->data_dir,
-            .build =
-                    {
-                            .corpus = corpus,
-                            .max_file_bytes = opts->max_file_bytes,
-                            .max_total_bytes = opts->max_total_bytes,
-                            .progress = opts->progress,
-                            .progress_ctx = opts->progress_ctx,
-                            .env = store->env_or_null,
-                    },
-            .env = store->env_or_null,
-            .registry = opts->registry,
-            .stats = opts->stats,
-            .budget = store->budget,
-    };
-    /* It cannot be refused, since without an index there is nothing; but it shows. */
-    rc = pnx_budget_charge(store->budget, BUILD_BYTES, PNX_CHARGE_MUST);
-    if (!rc) {
-        rc = lookup_generation_get(&work, err, &store->generation);
-        pnx_budget_uncharge(store->budget, BUILD_BYTES);
-    }
-    lookup_corpus_release(&corpus);
+    struct lookup_generation_opts work = {0};
+    struct lookup_generation *generation = NULL;
+    int rc = lookup_index_get(store, opts->progress, opts->progress_ctx, &work, err, &generation);
+    if (!rc)
+        lookup_index_put_in_force(store, generation);
     return rc;
+}
+
+/* One thread, and one job at most: who finds that it runs already has nothing to ask for. */
+static int open_executor(
+        struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
+    return pnx_executor_create(
+            PNX_EXECUTOR_OPTS(.name = "index", .env = store->env_or_null,
+                    .registry = opts->registry, .stats = opts->stats, .budget = store->budget,
+                    .workers = 1, .max_workers = 1, .queue_max = 1, .on_full = PNX_EXECUTOR_REJECT),
+            err, &store->executor);
 }
 
 static int open_pool(
         struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
-    struct pnx_sqlite *source = store->generation->source;
-    return pnx_pool_create(pnx_sqlite_manager(),
-            PNX_POOL_OPTS(.name = "lookup", .ctx = source, .env = store->env_or_null,
+    const struct pnx_sqlite *source = store->generation->source;
+    return pnx_pool_create(lookup_connection_manager(),
+            PNX_POOL_OPTS(.name = "lookup", .ctx = store, .env = store->env_or_null,
                     .registry = opts->registry, .stats = opts->stats, .budget = store->budget,
                     .resource_bytes = pnx_sqlite_connection_bytes(source),
                     .max = store->settings.pool_max),
@@ -119,6 +86,7 @@ static int open_cache(
 
 /* Lets all parts go, the last first.  The store is closed, and nobody is inside a call. */
 static void release_parts(struct lookup_store *store) {
+    pnx_executor_release(&store->executor);
     pnx_cache_release(&store->cache);
     pnx_pool_release(&store->pool);
     lookup_generation_release(&store->generation);
@@ -152,36 +120,6 @@ static int add_row(struct lookup_store *store, struct pnx_error *err) {
     return pnx_registry_add(registry, &row, err, &store->row);
 }
 
-/* What info and the log say stays the same, and is asked for also when the parts are gone. */
-static void remember(struct lookup_store *store) {
-    const struct lookup_generation *generation = store->generation;
-    const struct lookup_manifest *manifest = &generation->manifest;
-    store->opened = (struct lookup_store_info){
-            .generation = generation->number,
-            .documents = manifest->documents,
-            .text_bytes = manifest->text_bytes,
-            .index_bytes = manifest->index_bytes,
-            .files = manifest->files,
-            .binary = manifest->binary,
-            .unreadable = manifest->unreadable,
-            .empty = manifest->empty,
-            .truncated = manifest->truncated,
-            .built = generation->built,
-            .build_ns = (pnx_ns)manifest->build_ms * PNX_MS,
-    };
-}
-
-static void log_opened(const struct lookup_store *store) {
-    const struct lookup_store_info *opened = &store->opened;
-    lookup_log(store->env_or_null, PNX_LOG_INFO,
-            "gen-%" PRIu64 " %s: %" PRIu64 " documents of %" PRIu64 " files, %" PRIu64
-            " MiB of text; skipped %" PRIu64 " binary, %" PRIu64 " empty, %" PRIu64
-            " unreadable; cut %" PRIu64,
-            opened->generation, opened->built ? "built" : "opened", opened->documents,
-            opened->files, opened->text_bytes >> 20, opened->binary, opened->empty,
-            opened->unreadable, opened->truncated);
-}
-
 static int open_parts(
         struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
     int rc = open_dirs(store, opts, err);
@@ -193,10 +131,10 @@ static int open_parts(
         rc = open_pool(store, opts, err);
     if (!rc)
         rc = open_cache(store, opts, err);
+    if (!rc)
+        rc = open_executor(store, opts, err);
     if (rc)
         return rc;
-    remember(store);
-    log_opened(store);
     /* The last step: from here on a shutdown may end the store at any time. */
     return add_row(store, err);
 }
@@ -231,6 +169,12 @@ static int take_opts(struct lookup_store *store, const struct lookup_store_opts 
         lookup_settings_default(&store->settings);
     opts.max_file_bytes = opts.max_file_bytes ? opts.max_file_bytes : FILE_BYTES_DEFAULT;
     opts.max_total_bytes = opts.max_total_bytes ? opts.max_total_bytes : TOTAL_BYTES_DEFAULT;
+    store->max_file_bytes = opts.max_file_bytes;
+    store->max_total_bytes = opts.max_total_bytes;
+    store->max_files = opts.max_files ? opts.max_files : FILES_DEFAULT;
+    store->corpus = strdup(opts.corpus);
+    if (!store->corpus)
+        return lookup_fail(err, -ENOMEM, "options", "no memory");
     if (opts.max_file_bytes > INT32_MAX / 4)
         return lookup_fail(err, -EINVAL, "options", "max_file_bytes is more than 512 MiB");
     atomic_store_explicit(
@@ -341,6 +285,7 @@ void lookup_store_release(struct lookup_store **store) {
     pthread_mutex_destroy(&gone->applying);
     pthread_cond_destroy(&gone->left);
     pthread_mutex_destroy(&gone->mutex);
+    free(gone->corpus);
     free(gone->data_dir);
     free(gone);
 }
@@ -389,7 +334,14 @@ int lookup_store_apply(
 /* ---- looking inside ---- */
 
 void lookup_store_info(struct lookup_store *store, struct lookup_store_info *ret_info) {
+    pthread_mutex_lock(&store->mutex);
     *ret_info = store->opened;
+    pthread_mutex_unlock(&store->mutex);
+    uint64_t opening = atomic_load(&store->opening);
+    ret_info->stale = atomic_load(&store->stale_opening) == opening && opening > 0;
+    ret_info->stale_requests = atomic_load(&store->stale_requests);
+    ret_info->rebuilds = atomic_load(&store->rebuilds);
+    ret_info->rebuild_failures = atomic_load(&store->rebuild_failures);
     ret_info->searches = atomic_load_explicit(&store->searches, memory_order_relaxed);
     ret_info->database_reads = atomic_load_explicit(&store->database_reads, memory_order_relaxed);
 }

@@ -19,6 +19,10 @@
  *   P5  At most one process uses a data directory; a second one gets -EBUSY that names the first.
  *   P6  lookup_store_release() ends everything that open made; what is borrowed (answers, documents) keeps
  *       the memory that it shows until it is released.
+ *   P7  When the file of texts is cut, changed, replaced or removed while it is served, no byte is read wrong and no
+ *       signal comes: documents, and searches whose snippets need it, are -ESTALE until a new generation has been
+ *       built, or the old one found whole, in the background; all else goes on.  (A small file of texts is read whole
+ *       at the start, and does not care.)
  */
 #ifndef LOOKUP_STORE_H
 #define LOOKUP_STORE_H
@@ -90,6 +94,12 @@ PNX_NODISCARD int lookup_store_open(const struct lookup_store_opts *opts, struct
         struct lookup_store **ret_store);
 
 /*
+ * Ends a rebuild of the index that is under way (P7), at its next document, begins no other one, and waits until that is so
+ * or the timeout has passed.  For the begin of an orderly end, since a cleanup has less time.  0 or -ETIMEDOUT.
+ */
+int lookup_store_stop_rebuilding(struct lookup_store *store, pnx_ns timeout);
+
+/*
  * Refuses new searches and documents with -ESHUTDOWN, and waits up to timeout for those that run.
  * Returns 0, or how many connections (or, when there are none, calls) were still in use.  Idempotent.
  */
@@ -129,7 +139,7 @@ struct lookup_answer {
  *
  * limit 0 means LOOKUP_LIMIT_DEFAULT.  timeout bounds all of it; PNX_TIMEOUT_DEFAULT is the setting's.
  * -EINVAL (no word in the query), -EFBIG (longer than LOOKUP_QUERY_MAX, or more than LOOKUP_WORDS_MAX words), -ERANGE
- * (limit or offset), -ETIMEDOUT, -EBUSY, -ESHUTDOWN, -ENOMEM, -EIO, PNX_E_FORMAT (the database is damaged), and
+ * (limit or offset), -ESTALE (P7), -ETIMEDOUT, -EBUSY, -ESHUTDOWN, -ENOMEM, -EIO, PNX_E_FORMAT (the database is damaged), and
  * others of the pool.
  */
 PNX_NODISCARD int lookup_store_search(struct lookup_store *store, const char *query,
@@ -156,21 +166,44 @@ PNX_NODISCARD int lookup_answer_json(const struct lookup_answer *answer, const c
 
 /* ---- documents ---- */
 
-/* One document; a value, used by one thread at a time, may be handed on.  Release it. */
+/*
+ * One document; a value, used by one thread at a time, may be handed on.  Release it.  Its text, UTF-8, is in a mapped
+ * file, which somebody may cut: it is to be had by lookup_document_read() only.
+ */
 struct lookup_document {
     uint64_t id;
-    const char
-            *text; /* UTF-8 in the mapped file, not terminated; checked against the file's size */
-    size_t size;
+    size_t size;   /* bytes of the text */
     char *title;   /* one line of UTF-8 */
     char *path;    /* below the corpus; bytes that are not UTF-8 are shown as U+FFFD */
     char etag[48]; /* with its quotes: "g3-b1946ac92492d234-42"; changes with the generation */
-    void *hold;    /* private: keeps text alive */
+    /* private */
+    const void *mapped;
+    uint64_t opening; /* of the generation that it belongs to */
+    void *hold;       /* keeps it mapped */
 };
 
-/* Finds a document.  -ENOENT, -ETIMEDOUT, -EBUSY, -ESHUTDOWN, -ENOMEM, -EIO, PNX_E_FORMAT. */
+/*
+ * Finds a document.  -ENOENT, -ESTALE (P7; err->message says so), -ETIMEDOUT, -EBUSY, -ESHUTDOWN, -ENOMEM, -EIO,
+ * PNX_E_FORMAT.
+ */
 PNX_NODISCARD int lookup_store_document(struct lookup_store *store, uint64_t id, pnx_ns timeout,
         struct pnx_error *err, struct lookup_document *ret_document);
+
+/*
+ * Copies n bytes at offset of the text to dst.  0: dst has what was indexed, unless the file was changed within the tick
+ * that patinox/fault.h names.  After an error dst is worthless.  n 0 asks whether the text can be had now.  Also when
+ * the store is gone.  May wait for the disk.
+ * -ESTALE when the file of texts was cut, changed or cannot be read, also elsewhere in it (tell the store:
+ * lookup_store_note_stale()); -ERANGE.
+ */
+PNX_NODISCARD int lookup_document_read(const struct lookup_document *document, uint64_t offset,
+        void *dst, size_t n, struct pnx_error *err);
+
+/*
+ * Tells the store that lookup_document_read() has returned -ESTALE: it counts it, and builds the index again if that is
+ * the one in force.  Does not block.  Any thread.
+ */
+void lookup_store_note_stale(struct lookup_store *store, const struct lookup_document *document);
 
 /* Gives the document back; clears it.  An empty (zeroed) one is fine. */
 void lookup_document_release(struct lookup_document *document);
@@ -178,19 +211,23 @@ void lookup_document_release(struct lookup_document *document);
 /* ---- looking inside ---- */
 
 struct lookup_store_info {
-    uint64_t generation;     /* N of gen-N */
-    uint64_t documents;      /* that can be found */
-    uint64_t text_bytes;     /* size of the file of texts */
-    uint64_t index_bytes;    /* size of the database */
-    uint64_t files;          /* seen in the corpus */
-    uint64_t binary;         /* skipped: no text in them */
-    uint64_t unreadable;     /* skipped: no permission, damaged .gz, gone while reading */
-    uint64_t empty;          /* skipped: nothing in them */
-    uint64_t truncated;      /* indexed up to max_file_bytes */
-    bool built;              /* this start built it */
-    pnx_ns build_ns;         /* how long building took when it was built */
-    uint64_t searches;       /* asked for */
-    uint64_t database_reads; /* searches that went to the database */
+    uint64_t generation;       /* N of gen-N */
+    uint64_t documents;        /* that can be found */
+    uint64_t text_bytes;       /* size of the file of texts */
+    uint64_t index_bytes;      /* size of the database */
+    uint64_t files;            /* seen in the corpus */
+    uint64_t binary;           /* skipped: no text in them */
+    uint64_t unreadable;       /* skipped: no permission, damaged .gz, gone while reading */
+    uint64_t empty;            /* skipped: nothing in them */
+    uint64_t truncated;        /* indexed up to max_file_bytes */
+    bool built;                /* this start built it */
+    pnx_ns build_ns;           /* how long building took when it was built */
+    uint64_t searches;         /* asked for */
+    uint64_t database_reads;   /* searches that went to the database */
+    bool stale;                /* the texts in force are lost, and the index is to be built again */
+    uint64_t stale_requests;   /* documents and searches that were refused for it */
+    uint64_t rebuilds;         /* that ended well, since the start */
+    uint64_t rebuild_failures; /* that did not; each is tried again */
 };
 void lookup_store_info(struct lookup_store *store, struct lookup_store_info *ret_info);
 

@@ -310,6 +310,7 @@ class Life(service.Case):
             expected = {(type, "lookup"): ("done", 1) for type in (
                 "budget", "cache", "config", "executor", "http server", "pool", "snapshot", "sqlite source")}
             expected["connection", "lookup"] = ("done", connections)
+            expected["executor", "index"] = ("done", 1)
             expected["lookup store", self.path("data")] = ("done", 1)
             expected["mapping", "texts"] = ("done", 1)
             expected["watch", "settings"] = ("done", 1)

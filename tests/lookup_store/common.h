@@ -103,6 +103,17 @@ static inline uint64_t count_of(struct lookup_store *store, const char *query) {
     return total;
 }
 
+/* A document's text, terminated; valid until the next call. */
+static inline const char *text_of(const struct lookup_document *document) {
+    static char text[4096];
+    struct pnx_error err = {0};
+    CHECK(document->size < sizeof(text));
+    int rc = lookup_document_read(document, 0, text, document->size, &err);
+    CHECK_MSG(rc == 0, "read: %d: %s", rc, err.message);
+    text[document->size] = '\0';
+    return text;
+}
+
 /* Names in the data directory that begin with "gen-", one after the other. */
 static inline const char *generations(void) {
     static char names[1024];

@@ -5,6 +5,8 @@
  */
 #include "common.h"
 
+#include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 void *__real_malloc(size_t n);
@@ -97,4 +99,52 @@ TEST_LIMIT(each_allocation_fails_once_while_building, 240) {
     put_small_corpus();
     CHECK_EQ(use_store(), 0);
     fail_each(false, true);
+}
+
+/* Texts that are too many to be read instead of being mapped. */
+static void put_mapped_corpus(void) {
+    static char text[20000];
+    memset(text, 'x', sizeof(text));
+    text[sizeof(text) - 1] = '\n';
+    put_small_corpus();
+    put_file("long", text, sizeof(text));
+}
+
+/* Cuts the texts and has one allocation fail.  Returns whether there were fewer. */
+static bool rebuild_once(long n, int *failures) {
+    struct lookup_store *store = open_store(NULL);
+    char name[64];
+    fill(name, sizeof(name), "data/gen-%llu/texts", (unsigned long long)info_of(store).generation);
+    CHECK_EQ(truncate(test_path(name), 20), 0);
+    struct lookup_document document = {0};
+    struct lookup_store_info info;
+    atomic_store(&countdown, n);
+    do {
+        int rc = lookup_store_document(store, 2, 5 * PNX_SEC, NULL, &document);
+        CHECK_MSG(rc == 0 || rc == -ESTALE || rc == -ENOMEM || rc == -ETIMEDOUT,
+                "allocation %ld: %d", n, rc);
+        lookup_document_release(&document);
+        sched_yield();
+        lookup_store_info(store, &info);
+    } while (info.rebuilds + info.rebuild_failures == 0);
+    bool done = atomic_load(&countdown) > 0;
+    atomic_store(&countdown, 0);
+    if (info.rebuilds > 0)
+        CHECK_EQ(lookup_store_document(store, 2, 5 * PNX_SEC, NULL, &document), 0);
+    lookup_document_release(&document);
+    *failures += info.rebuild_failures > 0;
+    lookup_store_release(&store);
+    return done;
+}
+
+TEST_LIMIT(each_allocation_fails_once_while_rebuilding, 900) {
+    put_mapped_corpus();
+    /* Each try waits for the disk, and there are many: others are tried each time. */
+    int failures = 0, step = test_long() ? 1 : test_slow() ? 13 : 5;
+    uint64_t state = test_seed();
+    long n = 1 + (long)(test_random(&state) % (uint64_t)step);
+    for (; !rebuild_once(n, &failures); n += step)
+        continue;
+    CHECK(failures > 3);
+    CHECK_EQ(use_store(), 0);
 }

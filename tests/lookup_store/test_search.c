@@ -279,7 +279,7 @@ TEST(document_is_the_text_with_title_path_and_etag) {
     CHECK_EQ(document.id, 1);
     const char *text = "Alpha document\nThe quick brown fox jumps over the lazy dog.\n";
     CHECK_EQ(document.size, strlen(text));
-    CHECK(memcmp(document.text, text, document.size) == 0);
+    CHECK_STR(text_of(&document), text);
     CHECK(document.etag[0] == '"' && document.etag[strlen(document.etag) - 1] == '"');
     struct lookup_document other = {0};
     CHECK_EQ(lookup_store_document(store, 4, PNX_TIMEOUT_DEFAULT, &err, &other), 0);
@@ -292,7 +292,11 @@ TEST(document_is_the_text_with_title_path_and_etag) {
     CHECK_CONTAINS(err.message, "18446744073709551615");
     /* The text outlives the store. */
     lookup_store_release(&store);
-    CHECK(memcmp(document.text, text, document.size) == 0);
+    CHECK_STR(text_of(&document), text);
+    char byte;
+    CHECK_EQ(lookup_document_read(&document, document.size, &byte, 1, &err), -ERANGE);
+    CHECK_EQ(lookup_document_read(&document, UINT64_MAX, &byte, 2, &err), -ERANGE);
+    CHECK_EQ(lookup_document_read(&document, document.size, NULL, 0, &err), 0);
     lookup_document_release(&document);
     lookup_document_release(&document);
 }
