@@ -103,8 +103,10 @@ PNX_NODISCARD static inline int pnx_fault_begin(
         pnx_reclaim_exit(head->domain);
         return pnx_fault_begin_slow_(mapping, scope);
     }
-    scope->head = head;
     scope->outer = self->scopes;
+    /* Also keeps compilers from storing two fields at once, which makes the loads of each at the end wait. */
+    PNX_FAULT_SIGNAL_BARRIER_();
+    scope->head = head;
     scope->code = 0;
     PNX_FAULT_SIGNAL_BARRIER_();
     self->scopes = scope;

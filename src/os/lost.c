@@ -38,10 +38,11 @@ struct fixup {
     int32_t end;
     int32_t go_on;
 };
+/* Weak: a link that drops all copies, as nobody calls them, has no such section. */
 extern const struct fixup first_fixup[] __asm__("__start_pnx_fixups")
-        __attribute__((visibility("hidden")));
+        __attribute__((weak, visibility("hidden")));
 extern const struct fixup behind_fixups[] __asm__("__stop_pnx_fixups")
-        __attribute__((visibility("hidden")));
+        __attribute__((weak, visibility("hidden")));
 
 static uintptr_t at(const int32_t *offset) {
     return (uintptr_t)offset + (uintptr_t)(intptr_t)*offset;
