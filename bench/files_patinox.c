@@ -60,13 +60,13 @@ static void random_get(void *state, unsigned index, uint64_t n) {
     (void)index;
     if (PNX_RECORDS_GET(&warm->view, struct file_record, 0, PNX_RECORDS_ALL, &records))
         abort();
-    for (uint64_t i = 0; i < n; i++) {
+    do {
         const struct file_record *record =
                 PNX_RECORD_AT(&records, struct file_record, files_next(&random));
         if (!record)
             abort();
         sum += record->value;
-    }
+    } while (--n);
     warm->random = random;
     BENCH_USE(sum);
 }

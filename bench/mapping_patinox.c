@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* mapping_patinox.c - the map cases for us, with default options. */
-#include "bench.h"
-#include "mapping.h"
+#include "files.h"
 
 #include <patinox/fault.h>
 #include <patinox/mapping.h>
@@ -10,20 +9,20 @@
 #include <string.h>
 
 static struct pnx_mapping *mapping;
-static unsigned char buffer[MAP_PIECE] __attribute__((aligned(4096)));
+static unsigned char buffer[FILE_PAGE] __attribute__((aligned(4096)));
 static uint64_t random_state = 1;
 
 static void *set_up(unsigned threads) {
     struct pnx_error err;
     (void)threads;
-    if (pnx_mapping_open(map_file(), NULL, &err, &mapping)) {
+    if (pnx_mapping_open(files_make(), NULL, &err, &mapping)) {
         fprintf(stderr, "%s\n", err.message);
         exit(1);
     }
     /* Every page is in the table of pages before anything is measured, as it is for the peers. */
     unsigned sum = 0;
     struct pnx_view view = pnx_view_all(mapping);
-    for (size_t i = 0; i < view.n; i += MAP_PIECE)
+    for (size_t i = 0; i < view.n; i += FILE_PAGE)
         sum += view.p[i];
     BENCH_USE(sum);
     return mapping;
@@ -37,9 +36,9 @@ static void tear_down(void *state) {
 static void copy(void *state, unsigned index, uint64_t n) {
     (void)index;
     for (uint64_t i = 0; i < n; i++) {
-        if (pnx_fault_copy_out(state, map_place(&random_state), buffer, sizeof(buffer)))
+        if (pnx_fault_copy_out(state, files_place(&random_state), buffer, sizeof(buffer)))
             abort();
-        BENCH_USE(buffer[0]);
+        BENCH_USE(buffer);
     }
 }
 

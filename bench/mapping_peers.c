@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* mapping_peers.c - the map cases for memcpy from a plain mmap(), and for liburcu's read sections. */
 #define _LGPL_SOURCE /* liburcu's read sections inline */
-#include "bench.h"
-#include "mapping.h"
+#include "files.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -11,18 +10,18 @@
 #include <unistd.h>
 
 /* ---- map/copy-4k ---- */
-static unsigned char buffer[MAP_PIECE] __attribute__((aligned(4096)));
+static unsigned char buffer[FILE_PAGE] __attribute__((aligned(4096)));
 static uint64_t random_state = 1;
 
 static void *map_set_up(unsigned threads) {
     (void)threads;
-    int fd = open(map_file(), O_RDONLY | O_CLOEXEC);
-    const unsigned char *base = mmap(NULL, MAP_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    int fd = open(files_make(), O_RDONLY | O_CLOEXEC);
+    const unsigned char *base = mmap(NULL, FILE_BYTES, PROT_READ, MAP_SHARED, fd, 0);
     if (fd < 0 || base == MAP_FAILED)
         abort();
     close(fd);
     unsigned sum = 0;
-    for (size_t i = 0; i < MAP_BYTES; i += MAP_PIECE)
+    for (size_t i = 0; i < FILE_BYTES; i += FILE_PAGE)
         sum += base[i];
     BENCH_USE(sum);
     return (void *)(uintptr_t)base;
@@ -31,7 +30,7 @@ static void *map_set_up(unsigned threads) {
 static void copy(void *state, unsigned index, uint64_t n) {
     (void)index;
     for (uint64_t i = 0; i < n; i++) {
-        memcpy(buffer, (const unsigned char *)state + map_place(&random_state), sizeof(buffer));
+        memcpy(buffer, (const unsigned char *)state + files_place(&random_state), sizeof(buffer));
         BENCH_USE(buffer);
         __asm__ volatile("" ::: "memory");
     }

@@ -44,7 +44,8 @@ struct pnx_fault_head {
     size_t size;         /* bytes from data on */
     uintptr_t from;      /* the pages that may be replaced: from <= address < to */
     uintptr_t to;
-    uint64_t spare;
+    uint32_t index; /* the domain's, never the default one's; fixed like it */
+    uint32_t spare;
 };
 
 /*
@@ -89,7 +90,7 @@ PNX_NODISCARD static inline int pnx_fault_begin(
     struct pnx_fault_thread *self = pnx__fault_self();
     if (!PNX_RECLAIM_LIKELY_(self && head))
         return pnx_fault_begin_slow_(mapping, scope);
-    pnx_reclaim_enter(head->domain);
+    pnx__reclaim_enter_in(pnx__reclaim_section_at(&self->reclaim, head->index), head->domain);
     /*
      * Behind the section's barrier: whoever changes one of these two, and then waits for all sections, has waited for
      * this one or is seen by it.  Acquire: pairs with fault.resume; data and size are those of the pages.
@@ -103,8 +104,10 @@ PNX_NODISCARD static inline int pnx_fault_begin(
         pnx_reclaim_exit(head->domain);
         return pnx_fault_begin_slow_(mapping, scope);
     }
-    scope->head = head;
     scope->outer = self->scopes;
+    /* Also keeps compilers from storing two fields at once, which makes the loads of each at the end wait. */
+    PNX_FAULT_SIGNAL_BARRIER_();
+    scope->head = head;
     scope->code = 0;
     PNX_FAULT_SIGNAL_BARRIER_();
     self->scopes = scope;
@@ -125,7 +128,7 @@ PNX_NODISCARD static inline int pnx_fault_end(struct pnx_fault_scope *scope) {
     self->scopes = scope->outer;
     PNX_FAULT_SIGNAL_BARRIER_();
     scope->head = 0;
-    pnx_reclaim_exit(head->domain);
+    pnx__reclaim_exit_in(pnx__reclaim_section_at(&self->reclaim, head->index), head->domain);
     return pnx__fault_code(poison);
 }
 

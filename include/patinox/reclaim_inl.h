@@ -76,6 +76,14 @@ PNX_API void pnx_reclaim_wake_(struct pnx_reclaim *domain);
 
 #define PNX_RECLAIM_LIKELY_(x) __builtin_expect(!!(x), 1)
 
+/* A thread's section in a domain other than the default one, NULL when it has none yet; the calling thread's. */
+static inline struct pnx_reclaim_section *pnx__reclaim_section_at(
+        const struct pnx_reclaim_thread *self, uint32_t index) {
+    /* Relaxed: written by this thread, or by who ends the domain, which nobody uses then. */
+    return (struct pnx_reclaim_section *)pnx__load(
+            &self->sections[index], PNX_RELAXED, "reclaim.own_section");
+}
+
 /* The calling thread's section in the domain, NULL when it has none yet. */
 static inline struct pnx_reclaim_section *pnx__reclaim_section(struct pnx_reclaim *domain) {
     struct pnx_reclaim_thread *self = (struct pnx_reclaim_thread *)(void *)PNX_SELF;
@@ -83,18 +91,13 @@ static inline struct pnx_reclaim_section *pnx__reclaim_section(struct pnx_reclai
         return 0;
     if (!domain)
         return &self->section;
-    uint32_t index = ((const struct pnx_reclaim_head *)(const void *)domain)->index;
-    /* Relaxed: written by this thread, or by who ends the domain, which nobody uses then. */
-    return (struct pnx_reclaim_section *)pnx__load(
-            &self->sections[index], PNX_RELAXED, "reclaim.own_section");
+    return pnx__reclaim_section_at(
+            self, ((const struct pnx_reclaim_head *)(const void *)domain)->index);
 }
 
-/*
- * Begins a section, or nests into the one that the thread is in: what it finds reachable stays until it exits.
- * domain may be NULL, for the default one.  Cannot fail; wait-free; some nanoseconds.
- */
-static inline void pnx_reclaim_enter(struct pnx_reclaim *domain) {
-    struct pnx_reclaim_section *section = pnx__reclaim_section(domain);
+/* Begins a section in section, which is the calling thread's in the domain, NULL when it has none yet. */
+static inline void pnx__reclaim_enter_in(
+        struct pnx_reclaim_section *section, struct pnx_reclaim *domain) {
     if (PNX_RECLAIM_LIKELY_(section)) {
         /* Relaxed: nobody else writes it. */
         uint64_t word = pnx__load(&section->word, PNX_RELAXED, "reclaim.enter_word");
@@ -117,9 +120,9 @@ static inline void pnx_reclaim_enter(struct pnx_reclaim *domain) {
     pnx_reclaim_enter_slow_(domain);
 }
 
-/* Ends what the matching enter, on the same thread, began.  Cannot fail. */
-static inline void pnx_reclaim_exit(struct pnx_reclaim *domain) {
-    struct pnx_reclaim_section *section = pnx__reclaim_section(domain);
+/* Ends a section in section, likewise. */
+static inline void pnx__reclaim_exit_in(
+        struct pnx_reclaim_section *section, struct pnx_reclaim *domain) {
     if (PNX_RECLAIM_LIKELY_(section)) {
         uint64_t word = pnx__load(&section->word, PNX_RELAXED, "reclaim.exit_word"); /* ours */
         uint64_t nest = word & (PNX_RECLAIM_NEST_ | PNX_RECLAIM_FULL_);
@@ -142,6 +145,19 @@ static inline void pnx_reclaim_exit(struct pnx_reclaim *domain) {
         }
     }
     pnx_reclaim_exit_slow_(domain);
+}
+
+/*
+ * Begins a section, or nests into the one that the thread is in: what it finds reachable stays until it exits.
+ * domain may be NULL, for the default one.  Cannot fail; wait-free; some nanoseconds.
+ */
+static inline void pnx_reclaim_enter(struct pnx_reclaim *domain) {
+    pnx__reclaim_enter_in(pnx__reclaim_section(domain), domain);
+}
+
+/* Ends what the matching enter, on the same thread, began.  Cannot fail. */
+static inline void pnx_reclaim_exit(struct pnx_reclaim *domain) {
+    pnx__reclaim_exit_in(pnx__reclaim_section(domain), domain);
 }
 
 /* Remembers where a section began, for reports about one that does not end; see PNX_RECLAIM_SITES. */

@@ -160,6 +160,7 @@ int pnx__fault_register(struct pnx_fault_record *record, const struct pnx_fault_
         return rc;
     }
     record->head.domain = found;
+    record->head.index = ((const struct pnx_reclaim_head *)(const void *)found)->index;
     describe(record, pages);
     open_record(record);
     return 0;

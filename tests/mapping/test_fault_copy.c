@@ -13,21 +13,33 @@ static void in_both_modes(void (*test)(void)) {
     CHECK_EQ(pnx_fault_uninstall(PNX_NEVER), 0);
 }
 
-#define MOST 700
+#define MOST  700
+#define LARGE 4096 /* from here on there may be another way of copying */
+
+static void copy_and_compare(struct pnx_mapping *mapping, size_t n, size_t skew) {
+    static unsigned char got[3 * LARGE + 80];
+    uint64_t offset = PAGE - 300 + skew;
+    size_t to = 20 + skew % 5;
+    memset(got, 0xee, sizeof(got));
+    CHECK_EQ(pnx_fault_copy_out(mapping, offset, got + to, n), 0);
+    for (size_t i = 0; i < sizeof(got); i++) {
+        size_t at = i - to;
+        CHECK_EQ(got[i], at < n ? byte_at(offset + at) : 0xee);
+    }
+}
 
 static void every_size(void) {
     struct pnx_mapping *mapping = map_pages("s", 4);
-    unsigned char got[MOST + 80];
+    static const size_t large[] = {
+            LARGE - 1, LARGE, LARGE + 1, LARGE + 127, 2 * LARGE - 1, 3 * LARGE};
+    unsigned char got[1];
     for (size_t n = 0; n <= MOST; n += n < 300 ? 1 : 37) {
-        for (size_t skew = 0; skew < 17; skew += 3) {
-            uint64_t offset = PAGE - 300 + skew;
-            memset(got, 0xee, sizeof(got));
-            CHECK_EQ(pnx_fault_copy_out(mapping, offset, got + 20 + skew % 5, n), 0);
-            for (size_t i = 0; i < sizeof(got); i++) {
-                size_t at = i - (20 + skew % 5);
-                CHECK_EQ(got[i], at < n ? byte_at(offset + at) : 0xee);
-            }
-        }
+        for (size_t skew = 0; skew < 17; skew += 3)
+            copy_and_compare(mapping, n, skew);
+    }
+    for (size_t i = 0; i < sizeof(large) / sizeof(large[0]); i++) {
+        for (size_t skew = 0; skew < 70; skew++)
+            copy_and_compare(mapping, large[i], skew);
     }
     CHECK_EQ(pnx_fault_copy_out(mapping, 4 * PAGE, got, 0), 0);
     CHECK_EQ(pnx_fault_copy_out(mapping, 4 * PAGE, NULL, 0), 0);
@@ -63,6 +75,10 @@ static void fails_and_poisons_nothing(void) {
     for (size_t n = 1; n <= 300; n++) {
         CHECK_EQ(pnx_fault_copy_out(mapping, 2 * PAGE - (n - 1), got, n), -ESTALE);
         CHECK_EQ(pnx_fault_copy_out(mapping, 2 * PAGE - n, got, n), 0);
+    }
+    for (size_t n = PAGE - 2; n <= PAGE + 130; n++) {
+        CHECK_EQ(pnx_fault_copy_out(mapping, 2 * PAGE - (n - 1), got + n % 67, n), -ESTALE);
+        CHECK_EQ(pnx_fault_copy_out(mapping, 2 * PAGE - n, got + n % 67, n), 0);
     }
     CHECK_EQ(pnx_fault_copy_out(mapping, 0, got, 4 * PAGE), -ESTALE);
     CHECK_EQ(pnx_fault_load_u64(mapping, 2 * PAGE, &word), -ESTALE);
