@@ -104,6 +104,8 @@ static int with_pools() {
     if (pnx_lease_resource(&lease) != &resource)
         return 3;
     pnx_lease_release(&lease);
+    if (pnx_pool_close(pool, PNX_SEC)) // waits for its connection, so that the shutdown below finds nothing
+        return 6;
     pnx_pool_release(&pool);
 
     pnx_pool_group_opts group_opts = pnx_pool_group_opts_init();
@@ -114,6 +116,8 @@ static int with_pools() {
     if (pnx_pool_group_acquire(group, "key", 3, PNX_SEC, &with, &err, &lease))
         return 5;
     pnx_lease_release(&lease);
+    if (pnx_pool_group_close(group, PNX_SEC))
+        return 7;
     pnx_pool_group_release(&group);
     return 0;
 }
