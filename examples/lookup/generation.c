@@ -249,10 +249,11 @@ static int open_generation(const struct lookup_generation_opts *opts, uint64_t n
     struct lookup_generation *generation = calloc(1, sizeof(*generation));
     char *dir = make_path(opts->data_dir, number, "");
     int rc = 0;
+    if (generation)
+        atomic_init(&generation->refs, 1); /* released below, whatever fails */
     if (!generation || !dir)
         rc = lookup_fail(err, -ENOMEM, "disk", "no memory");
     if (!rc && generation) {
-        atomic_init(&generation->refs, 1);
         generation->number = number;
         generation->manifest = *manifest;
         rc = open_texts(opts, dir, generation, err);
