@@ -38,8 +38,8 @@
  * and callback of the pool, except that what would have to wait for the pool itself is -EDEADLK there.  A lease, a
  * request and an opts struct belong to one thread at a time.  In a forked child a pool of the parent's answers
  * -ESHUTDOWN, and what was inherited is abandoned, never closed: a lease when the child releases it; what was idle, being
- * checked, or on another thread's lease, when the child closes or releases the pool.  What was being connected or
- * closed at that moment stays open in the child.
+ * checked, or on another thread's lease, when the child closes or releases the pool.  What was being connected,
+ * reset or closed at that moment stays open in the child.
  *
  *   may block, up to its timeout       acquire, acquire_with, warm_up, pause, close
  *   may run operations of yours here   release and discard (reset); acquire (hooks, a peek); evict (its predicate);

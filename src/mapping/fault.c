@@ -116,7 +116,8 @@ void pnx_fault_leave(struct pnx_fault_scope *scope) {
     (void)rc; /* nobody wants to know */
 }
 
-int pnx_fault_run(struct pnx_mapping *mapping, pnx_fault_fn *fn, void *ctx) {
+static int run(struct pnx_mapping *mapping, pnx_fault_fn *fn, void *ctx,
+        int (*end)(struct pnx_fault_scope *scope)) {
     struct pnx_fault_scope scope;
     if (!fn)
         return -EINVAL;
@@ -124,18 +125,14 @@ int pnx_fault_run(struct pnx_mapping *mapping, pnx_fault_fn *fn, void *ctx) {
     if (rc)
         return rc;
     int result = fn(ctx);
-    rc = pnx_fault_end(&scope);
+    rc = end(&scope);
     return rc ? rc : result;
 }
 
+int pnx_fault_run(struct pnx_mapping *mapping, pnx_fault_fn *fn, void *ctx) {
+    return run(mapping, fn, ctx, pnx_fault_end);
+}
+
 int pnx_fault_run_checked(struct pnx_mapping *mapping, pnx_fault_fn *fn, void *ctx) {
-    struct pnx_fault_scope scope;
-    if (!fn)
-        return -EINVAL;
-    int rc = pnx_fault_begin(mapping, &scope);
-    if (rc)
-        return rc;
-    int result = fn(ctx);
-    rc = pnx_fault_end_checked(&scope);
-    return rc ? rc : result;
+    return run(mapping, fn, ctx, pnx_fault_end_checked);
 }

@@ -165,8 +165,9 @@ bool pnx__pool_slot_forsake(struct pnx_slot *slot, uint64_t thread) {
     /* by itself: if it is this thread's own, it wrote it */
     bool own = pnx_load(&slot->owner, PNX_RELAXED, "pool_fork.owner") ==
                pnx__pool_owner(thread, word / PNX__POOL_GENERATION);
-    if (state != PNX__POOL_IDLE && state != PNX__POOL_CHECKING &&
-            (state != PNX__POOL_IN_USE || own))
+    /* RETURNING: spent, in the child maybe, where it has been abandoned or detached then */
+    bool held = state == PNX__POOL_IN_USE && !own && !(word & PNX__POOL_RETURNING);
+    if (state != PNX__POOL_IDLE && state != PNX__POOL_CHECKING && !held)
         return false;
     uint64_t empty = word & ~PNX__POOL_STATE_MASK;
     /* two threads of the child may both be here: one of them gets it */

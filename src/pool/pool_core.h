@@ -317,8 +317,8 @@ bool pnx__pool_slot_bring_spent(struct pnx_slot *slot, uint64_t generation);
 /*
  * In a forked child, whose copy of the core nobody drives any more, at its end: true, once, for a slot whose resource is the
  * caller's to abandon then, and cannot be had any more: one that is idle, was being checked, or is on a lease that is not this
- * thread's.  The thread's own leases are abandoned as it releases them.  What was just being connected or closed is left
- * as it is, since nobody can tell how much of it is there.
+ * thread's.  The thread's own leases are abandoned as it releases them.  What was just being connected, reset or closed is
+ * left as it is, since nobody can tell how much of it is there, or who has it.
  */
 bool pnx__pool_slot_forsake(struct pnx_slot *slot, uint64_t thread);
 

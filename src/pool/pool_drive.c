@@ -180,8 +180,9 @@ static void tell_news(
     }
 }
 
-/* Futexes are woken by address, so that the pool may be gone. */
-static void unlock_and_only_wake(
+/* Unlocks, wakes, and tells; true: the caller has plan's ref to drop.  Futexes are woken by address, so that the pool may
+ * be gone. */
+static bool unlock_and_tell(
         struct pnx_pool *pool, struct pnx__pool_effects *effects, const struct plan *plan) {
     pnx__mutex_unlock(&pool->lock);
     if (effects->wakes)
@@ -190,36 +191,31 @@ static void unlock_and_only_wake(
         pnx__futex_wake(&pool->work_seq, plan->wake_threads);
     if (plan->wake_closers)
         pnx__futex_wake(&pool->home_seq, UINT32_MAX);
+    if (plan->news)
+        tell_news(pool, effects, plan);
+    else
+        pnx__pool_deliver(effects->done); /* for which each of them keeps the pool */
+    return plan->news;
 }
 
-/* Unlocks, wakes, and tells. */
+/* The same, with the ref dropped. */
 static void unlock_and_wake(
         struct pnx_pool *pool, struct pnx__pool_effects *effects, const struct plan *plan) {
-    unlock_and_only_wake(pool, effects, plan);
-    if (plan->news) {
-        tell_news(pool, effects, plan);
+    if (unlock_and_tell(pool, effects, plan))
         pnx__pool_drop_ref(pool);
-    } else {
-        pnx__pool_deliver(effects->done); /* for which each of them keeps the pool */
-    }
 }
 
 /* There may be more to tell when all has been told: in a loop, so that the stack does not grow. */
 void pnx__pool_drop_ref(struct pnx_pool *pool) {
+    struct pnx__pool_effects effects;
     struct plan plan;
     do {
-        struct pnx__pool_effects effects;
         plan = (struct plan){0};
         pnx__pool_effects_init(&effects);
         pnx__pool_lock(pool);
         pool->refs--;
         plan_end_locked(pool, &effects, &plan);
-        unlock_and_only_wake(pool, &effects, &plan);
-        if (plan.news)
-            tell_news(pool, &effects, &plan);
-        else
-            pnx__pool_deliver(effects.done);
-    } while (plan.news);
+    } while (unlock_and_tell(pool, &effects, &plan));
     if (plan.destroy)
         pnx__pool_destroy(pool, NULL);
 }

@@ -141,8 +141,9 @@ static void give_back(
 static __attribute__((noinline)) void release_slowly(struct pnx_lease *lease) {
     struct pnx_slot *slot = lease->slot;
     const struct pnx_pool *pool = slot->pool;
-    /* again, for systems where the look without a call says no for ever */
-    if (pool->quick_release && is_plain(pool, slot, lease->generation) && !pnx__pool_forked(pool) &&
+    /* for systems where the look without a call says no for ever */
+    if (!pnx__fork_is(pool->fork) && pool->quick_release &&
+            is_plain(pool, slot, lease->generation) && !pnx__pool_forked(pool) &&
             pnx__pool_slot_bring(slot, lease->generation)) {
         *lease = (struct pnx_lease){0};
         return;

@@ -701,6 +701,25 @@ static void in_the_child_of_others(void *ctx) {
     _exit(0);
 }
 
+/* A lease that another thread got may still be released or detached by the child, and is nobody else's then. */
+static void in_the_child_that_releases_first(void *ctx) {
+    struct forked *forked = ctx;
+    pnx_lease_release(&forked->other);
+    CHECK_EQ(mock->abandons, 1);
+    CHECK_EQ(pnx_pool_close(forked->pool, PNX_SEC), 0);
+    CHECK_EQ(mock->abandons, 2); /* what was being checked, and not that one again */
+    _exit(0);
+}
+
+static void in_the_child_that_detaches_first(void *ctx) {
+    struct forked *forked = ctx;
+    struct mock_resource *resource = pnx_lease_detach(&forked->other);
+    CHECK_EQ(pnx_pool_close(forked->pool, PNX_SEC), 0);
+    CHECK(resource && !resource->dead);
+    CHECK_EQ(mock->abandons, 1);
+    _exit(0);
+}
+
 TEST(a_fork_leaves_nothing_open_that_other_threads_held_or_checked) {
     set_up();
     struct pnx_pool *pool = mock_pool(&mock_full, OPTS_THREADS(.max = 3, .check_after_ns = 1));
@@ -715,6 +734,8 @@ TEST(a_fork_leaves_nothing_open_that_other_threads_held_or_checked) {
     UNTIL(pool, s.checking == 1);
     struct forked forked = {.pool = pool, .held = held, .other = holder.lease};
     CHECK_EQ(test_child(in_the_child_of_others, &forked), 0);
+    CHECK_EQ(test_child(in_the_child_that_releases_first, &forked), 0);
+    CHECK_EQ(test_child(in_the_child_that_detaches_first, &forked), 0);
     CHECK_EQ(mock->abandons, 0);
     mock_set(mock, &mock->hold_check, false);
     caller_join(&waiter);
