@@ -104,7 +104,8 @@ static int with_pools() {
     if (pnx_lease_resource(&lease) != &resource)
         return 3;
     pnx_lease_release(&lease);
-    if (pnx_pool_close(pool, PNX_SEC)) // waits for its connection, so that the shutdown below finds nothing
+    if (pnx_pool_close(pool,
+                PNX_SEC)) // waits for its connection, so that the shutdown below finds nothing
         return 6;
     pnx_pool_release(&pool);
 
