@@ -8,6 +8,7 @@
 
 #include <patinox/pool.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 
 /* thrower.cpp */
@@ -127,11 +128,14 @@ static void done(struct pnx_pool_request *request, int code, struct pnx_lease le
     at("done");
 }
 
+static bool visited;
+
 static bool evict(void *ctx, void *r, pnx_ns age, pnx_ns unused_for) {
     (void)ctx;
     (void)r;
     (void)age;
     (void)unused_for;
+    visited = true;
     at("evict");
     return false;
 }
@@ -176,8 +180,13 @@ static void live_in(struct pnx_pool *pool) {
         pnx_lease_release(&lease);
     }
     CHECK_EQ(pnx_pool_acquire_async(pool, &request), 0);
-    (void)pnx_pool_tick(pool, pnx_now());
-    int rc = pnx_pool_evict(pool, evict, NULL);
+    int rc;
+    visited = false;
+    do { /* until the resource is idle: the pool's threads may still reset it */
+        (void)pnx_pool_tick(pool, pnx_now());
+        rc = pnx_pool_evict(pool, evict, NULL);
+        sched_yield();
+    } while (rc == 0 && !visited);
     CHECK(rc == 0 || (rc == -ESHUTDOWN && ends));
     rc = pnx_pool_acquire(pool, PNX_SEC, NULL, &lease);
     CHECK(rc == 0 || (rc == -ESHUTDOWN && ends));
