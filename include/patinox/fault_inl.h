@@ -36,16 +36,14 @@ struct pnx_mapping;
 /* How a mapping begins: what readers look at, and hardly anybody writes. */
 struct pnx_fault_head {
     struct pnx_a64 poison;
-    struct pnx_aptr
-            ready; /* struct pnx_a32: whether scopes may begin; see src/mapping/fault_table.h */
+    struct pnx_aptr gate; /* struct pnx_a32, 0 where scopes may begin; see src/mapping/fault.h */
     struct pnx_reclaim *domain; /* fixed, as long as there is the mapping */
     /* Fixed as long as a scope is open. */
     unsigned char *data; /* the mapping's first byte */
     size_t size;         /* bytes from data on */
     uintptr_t from;      /* the pages that may be replaced: from <= address < to */
     uintptr_t to;
-    uint32_t index; /* the domain's, never the default one's; fixed like it */
-    uint32_t spare;
+    size_t section; /* where in a thread's record the pointer to its section in the domain lies: bytes */
 };
 
 /*
@@ -55,7 +53,11 @@ struct pnx_fault_head {
 struct pnx_fault_scope {
     struct pnx_fault_head *head; /* NULL: not open */
     struct pnx_fault_scope *outer;
-    int64_t code; /* 0, or why it could not begin; in the library's own copies, see src/mapping/fault.h */
+    /*
+     * Open: the thread's section, NULL when it could have none; an odd number in the library's own copies, see
+     * src/mapping/fault.h.  Not open: why it could not begin, negative; else anything that is not.
+     */
+    int64_t word;
 };
 
 /* How a thread's record begins. */
@@ -70,6 +72,15 @@ PNX_API int pnx_fault_end_slow_(struct pnx_fault_scope *scope);
 
 static inline struct pnx_fault_thread *pnx__fault_self(void) {
     return (struct pnx_fault_thread *)(void *)PNX_SELF;
+}
+
+/* The calling thread's section in the domain, NULL when it has none yet. */
+static inline struct pnx_reclaim_section *pnx__fault_section(
+        const struct pnx_fault_thread *self, const struct pnx_fault_head *head) {
+    /* Relaxed: as reclaim.own_section. */
+    const struct pnx_aptr *section =
+            (const struct pnx_aptr *)(const void *)((const char *)self + head->section);
+    return (struct pnx_reclaim_section *)pnx__load(section, PNX_RELAXED, "fault.own_section");
 }
 
 /* What a poison word says, as an error code. */
@@ -90,17 +101,21 @@ PNX_NODISCARD static inline int pnx_fault_begin(
     struct pnx_fault_thread *self = pnx__fault_self();
     if (!PNX_RECLAIM_LIKELY_(self && head))
         return pnx_fault_begin_slow_(mapping, scope);
-    pnx__reclaim_enter_in(pnx__reclaim_section_at(&self->reclaim, head->index), head->domain);
+    struct pnx_reclaim_section *section = pnx__fault_section(self, head);
+    if (!PNX_RECLAIM_LIKELY_(pnx__reclaim_try_enter(section))) {
+        pnx_reclaim_enter_slow_(head->domain);
+        section = pnx__fault_section(self, head); /* it may have made one */
+    }
     /*
      * Behind the section's barrier: whoever changes one of these two, and then waits for all sections, has waited for
      * this one or is seen by it.  Acquire: pairs with fault.resume; data and size are those of the pages.
      */
-    const struct pnx_a32 *ready =
-            (const struct pnx_a32 *)pnx__load(&head->ready, PNX_ACQUIRE, "fault.begin_ready");
-    uint32_t may = pnx__load(ready, PNX_RELAXED, "fault.begin_may");
+    const struct pnx_a32 *gate =
+            (const struct pnx_a32 *)pnx__load(&head->gate, PNX_ACQUIRE, "fault.begin_gate");
+    uint32_t shut = pnx__load(gate, PNX_RELAXED, "fault.begin_shut");
     /* Relaxed: what is set later is found at the end. */
     uint64_t poison = pnx__load(&head->poison, PNX_RELAXED, "fault.begin_poison");
-    if (!PNX_RECLAIM_LIKELY_(may == 1 && poison == 0)) {
+    if (!PNX_RECLAIM_LIKELY_((shut | poison) == 0)) {
         pnx_reclaim_exit(head->domain);
         return pnx_fault_begin_slow_(mapping, scope);
     }
@@ -108,7 +123,7 @@ PNX_NODISCARD static inline int pnx_fault_begin(
     /* Also keeps compilers from storing two fields at once, which makes the loads of each at the end wait. */
     PNX_FAULT_SIGNAL_BARRIER_();
     scope->head = head;
-    scope->code = 0;
+    scope->word = (int64_t)(uintptr_t)section; /* so that the end need not look for it */
     PNX_FAULT_SIGNAL_BARRIER_();
     self->scopes = scope;
     PNX_FAULT_SIGNAL_BARRIER_();
@@ -121,6 +136,8 @@ PNX_NODISCARD static inline int pnx_fault_end(struct pnx_fault_scope *scope) {
     if (!PNX_RECLAIM_LIKELY_(self && scope && self->scopes == scope))
         return pnx_fault_end_slow_(scope);
     struct pnx_fault_head *head = scope->head;
+    struct pnx_reclaim_section *section =
+            (struct pnx_reclaim_section *)(void *)(uintptr_t)scope->word;
     /* Both: pair with fault.hit_fence, see the top. */
     pnx__fence(PNX_ACQUIRE, "fault.end_fence");
     uint64_t poison = pnx__load(&head->poison, PNX_RELAXED, "fault.end_poison");
@@ -128,8 +145,10 @@ PNX_NODISCARD static inline int pnx_fault_end(struct pnx_fault_scope *scope) {
     self->scopes = scope->outer;
     PNX_FAULT_SIGNAL_BARRIER_();
     scope->head = 0;
-    pnx__reclaim_exit_in(pnx__reclaim_section_at(&self->reclaim, head->index), head->domain);
-    return pnx__fault_code(poison);
+    enum pnx__reclaim_left left = pnx__reclaim_try_exit(section);
+    if (!PNX_RECLAIM_LIKELY_(left == PNX__RECLAIM_ENDED))
+        pnx__reclaim_leave(left, head->domain);
+    return PNX_RECLAIM_LIKELY_(poison == 0) ? 0 : pnx__fault_code(poison);
 }
 
 PNX_END_DECLS

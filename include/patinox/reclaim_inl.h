@@ -95,9 +95,8 @@ static inline struct pnx_reclaim_section *pnx__reclaim_section(struct pnx_reclai
             self, ((const struct pnx_reclaim_head *)(const void *)domain)->index);
 }
 
-/* Begins a section in section, which is the calling thread's in the domain, NULL when it has none yet. */
-static inline void pnx__reclaim_enter_in(
-        struct pnx_reclaim_section *section, struct pnx_reclaim *domain) {
+/* Begins a section in section, which is the calling thread's, NULL when it has none yet.  False: the slow way must. */
+static inline bool pnx__reclaim_try_enter(struct pnx_reclaim_section *section) {
     if (PNX_RECLAIM_LIKELY_(section)) {
         /* Relaxed: nobody else writes it. */
         uint64_t word = pnx__load(&section->word, PNX_RELAXED, "reclaim.enter_word");
@@ -107,22 +106,24 @@ static inline void pnx__reclaim_enter_in(
             pnx__store(&section->word, word + 1, PNX_RELEASE, "reclaim.enter");
             /* The light half of the barrier whose heavy half is membarrier: only the compiler must not move. */
             __asm__ __volatile__("" ::: "memory");
-            return;
+            return true;
         }
         if (PNX_RECLAIM_LIKELY_(state == (PNX_RECLAIM_READY_ | PNX_RECLAIM_FENCE_))) {
             pnx__store(
                     &section->word, word + 1, PNX_RELEASE, "reclaim.enter_fenced"); /* the same */
             /* Pairs with reclaim.heavy.  A nested enter too: a handler may have come before the outer fence. */
             pnx__fence(PNX_SEQ_CST, "reclaim.light");
-            return;
+            return true;
         }
     }
-    pnx_reclaim_enter_slow_(domain);
+    return false;
 }
 
+/* What is left to do for who ended a section. */
+enum pnx__reclaim_left { PNX__RECLAIM_ENDED, PNX__RECLAIM_WAKE, PNX__RECLAIM_SLOW };
+
 /* Ends a section in section, likewise. */
-static inline void pnx__reclaim_exit_in(
-        struct pnx_reclaim_section *section, struct pnx_reclaim *domain) {
+static inline enum pnx__reclaim_left pnx__reclaim_try_exit(struct pnx_reclaim_section *section) {
     if (PNX_RECLAIM_LIKELY_(section)) {
         uint64_t word = pnx__load(&section->word, PNX_RELAXED, "reclaim.exit_word"); /* ours */
         uint64_t nest = word & (PNX_RECLAIM_NEST_ | PNX_RECLAIM_FULL_);
@@ -134,17 +135,38 @@ static inline void pnx__reclaim_exit_in(
                             : "memory"); /* light: who sets awaited looks at the word again */
             if (PNX_RECLAIM_LIKELY_(
                         !pnx__load(&section->awaited, PNX_RELAXED, "reclaim.exit_awaited")))
-                return;
-            pnx_reclaim_wake_(domain);
-            return;
+                return PNX__RECLAIM_ENDED;
+            return PNX__RECLAIM_WAKE;
         }
         if (PNX_RECLAIM_LIKELY_(nest > 1 && nest < PNX_RECLAIM_FULL_)) {
             /* Release: a scan may meet this word instead of that of the enter (reclaim.enter). */
             pnx__store(&section->word, word - 1, PNX_RELEASE, "reclaim.exit_nested");
-            return;
+            return PNX__RECLAIM_ENDED;
         }
     }
-    pnx_reclaim_exit_slow_(domain);
+    return PNX__RECLAIM_SLOW;
+}
+
+/* The end of that. */
+static inline void pnx__reclaim_leave(enum pnx__reclaim_left left, struct pnx_reclaim *domain) {
+    if (left == PNX__RECLAIM_WAKE)
+        pnx_reclaim_wake_(domain);
+    else
+        pnx_reclaim_exit_slow_(domain);
+}
+
+/* Both, whatever it takes. */
+static inline void pnx__reclaim_enter_in(
+        struct pnx_reclaim_section *section, struct pnx_reclaim *domain) {
+    if (!PNX_RECLAIM_LIKELY_(pnx__reclaim_try_enter(section)))
+        pnx_reclaim_enter_slow_(domain);
+}
+
+static inline void pnx__reclaim_exit_in(
+        struct pnx_reclaim_section *section, struct pnx_reclaim *domain) {
+    enum pnx__reclaim_left left = pnx__reclaim_try_exit(section);
+    if (!PNX_RECLAIM_LIKELY_(left == PNX__RECLAIM_ENDED))
+        pnx__reclaim_leave(left, domain);
 }
 
 /*

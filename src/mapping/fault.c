@@ -14,18 +14,20 @@ static_assert(
         offsetof(struct pnx_fault_thread, scopes) == offsetof(struct pnx_thread, fault_scopes),
         "as os/thread.h says");
 
-struct pnx_a32 pnx__fault_ready;
-struct pnx_a32 pnx__fault_always = {1};
-struct pnx_a32 pnx__fault_suspended;
+struct pnx_a32 pnx__fault_gate = {1};
+struct pnx_a32 pnx__fault_always;
+struct pnx_a32 pnx__fault_suspended = {1};
 
 static int refuse(struct pnx_fault_scope *scope, int code) {
-    *scope = (struct pnx_fault_scope){.code = code};
+    *scope = (struct pnx_fault_scope){.word = code};
     return code;
 }
 
 static void push(
         struct pnx_fault_head *head, struct pnx_fault_thread *self, struct pnx_fault_scope *scope) {
-    *scope = (struct pnx_fault_scope){.head = head, .outer = self->scopes};
+    struct pnx_reclaim_section *section = pnx__fault_section(self, head);
+    *scope = (struct pnx_fault_scope){
+            .head = head, .outer = self->scopes, .word = (int64_t)(uintptr_t)section};
     PNX_FAULT_SIGNAL_BARRIER_();
     self->scopes = scope;
     PNX_FAULT_SIGNAL_BARRIER_();
@@ -35,13 +37,13 @@ static void push(
 static int try_begin(
         struct pnx_fault_head *head, struct pnx_fault_thread *self, struct pnx_fault_scope *scope) {
     pnx_reclaim_enter(head->domain);
-    /* Acquire, relaxed: as fault.begin_ready, fault.begin_may, fault.begin_poison. */
-    const struct pnx_a32 *ready = pnx_load(&head->ready, PNX_ACQUIRE, "fault.slow_ready");
-    uint32_t may = pnx_load(ready, PNX_RELAXED, "fault.slow_may");
+    /* Acquire, relaxed: as fault.begin_gate, fault.begin_shut, fault.begin_poison. */
+    const struct pnx_a32 *gate = pnx_load(&head->gate, PNX_ACQUIRE, "fault.slow_gate");
+    uint32_t shut = pnx_load(gate, PNX_RELAXED, "fault.slow_shut");
     uint64_t poison = pnx_load(&head->poison, PNX_RELAXED, "fault.slow_poison");
     int rc = pnx__fault_code(poison);
-    if (rc == 0 && !may)
-        rc = ready == &pnx__fault_suspended ? -EBUSY : -EAGAIN;
+    if (rc == 0 && shut)
+        rc = gate == &pnx__fault_suspended ? -EBUSY : -EAGAIN;
     if (rc)
         pnx_reclaim_exit(head->domain);
     else
@@ -69,7 +71,7 @@ int pnx_fault_end_slow_(struct pnx_fault_scope *scope) {
     if (!scope)
         return -EINVAL;
     if (!scope->head)
-        return scope->code ? (int)scope->code : -EINVAL;
+        return scope->word < 0 ? (int)scope->word : -EINVAL;
     struct pnx_fault_thread *self = pnx__fault_self();
     struct pnx_fault_scope **at = self ? &self->scopes : NULL;
     while (at && *at && *at != scope)

@@ -12,8 +12,8 @@
  *
  *     WHOLE (poison 0) --a load or store in a scope faults--> POISONED --pnx__fault_resume() with new pages--> WHOLE
  *
- * Scopes of the library's own copies have a code that is not 0: PNX_FAULT_COPIES, and then the address that has
- * faulted, which the handler stores there before it skips the copy.
+ * The word of an open scope is the thread's section, but while one of the library's own copies runs in it an odd number:
+ * PNX_FAULT_COPIES, and then the address that has faulted, which the handler notes there before it skips the copy.
  */
 #ifndef PNX_SRC_MAPPING_FAULT_H
 #define PNX_SRC_MAPPING_FAULT_H
@@ -29,10 +29,22 @@
 
 #define PNX_FAULT_COPIES 1 /* no address */
 
-/* What head.ready points to: 1 where scopes may begin. */
-extern struct pnx_a32 pnx__fault_ready;     /* 1 as long as faults are handled */
-extern struct pnx_a32 pnx__fault_always;    /* always 1: the mapping cannot fault */
-extern struct pnx_a32 pnx__fault_suspended; /* always 0 */
+static inline bool pnx__fault_copies(const struct pnx_fault_scope *scope) {
+    return (scope->word & PNX_FAULT_COPIES) != 0;
+}
+
+static inline void pnx__fault_note(struct pnx_fault_scope *scope, uintptr_t address) {
+    scope->word = (int64_t)(((uint64_t)address << 1) | PNX_FAULT_COPIES);
+}
+
+static inline uintptr_t pnx__fault_noted(const struct pnx_fault_scope *scope) {
+    return (uintptr_t)((uint64_t)scope->word >> 1); /* addresses of programs have no highest bit */
+}
+
+/* What head.gate points to: 0 where scopes may begin. */
+extern struct pnx_a32 pnx__fault_gate;      /* 0 as long as faults are handled, else 1 */
+extern struct pnx_a32 pnx__fault_always;    /* always 0: the mapping cannot fault */
+extern struct pnx_a32 pnx__fault_suspended; /* always 1 */
 
 /* ---- fault_table.c ---- */
 

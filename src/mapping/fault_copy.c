@@ -44,12 +44,14 @@ static int copy_in_scope(const struct copy *copy, struct pnx_fault_scope *scope)
     int rc = check_range(copy);
     if (rc || copy->n == 0)
         return rc;
-    scope->code = PNX_FAULT_COPIES;
+    int64_t section = scope->word;
+    scope->word = PNX_FAULT_COPIES;
     PNX_FAULT_SIGNAL_BARRIER_();
     bool ok = move(copy, record->head.data + copy->offset);
     PNX_FAULT_SIGNAL_BARRIER_();
     if (!ok)
-        rc = pnx__fault_reason(record, (uintptr_t)scope->code, copy->src != NULL);
+        rc = pnx__fault_reason(record, pnx__fault_noted(scope), copy->src != NULL);
+    scope->word = section;
     return rc;
 }
 
@@ -58,10 +60,10 @@ static int copy_in_scope(const struct copy *copy, struct pnx_fault_scope *scope)
 /* Keeps the pages where they are; -EBUSY, -ESTALE, -EIO as for a scope. */
 static int enter(struct pnx_fault_record *record) {
     pnx_reclaim_enter(record->head.domain);
-    /* Acquire, relaxed: as fault.begin_ready, fault.begin_poison. */
-    const struct pnx_a32 *ready = pnx_load(&record->head.ready, PNX_ACQUIRE, "fault.enter_ready");
+    /* Acquire, relaxed: as fault.begin_gate, fault.begin_poison. */
+    const struct pnx_a32 *gate = pnx_load(&record->head.gate, PNX_ACQUIRE, "fault.enter_gate");
     uint64_t poison = pnx_load(&record->head.poison, PNX_RELAXED, "fault.enter_poison");
-    int rc = ready == &pnx__fault_suspended ? -EBUSY : pnx__fault_code(poison);
+    int rc = gate == &pnx__fault_suspended ? -EBUSY : pnx__fault_code(poison);
     if (rc)
         pnx_reclaim_exit(record->head.domain);
     return rc;

@@ -141,8 +141,9 @@ enum pnx_os_answer pnx__fault_hit(const struct pnx_os_fault *fault) {
     /* Relaxed: a number. */
     pnx_fetch_add(&record->faults, 1, PNX_RELAXED, "fault.faults");
     struct pnx_fault_scope *innermost = self ? self->scopes : NULL;
-    if (fault->copies && innermost && innermost->code && innermost->head == &record->head) {
-        innermost->code = (int64_t)fault->address;
+    if (fault->copies && innermost && pnx__fault_copies(innermost) &&
+            innermost->head == &record->head) {
+        pnx__fault_note(innermost, fault->address);
         COUNT(copies);
         return PNX_OS_SKIP;
     }

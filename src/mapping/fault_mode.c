@@ -6,7 +6,7 @@
  *         |-------install(FOREIGN)--------------> FOREIGN --+--uninstall--> UNDECIDED
  *         +-------install(REFUSED)--------------> REFUSED --+
  *
- * decide() and install() lead on, uninstall() leads back.  pnx__fault_ready is 1 in SIGNAL and FOREIGN, but 0 while
+ * decide() and install() lead on, uninstall() leads back.  pnx__fault_gate is 0 in SIGNAL and FOREIGN, but 1 while
  * uninstall waits for the last scopes.
  */
 #include "base/env.h"
@@ -26,9 +26,9 @@ static struct pnx_fault_values values;
 
 /* ---- the mode ---- */
 
-static void set_ready(bool ready) {
+static void set_gate(bool open) {
     /* Relaxed: the handler was installed by a system call before; and see fault_table.c for who takes it away. */
-    pnx_store(&pnx__fault_ready, ready, PNX_RELAXED, "fault.set_ready");
+    pnx_store(&pnx__fault_gate, !open, PNX_RELAXED, "fault.set_gate");
 }
 
 /* Enters a mode from the undecided state, or again. */
@@ -39,7 +39,7 @@ static int enter_locked(int wanted) {
     if (rc)
         return rc;
     mode = wanted;
-    set_ready(wanted != PNX_FAULT_REFUSED);
+    set_gate(wanted != PNX_FAULT_REFUSED);
     return 0;
 }
 
@@ -74,7 +74,7 @@ static bool begin_leaving(void) {
     bool first = !leaving;
     if (first) {
         leaving = true;
-        set_ready(false);
+        set_gate(false);
     }
     pnx__fault_unlock();
     return first;
@@ -87,7 +87,7 @@ static int end_leaving(int rc) {
     if (rc == 0)
         mode = UNDECIDED;
     leaving = false;
-    set_ready(mode == PNX_FAULT_SIGNAL || mode == PNX_FAULT_FOREIGN);
+    set_gate(mode == PNX_FAULT_SIGNAL || mode == PNX_FAULT_FOREIGN);
     pnx__fault_unlock();
     return rc;
 }

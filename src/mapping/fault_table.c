@@ -2,8 +2,8 @@
 /*
  * mapping/fault_table.c - see mapping/fault_table.h: records, and the one reclaim domain of all scopes.
  *
- * Why suspend() may hand the pages out.  It stores ready, and synchronize executes a heavy barrier H and looks at all
- * sections.  A beginning scope stores its section's word, executes the light barrier L, and loads ready.  L after H: the
+ * Why suspend() may hand the pages out.  It stores gate, and synchronize executes a heavy barrier H and looks at all
+ * sections.  A beginning scope stores its section's word, executes the light barrier L, and loads gate.  L after H: the
  * load meets what suspend() stored, and no scope begins.  L before H: the look finds the section open, and waits for it.
  *
  * Why retire() may call fn at once while nobody has ever joined the domain: that a scope begins on a mapping is only
@@ -136,9 +136,9 @@ static int enter_table(struct pnx_fault_record *record, const struct pnx_fault_p
 
 /* Lets scopes begin. */
 static void open_record(struct pnx_fault_record *record) {
-    struct pnx_a32 *ready = can_fault(&record->pages) ? &pnx__fault_ready : &pnx__fault_always;
-    /* Release: pairs with fault.begin_ready. */
-    pnx_store(&record->head.ready, ready, PNX_RELEASE, "fault.resume");
+    struct pnx_a32 *gate = can_fault(&record->pages) ? &pnx__fault_gate : &pnx__fault_always;
+    /* Release: pairs with fault.begin_gate. */
+    pnx_store(&record->head.gate, gate, PNX_RELEASE, "fault.resume");
 }
 
 static void drive(struct pnx_reclaim *of) {
@@ -160,7 +160,9 @@ int pnx__fault_register(struct pnx_fault_record *record, const struct pnx_fault_
         return rc;
     }
     record->head.domain = found;
-    record->head.index = ((const struct pnx_reclaim_head *)(const void *)found)->index;
+    uint32_t index = ((const struct pnx_reclaim_head *)(const void *)found)->index;
+    record->head.section =
+            offsetof(struct pnx_reclaim_thread, sections) + index * sizeof(struct pnx_aptr);
     describe(record, pages);
     open_record(record);
     return 0;
@@ -168,7 +170,7 @@ int pnx__fault_register(struct pnx_fault_record *record, const struct pnx_fault_
 
 int pnx__fault_suspend(struct pnx_fault_record *record, pnx_ns timeout) {
     /* Relaxed: the barrier in synchronize orders it, see the top. */
-    pnx_store(&record->head.ready, &pnx__fault_suspended, PNX_RELAXED, "fault.suspend");
+    pnx_store(&record->head.gate, &pnx__fault_suspended, PNX_RELAXED, "fault.suspend");
     int rc = pnx_reclaim_synchronize(record->head.domain, timeout);
     if (rc)
         open_record(record);
