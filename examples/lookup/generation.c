@@ -429,7 +429,7 @@ static int consider(const struct lookup_generation_opts *opts, uint64_t *number,
 static int choose(const struct lookup_generation_opts *opts, const struct listing *listing,
         struct pnx_error *err, struct choice *choice) {
     for (size_t i = 0; i < listing->count && !choice->fit; i++) {
-        struct lookup_manifest manifest;
+        struct lookup_manifest manifest = {0};
         /* One that neither fits nor would be fallen back to need not be read whole. */
         if (choice->oldish && read_manifest(opts, listing->numbers[i], NULL, &manifest) == 0 &&
                 !has_list(&manifest, opts->build.corpus))
