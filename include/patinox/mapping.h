@@ -2,8 +2,6 @@
 /*
  * patinox/mapping.h - files as memory, behind views that check every range.
  *
- * EXPERIMENTAL: may change until the release that finishes this part.
- *
  * A mapping shows a range of a file, or memory without one.  What holds the bytes is its backing, which the caller need
  * not care about:
  *

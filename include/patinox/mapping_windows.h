@@ -2,8 +2,6 @@
 /*
  * patinox/mapping_windows.h - files larger than the address space, or than one cares to map: window by window.
  *
- * EXPERIMENTAL: may change until the release that finishes this part.
- *
  * A reader shows a file as a sequence of windows, of which one is mapped at a time:
  *
  *     struct pnx_view view;
