@@ -13,6 +13,7 @@
 #include "os/thread.h"
 #include "pool/pool.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -58,6 +59,7 @@ void pnx__pool_stamp(struct pnx_pool *pool, const struct pnx_lease *lease,
         const struct pnx__pool_asking *asking) {
     struct pnx_slot *slot = lease->slot;
     struct pnx_thread *self = pnx__self();
+    assert(slot);
     /* for reports, which need no order */
     pnx_store(&slot->site, (void *)(uintptr_t)asking->site, PNX_RELAXED, "pool_acquire.site");
     pnx_store(&slot->tag, asking->tag, PNX_RELAXED, "pool_acquire.tag");

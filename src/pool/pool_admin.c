@@ -133,6 +133,29 @@ static void ask_warm_locked(struct pnx_pool *pool, uint32_t n) {
     pnx__pool_lock(pool);
 }
 
+/* Does in this thread what there is to do, and waits for what others do: until something has happened, or -ETIMEDOUT.
+ * The lock is held. */
+static int drive_warm_locked(struct pnx_pool *pool, uint32_t n, pnx_ns deadline) {
+    struct pnx__pool_core *core = &pool->core;
+    struct pnx__pool_driver driver = {.any = true, .deadline = deadline};
+    struct pnx__pool_effects effects;
+    pnx__pool_effects_init(&effects);
+    pnx_ns now = pnx__now(&pool->env);
+    if (now >= core->next_timer)
+        pnx__pool_core_tick(core, now, &effects);
+    pnx__pool_see(core, now);
+    effects.work = true;
+    pnx_ns until = core->next_timer < deadline ? core->next_timer : deadline;
+    pnx__pool_unlock(pool, &effects, &driver);
+    pnx__pool_tend_ops(pool);
+    pnx__pool_lock(pool);
+    if (pnx__pool_core_alive(core) >= n)
+        return 0;
+    until = core->next_timer < until ? core->next_timer : until;
+    bool early = pnx__pool_await_locked(pool, until);
+    return !early && pnx__now(&pool->env) >= deadline ? -ETIMEDOUT : 0;
+}
+
 /* Waits until n are alive; the lock is held. */
 static int await_warm_locked(struct pnx_pool *pool, uint32_t n, pnx_ns deadline) {
     struct pnx__pool_core *core = &pool->core;
@@ -146,24 +169,9 @@ static int await_warm_locked(struct pnx_pool *pool, uint32_t n, pnx_ns deadline)
             continue;
         }
         if ((pool->flags & PNX_POOL_NO_THREADS) || pool->threads == 0) {
-            struct pnx__pool_driver driver = {.any = true, .deadline = deadline};
-            struct pnx__pool_effects effects;
-            pnx__pool_effects_init(&effects);
-            pnx_ns now = pnx__now(&pool->env);
-            if (now >= core->next_timer)
-                pnx__pool_core_tick(core, now, &effects);
-            pnx__pool_see(core, now);
-            effects.work = true;
-            pnx_ns until = core->next_timer < deadline ? core->next_timer : deadline;
-            pnx__pool_unlock(pool, &effects, &driver);
-            pnx__pool_tend_ops(pool);
-            pnx__pool_lock(pool);
-            if (pnx__pool_core_alive(core) >= n)
-                break;
-            until = core->next_timer < until ? core->next_timer : until;
-            bool early = pnx__pool_await_locked(pool, until);
-            if (!early && pnx__now(&pool->env) >= deadline)
-                return -ETIMEDOUT;
+            int rc = drive_warm_locked(pool, n, deadline);
+            if (rc)
+                return rc;
             continue;
         }
         if (!pnx__pool_await_locked(pool, deadline))
