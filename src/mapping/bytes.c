@@ -429,15 +429,15 @@ struct pnx_fault_pages pnx__bytes_pages(
         const struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes) {
     struct pnx_fault_pages pages = {
             .data = bytes->data, .size = bytes->size, .fd = mapping->fd, .info = mapping->info};
+    if (pnx__view_of(mapping, bytes).flags & PNX_VIEW_WRITABLE_)
+        pages.flags = PNX_FAULT_WRITABLE;
     if (bytes->backing != PNX_BACKING_MMAP || mapping->anonymous) {
-        pages.flags = PNX_FAULT_NEVER;
+        pages.flags |= PNX_FAULT_NEVER;
         return pages;
     }
     pages.base = bytes->base;
     pages.base_size = bytes->base_size;
     pages.file_offset = mapping->offset - (uint64_t)(bytes->data - bytes->base);
-    if (mapping->mode != PNX_MAPPING_READ)
-        pages.flags |= PNX_FAULT_WRITABLE;
     uint64_t end = pages.file_offset + bytes->base_size, page = pnx__os_page_size();
     if ((mapping->seals & PNX_SEAL_SHRINK) && (mapping->info.size + page - 1) / page * page >= end)
         pages.flags |= PNX_FAULT_SEALED;

@@ -87,7 +87,7 @@ static int copy_by_system(const struct copy *copy) {
         rc = pnx__os_copy_by_system(at, copy->src, copy->n, true);
         return system_failed(record, rc, (uintptr_t)at + copy->n - 1, true);
     }
-    if (record->pages.flags & PNX_FAULT_WRITABLE) {
+    if ((record->pages.flags & PNX_FAULT_WRITABLE) || record->pages.fd < 0) {
         rc = pnx__os_copy_by_system(copy->dst, at, copy->n, false);
         return system_failed(record, rc, (uintptr_t)at + copy->n - 1, false);
     }

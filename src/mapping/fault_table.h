@@ -30,7 +30,7 @@ enum {
     PNX_FAULT_NEVER = 1, /* no load can fault: COPY, EMPTY, anonymous memory */
     PNX_FAULT_SEALED =
             2, /* nor here: a memfd whose size is sealed, with all its pages inside that size */
-    PNX_FAULT_WRITABLE = 4, /* mapped for reading and writing */
+    PNX_FAULT_WRITABLE = 4, /* may be stored to */
     PNX_FAULT_ALWAYS = 8,   /* faults outside of scopes are ours too: for who never asks */
 };
 
@@ -41,7 +41,7 @@ struct pnx_fault_pages {
     unsigned char *data;  /* the first byte that the user sees, >= base; not NULL */
     size_t size;          /* how many he sees */
     uint64_t file_offset; /* of base in the file: page-aligned */
-    int fd; /* what is mapped, open as long as the record: asked for its state after a fault; -1 with NEVER */
+    int fd; /* what is mapped, open as long as the record: asked for its state after a fault; -1 with NEVER, or without descriptor */
     uint32_t flags;
     struct pnx_file_info info; /* of fd when it was mapped: what a checked scope compares with */
 };

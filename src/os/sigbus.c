@@ -5,9 +5,9 @@
  * Earlier handlers are kept in a stack that only grows while ours is installed, so that a handler that is running can
  * read it.  Ours passes to the newest.  When that one passes back to ours (it was installed later, and remembers ours as its
  * own earlier one), ours passes to the next older one, and so on, which is the order in which they would have been called
- * had ours never been moved to the top.  That ours is called by somebody it has called is seen from the context: each
- * delivery of a signal has its own, which lies deeper in the stack than what was interrupted, and a frame of ours that
- * is called in the same delivery lies deeper than the one before.
+ * had ours never been moved to the top.  That ours is called by somebody it has called is seen from the context, in which
+ * ours leaves a mark as long as it passes on: the system makes a context without one for each delivery, so what was left
+ * by a handler that never returned is never taken for a mark.
  */
 #include "os/sigbus.h"
 
@@ -107,39 +107,19 @@ static struct sigaction earlier[EARLIER_MAX]; /* each written before n says that
 static struct pnx_a32 n_earlier;
 static struct pnx_a32 reset; /* a bit for each that asked to be called once */
 
-/* Deliveries that are being passed on.  Entries left by handlers that never return are overwritten in time. */
-#define CALLS_MAX 16
-static struct {
-    struct pnx_a64 context; /* 0: free */
-    struct pnx_a64 frame;   /* of ours that passed on last */
-    struct pnx_a32 depth;
-} calls[CALLS_MAX];
-static struct pnx_a32 next_call;
+/* A delivery that is being passed on; on the stack of the first of ours in it. */
+struct passing {
+    const struct passing *self; /* tells it from whatever else the context may point to */
+    uint32_t depth;             /* how often the signal has come back to ours */
+};
 
-/* Finds the entry of a delivery in which ours is already passing on; CALLS_MAX: there is none. */
-static uint32_t find_call(uintptr_t context, uintptr_t frame) {
-    for (uint32_t i = 0; i < CALLS_MAX; i++) {
-        /* Relaxed, all: an entry is read by the thread that wrote it, or is another's and does not match. */
-        if (pnx_load(&calls[i].context, PNX_RELAXED, "sigbus.find_context") == context &&
-                frame < pnx_load(&calls[i].frame, PNX_RELAXED, "sigbus.find_frame"))
-            return i;
-    }
-    return CALLS_MAX;
-}
-
-static uint32_t begin_call(uintptr_t context, uintptr_t frame) {
-    uint32_t i = CALLS_MAX;
-    for (uint32_t tries = 0; tries < CALLS_MAX; tries++) {
-        uint64_t none = 0;
-        i = pnx_fetch_add(&next_call, 1, PNX_RELAXED, "sigbus.next_call") % CALLS_MAX;
-        /* Relaxed, as are the next: see find_call(). */
-        if (pnx_cas(&calls[i].context, &none, context, PNX_RELAXED, "sigbus.claim"))
-            break;
-    }
-    pnx_store(&calls[i].context, context, PNX_RELAXED, "sigbus.set_context");
-    pnx_store(&calls[i].frame, frame, PNX_RELAXED, "sigbus.set_frame");
-    pnx_store(&calls[i].depth, 0, PNX_RELAXED, "sigbus.set_depth");
-    return i;
+/*
+ * The context's mark: uc_link, of which neither the system nor libc takes notice in a signal's context.  The system
+ * writes NULL there when it delivers a signal.
+ */
+static struct passing *passing_of(const ucontext_t *context) {
+    struct passing *there = context ? (struct passing *)(void *)context->uc_link : NULL;
+    return there && there->self == there ? there : NULL;
 }
 
 static bool is_default(const struct sigaction *action) {
@@ -207,24 +187,18 @@ static void handler(int signal, siginfo_t *info, void *context) {
     void *fn = pnx_load(&current, PNX_ACQUIRE, "sigbus.current");
     if (fn && pnx__os_sigbus_ask((pnx_os_sigbus_fn *)(uintptr_t)fn, signal, info, context))
         return;
-    uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
-    uint32_t i = find_call((uintptr_t)context, frame);
-    bool again = i < CALLS_MAX;
-    uint32_t depth = 0;
-    uint64_t outer = 0;
-    if (again) {
-        /* Relaxed, all: this thread's, see find_call(). */
-        depth = pnx_fetch_add(&calls[i].depth, 1, PNX_RELAXED, "sigbus.deeper") + 1;
-        outer = pnx_exchange(&calls[i].frame, frame, PNX_RELAXED, "sigbus.inner_frame");
+    ucontext_t *delivery = context;
+    struct passing *passing = passing_of(delivery), first = {.self = &first};
+    if (passing) {
+        pass_on(++passing->depth, signal, info, context);
+        passing->depth--;
+    } else if (delivery) {
+        struct ucontext_t *before = delivery->uc_link;
+        delivery->uc_link = (struct ucontext_t *)(void *)&first;
+        pass_on(0, signal, info, context);
+        delivery->uc_link = before;
     } else {
-        i = begin_call((uintptr_t)context, frame);
-    }
-    pass_on(depth, signal, info, context);
-    if (again) {
-        pnx_fetch_sub(&calls[i].depth, 1, PNX_RELAXED, "sigbus.back");
-        pnx_store(&calls[i].frame, outer, PNX_RELAXED, "sigbus.outer_frame");
-    } else {
-        pnx_store(&calls[i].context, 0, PNX_RELAXED, "sigbus.end_call");
+        pass_on(0, signal, info, context);
     }
     errno = saved;
 }

@@ -367,6 +367,76 @@ TEST(a_handler_that_comes_later_and_passes_on_gives_us_ours) {
     fault_of_ours("still");
 }
 
+/* As passes_on(), with a frame of its own. */
+static void passes_on_and_returns(int sig, siginfo_t *info, void *context) {
+    volatile int before = top_calls;
+    passes_on(sig, info, context);
+    CHECK_EQ(top_calls, before + 1); /* so that the call above is no jump */
+}
+
+/* Handlers that do not return leave nothing behind by which a later signal could be taken for one that they were given. */
+TEST(a_handler_that_comes_after_one_that_has_jumped_gives_us_ours_and_him_his) {
+    install(old_handler, 0, NULL);
+    volatile unsigned char *page = foreign_page("theirs");
+    fault_of_ours("ours");
+    for (int i = 1; i <= 20; i++) /* all entries for calls in progress are left behind */
+        touch_and_jump(page);
+    install(passes_on_and_returns, SA_ONSTACK, &saved_by_top);
+    for (int i = 1; i <= 40; i++) {
+        touch_and_jump(page);
+        CHECK_EQ(top_calls, i);
+        CHECK_EQ(old_calls, 20 + i);
+    }
+}
+
+/* As the Java virtual machine and the Go runtime do: the thread goes on elsewhere. */
+static volatile int fixed;
+
+#if defined(__x86_64__) || defined(__aarch64__)
+static void fixes_up(int sig, siginfo_t *info, void *context) {
+    (void)info;
+    CHECK_EQ(sig, SIGBUS);
+    ucontext_t *interrupted = context;
+#if defined(__x86_64__)
+    greg_t *pc = &interrupted->uc_mcontext.gregs[REG_RIP];
+    *pc += 3; /* the load below */
+#else
+    interrupted->uc_mcontext.pc += 4;
+#endif
+    fixed++;
+}
+
+static void touch_and_go_on(const volatile unsigned char *page) {
+#if defined(__x86_64__)
+    __asm__ __volatile__("movzbl (%%rax), %%eax" : "+a"(page) : : "memory");
+#else
+    register const volatile unsigned char *at __asm__("x0") = page;
+    __asm__ __volatile__("ldrb w0, [x0]" : "+r"(at) : : "memory");
+#endif
+}
+
+TEST(p7_an_earlier_handler_that_moves_the_program_counter_is_obeyed) {
+    install(fixes_up, SA_ONSTACK, NULL);
+    volatile unsigned char *page = foreign_page("theirs");
+    struct pnx_mapping *mapping = map_pages("inside", 2);
+    struct pnx_fault_scope scope;
+    fault_of_ours("ours");
+    CHECK_EQ(pnx_fault_begin(mapping, &scope), 0);
+    for (int i = 1; i <= 40; i++) {
+        touch_and_go_on(page);
+        CHECK_EQ(fixed, i);
+    }
+    CHECK_EQ(pnx_fault_end(&scope), 0);
+    install(passes_on, SA_ONSTACK, &saved_by_top);
+    touch_and_go_on(page);
+    CHECK_EQ(fixed, 41);
+    CHECK_EQ(top_calls, 1);
+    pnx_mapping_release(&mapping);
+    fault_of_ours("again");
+    CHECK_EQ(fixed, 41);
+}
+#endif
+
 static void dies_in_circle(void *ctx) {
     (void)ctx;
     /* It was there first, is found by us, and comes again over us, now remembering us: each calls the other. */

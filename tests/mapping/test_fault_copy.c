@@ -162,6 +162,67 @@ TEST(p6_words_and_stores_go_into_the_file_or_are_errors) {
     in_both_modes(words);
 }
 
+/* Stores a few bytes, and finds them by a copy and by a load. */
+static void stores_and_finds(struct pnx_mapping *mapping, uint64_t offset) {
+    const unsigned char bytes[4] = {0xde, 0xad, 0xbe, 0xef};
+    unsigned char got[4];
+    uint32_t word = 0;
+    CHECK_EQ(pnx_fault_copy_in(mapping, offset, bytes, 4), 0);
+    CHECK_EQ(pnx_fault_copy_out(mapping, offset, got, 4), 0);
+    CHECK(memcmp(got, bytes, 4) == 0);
+    CHECK_EQ(pnx_fault_store_u32(mapping, offset + 4, 77), 0);
+    CHECK_EQ(pnx_fault_load_u32(mapping, offset + 4, &word), 0);
+    CHECK_EQ(word, 77);
+}
+
+static void refuses_stores(struct pnx_mapping *mapping) {
+    uint32_t word;
+    CHECK_EQ(pnx_fault_copy_in(mapping, 0, "abcd", 4), -EACCES);
+    CHECK_EQ(pnx_fault_store_u8(mapping, 0, 1), -EACCES);
+    CHECK_EQ(pnx_fault_load_u32(mapping, 0, &word), 0);
+}
+
+static void backings(void) {
+    static const uint32_t modes[] = {PNX_MAPPING_READ, PNX_MAPPING_WRITE, PNX_MAPPING_PRIVATE};
+    struct pnx_mapping *mapping = NULL;
+    unsigned char byte = 0;
+    for (unsigned i = 0; i < 3; i++) {
+        for (unsigned small = 0; small < 2; small++) {
+            const char *path = make_file("b", small ? 100 : 3 * PAGE);
+            CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.mode = modes[i], .small_max = 200),
+                             NULL, &mapping),
+                    0);
+            if (modes[i] == PNX_MAPPING_READ)
+                refuses_stores(mapping);
+            else
+                stores_and_finds(mapping, 51);
+            pnx_mapping_release(&mapping);
+        }
+    }
+    CHECK_EQ(pnx_mapping_open_anonymous(PNX_MAPPING_OPTS(.length = 100), NULL, &mapping), 0);
+    stores_and_finds(mapping, 3);
+    pnx_mapping_release(&mapping);
+    CHECK_EQ(pnx_mapping_open_memfd(PNX_MAPPING_OPTS(.length = 100), NULL, &mapping), 0);
+    stores_and_finds(mapping, 3);
+    CHECK_EQ(pnx_mapping_seal(mapping, PNX_SEAL_WRITE, NULL), 0);
+    refuses_stores(mapping);
+    pnx_mapping_release(&mapping);
+    CHECK_EQ(pnx_mapping_open(make_file("b", 3 * PAGE),
+                     PNX_MAPPING_OPTS(.small_max = 1, .flags = PNX_MAPPING_NO_DESCRIPTOR), NULL,
+                     &mapping),
+            0);
+    refuses_stores(mapping);
+    CHECK_EQ(pnx_fault_copy_out(mapping, PAGE + 1, &byte, 1), 0);
+    CHECK_EQ(byte, byte_at(PAGE + 1));
+    cut("b", PAGE);
+    CHECK_EQ(pnx_fault_copy_out(mapping, PAGE + 1, &byte, 1), -EIO); /* nobody can say why */
+    pnx_mapping_release(&mapping);
+}
+
+TEST(p6_stores_reach_each_backing_that_can_be_written_and_no_other) {
+    in_both_modes(backings);
+}
+
 TEST(a_copy_whose_other_side_faults_poisons_the_mapping_of_that_side) {
     struct pnx_mapping *from = map_pages("from", 2);
     struct hand to;

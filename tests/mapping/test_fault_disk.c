@@ -17,6 +17,8 @@ struct disk {
     int32_t error; /* of pages that are bad; 0: all are good */
     uint32_t bad;  /* the page that is bad; UINT32_MAX: every odd one */
     uint32_t asked;
+    int32_t write_error; /* of every write; 0: they are taken */
+    uint32_t written;    /* bytes */
 };
 
 static void own_mounts(void) {
@@ -66,9 +68,21 @@ static int disk_read(
     return (int)n;
 }
 
+static int disk_write(
+        const char *path, const char *from, size_t n, off_t offset, struct fuse_file_info *info) {
+    (void)path;
+    (void)from;
+    (void)offset;
+    (void)info;
+    if (disk->write_error)
+        return -disk->write_error;
+    __atomic_fetch_add(&disk->written, (uint32_t)n, __ATOMIC_RELAXED);
+    return (int)n;
+}
+
 static _Noreturn void serve(const char *where) {
     static const struct fuse_operations operations = {
-            .getattr = disk_getattr, .open = disk_open, .read = disk_read};
+            .getattr = disk_getattr, .open = disk_open, .read = disk_read, .write = disk_write};
     char *argv[] = {"disk", NULL};
     struct fuse_args args = FUSE_ARGS_INIT(1, argv);
     struct fuse *fuse = fuse_new(&args, &operations, sizeof(operations), NULL);
@@ -186,6 +200,37 @@ TEST(a_file_system_that_dies_is_eio) {
     CHECK_EQ(umount2(test_path("mounted"), MNT_DETACH), 0);
 }
 
+TEST(a_flush_that_the_disk_refuses_says_why_and_says_it_once) {
+    static const int errors[] = {EIO, EDQUOT, ENOSPC};
+    static const enum pnx_flush hows[] = {PNX_FLUSH_SYNC, PNX_FLUSH_DURABLE};
+    struct served served = start_disk();
+    struct pnx_mapping *mapping = NULL;
+    CHECK_EQ(pnx_mapping_open(
+                     served.path, PNX_MAPPING_OPTS(.mode = PNX_MAPPING_WRITE), NULL, &mapping),
+            0);
+    uint64_t refused = 0;
+    for (unsigned i = 0; i < 3; i++) {
+        for (unsigned k = 0; k < 2; k++) {
+            disk->write_error = errors[i];
+            CHECK_EQ(pnx_fault_store_u8(mapping, 5 * PAGE, 1), 0);
+            CHECK_EQ(pnx_mapping_flush(mapping, 5 * PAGE, 1, hows[k]), -errors[i]);
+            refused++;
+            disk->write_error = 0;
+            CHECK_EQ(pnx_mapping_flush(mapping, 5 * PAGE, 1, hows[k]), 0);
+            uint32_t before = disk->written;
+            CHECK_EQ(pnx_fault_store_u8(mapping, 5 * PAGE, 2), 0);
+            CHECK_EQ(pnx_mapping_flush(mapping, 5 * PAGE, 1, hows[k]), 0);
+            CHECK_EQ(disk->written - before, PAGE);
+        }
+    }
+    struct pnx_mapping_stats stats = stats_of(mapping);
+    CHECK_EQ(stats.flush_errors, refused);
+    CHECK_EQ(stats.flushes, 3 * refused);
+    CHECK_EQ(pnx_fault_state(mapping, NULL), 0);
+    pnx_mapping_release(&mapping);
+    end_disk(&served);
+}
+
 #else
 
 TEST(p1_a_page_that_cannot_be_read_is_eio_and_the_only_one_that_is_lost) {
@@ -203,25 +248,32 @@ TEST(p1_a_store_for_which_there_is_no_room_is_eio) {
     if (mount("small", where, "tmpfs", 0, "size=64k"))
         test_skip("cannot mount: %s", strerror(errno));
     snprintf(path, sizeof(path), "%s/sparse", where);
-    struct hand hand;
     struct pnx_fault_scope scope;
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    CHECK(fd >= 0);
-    CHECK_EQ(ftruncate(fd, (off_t)(100 * PAGE)), 0);
-    hand_map(&hand, fd, 100 * PAGE, PNX_FAULT_WRITABLE);
-    CHECK_EQ(pnx_fault_begin(&hand.mapping, &scope), 0);
-    unsigned stored = 0;
-    for (size_t page = 0; page < 100 && pnx_fault_state(&hand.mapping, NULL) == 0; page++) {
-        *hand_at(&hand, page * PAGE) = 1;
-        stored++;
-    }
+    struct pnx_mapping *mapping = NULL;
+    CHECK_EQ(pnx_mapping_open(path,
+                     PNX_MAPPING_OPTS(.mode = PNX_MAPPING_WRITE, .length = 100 * PAGE,
+                             .flags = PNX_MAPPING_CREATE | PNX_MAPPING_EXTEND | PNX_MAPPING_SPARSE),
+                     NULL, &mapping),
+            0);
+    struct pnx_view view = pnx_view_all(mapping);
+    CHECK_EQ(pnx_fault_copy_in(mapping, 0, "x", 1), 0);
+    CHECK_EQ(pnx_fault_begin(mapping, &scope), 0);
+    size_t stored = 0;
+    for (; stored < 100 && pnx_fault_state(mapping, NULL) == 0; stored++)
+        *(volatile unsigned char *)pnx_view_at_mut(&view, stored * PAGE, 1, 1) = 1;
     CHECK(stored > 4 && stored < 40);
     CHECK_EQ(pnx_fault_end(&scope), -EIO);
     uint64_t lost = 0;
-    CHECK_EQ(pnx_fault_state(&hand.mapping, &lost), -EIO);
+    CHECK_EQ(pnx_fault_state(mapping, &lost), -EIO);
     CHECK_EQ(lost, (stored - 1) * PAGE);
-    CHECK_EQ(pnx_fault_copy_in(&hand.mapping, 0, "x", 1), -EIO); /* poisoned */
-    hand_end(&hand);
-    close(fd);
+    CHECK_EQ(pnx_fault_copy_in(mapping, 0, "x", 1), -EIO); /* poisoned */
+    pnx_mapping_release(&mapping);
+    /* A copy is refused, and poisons nothing. */
+    CHECK_EQ(
+            pnx_mapping_open(path, PNX_MAPPING_OPTS(.mode = PNX_MAPPING_WRITE), NULL, &mapping), 0);
+    CHECK_EQ(pnx_fault_copy_in(mapping, 99 * PAGE, "x", 1), -EIO);
+    CHECK_EQ(pnx_mapping_populate(mapping, 99 * PAGE, 1, PNX_POPULATE_WRITE), -ENOSPC);
+    CHECK_EQ(pnx_fault_copy_in(mapping, 0, "x", 1), 0);
+    pnx_mapping_release(&mapping);
     CHECK_EQ(umount2(where, MNT_DETACH), 0);
 }

@@ -51,7 +51,7 @@ struct storm {
     uint32_t holes, partial;     /* as they were before it was opened */
     bool in_window; /* opened within a tick of the last change, where times are coarse */
 
-    uint64_t ended_well, ended_badly, refused, checked_well, compared, remapped;
+    uint64_t ended_well, ended_badly, open_then, refused, checked_well, compared, remapped;
 };
 
 static uint64_t mix(uint64_t x) {
@@ -243,7 +243,10 @@ static void read_once(struct storm *storm, struct look *look, uint64_t *random) 
         __atomic_fetch_add(&storm->refused, 1, __ATOMIC_RELAXED);
     } else {
         read_all(look->mapping, random, &bad, &zero);
+        bool lost = pnx_fault_state(look->mapping, NULL) != 0; /* to whomever: the scope is open */
         rc = checked ? pnx_fault_end_checked(&scope) : pnx_fault_end(&scope);
+        CHECK_MSG(rc || !lost, "a scope ended with 0 that was open when another one faulted");
+        __atomic_fetch_add(&storm->open_then, lost, __ATOMIC_RELAXED);
         CHECK_MSG(rc == 0 || rc == -ESTALE || rc == -EIO, "end: %s", pnx_errname(rc));
         __atomic_fetch_add(rc ? &storm->ended_badly : &storm->ended_well, 1, __ATOMIC_RELAXED);
     }
@@ -367,6 +370,7 @@ TEST_LIMIT(p1_p2_p3_p5_readers_survive_a_storm_of_truncations_and_are_told_of_ea
     CHECK_EQ(stats.foreign + stats.outside + stats.helpless, 0);
     CHECK(stats.truncated >= 20);
     CHECK(storm.ended_badly >= 20);
+    CHECK(storm.open_then >= 20);
     CHECK(storm.compared >= 50);
     struct pnx_fault_scope scope;
     CHECK_EQ(pnx_fault_begin(storm.steady, &scope), 0);
