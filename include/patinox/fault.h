@@ -86,7 +86,7 @@ PNX_BEGIN_DECLS
  * Ends a scope like pnx_fault_end(), and asks the file, by one fstat, whether it is as it was when it was mapped (P5): else
  * -ESTALE.  What the system says when it cannot tell, -EIO or the like.  Also sees when the file's name was changed
  * or removed, since that moves its time of change; and stores of the program's own.  A backing other than MMAP has bytes of
- * its own, and is not asked about.
+ * its own, whose file is not asked about; -ESTALE when the file was seen to change while they were copied.
  */
 PNX_API PNX_NODISCARD int pnx_fault_end_checked(struct pnx_fault_scope *scope);
 
