@@ -40,7 +40,8 @@
  *   - Consistency of content.  A file that is written while it is read gives old and new bytes mixed; a checked scope
  *     notices.  A file cut and grown again between two loads raises no signal; a checked scope notices, unless all of it
  *     happened within one tick of the file system's clock (up to 10 ms; none where times are multigrain, Linux 6.13 and
- *     later on ext4, xfs, btrfs and tmpfs) with the last change before the file was mapped.
+ *     later on ext4, xfs, btrfs and tmpfs) with the last change before the file was mapped.  Nor does it notice what is left
+ *     of a write(2) that was at work when the file was mapped: the system sets the times at its beginning.
  *   - A cut inside the last page: the bytes behind the new end read as zeros and no signal comes.  A checked scope
  *     notices.
  *   - The mapping's pages used by system calls: these fail with EFAULT or return less, in a scope or not.

@@ -9,7 +9,8 @@
  *   - checked, and no hole announced meanwhile: each record is right;
  *   - not checked, and moreover no cut inside a page: no record is zero, unless the file was empty when it was opened, and
  *     so was read, to which the system gives zeros where it is cut meanwhile.
- * What a file system with coarse times cannot show (the window of patinox/fault.h) is left out where it has them.
+ * What a file system with coarse times cannot show, and what a write in progress adds (the windows of patinox/fault.h), is
+ * left out.
  */
 #include "fault_case.h"
 
@@ -36,6 +37,7 @@ struct shared {
     uint32_t done;
     uint32_t holes;   /* odd while there may be some; moves with each time */
     uint32_t partial; /* odd during a cut inside a page; moves with each */
+    uint32_t writing; /* odd while records are written over others; moves with each time */
     uint64_t scopes;  /* begun by readers */
     uint64_t ops[5];
 };
@@ -50,7 +52,7 @@ struct storm {
     pthread_mutex_t lock;
     struct pnx_mapping *current; /* the mapping that all readers use, with a reference */
     uint32_t holes, partial;     /* as they were before it was opened */
-    bool in_window; /* opened within a tick of the last change, where times are coarse */
+    bool in_window; /* opened within a tick of the last change, where times are coarse, or during a write */
 
     uint64_t ended_well, ended_badly, open_then, refused, checked_well, compared, remapped;
 };
@@ -146,7 +148,9 @@ static void one_op(struct storm *storm, unsigned op, uint64_t generation, uint64
         write_records(fd, n, RECORDS, generation);
         __atomic_fetch_add(&shared->holes, 1, __ATOMIC_SEQ_CST);
     } else { /* rewritten in place, and made whole at its end */
+        __atomic_fetch_add(&shared->writing, 1, __ATOMIC_SEQ_CST);
         write_records(fd, 0, RECORDS, generation);
+        __atomic_fetch_add(&shared->writing, 1, __ATOMIC_SEQ_CST);
     }
     close(fd);
 }
@@ -177,6 +181,7 @@ static void remap_locked(struct storm *storm) {
     pnx_mapping_release(&storm->current);
     storm->holes = __atomic_load_n(&shared->holes, __ATOMIC_SEQ_CST);
     storm->partial = __atomic_load_n(&shared->partial, __ATOMIC_SEQ_CST);
+    uint32_t writing = __atomic_load_n(&shared->writing, __ATOMIC_SEQ_CST);
     int rc = pnx_mapping_open(storm->path, PNX_MAPPING_OPTS(.small_max = 1), NULL, &fresh);
     if (rc) {
         CHECK_EQ(rc, -ENOENT);
@@ -186,7 +191,8 @@ static void remap_locked(struct storm *storm) {
     storm->remapped++;
     clock_gettime(CLOCK_REALTIME, &now);
     int64_t age = now.tv_sec * (int64_t)PNX_SEC + now.tv_nsec - fresh->info.mtime_ns;
-    storm->in_window = !storm->fine && age < 20 * PNX_MS;
+    storm->in_window = (!storm->fine && age < 20 * PNX_MS) || (writing & 1) ||
+                       writing != __atomic_load_n(&shared->writing, __ATOMIC_SEQ_CST);
 }
 
 /* What one scope may be held to. */
