@@ -14,6 +14,7 @@
  */
 #include "fault_case.h"
 
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -340,7 +341,7 @@ static void *waits_for_child(void *ctx) {
     return NULL;
 }
 
-TEST_LIMIT(p1_p2_p3_p5_readers_survive_a_storm_of_truncations_and_are_told_of_each, 200) {
+TEST_LIMIT(p1_p2_p3_p5_readers_survive_a_storm_of_truncations_and_are_told_of_each, 400) {
     static struct storm storm = {.lock = PTHREAD_MUTEX_INITIALIZER};
     storm.seed = test_seed();
     storm.shared = mmap(
@@ -353,6 +354,7 @@ TEST_LIMIT(p1_p2_p3_p5_readers_survive_a_storm_of_truncations_and_are_told_of_ea
     storm.steady = map_path(test_path("steady"));
     struct parent parent = {.storm = &storm, .pid = fork()};
     if (parent.pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* it ends with the test, however that ends */
         rage(&storm, test_slow() ? OPS_SLOW : OPS);
         _exit(0);
     }
