@@ -40,7 +40,8 @@
  *   - Consistency of content.  A file that is written while it is read gives old and new bytes mixed; a checked scope
  *     notices.  A file cut and grown again between two loads raises no signal; a checked scope notices, unless all of it
  *     happened within one tick of the file system's clock (up to 10 ms; none where times are multigrain, Linux 6.13 and
- *     later on ext4, xfs, btrfs and tmpfs) with the last change before the file was mapped.
+ *     later on ext4, xfs, btrfs and tmpfs) with the last change before the file was mapped.  Nor does it notice what is left
+ *     of a write(2) that was at work when the file was mapped: the system sets the times at its beginning.
  *   - A cut inside the last page: the bytes behind the new end read as zeros and no signal comes.  A checked scope
  *     notices.
  *   - The mapping's pages used by system calls: these fail with EFAULT or return less, in a scope or not.
@@ -86,7 +87,7 @@ PNX_BEGIN_DECLS
  * Ends a scope like pnx_fault_end(), and asks the file, by one fstat, whether it is as it was when it was mapped (P5): else
  * -ESTALE.  What the system says when it cannot tell, -EIO or the like.  Also sees when the file's name was changed
  * or removed, since that moves its time of change; and stores of the program's own.  A backing other than MMAP has bytes of
- * its own, and is not asked about.
+ * its own, whose file is not asked about; -ESTALE when the file was seen to change while they were copied.
  */
 PNX_API PNX_NODISCARD int pnx_fault_end_checked(struct pnx_fault_scope *scope);
 

@@ -432,7 +432,7 @@ struct pnx_fault_pages pnx__bytes_pages(
     if (pnx__view_of(mapping, bytes).flags & PNX_VIEW_WRITABLE_)
         pages.flags = PNX_FAULT_WRITABLE;
     if (bytes->backing != PNX_BACKING_MMAP || mapping->anonymous) {
-        pages.flags |= PNX_FAULT_NEVER;
+        pages.flags |= PNX_FAULT_NEVER | (bytes->torn ? PNX_FAULT_TORN : 0);
         return pages;
     }
     pages.base = bytes->base;

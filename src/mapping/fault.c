@@ -94,7 +94,7 @@ int pnx_fault_end_slow_(struct pnx_fault_scope *scope) {
 static int check_file(const struct pnx_fault_record *record) {
     struct pnx_file_info now;
     if (record->pages.flags & PNX_FAULT_NEVER)
-        return 0;
+        return record->pages.flags & PNX_FAULT_TORN ? -ESTALE : 0;
     /* The scope's reads come before the question; what the answer rests on, the kernel has ordered. */
     pnx_fence(PNX_ACQUIRE, "fault.check_fence");
     int rc = pnx__os_fstat(record->pages.fd, &now);

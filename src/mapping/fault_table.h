@@ -32,6 +32,7 @@ enum {
             2, /* nor here: a memfd whose size is sealed, with all its pages inside that size */
     PNX_FAULT_WRITABLE = 4, /* may be stored to */
     PNX_FAULT_ALWAYS = 8,   /* faults outside of scopes are ours too: for who never asks */
+    PNX_FAULT_TORN = 16,    /* with NEVER: a copy of a file that changed while it was read */
 };
 
 /* What is mapped where.  A value: copied by those who take it. */

@@ -198,6 +198,17 @@ static int choose(struct pnx_mapping *mapping, size_t n, bool whole,
     return rc;
 }
 
+/* Whether somebody wrote to the file, or cut it, while it was copied: the copy may be of no state that it ever had. */
+static bool is_torn(const struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes) {
+    struct pnx_file_info now;
+    if (bytes->backing != PNX_BACKING_COPY || mapping->info.kind != PNX_FILE_REGULAR ||
+            pnx__os_fstat(mapping->fd, &now))
+        return false;
+    if (mapping->info.size == 0 && now.size == 0)
+        return false; /* files of /proc, whose times say nothing */
+    return !pnx__file_same(&mapping->info, &now, PNX_MAPPING_READ);
+}
+
 int pnx__mapping_load(struct pnx_mapping *mapping, uint64_t length, bool to_end,
         struct pnx_mapping_bytes *ret_bytes, int *ret_refused, struct pnx_error *err) {
     struct pnx_mapping_bytes bytes;
@@ -217,6 +228,7 @@ int pnx__mapping_load(struct pnx_mapping *mapping, uint64_t length, bool to_end,
         pnx__bytes_drop(mapping, &bytes);
         return rc;
     }
+    bytes.torn = is_torn(mapping, &bytes);
     *ret_bytes = bytes;
     return 0;
 }

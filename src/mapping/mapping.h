@@ -51,6 +51,7 @@ struct pnx_mapping_bytes {
     size_t reserved;
     size_t charged;
     bool paged;
+    bool torn; /* a COPY of a file that was seen to change while it was read */
 };
 
 /*

@@ -246,6 +246,27 @@ static int write_on_read(const char *call) {
     return 0;
 }
 
+/* A file that is cut while it is read may give zeros, without a word of the system. */
+TEST(a_copy_of_a_file_that_changed_while_it_was_read_ends_checked_scopes_with_an_error) {
+    written = make_file("changing", 5000);
+    struct pnx_mapping *mapping = NULL;
+    struct pnx_fault_scope scope;
+    for (writes = 2; writes--;) {
+        unsigned before = writes;
+        pnx__os_fault_set(write_on_read);
+        CHECK_EQ(pnx_mapping_open(written, PNX_MAPPING_OPTS(.length = 5000), NULL, &mapping), 0);
+        pnx__os_fault_set(NULL);
+        CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_COPY);
+        CHECK_EQ(pnx_fault_begin(mapping, &scope), 0);
+        CHECK_EQ(pnx_fault_end_checked(&scope), before ? -ESTALE : 0);
+        CHECK_EQ(pnx_fault_begin(mapping, &scope), 0);
+        CHECK_EQ(pnx_fault_end(&scope), 0); /* no load has faulted */
+        CHECK_EQ(pnx_mapping_changed(mapping), before ? -ESTALE : 0);
+        pnx_mapping_release(&mapping);
+        writes = before;
+    }
+}
+
 TEST(a_snapshot_is_copied_again_until_the_file_rests_and_gives_up_in_the_end) {
     written = make_file("restless", 100000);
     struct pnx_mapping *mapping = NULL;
