@@ -3,6 +3,7 @@
 #include "trace_impl.h"
 
 #include <ctype.h>
+#include <endian.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,18 +59,28 @@ int trace_fill(struct trace *trace, struct failure *failure) {
     return 0;
 }
 
-static uint64_t little(const char *bytes, unsigned n) {
-    uint64_t value = 0;
-    while (n-- > 0)
-        value = value << 8 | (unsigned char)bytes[n];
-    return value;
+static uint32_t little32(const char *bytes) {
+    uint32_t value;
+    memcpy(&value, bytes, sizeof(value));
+    return le32toh(value);
 }
 
-static uint64_t big(const char *bytes, unsigned n) {
-    uint64_t value = 0;
-    for (unsigned i = 0; i < n; i++)
-        value = value << 8 | (unsigned char)bytes[i];
-    return value;
+static uint64_t little64(const char *bytes) {
+    uint64_t value;
+    memcpy(&value, bytes, sizeof(value));
+    return le64toh(value);
+}
+
+static uint32_t big32(const char *bytes) {
+    uint32_t value;
+    memcpy(&value, bytes, sizeof(value));
+    return be32toh(value);
+}
+
+static uint64_t big64(const char *bytes) {
+    uint64_t value;
+    memcpy(&value, bytes, sizeof(value));
+    return be64toh(value);
 }
 
 /* Times do not go back, sizes are those of objects, and what is asked for again is asked for later. */
@@ -80,12 +91,12 @@ static bool looks_like_oracle(const struct trace *trace) {
         return false;
     for (size_t i = 0; i < n && i < LOOKED_AT; i++) {
         const char *record = trace->buffer + i * ORACLE_BYTES;
-        int64_t next = (int64_t)little(record + 16, 8);
-        uint64_t size = little(record + 12, 4);
-        if (little(record, 4) < time || size == 0 || size > INT32_MAX || next < -1 ||
+        int64_t next = (int64_t)little64(record + 16);
+        uint64_t size = little32(record + 12);
+        if (little32(record) < time || size == 0 || size > INT32_MAX || next < -1 ||
                 (next >= 0 && next <= (int64_t)i))
             return false;
-        time = little(record, 4);
+        time = little32(record);
     }
     return true;
 }
@@ -100,8 +111,8 @@ static enum trace_format looks_like_int(const struct trace *trace) {
         const char *word = trace->buffer + i * 8;
         if (word[0] != 0 || word[4] != 0)
             return TRACE_ANY;
-        wide = wide && big(word, 4) == 0;
-        any = any || big(word + 4, 4) != 0;
+        wide = wide && big32(word) == 0;
+        any = any || big32(word + 4) != 0;
     }
     if (!any || (wide && trace->at_end && trace->end % 8 != 0))
         return TRACE_ANY;
@@ -224,11 +235,11 @@ static int next_binary(struct trace *trace, struct trace_batch *batch, struct fa
         trace->begin += width;
         trace->record++;
         if (trace->format == TRACE_ORACLE_GENERAL) {
-            batch->key[batch->n] = little(record + 4, 8);
-            batch->size[batch->n++] = trace_size(little(record + 12, 4));
+            batch->key[batch->n] = little64(record + 4);
+            batch->size[batch->n++] = trace_size(little32(record + 12));
             continue;
         }
-        batch->key[batch->n] = big(record, width);
+        batch->key[batch->n] = width == 4 ? big32(record) : big64(record);
         batch->size[batch->n++] = 1;
     }
     return 0;
