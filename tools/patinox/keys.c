@@ -6,8 +6,8 @@
 #include <string.h>
 
 #define FIRST_SIZE 65536u
-#define AHEAD \
-    16 /* keys whose cells are asked for in advance; of half as many, what the cells refer to */
+/* Keys whose cells are asked for in advance; of half as many, what the cells refer to. */
+#define AHEAD      32
 
 int keys_init(struct keys *keys, struct failure *failure) {
     *keys = (struct keys){.mask = FIRST_SIZE - 1};
@@ -23,13 +23,23 @@ void keys_release(struct keys *keys) {
     *keys = (struct keys){0};
 }
 
+#define NUMBER (KEYS_MAX) /* bits of a cell that are the number + 1 */
+
 /* Keys may be anything, numbers in a row for instance: all bits are mixed (the finaliser of MurmurHash3, Appleby, 2011). */
-static uint32_t cell(const struct keys *keys, uint64_t key) {
+static uint64_t hash(uint64_t key) {
     key ^= key >> 33;
     key *= UINT64_C(0xff51afd7ed558ccd);
     key ^= key >> 33;
     key *= UINT64_C(0xc4ceb9fe1a85ec53);
-    return (uint32_t)(key >> 32) & keys->mask;
+    return key ^ key >> 33;
+}
+
+static uint32_t cell(const struct keys *keys, uint64_t hashed) {
+    return (uint32_t)(hashed >> 32) & keys->mask;
+}
+
+static uint32_t tag(uint64_t hashed) {
+    return (uint32_t)hashed & ~NUMBER;
 }
 
 static uint64_t *key_of(const struct keys *keys, uint32_t id) {
@@ -62,21 +72,23 @@ static int widen(struct keys *keys, struct failure *failure) {
     keys->table = table;
     keys->mask = (uint32_t)(size - 1);
     for (uint32_t id = 0; id < keys->count; id++) {
-        uint32_t at = cell(keys, *key_of(keys, id));
+        uint64_t hashed = hash(*key_of(keys, id));
+        uint32_t at = cell(keys, hashed);
         while (table[at] != 0)
             at = (at + 1) & keys->mask;
-        table[at] = id + 1;
+        table[at] = tag(hashed) | (id + 1);
     }
     return 0;
 }
 
-static int add(struct keys *keys, uint64_t key, uint32_t at, struct failure *failure) {
+static int add(
+        struct keys *keys, uint64_t key, uint64_t hashed, uint32_t at, struct failure *failure) {
     if (keys->count == KEYS_MAX)
         return fail(failure, "more than %u different keys", KEYS_MAX);
     if (keys->count >> KEYS_PAGE_LOG == keys->page_count && add_page(keys, failure))
         return -1;
     *key_of(keys, keys->count) = key;
-    keys->table[at] = ++keys->count;
+    keys->table[at] = tag(hashed) | ++keys->count;
     if ((uint64_t)keys->count * 4 > ((uint64_t)keys->mask + 1) * 3)
         return widen(keys, failure);
     return 0;
@@ -86,24 +98,26 @@ int keys_number(struct keys *keys, const uint64_t *key, uint32_t n, uint32_t *re
         struct failure *failure) {
     for (uint32_t i = 0; i < n; i++) {
         if (i + AHEAD < n)
-            __builtin_prefetch(&keys->table[cell(keys, key[i + AHEAD])]);
+            __builtin_prefetch(&keys->table[cell(keys, hash(key[i + AHEAD]))]);
         if (i + AHEAD / 2 < n) {
-            uint32_t soon = keys->table[cell(keys, key[i + AHEAD / 2])];
+            uint32_t soon = keys->table[cell(keys, hash(key[i + AHEAD / 2]))] & NUMBER;
             if (soon != 0)
                 __builtin_prefetch(key_of(keys, soon - 1));
         }
-        uint32_t at = cell(keys, key[i]);
-        uint32_t id = keys->table[at];
-        while (id != 0 && *key_of(keys, id - 1) != key[i]) {
+        uint64_t hashed = hash(key[i]);
+        uint32_t at = cell(keys, hashed);
+        uint32_t found = keys->table[at];
+        while (found != 0 && ((found & ~NUMBER) != tag(hashed) ||
+                                     *key_of(keys, (found & NUMBER) - 1) != key[i])) {
             at = (at + 1) & keys->mask;
-            id = keys->table[at];
+            found = keys->table[at];
         }
-        if (id == 0) {
-            if (add(keys, key[i], at, failure))
+        if (found == 0) {
+            if (add(keys, key[i], hashed, at, failure))
                 return -1;
-            id = keys->count;
+            found = keys->count;
         }
-        ret_ids[i] = id - 1;
+        ret_ids[i] = (found & NUMBER) - 1;
     }
     return 0;
 }

@@ -10,11 +10,11 @@
 #include "failure.h"
 
 #define KEYS_PAGE_LOG 16
-#define KEYS_MAX      (UINT32_C(1) << 30)
+#define KEYS_MAX      ((UINT32_C(1) << 28) - 1)
 
 struct keys {
     uint64_t **pages;
-    uint32_t *table; /* number + 1, or 0 */
+    uint32_t *table; /* number + 1, and four bits of the key's hash above it; or 0 */
     uint32_t mask;
     uint32_t count;
     uint32_t page_count;

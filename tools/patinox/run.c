@@ -9,7 +9,7 @@
     (UINT32_C(1) << 20) /* pages that are not touched cost nothing: so many are taken at once */
 #define FIRST_IDS 4096u
 #define PAGE_LOG  16u
-#define AHEAD     8u /* requests whose index is asked for in advance */
+#define AHEAD     16u /* requests whose index is asked for in advance */
 
 /* What a policy reads of a slot.  weight is there only where sizes count. */
 struct record {

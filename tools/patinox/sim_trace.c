@@ -107,7 +107,7 @@ static int open_lane(const struct source *source, const struct sim_cell *cell, s
 }
 
 static int feed(struct lane *lanes, size_t n, const struct source *source,
-        const struct source_batch *batch, struct failure *failure) {
+        const struct batch *batch, struct failure *failure) {
     for (size_t i = 0; i < n; i++) {
         if (lanes[i].belady)
             belady_requests(lanes[i].belady, batch->id, batch->distance, batch->size, batch->n);
@@ -129,12 +129,12 @@ static void take_results(struct lane *lane, struct sim_cell *cell) {
 /* Replays the trace once, for n cells. */
 static int pass(struct source *source, struct sim_cell *cells, size_t n, struct failure *failure) {
     struct lane *lanes = calloc(n, sizeof(*lanes));
-    struct source_batch *batch = malloc(sizeof(*batch));
-    int rc = lanes && batch ? source_begin(source, failure) : fail(failure, "out of memory");
+    const struct batch *batch = NULL;
+    int rc = lanes ? source_begin(source, failure) : fail(failure, "out of memory");
     for (size_t i = 0; rc == 0 && i < n; i++)
         rc = open_lane(source, &cells[i], &lanes[i], failure);
     while (rc == 0) {
-        rc = source_next(source, batch, failure);
+        rc = source_next(source, &batch, failure);
         if (rc || batch->n == 0)
             break;
         rc = feed(lanes, n, source, batch, failure);
@@ -145,7 +145,6 @@ static int pass(struct source *source, struct sim_cell *cells, size_t n, struct 
         run_release(&lanes[i].run);
         belady_release(&lanes[i].belady);
     }
-    free(batch);
     free(lanes);
     return rc;
 }

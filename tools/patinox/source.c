@@ -23,20 +23,20 @@ static size_t spooled_bytes(const struct source *source) {
 int source_open(struct source *source, const char *path, const struct trace_options *options,
         struct failure *failure) {
     *source = (struct source){.path = path, .options = options, .spool = -1};
-    source->read = malloc(sizeof(*source->read));
-    if (!source->read)
+    source->unspooled = malloc(sizeof(*source->unspooled));
+    if (!source->unspooled)
         return fail(failure, "out of memory");
     return keys_init(&source->keys, failure);
 }
 
 void source_close(struct source *source) {
-    trace_close(&source->trace);
+    reader_close(&source->reader);
     if (source->spool >= 0)
         close(source->spool);
     keys_release(&source->keys);
-    free(source->read);
+    free(source->unspooled);
     source->spool = -1;
-    source->read = NULL;
+    source->unspooled = NULL;
 }
 
 static const char *temporary_folder(void) {
@@ -80,30 +80,31 @@ static int transfer(struct source *source, bool out, void *data, size_t n, uint6
 }
 
 static void show(const struct source *source, const char *what) {
-    double part = 0;
-    if (!source->progress.show)
-        return;
-    if (source->trace) {
-        uint64_t length = input_length(trace_input(source->trace));
-        part = length ? (double)input_position(trace_input(source->trace)) / (double)length : 0;
-    } else if (source->requests) {
-        part = (double)source->at / (double)source->requests;
-    }
-    source->progress.show(source->progress.ctx, what, part);
+    double part = source->requests ? (double)source->at / (double)source->requests : 0;
+    if (source->progress.show)
+        source->progress.show(
+                source->progress.ctx, what, source->reader ? reader_part(source->reader) : part);
 }
 
-/* Requests from..from + n of the temporary file. */
-static int spool_move(struct source *source, bool out, struct source_batch *batch, uint64_t from,
-        struct failure *failure) {
+/* The temporary file from request from on. */
+static int spool_write(
+        struct source *source, const struct batch *batch, uint64_t from, struct failure *failure) {
     size_t each = spooled_bytes(source);
     char bytes[TRACE_BATCH * sizeof(struct spooled)];
-    for (uint32_t i = 0; out && i < batch->n; i++) {
+    for (uint32_t i = 0; i < batch->n; i++) {
         struct spooled one = {batch->id[i], batch->distance[i], batch->size[i]};
         memcpy(bytes + i * each, &one, each);
     }
-    if (transfer(source, out, bytes, batch->n * each, from * each, failure))
+    return transfer(source, true, bytes, batch->n * each, from * each, failure);
+}
+
+static int spool_read(
+        struct source *source, struct batch *batch, uint64_t from, struct failure *failure) {
+    size_t each = spooled_bytes(source);
+    char bytes[TRACE_BATCH * sizeof(struct spooled)];
+    if (transfer(source, false, bytes, batch->n * each, from * each, failure))
         return -1;
-    for (uint32_t i = 0; !out && i < batch->n; i++) {
+    for (uint32_t i = 0; i < batch->n; i++) {
         struct spooled one = {.size = 1};
         memcpy(&one, bytes + i * each, each);
         batch->id[i] = one.id;
@@ -113,88 +114,79 @@ static int spool_move(struct source *source, bool out, struct source_batch *batc
     return 0;
 }
 
-static int next_read(struct source *source, struct source_batch *batch, struct failure *failure) {
-    if (trace_next(source->trace, source->read, failure))
-        return -1;
-    batch->n = source->read->n;
-    memcpy(batch->size, source->read->size, batch->n * sizeof(batch->size[0]));
-    return keys_number(&source->keys, source->read->key, batch->n, batch->id, failure);
-}
-
 int source_begin(struct source *source, struct failure *failure) {
     source->at = 0;
-    trace_close(&source->trace);
+    reader_close(&source->reader);
     if (source->spool >= 0)
         return 0;
-    if (trace_open(source->path, source->options, failure, &source->trace))
+    if (reader_open(source->path, source->options, &source->keys, failure, &source->reader))
         return -1;
-    source->sized = trace_sized(source->trace);
+    source->sized = reader_sized(source->reader);
     return 0;
 }
 
-int source_next(struct source *source, struct source_batch *batch, struct failure *failure) {
-    show(source, "replaying");
-    if (source->trace) {
-        if (next_read(source, batch, failure))
+int source_next(struct source *source, const struct batch **ret_batch, struct failure *failure) {
+    if (source->reader) {
+        if (reader_next(source->reader, ret_batch, failure))
             return -1;
     } else {
         uint64_t left = source->requests - source->at;
-        batch->n = left < TRACE_BATCH ? (uint32_t)left : TRACE_BATCH;
-        if (spool_move(source, false, batch, source->at, failure))
+        source->unspooled->n = left < TRACE_BATCH ? (uint32_t)left : TRACE_BATCH;
+        if (spool_read(source, source->unspooled, source->at, failure))
             return -1;
+        *ret_batch = source->unspooled;
     }
-    source->at += batch->n;
-    if (batch->n == 0) {
-        trace_close(&source->trace);
+    show(source, "replaying");
+    source->at += (*ret_batch)->n;
+    if ((*ret_batch)->n == 0) {
+        reader_close(&source->reader);
         source->requests = source->at;
     }
     return 0;
 }
 
 /* The bytes of keys that come first in this batch: those numbered from known on. */
-static void count_footprint(
-        struct source *source, const struct source_batch *batch, uint32_t known) {
+static uint32_t count_footprint(struct source *source, const struct batch *batch, uint32_t known) {
     for (uint32_t i = 0; i < batch->n; i++) {
         if (batch->id[i] == known) {
             source->footprint += batch->size[i];
             known++;
         }
     }
+    return known;
 }
 
 int source_scan(struct source *source, bool spool, struct failure *failure) {
-    struct source_batch *batch = malloc(sizeof(*batch));
-    int rc = batch ? source_begin(source, failure) : fail(failure, "out of memory");
-    if (rc == 0 && spool)
-        rc = open_spool(source, failure);
-    while (rc == 0) {
-        uint32_t known = source->keys.count;
-        show(source, "reading");
-        rc = next_read(source, batch, failure);
-        if (rc || batch->n == 0)
+    uint32_t known = 0;
+    if (source_begin(source, failure) || (spool && open_spool(source, failure)))
+        return -1;
+    for (;;) {
+        const struct batch *batch = NULL;
+        if (reader_next(source->reader, &batch, failure))
+            return -1;
+        if (batch->n == 0)
             break;
-        count_footprint(source, batch, known);
-        memset(batch->distance, 0, sizeof(batch->distance));
-        if (spool)
-            rc = spool_move(source, true, batch, source->at, failure);
+        known = count_footprint(source, batch, known);
+        if (spool && spool_write(source, batch, source->at, failure))
+            return -1;
         source->at += batch->n;
+        show(source, "reading");
     }
+    reader_close(&source->reader);
     source->requests = source->at;
     source->scanned = true;
-    trace_close(&source->trace);
-    free(batch);
-    return rc;
+    return 0;
 }
 
 int source_look_ahead(struct source *source, struct failure *failure) {
-    struct source_batch *batch = malloc(sizeof(*batch));
+    struct batch *batch = malloc(sizeof(*batch));
     uint64_t *next = calloc((size_t)source->keys.count + 1, sizeof(*next)); /* 0: never */
     int rc = batch && next ? 0 : fail(failure, "out of memory for %u keys", source->keys.count);
     uint64_t end = source->requests;
     while (rc == 0 && end > 0) {
         batch->n = (uint32_t)(end % TRACE_BATCH ? end % TRACE_BATCH : TRACE_BATCH);
         uint64_t from = end - batch->n;
-        rc = spool_move(source, false, batch, from, failure);
+        rc = spool_read(source, batch, from, failure);
         for (uint32_t i = batch->n; rc == 0 && i-- > 0;) {
             uint64_t *mine = &next[batch->id[i]];
             uint64_t distance = *mine ? *mine - (from + i + 1) : UINT32_MAX;
@@ -202,7 +194,7 @@ int source_look_ahead(struct source *source, struct failure *failure) {
             *mine = from + i + 1;
         }
         if (rc == 0)
-            rc = spool_move(source, true, batch, from, failure);
+            rc = spool_write(source, batch, from, failure);
         source->at = source->requests - from;
         show(source, "looking ahead");
         end = from;

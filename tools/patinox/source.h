@@ -8,17 +8,7 @@
 #ifndef PATINOX_SOURCE_H
 #define PATINOX_SOURCE_H
 
-#include "keys.h"
-#include "trace.h"
-
-/* Requests in their order: numbers of keys instead of keys. */
-struct source_batch {
-    uint32_t n;
-    uint32_t id[TRACE_BATCH];
-    uint32_t distance
-            [TRACE_BATCH]; /* requests until the key's next; UINT32_MAX: never, or that many */
-    uint64_t size[TRACE_BATCH];
-};
+#include "reader.h"
 
 struct source_progress {
     void (*show)(void *ctx, const char *what, double part);
@@ -30,9 +20,9 @@ struct source {
     const struct trace_options *options;
     struct source_progress progress;
     struct keys keys;
-    struct trace_batch *read;
-    struct trace *trace; /* of the pass, where it reads the file */
-    int spool;           /* -1: none */
+    struct reader *reader;   /* of the pass, where it reads the file */
+    struct batch *unspooled; /* where it reads the temporary file */
+    int spool;               /* -1: none */
     bool scanned;
     bool sized;
     uint64_t requests;  /* known after a scan, as are the next ones */
@@ -48,8 +38,8 @@ int source_scan(struct source *source, bool spool, struct failure *failure);
 int source_look_ahead(struct source *source, struct failure *failure);
 /* Begins a pass from the first request. */
 int source_begin(struct source *source, struct failure *failure);
-/* Gives the next requests; none at the end.  -1 with a failure. */
-int source_next(struct source *source, struct source_batch *batch, struct failure *failure);
+/* Gives the next requests, valid until the next call; none at the end.  -1 with a failure. */
+int source_next(struct source *source, const struct batch **ret_batch, struct failure *failure);
 void source_close(struct source *source);
 
 #endif

@@ -3,7 +3,7 @@
 #include "cache/policies/cells.h"
 
 void pnx__cells_layout(struct pnx__cells *cells, struct pnx__layout *layout, uint32_t room) {
-    uint32_t size = room + room / 4 + 8;
+    uint32_t size = room + room / 2 + 8;
     uint32_t *table = pnx__layout_take(layout, size, sizeof(uint32_t));
     if (layout->base)
         *cells = (struct pnx__cells){.cells = table, .size = size};
