@@ -68,6 +68,9 @@ int sim_options_read(struct sim_options *options, int argc, char **argv, struct 
 int sim_trace(const struct sim_options *options, const char *path, struct sim_results *results,
         struct failure *failure);
 double sim_ratio(uint64_t part, uint64_t of);
+/* A number with commas between thousands; a size with its unit, when it is in bytes. */
+void sim_number(uint64_t number, char *text, size_t room);
+void sim_size_text(uint64_t size, bool bytes, char *text, size_t room);
 
 void sim_print_table(const struct sim_options *options, const struct sim_results *results);
 int sim_print_json(const struct sim_results *results, struct failure *failure);

@@ -4,32 +4,79 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <jansson.h>
 
-static void print_header(const struct sim_cell *first, const struct sim_cell *end, bool bytes) {
-    printf("%-10s", bytes ? "bytes" : "entries");
-    for (const struct sim_cell *cell = first;
-            cell < end && strcmp(cell->policy, first->policy) == 0; cell++)
-        printf(" %14" PRIu64, cell->size);
+void sim_number(uint64_t number, char *text, size_t room) {
+    char digits[24];
+    int n = snprintf(digits, sizeof(digits), "%" PRIu64, number);
+    size_t at = 0;
+    for (int i = 0; i < n && at + 2 < room; i++) {
+        if (i > 0 && (n - i) % 3 == 0)
+            text[at++] = ',';
+        text[at++] = digits[i];
+    }
+    text[at] = 0;
+}
+
+void sim_size_text(uint64_t size, bool bytes, char *text, size_t room) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double value = (double)size;
+    size_t unit = 0;
+    if (!bytes) {
+        sim_number(size, text, room);
+        return;
+    }
+    for (; value >= 1024 && unit + 1 < sizeof(units) / sizeof(units[0]); unit++)
+        value /= 1024;
+    snprintf(text, room, "%.*f %s", value < 100 && value != (double)(uint64_t)value ? 1 : 0, value,
+            units[unit]);
+}
+
+/* The cells of one trace: hit ratios, or those of bytes. */
+static void print_block(
+        const struct sim_options *options, const struct sim_cell *cells, bool bytes) {
+    printf("%-16s", bytes ? "byte hit ratio %" : "hit ratio %");
+    for (uint32_t s = 0; s < options->size_count; s++) {
+        char text[32];
+        sim_size_text(cells[s].size, cells[s].bytes, text, sizeof(text));
+        printf(" %12s", text);
+    }
     putchar('\n');
+    for (uint32_t p = 0; p < options->policy_count; p++) {
+        const struct sim_cell *row = cells + (size_t)p * options->size_count;
+        printf("%-16s", row->policy);
+        for (uint32_t s = 0; s < options->size_count; s++)
+            printf(" %11.2f%c",
+                    100 * (bytes ? sim_ratio(row[s].bytes_hit, row[s].bytes_requested)
+                                 : sim_ratio(row[s].hits, row[s].requests)),
+                    row[s].bound ? '*' : ' ');
+        putchar('\n');
+    }
 }
 
 void sim_print_table(const struct sim_options *options, const struct sim_results *results) {
-    const struct sim_cell *end = results->cells + results->count;
     size_t each = (size_t)options->policy_count * options->size_count;
-    for (const struct sim_cell *trace = results->cells; trace < end; trace += each) {
-        printf("%s%s: %" PRIu64 " requests, hit ratio in %%\n", trace == results->cells ? "" : "\n",
-                trace->trace, trace->requests);
-        print_header(trace, trace + each, trace->bytes);
-        for (const struct sim_cell *row = trace; row < trace + each; row += options->size_count) {
-            printf("%-10s", row->policy);
-            for (uint32_t s = 0; s < options->size_count; s++)
-                printf(" %14.2f", 100 * sim_ratio(row[s].hits, row[s].requests));
-            putchar('\n');
+    bool bound = false;
+    for (size_t at = 0; at < results->count; at += each) {
+        const struct sim_cell *cells = results->cells + at;
+        char requests[32];
+        bool sized = false;
+        for (size_t i = 0; i < each; i++) {
+            sized = sized || cells[i].bytes_requested != cells[i].requests;
+            bound = bound || cells[i].bound;
         }
+        sim_number(cells->requests, requests, sizeof(requests));
+        printf("%s%s: %s requests\n", at > 0 ? "\n" : "",
+                strcmp(cells->trace, "-") == 0 ? "standard input" : cells->trace, requests);
+        print_block(options, cells, false);
+        if (sized)
+            print_block(options, cells, true);
     }
+    if (bound)
+        puts("\n* not what something reaches, but a bound that nothing can be above (PFOO-L)");
 }
 
 int sim_print_json(const struct sim_results *results, struct failure *failure) {
@@ -44,10 +91,11 @@ int sim_print_json(const struct sim_results *results, struct failure *failure) {
                 sim_ratio(cell->bytes_hit, cell->bytes_requested));
         rc = object ? json_array_append_new(array, object) : -1;
     }
-    if (rc == 0)
-        rc = json_dumpf(array, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-    if (rc == 0)
-        putchar('\n');
+    char *text = rc == 0 ? json_dumps(array, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(array);
-    return rc == 0 ? 0 : fail(failure, "out of memory, or the name of a trace is not UTF-8");
+    if (!text)
+        return fail(failure, "out of memory, or the name of a trace is not UTF-8");
+    puts(text);
+    free(text);
+    return 0;
 }
