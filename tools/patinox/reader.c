@@ -25,7 +25,7 @@ struct reader {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     uint64_t filled;
-    uint64_t taken; /* one less than it says while the user has a batch */
+    uint64_t taken; /* the user's batch, if there is one, is this slot */
     bool started;
     bool stop;
     bool has_batch; /* the user's own */

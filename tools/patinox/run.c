@@ -5,14 +5,13 @@
 #include <stdlib.h>
 
 #define FIRST_SLOTS 1024u
-#define SLOTS_AHEAD \
-    (UINT32_C(1) << 20) /* pages that are not touched cost nothing: so many are taken at once */
-#define FIRST_IDS 4096u
-#define PAGE_LOG  16u
-#define AHEAD     16u /* requests whose index is asked for in advance */
+#define SLOTS_AHEAD 65536u /* where it is not known how many there will be */
+#define FIRST_IDS   4096u
+#define PAGE_LOG    12u
+#define AHEAD       16u /* requests whose index is asked for in advance */
 
 /* What a policy reads of a slot.  weight is there only where sizes count. */
-struct record {
+        struct record {
     uint32_t hash; /* of the key's number: a bijection, so that it tells the number, too */
     struct pnx_a8 hits;
     uint8_t reserved[3];
@@ -23,8 +22,6 @@ struct record {
 struct run {
     const struct pnx_cache_policy *policy;
     void *state;
-    size_t state_bytes;
-    struct pnx_env env;
     struct pnx_cache_policy_params params;
     struct pnx_cache_slots view;
     unsigned char **pages;
@@ -57,32 +54,19 @@ static uint32_t unmix(uint32_t x) {
     return x ^ x >> 16;
 }
 
-static void *system_alloc(void *ctx, size_t size, size_t align) {
-    void *p = NULL;
-    (void)ctx;
-    /* Zeroed, large ones without being touched. */
-    if (align <= 16)
-        return calloc(1, size);
-    char *whole = calloc(1, size + align + sizeof(void *));
+/* A state's memory: zeroed, at an alignment of 64, and not touched where it is large. */
+static void *take_state(size_t bytes) {
+    char *whole = calloc(1, bytes + 64 + sizeof(void *));
     if (!whole)
         return NULL;
-    p = (void *)(((uintptr_t)whole + sizeof(void *) + align - 1) & ~(uintptr_t)(align - 1));
+    void *p = (void *)(((uintptr_t)whole + sizeof(void *) + 63) & ~(uintptr_t)63);
     ((void **)p)[-1] = whole;
     return p;
 }
 
-static void system_free(void *ctx, void *p, size_t size) {
-    (void)ctx;
-    (void)size;
-    free(((void **)p)[-1]);
-}
-
-/* A state's memory: zeroed, at an alignment of 64. */
-static void *take_state(const struct run *run, size_t bytes) {
-    void *p = run->env.alloc(run->env.ctx, bytes, 64);
-    if (p && run->env.alloc != system_alloc)
-        memset(p, 0, bytes);
-    return p;
+static void give_state(void *state) {
+    if (state)
+        free(((void **)state)[-1]);
 }
 
 static size_t record_bytes(const struct run *run) {
@@ -115,32 +99,27 @@ static int add_page(struct run *run) {
 
 static int more_slots(struct run *run, uint32_t slots) {
     size_t bytes = run->policy->memory(&run->params, slots);
-    void *memory = bytes ? take_state(run, bytes) : NULL;
+    void *memory = bytes ? take_state(bytes) : NULL;
     if (!memory)
         return -1;
     if (run->state) {
         run->policy->grow(run->state, memory, slots);
-        run->env.free(run->env.ctx, run->state, run->state_bytes);
+        give_state(run->state);
     } else {
         run->policy->init(memory, &run->params, slots);
     }
     run->state = memory;
-    run->state_bytes = bytes;
     run->slots = slots;
     return 0;
 }
 
 int run_create(const struct pnx_cache_policy *policy, uint64_t capacity,
-        enum pnx_cache_capacity_kind kind, uint32_t slots, const struct pnx_env *env,
-        struct failure *failure, struct run **ret_run) {
+        enum pnx_cache_capacity_kind kind, uint32_t keys, struct failure *failure,
+        struct run **ret_run) {
     struct run *run = calloc(1, sizeof(*run));
     if (!run)
         return fail(failure, "out of memory");
     run->policy = policy;
-    if (env)
-        run->env = *env;
-    else
-        run->env = (struct pnx_env){.alloc = system_alloc, .free = system_free};
     run->capacity = capacity;
     run->free = PNX_CACHE_NO_SLOT;
     run->params = (struct pnx_cache_policy_params){.size = sizeof(run->params),
@@ -156,9 +135,7 @@ int run_create(const struct pnx_cache_policy *policy, uint64_t capacity,
                                                        : PNX_CACHE_NO_FIELD,
             .weight_bytes = 8,
             .expires = PNX_CACHE_NO_FIELD};
-    uint64_t first = slots > 0                          ? slots
-                     : kind == PNX_CACHE_CAPACITY_BYTES ? FIRST_SLOTS
-                                                        : SLOTS_AHEAD;
+    uint64_t first = keys > 0 ? keys : kind == PNX_CACHE_CAPACITY_BYTES ? FIRST_SLOTS : SLOTS_AHEAD;
     if (kind == PNX_CACHE_CAPACITY_ENTRIES && first > capacity)
         first = capacity;
     if (more_slots(run, first > 0 ? (uint32_t)first : 1)) {
@@ -174,8 +151,7 @@ void run_release(struct run **run) {
     struct run *r = *run;
     if (!r)
         return;
-    if (r->state)
-        r->env.free(r->env.ctx, r->state, r->state_bytes);
+    give_state(r->state);
     for (uint32_t i = 0; i < r->page_count; i++)
         free(r->pages[i]);
     free(r->pages);
@@ -295,33 +271,4 @@ int run_requests(struct run *run, const uint32_t *id, const uint64_t *size, uint
 
 struct run_results run_results(const struct run *run) {
     return run->results;
-}
-
-void run_resize(struct run *run, uint64_t capacity) {
-    run->capacity = capacity;
-    if (run->policy->resize)
-        run->policy->resize(run->state, capacity);
-    make_room(run, 0, 0);
-}
-
-void run_remove(struct run *run, uint32_t id) {
-    if (id >= run->ids || run->index[id] == PNX_CACHE_NO_SLOT)
-        return;
-    run->policy->remove(run->state, run->index[id]);
-    let_go(run, run->index[id]);
-}
-
-const char *run_check(const struct run *run) {
-    if (run->weight > run->capacity)
-        return "more is held than the capacity";
-    return run->policy->check(run->state, run->held);
-}
-
-size_t run_policy_bytes(const struct run *run) {
-    return run->state_bytes;
-}
-
-size_t run_bytes(const struct run *run) {
-    return sizeof(*run) + run->state_bytes + run->page_count * page_bytes(run) +
-           run->ids * sizeof(*run->index);
 }

@@ -21,28 +21,16 @@ struct run_results {
     uint64_t hit_bytes;
 };
 
-/*
- * Makes a run.  slots is how many keys there may be at most, when that is known, else 0.  env may be NULL.
- * Fails with -1.
- */
+/* Makes a run.  keys is how many there may be at most, when that is known, else 0.  Fails with -1. */
 int run_create(const struct pnx_cache_policy *policy, uint64_t capacity,
-        enum pnx_cache_capacity_kind kind, uint32_t slots, const struct pnx_env *env,
-        struct failure *failure, struct run **ret_run);
+        enum pnx_cache_capacity_kind kind, uint32_t keys, struct failure *failure,
+        struct run **ret_run);
 
 /* Replays n requests.  size may be NULL: all are 1.  -1: no memory. */
 int run_requests(struct run *run, const uint32_t *id, const uint64_t *size, uint32_t n,
         struct failure *failure);
 
 struct run_results run_results(const struct run *run);
-/* The capacity changes, as pnx_cache_resize() would make it. */
-void run_resize(struct run *run, uint64_t capacity);
-/* Removes a key, as pnx_cache_remove() would. */
-void run_remove(struct run *run, uint32_t id);
-/* Returns what is broken, or NULL. */
-const char *run_check(const struct run *run);
-/* Bytes that the run takes, and those of the policy alone. */
-size_t run_bytes(const struct run *run);
-size_t run_policy_bytes(const struct run *run);
 void run_release(struct run **run);
 
 #endif

@@ -103,7 +103,7 @@ static int open_lane(const struct source *source, const struct sim_cell *cell, s
     const struct pnx_cache_policy *policy = pnx_cache_policy_find(cell->policy);
     if (!policy)
         return belady_create(cell->size, kind, keys, failure, &lane->belady);
-    return run_create(policy, cell->size, kind, keys, NULL, failure, &lane->run);
+    return run_create(policy, cell->size, kind, keys, failure, &lane->run);
 }
 
 static int feed(struct lane *lanes, size_t n, const struct source *source,

@@ -35,13 +35,13 @@ struct lirs {
     uint8_t *node;
     uint32_t *hashes; /* of nodes from slots on */
     uint32_t slots;
-    uint32_t free; /* first free node, chained by queue_links[].older */
+    uint32_t free;  /* first free node of those that were in use, chained by queue_links[].older */
+    uint32_t fresh; /* nodes from slots + this on never were */
     struct pnx__slot_list stack;
     struct pnx__slot_list queue; /* HIR slots that are held */
     struct pnx__slot_list gone;
     struct pnx__cells cells;
     uint32_t lirs; /* slots */
-    uint32_t reserved;
     uint64_t lir_weight;
     uint64_t lir_most;
 };
@@ -90,8 +90,6 @@ static void lirs_init(void *memory, const struct pnx_cache_policy_params *params
     s->wants.exact_hits = 1;
     s->view = params->slots;
     s->free = PNX_CACHE_NO_SLOT;
-    for (uint32_t i = slots; i-- > 0;)
-        free_node(s, slots + i);
     set_shares(s, params->capacity);
 }
 
@@ -114,13 +112,13 @@ static void lirs_grow(void *state, void *memory, uint32_t slots) {
     *s = *old;
     layout(s, slots);
     memcpy(s->node, old->node, old->slots);
-    memcpy(s->node + slots, old->node + old->slots, old->slots);
-    memcpy(s->hashes, old->hashes, old->slots * sizeof(*old->hashes));
+    memcpy(s->node + slots, old->node + old->slots, old->fresh);
+    memcpy(s->hashes, old->hashes, old->fresh * sizeof(*old->hashes));
     copy_list(&s->stack, s->stack_links, &old->stack, old->stack_links, old, s);
     copy_list(&s->queue, s->queue_links, &old->queue, old->queue_links, old, s);
     copy_list(&s->gone, s->queue_links, &old->gone, old->queue_links, old, s);
     s->free = PNX_CACHE_NO_SLOT;
-    for (uint32_t i = slots; i-- > 0;) {
+    for (uint32_t i = s->fresh; i-- > 0;) {
         if (s->node[slots + i] == 0)
             free_node(s, slots + i);
         else
@@ -255,12 +253,19 @@ static void lirs_reweigh(void *state, uint32_t slot, uint64_t from) {
     demote(s);
 }
 
-/* The slot's place in the stack is its node's from now on. */
-static void remember(struct lirs *s, uint32_t slot) {
+static uint32_t take_node(struct lirs *s) {
+    if (s->free == PNX_CACHE_NO_SLOT && s->fresh < s->slots)
+        return s->slots + s->fresh++;
     if (s->free == PNX_CACHE_NO_SLOT)
         forget(s, s->gone.tail);
     uint32_t node = s->free;
     s->free = s->queue_links[node].older;
+    return node;
+}
+
+/* The slot's place in the stack is its node's from now on. */
+static void remember(struct lirs *s, uint32_t slot) {
+    uint32_t node = take_node(s);
     s->node[node] = GONE | STACKED;
     s->hashes[node - s->slots] = pnx_cache_slot_hash(s->view, slot);
     pnx__slot_list_replace(&s->stack, s->stack_links, slot, node);

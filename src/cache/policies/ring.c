@@ -22,19 +22,18 @@ void pnx__rings_layout(struct pnx__rings *rings, struct pnx__layout *layout, uin
     rings->pool = pool;
 }
 
-static void free_chunks(struct pnx__rings *rings, uint32_t from) {
-    for (uint32_t i = rings->pool; i-- > from;) {
-        rings->chunks[i].next = rings->free;
-        rings->free = i;
-    }
+static bool has_chunk(const struct pnx__rings *rings) {
+    return rings->free != PNX_CACHE_NO_SLOT || rings->fresh < rings->pool;
 }
 
+/* There is one. */
 static uint32_t take_chunk(struct pnx__rings *rings) {
     uint32_t chunk = rings->free;
-    if (chunk != PNX_CACHE_NO_SLOT) {
+    if (chunk != PNX_CACHE_NO_SLOT)
         rings->free = rings->chunks[chunk].next;
-        rings->chunks[chunk].next = PNX_CACHE_NO_SLOT;
-    }
+    else
+        chunk = rings->fresh++;
+    rings->chunks[chunk].next = PNX_CACHE_NO_SLOT;
     return chunk;
 }
 
@@ -45,7 +44,6 @@ static void give_chunk(struct pnx__rings *rings, uint32_t chunk) {
 
 void pnx__rings_init(struct pnx__rings *rings, uint32_t queues) {
     rings->free = PNX_CACHE_NO_SLOT;
-    free_chunks(rings, 0);
     rings->queues = queues;
     for (uint32_t i = 0; i < queues; i++) {
         struct pnx__ring *q = &rings->queue[i];
@@ -56,12 +54,12 @@ void pnx__rings_init(struct pnx__rings *rings, uint32_t queues) {
 }
 
 void pnx__rings_grow(struct pnx__rings *rings, const struct pnx__rings *from) {
-    memcpy(rings->chunks, from->chunks, from->pool * sizeof(*from->chunks));
+    memcpy(rings->chunks, from->chunks, from->fresh * sizeof(*from->chunks));
     memcpy(rings->marks, from->marks, from->slots * sizeof(*from->marks));
     rings->queues = from->queues;
     memcpy(rings->queue, from->queue, sizeof(from->queue));
     rings->free = from->free;
-    free_chunks(rings, from->pool);
+    rings->fresh = from->fresh;
 }
 
 static uint32_t stale(const struct pnx__rings *rings, const struct pnx__ring *q, uint32_t slot) {
@@ -105,7 +103,7 @@ static void squeeze(struct pnx__rings *rings, struct pnx__ring *q) {
 
 void pnx__ring_push(struct pnx__rings *rings, uint32_t queue, uint32_t slot) {
     struct pnx__ring *q = &rings->queue[queue];
-    if (q->end == PNX__RING_CHUNK && rings->free == PNX_CACHE_NO_SLOT) {
+    if (q->end == PNX__RING_CHUNK && !has_chunk(rings)) {
         for (uint32_t i = 0; i < rings->queues; i++)
             squeeze(rings, &rings->queue[i]);
     }

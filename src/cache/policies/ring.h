@@ -44,8 +44,9 @@ struct pnx__rings {
     struct pnx__ring_chunk *chunks;
     uint16_t *marks;
     uint32_t slots;
-    uint32_t pool; /* chunks there are */
-    uint32_t free; /* first free chunk */
+    uint32_t pool;  /* chunks there are */
+    uint32_t free;  /* first free chunk, of those that were in use */
+    uint32_t fresh; /* chunks from here on never were */
     uint32_t queues;
     struct pnx__ring queue[PNX__RING_QUEUES];
 };
