@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* input.h - the bytes of a file, decompressed (.gz, .xz, .zst, ...: whatever libarchive knows). */
+/* input.h - the bytes of a file, decompressed (.gz, .xz, .zst, .bz2, .lz4, .lz; by libarchive). */
 #ifndef PATINOX_INPUT_H
 #define PATINOX_INPUT_H
 

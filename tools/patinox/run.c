@@ -11,7 +11,7 @@
 #define AHEAD       16u /* requests whose index is asked for in advance */
 
 /* What a policy reads of a slot.  weight is there only where sizes count. */
-        struct record {
+struct record {
     uint32_t hash; /* of the key's number: a bijection, so that it tells the number, too */
     struct pnx_a8 hits;
     uint8_t reserved[3];

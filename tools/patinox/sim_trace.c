@@ -169,7 +169,7 @@ static void show_progress(void *ctx, const char *what, double part) {
         return;
     shown = percent;
     fprintf(stderr, "\r%-14s [%-40.*s] %3d %% %.40s\033[K", what, percent * 40 / 100,
-            "########################################", percent, source->path);
+            "########################################", percent, source_name(source));
 }
 
 static int replay(const struct sim_options *options, struct source *source,
@@ -192,31 +192,14 @@ static int replay(const struct sim_options *options, struct source *source,
     return 0;
 }
 
-/* Capacities in bytes are about sizes, so there must be some. */
-static int check_sizes(
-        const struct sim_options *options, struct source *source, struct failure *failure) {
-    bool bytes = false;
-    for (uint32_t i = 0; i < options->size_count; i++)
-        bytes = bytes || in_bytes(&options->sizes[i]);
-    if (!bytes || strcmp(source->path, "-") == 0)
-        return 0;
-    if (source_begin(source, failure))
-        return -1;
-    return source->sized
-                   ? 0
-                   : fail(failure,
-                             "%s: has no sizes of objects, so its capacity cannot be in bytes",
-                             source->path);
-}
-
 int sim_trace(const struct sim_options *options, const char *path, struct sim_results *results,
         struct failure *failure) {
     struct source source;
     int rc = source_open(&source, path, &options->trace, failure);
     if (isatty(STDERR_FILENO))
         source.progress = (struct source_progress){show_progress, &source};
-    if (rc == 0)
-        rc = check_sizes(options, &source, failure);
+    for (uint32_t i = 0; i < options->size_count; i++)
+        source.needs_sizes = source.needs_sizes || in_bytes(&options->sizes[i]);
     if (rc == 0)
         rc = replay(options, &source, results, failure);
     if (isatty(STDERR_FILENO))

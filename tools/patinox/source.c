@@ -39,6 +39,10 @@ void source_close(struct source *source) {
     source->unspooled = NULL;
 }
 
+const char *source_name(const struct source *source) {
+    return strcmp(source->path, "-") == 0 ? "standard input" : source->path;
+}
+
 static const char *temporary_folder(void) {
     const char *folder = getenv("TMPDIR");
     return folder && folder[0] ? folder : "/tmp";
@@ -56,8 +60,7 @@ static int open_spool(struct source *source, struct failure *failure) {
     }
     if (source->spool < 0)
         return fail(failure, "temporary file in %s: %s", folder, strerror(errno));
-    fprintf(stderr, "patinox sim: %s: using a temporary file in %s\n",
-            strcmp(source->path, "-") == 0 ? "standard input" : source->path, folder);
+    fprintf(stderr, "patinox sim: %s: using a temporary file in %s\n", source_name(source), folder);
     return 0;
 }
 
@@ -122,6 +125,9 @@ int source_begin(struct source *source, struct failure *failure) {
     if (reader_open(source->path, source->options, &source->keys, failure, &source->reader))
         return -1;
     source->sized = reader_sized(source->reader);
+    if (source->needs_sizes && !source->sized)
+        return fail(failure, "%s: has no sizes of objects, so its capacity cannot be in bytes",
+                source_name(source));
     return 0;
 }
 
@@ -138,10 +144,8 @@ int source_next(struct source *source, const struct batch **ret_batch, struct fa
     }
     show(source, "replaying");
     source->at += (*ret_batch)->n;
-    if ((*ret_batch)->n == 0) {
-        reader_close(&source->reader);
+    if ((*ret_batch)->n == 0)
         source->requests = source->at;
-    }
     return 0;
 }
 

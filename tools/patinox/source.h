@@ -23,6 +23,7 @@ struct source {
     struct reader *reader;   /* of the pass, where it reads the file */
     struct batch *unspooled; /* where it reads the temporary file */
     int spool;               /* -1: none */
+    bool needs_sizes;        /* a trace without sizes of objects is a failure */
     bool scanned;
     bool sized;
     uint64_t requests;  /* known after a scan, as are the next ones */
@@ -32,6 +33,8 @@ struct source {
 
 int source_open(struct source *source, const char *path, const struct trace_options *options,
         struct failure *failure);
+/* The path, or "standard input". */
+const char *source_name(const struct source *source);
 /* Reads all requests once.  spool: into a temporary file. */
 int source_scan(struct source *source, bool spool, struct failure *failure);
 /* Writes distances into the temporary file. */

@@ -123,15 +123,15 @@ static bool is_text(const struct trace *trace) {
     size_t n = trace->end < 4096 ? trace->end : 4096;
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)trace->buffer[i];
-        if (c < ' ' && c != '\t' && c != '\r' && c != '\n')
-            return false;
+        if ((c < ' ' && c != '\t' && c != '\r' && c != '\n') || c == 0x7f || c > 0xf4)
+            return false; /* neither ASCII nor UTF-8 */
     }
     return true;
 }
 
 /* The name without directories and endings of compression, in small letters. */
 static void short_name(const char *path, char *name, size_t room) {
-    static const char *const endings[] = {".gz", ".xz", ".zst", ".bz2", ".lz4", ".lzma", ".z"};
+    static const char *const endings[] = {".gz", ".xz", ".zst", ".bz2", ".lz4", ".lz"};
     const char *slash = strrchr(path, '/');
     snprintf(name, room, "%s", slash ? slash + 1 : path);
     for (char *c = name; *c; c++)

@@ -54,8 +54,12 @@ static int split(const struct trace *trace, char *line, size_t n, struct value *
         if (count == CSV_COLUMNS)
             return wrong(trace, failure, "more than 256 columns");
         struct value *value = &values[count++];
+        while (at < end && (*at == ' ' || *at == '\t'))
+            at++;
         if (at < end && *at == '"') {
             at = unquote(at, end, value);
+            while (at && at < end && (*at == ' ' || *at == '\t'))
+                at++;
             if (!at || (at < end && *at != ','))
                 return wrong(trace, failure, "a quote is not closed");
         } else {
