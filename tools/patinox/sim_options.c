@@ -244,14 +244,15 @@ int sim_options_read(struct sim_options *options, int argc, char **argv, struct 
     opterr = 0;
     optind = 1;
     for (;;) {
-        int at = optind;
         int option = getopt_long(argc, argv, ":", longs, NULL);
         if (option == -1)
             break;
+        if (option == '?' && optopt > 0 && optopt < FORMAT)
+            return fail(failure, "there is no option \"-%c\"", optopt);
         if (option == '?')
-            return fail(failure, "there is no option \"%s\"", argv[at]);
+            return fail(failure, "there is no option \"%s\"", argv[optind - 1]);
         if (option == ':')
-            return fail(failure, "%s needs a value", argv[at]);
+            return fail(failure, "%s needs a value", argv[optind - 1]);
         if (set(options, option, optarg, failure))
             return -1;
         if (options->done)
