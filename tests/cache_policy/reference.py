@@ -114,8 +114,8 @@ class Sieve:
 
 class S3Fifo:
     """S3-FIFO (SOSP 2023): small queue of 10 %, promoted to main at 2 hits or more, counters up to 3, a ghost with as many
-    entries as main.  The tail of main goes when main has more than its share or small is empty.  Where entries have
-    weights the ghost has as many as main's share is of all entries."""
+    entries as main, in which a key is looked for before room is made for it.  The tail of main goes when main has more than
+    its share or small is empty.  Where entries have weights the ghost has as many as main's share is of all entries."""
 
     def __init__(self, capacity, in_bytes=False):
         self.capacity, self.in_bytes = capacity, in_bytes
@@ -131,14 +131,14 @@ class S3Fifo:
         return True
 
     def put(self, key, weight):
+        known = self.ghost.pop(key, False)
         while self.small_used + self.main_used + weight > self.capacity:
             if self.main_used > self.main_share or not self.small:
                 self.evict_main()
             else:
                 self.evict_small()
         self.hits[key] = 0
-        if key in self.ghost:
-            del self.ghost[key]
+        if known:
             self.main[key] = weight
             self.main_used += weight
         else:

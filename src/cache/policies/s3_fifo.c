@@ -32,7 +32,9 @@ struct s3_fifo {
     uint64_t main_share;
     uint64_t weight[2];
     uint32_t kind;
-    uint32_t reserved;
+    uint32_t incoming; /* hash of what room is being made for */
+    bool expected;     /* ... if there is such */
+    bool known;        /* its hash was in the ghost */
     struct pnx__rings rings;
     struct pnx__ghost ghost;
 };
@@ -95,11 +97,21 @@ static uint32_t pop(struct s3_fifo *s3, uint32_t queue) {
     return slot;
 }
 
+/* Looks for what comes in the ghost, once: before room is made for it, which drops the ghost's oldest. */
+static void expect(struct s3_fifo *s3, uint32_t hash) {
+    if (s3->expected && s3->incoming == hash)
+        return;
+    s3->expected = true;
+    s3->incoming = hash;
+    s3->known = pnx__ghost_take(&s3->ghost, hash);
+}
+
 static void s3_insert(void *state, uint32_t slot) {
     struct s3_fifo *s3 = state;
-    bool known = pnx__ghost_take(&s3->ghost, pnx_cache_slot_hash(s3->view, slot));
+    expect(s3, pnx_cache_slot_hash(s3->view, slot));
+    s3->expected = false;
     pnx_cache_slot_set_hits(s3->view, slot, 0);
-    push(s3, known ? MAIN : SMALL, slot);
+    push(s3, s3->known ? MAIN : SMALL, slot);
 }
 
 static void s3_remove(void *state, uint32_t slot) {
@@ -156,8 +168,8 @@ static uint32_t evict_small(struct s3_fifo *s3) {
 static uint32_t s3_victim(void *state, uint32_t hash, uint64_t weight) {
     struct s3_fifo *s3 = state;
     uint32_t slot = PNX_CACHE_NO_SLOT;
-    (void)hash;
-    (void)weight;
+    if (weight > 0)
+        expect(s3, hash);
     if (s3->weight[MAIN] <= s3->main_share)
         slot = evict_small(s3);
     return slot != PNX_CACHE_NO_SLOT ? slot : evict_main(s3);
