@@ -3,7 +3,7 @@
 """Policies hit exactly as often as the references in reference.py, on real traces and on random ones.
 
 The command is PATINOX_BINARY.  The real traces are no part of the project; without them those tests are skipped.
-With PNX_TEST_LONG each policy runs on each trace; else on those of up to SHORT requests.
+With PNX_TEST_LONG each policy runs on each whole trace, else on its first SHORT requests.
 """
 import gzip
 import json
@@ -26,7 +26,7 @@ import results  # noqa: E402
 BINARY = os.environ.get("PATINOX_BINARY", "build/dev/tools/patinox/patinox")
 LONG = os.environ.get("PNX_TEST_LONG", "0") not in ("", "0")
 TRACES = HERE.parents[2] / "shared/traces"
-SHORT = 60000
+SHORT = 5000 if os.environ.get("PATINOX_SANITIZED") == "1" else 25000
 SHARES = (0.1, 1, 5, 10, 20, 50)  # % of the footprint
 LEAST = 100  # entries
 

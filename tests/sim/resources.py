@@ -13,6 +13,7 @@ import results
 
 KEYS = 150000
 POLICIES = ["lru", "lfu", "sieve", "clock", "fifo", "s3-fifo", "w-tinylfu", "lirs", "ttl", "belady"]
+OUR_MEMORY = unittest.skipIf(simulator.SANITIZED, "a sanitizer takes memory of its own")
 
 
 def peak(*arguments, stdin=None):
@@ -38,6 +39,7 @@ class Memory(simulator.Case):
                 b"".join(struct.pack(">q", key * 1000003) for key in order))
         return self.write(name, data)
 
+    @OUR_MEMORY
     def test_a_run_takes_less_than_64_bytes_a_key(self):
         least = {}
         for sized in (False, True):
@@ -53,6 +55,7 @@ class Memory(simulator.Case):
                     with self.subTest(f"{policy} {size}"):
                         self.assertLess(bytes_a_key, 64)
 
+    @OUR_MEMORY
     def test_standard_input_and_requests_take_no_memory(self):
         few = self.trace("few", 20000, 100000, False)
         many = self.trace("many", 20000, 3000000, False)
@@ -71,6 +74,7 @@ class Memory(simulator.Case):
             alone = self.simulate(path, "--format", "int64", "--sizes", str(row["size"]), "--policies", row["policy"])
             self.assertEqual(alone[0]["hits"], row["hits"], row["policy"])
 
+    @OUR_MEMORY
     def test_no_memory_is_an_error(self):
         path = self.trace("many", KEYS, KEYS, False)
         for policy in POLICIES:
