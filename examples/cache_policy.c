@@ -221,7 +221,7 @@ static int shard_open(struct shard *shard, const struct pnx_cache_policy *policy
 /* Returns 1 for a hit. */
 static int request(struct shard *shard, uint32_t key, uint32_t size) {
     struct record *record = record_of(shard, key);
-    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants(shard->state);
+    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(shard->state);
     if (record->held) {
         if (wants->exact_hits)
             shard->policy->hit(shard->state, key);

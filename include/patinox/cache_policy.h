@@ -204,7 +204,7 @@ struct pnx_cache_policy {
 };
 
 /* Returns what the policy of this state wants to be told. */
-static inline const struct pnx_cache_policy_wants *pnx_cache_policy_wants(const void *state) {
+static inline const struct pnx_cache_policy_wants *pnx_cache_policy_wants_of(const void *state) {
     return (const struct pnx_cache_policy_wants *)state;
 }
 

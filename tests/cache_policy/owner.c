@@ -106,7 +106,7 @@ void owner_insert(struct owner *o, uint32_t slot, uint32_t hash, uint64_t weight
 }
 
 void owner_hit(struct owner *o, uint32_t slot) {
-    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants(o->state);
+    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(o->state);
     if (wants->exact_hits)
         o->policy->hit(o->state, slot);
     else

@@ -247,7 +247,7 @@ TEST_LIMIT(p2_readers_raise_hit_bytes_without_a_lock_and_victims_are_found, 120)
         owner_open(&o, pnx_cache_policy_at(i), OWNER_SLOTS, 0, OWNER_SLOTS, 1);
         for (uint32_t slot = 0; slot < OWNER_SLOTS; slot++)
             pnx_cache_slot_set_hits(&o.view, slot, 0);
-        if (!pnx_cache_policy_wants(o.state)->exact_hits)
+        if (!pnx_cache_policy_wants_of(o.state)->exact_hits)
             test_threads(3, bump_or_evict, &b);
         owner_check(&o);
         owner_close(&o);

@@ -228,7 +228,7 @@ static int miss(struct run *run, uint32_t id, uint64_t size) {
 }
 
 static void hit(struct run *run, uint32_t slot, uint64_t size) {
-    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants(run->state);
+    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(run->state);
     run->results.hits++;
     run->results.hit_bytes += size;
     if (wants->exact_hits)
@@ -238,7 +238,7 @@ static void hit(struct run *run, uint32_t slot, uint64_t size) {
 }
 
 static void told(struct run *run, uint32_t id, uint64_t size, uint32_t slot) {
-    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants(run->state);
+    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(run->state);
     uint32_t hash = mix(id);
     uint64_t weight = run->params.kind == PNX_CACHE_CAPACITY_BYTES ? size : 1;
     if ((hash & wants->access_mask) == 0)
@@ -258,7 +258,7 @@ int run_requests(struct run *run, const uint32_t *id, const uint64_t *size, uint
         uint64_t bytes = size ? size[i] : 1;
         uint32_t slot = run->index[id[i]];
         run->results.bytes += bytes;
-        if (pnx_cache_policy_wants(run->state)->access)
+        if (pnx_cache_policy_wants_of(run->state)->access)
             told(run, id[i], bytes, slot);
         if (slot != PNX_CACHE_NO_SLOT)
             hit(run, slot, bytes);
