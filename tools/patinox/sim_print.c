@@ -35,24 +35,26 @@ void sim_size_text(uint64_t size, bool bytes, char *text, size_t room) {
             units[unit]);
 }
 
-/* The cells of one trace: hit ratios, or those of bytes. */
-static void print_block(
-        const struct sim_options *options, const struct sim_cell *cells, bool bytes) {
+/* The cells of one trace: hit ratios, or those of bytes.  pad stands where a bound has its star. */
+static void print_block(const struct sim_options *options, const struct sim_cell *cells, bool bytes,
+        const char *pad) {
     printf("%-16s", bytes ? "byte hit ratio %" : "hit ratio %");
     for (uint32_t s = 0; s < options->size_count; s++) {
         char text[32];
         sim_size_text(cells[s].size, cells[s].bytes, text, sizeof(text));
-        printf(" %12s", text);
+        printf("%s %12s", s > 0 ? pad : "", text);
     }
     putchar('\n');
     for (uint32_t p = 0; p < options->policy_count; p++) {
         const struct sim_cell *row = cells + (size_t)p * options->size_count;
         printf("%-16s", row->policy);
         for (uint32_t s = 0; s < options->size_count; s++)
-            printf(" %11.2f%c",
+            printf(" %12.2f%s",
                     100 * (bytes ? sim_ratio(row[s].bytes_hit, row[s].bytes_requested)
                                  : sim_ratio(row[s].hits, row[s].requests)),
-                    row[s].bound ? '*' : ' ');
+                    row[s].bound                  ? "*"
+                    : s + 1 < options->size_count ? pad
+                                                  : "");
         putchar('\n');
     }
 }
@@ -71,9 +73,9 @@ void sim_print_table(const struct sim_options *options, const struct sim_results
         sim_number(cells->requests, requests, sizeof(requests));
         printf("%s%s: %s requests\n", at > 0 ? "\n" : "",
                 strcmp(cells->trace, "-") == 0 ? "standard input" : cells->trace, requests);
-        print_block(options, cells, false);
+        print_block(options, cells, false, bound ? " " : "");
         if (sized)
-            print_block(options, cells, true);
+            print_block(options, cells, true, bound ? " " : "");
     }
     if (bound)
         puts("\n* not what something reaches, but a bound that nothing can be above (PFOO-L)");
