@@ -34,6 +34,9 @@ if(PNX_SANITIZE)
         -fsanitize=${PNX_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
     target_link_options(pnx_flags INTERFACE -fsanitize=${PNX_SANITIZE})
 endif()
+if(PNX_BUILD_FUZZ)
+    target_compile_options(pnx_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 if(PNX_COVERAGE)
     # atomic: many threads and forked children update the same counters
     # no-builtin-fork: GCC's own fork() forgets in the child what its fork handlers have run

@@ -19,7 +19,7 @@ PUBLIC = {"base": "base", "atomic_inl": "base", "reclaim": "share", "reclaim_inl
           "rc": "share", "snapshot": "share", "config": "share", "guard": "resource", "executor": "resource",
           "guard_inl": "resource", "pool": "pool", "pool_group": "pool",
           "mapping": "mapping", "mapping_inl": "mapping", "mapping_windows": "mapping", "fault": "mapping",
-          "fault_inl": "mapping", "cache": "cache", "sqlite": "adapters", "patinox": "adapters"}
+          "fault_inl": "mapping", "cache": "cache", "cache_policy": "cache", "sqlite": "adapters", "patinox": "adapters"}
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')
 

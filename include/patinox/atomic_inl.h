@@ -23,6 +23,9 @@
 
 PNX_BEGIN_DECLS
 
+struct pnx_a8 {
+    uint8_t v;
+};
 struct pnx_a32 {
     uint32_t v;
 };

@@ -6,6 +6,7 @@
 #include <patinox/base.h>
 #include <patinox/budget.h>
 #include <patinox/cache.h>
+#include <patinox/cache_policy.h>
 #include <patinox/cmap.h>
 #include <patinox/config.h>
 #include <patinox/error.h>

@@ -79,7 +79,7 @@ static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
     cache->load_timeout = opts->load_timeout;
     cache->base_charge = sizeof(*cache) + PNX_CACHE_INDEX_BASE;
     pnx__mutex_init(&cache->lock, PNX_RANK_CACHE);
-    pnx__cache_index_init(&cache->index, &pnx__cache_lru, cache->policy_state);
+    pnx__cache_index_init(&cache->index, &pnx__cache_order_lru, cache->policy_state);
     for (size_t i = 0; i < PNX_CACHE_LOAD_BUCKETS; i++)
         pnx__list_init(&cache->loads[i]);
     pnx__cache_limits_locked(cache, opts->capacity, opts->capacity_entries);

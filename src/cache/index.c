@@ -16,14 +16,14 @@
 
 static_assert(sizeof(struct pnx_cache_slot) == 40, "no padding");
 static_assert(
-        (sizeof(struct pnx_cache_slot) + PNX_CACHE_POLICY_WORD) * 81 / 64 < PNX_CACHE_INDEX_SHARE,
+        (sizeof(struct pnx_cache_slot) + PNX_CACHE_ORDER_WORD) * 81 / 64 < PNX_CACHE_INDEX_SHARE,
         "the share covers an eighth of holes in segments that are seven eighths full");
-static_assert((sizeof(struct pnx_cache_slot) + PNX_CACHE_POLICY_WORD) * (64 + 64 + 8) * 9 / 8 <
+static_assert((sizeof(struct pnx_cache_slot) + PNX_CACHE_ORDER_WORD) * (64 + 64 + 8) * 9 / 8 <
                       PNX_CACHE_INDEX_BASE,
         "the base covers the constant part of the slack and the first segments");
 
 void pnx__cache_index_init(
-        struct pnx_cache_index *ix, const struct pnx_cache_policy *policy, void *policy_state) {
+        struct pnx_cache_index *ix, const struct pnx_cache_order *policy, void *policy_state) {
     memset(ix, 0, sizeof(*ix));
     ix->policy = policy;
     ix->policy_state = policy_state;

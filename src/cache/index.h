@@ -14,7 +14,7 @@
 #ifndef PNX_SRC_CACHE_INDEX_H
 #define PNX_SRC_CACHE_INDEX_H
 
-#include "cache/policy.h"
+#include "cache/order.h"
 
 #include <patinox/base.h>
 
@@ -53,10 +53,10 @@ struct pnx_cache_spare {
  */
 struct pnx_cache_index {
     char *segment[PNX_CACHE_SEGMENTS];
-    const struct pnx_cache_policy *policy; /* fixed at create */
-    void *policy_state;                    /* fixed at create */
-    size_t stride;                         /* bytes of a record; fixed at create */
-    size_t bytes;                          /* of all segments */
+    const struct pnx_cache_order *policy; /* fixed at create */
+    void *policy_state;                   /* fixed at create */
+    size_t stride;                        /* bytes of a record; fixed at create */
+    size_t bytes;                         /* of all segments */
     uint32_t segments;
     uint32_t room; /* records in them */
     uint32_t used; /* slots below are live or holes */
@@ -100,7 +100,7 @@ static inline uint32_t pnx__cache_segment_records(uint32_t n) {
 #define PNX_CACHE_INDEX_BASE  16384 /* what the index may hold beside the shares */
 
 void pnx__cache_index_init(
-        struct pnx_cache_index *ix, const struct pnx_cache_policy *policy, void *policy_state);
+        struct pnx_cache_index *ix, const struct pnx_cache_order *policy, void *policy_state);
 
 /* True when pnx__cache_index_insert() has no slot to give: a segment must be added first. */
 static inline bool pnx__cache_index_full(const struct pnx_cache_index *ix) {

@@ -64,7 +64,7 @@ struct pnx_cache {
     struct pnx_mutex lock;
     /* guarded by lock */
     struct pnx_cache_index index;
-    _Alignas(8) unsigned char policy_state[PNX_CACHE_POLICY_STATE];
+    _Alignas(8) unsigned char policy_state[PNX_CACHE_ORDER_STATE];
     uint64_t next_seq;
     uint64_t clear_seq; /* entries before are no longer visible */
     size_t capacity;    /* SIZE_MAX: no limit */

@@ -18,6 +18,9 @@ import time
 import unittest
 import urllib.parse
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "harness"))
+import results  # noqa: E402 - it stands there
+
 BINARY = os.environ.get("LOOKUP_BINARY", "build/dev/examples/lookup/lookup")
 SLOW = float(os.environ.get("LOOKUP_SLOW", "1"))  # builds with a sanitizer take longer
 LONG = os.environ.get("PNX_TEST_LONG", "0") not in ("", "0")
@@ -239,40 +242,5 @@ class SharedCase(Case):
             raise AssertionError(f"the shared service ended with {status}: {cls.service.err}")
 
 
-class _Record(unittest.TextTestResult):
-    """Writes "lookup.<script>.<test><TAB>result<TAB>reason" lines, as the harness of the C tests does."""
-
-    script = ""
-
-    def _record(self, test, result, reason=""):
-        method = getattr(test, "_testMethodName", None)
-        name = method.removeprefix("test_") if method else "set_up_and_clean_up"
-        line = f"lookup.{self.script}.{name}\t{result}\t{reason}"
-        print(line.replace("\t", " ").rstrip(), flush=True)
-        if "PNX_TEST_RESULTS" in os.environ:
-            with open(os.environ["PNX_TEST_RESULTS"], "a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
-    def addSuccess(self, test):
-        super().addSuccess(test)
-        self._record(test, "pass")
-
-    def addFailure(self, test, err):
-        super().addFailure(test, err)
-        self._record(test, "fail", str(err[1]).split("\n", 1)[0][:200])
-
-    def addError(self, test, err):
-        super().addError(test, err)
-        self._record(test, "fail", str(err[1]).split("\n", 1)[0][:200])
-
-    def addSkip(self, test, reason):
-        super().addSkip(test, reason)
-        self._record(test, "skip", reason)
-
-
 def main():
-    _Record.script = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    results = os.environ.get("PNX_TEST_RESULTS")
-    if results and os.path.exists(results):
-        os.unlink(results)
-    unittest.main(testRunner=unittest.TextTestRunner(resultclass=_Record, verbosity=0), failfast=False)
+    results.main("lookup")

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cache/policy.h - what an eviction policy is.
+ * cache/order.h - what the cache evicts by: an order of its slots.
  *
- * A policy orders slots.  It keeps some words of its own for each slot, next to the index's, and some state of
+ * It keeps some words of its own for each slot, next to the index's, and some state of
  * its own for the cache.  Every function runs under the cache's lock; none allocates, fails or calls out.
  */
-#ifndef PNX_SRC_CACHE_POLICY_H
-#define PNX_SRC_CACHE_POLICY_H
+#ifndef PNX_SRC_CACHE_ORDER_H
+#define PNX_SRC_CACHE_ORDER_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -15,10 +15,10 @@ struct pnx_cache_index;
 
 #define PNX_CACHE_NONE UINT32_MAX /* no slot */
 
-#define PNX_CACHE_POLICY_STATE 32 /* bytes of state that a cache has room for */
-#define PNX_CACHE_POLICY_WORD  8  /* bytes for each slot, at most; part of PNX_CACHE_INDEX_SHARE */
+#define PNX_CACHE_ORDER_STATE 32 /* bytes of state that a cache has room for */
+#define PNX_CACHE_ORDER_WORD  8  /* bytes for each slot, at most; part of PNX_CACHE_INDEX_SHARE */
 
-struct pnx_cache_policy {
+struct pnx_cache_order {
     const char *name;
     size_t word_bytes; /* for each slot, a multiple of 8 */
     void (*init)(void *state);
@@ -33,6 +33,6 @@ struct pnx_cache_policy {
     const char *(*check)(const struct pnx_cache_index *ix, const void *state);
 };
 
-extern const struct pnx_cache_policy pnx__cache_lru;
+extern const struct pnx_cache_order pnx__cache_order_lru;
 
 #endif
