@@ -14,7 +14,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.p
 
 BINARY = os.environ.get("PATINOX_BINARY", "build/dev/tools/patinox/patinox")
 SANITIZED = os.environ.get("PATINOX_SANITIZED", "0") == "1"
-LONG = os.environ.get("PNX_TEST_LONG", "0") not in ("", "0")
+# For builds with a sanitizer: whose leaks are not ours.
+LEAKS = {"LSAN_OPTIONS": "print_suppressions=0:suppressions=" +
+         os.path.join(os.path.dirname(os.path.abspath(__file__)), "lsan.supp")}
 
 
 def sequence(length, keys, seed=1):
@@ -40,7 +42,7 @@ def run(*arguments, stdin=None, environment=None, **more):
     """Runs patinox with these arguments."""
     return subprocess.run([BINARY, *map(str, arguments)], input=stdin if stdin is not None else b"",
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env={**os.environ, **(environment or {})}, timeout=600, check=False, **more)
+                          env={**os.environ, **LEAKS, **(environment or {})}, timeout=600, check=False, **more)
 
 
 class Case(unittest.TestCase):
