@@ -15,6 +15,17 @@
 
 #include <errno.h>
 
+/* Where the system has no such word (Windows), own values with the same meaning, beyond any errno. */
+#ifndef ESHUTDOWN
+#define ESHUTDOWN 4190
+#endif
+#ifndef ESTALE
+#define ESTALE 4191
+#endif
+#ifndef EDQUOT
+#define EDQUOT 4192
+#endif
+
 /* Own codes: X(name, value, recovery, text) */
 #define PNX_ERRORS_OWN(X) \
     X(PNX_E_SHARED, -4096, FALLBACK, "the object is shared") \

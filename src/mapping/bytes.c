@@ -25,7 +25,7 @@ static int charge(struct pnx_mapping *mapping, size_t bytes, struct pnx_error *e
     return 0;
 }
 
-/* Bytes before the data, so that its alignment is that of the file: to a page where pages are mapped. */
+/* Bytes before the data, so that its alignment is that of the file: to what the system maps where pages are. */
 static size_t lead(const struct pnx_mapping *mapping, size_t grain) {
     return (size_t)(mapping->offset % grain);
 }
@@ -154,7 +154,7 @@ static size_t grain_of(const struct pnx_mapping_bytes *bytes) {
 /* Whole pages for n bytes of data. */
 static size_t pages_for(
         const struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes, size_t n) {
-    return round_up(lead(mapping, pnx__os_page_size()) + n, grain_of(bytes));
+    return round_up(lead(mapping, pnx__os_map_grain()) + n, grain_of(bytes));
 }
 
 /* Whether the pages are memory that nobody else pays for. */
@@ -174,7 +174,7 @@ static struct pnx_os_map map_of(const struct pnx_mapping *mapping, size_t at, si
     return (struct pnx_os_map){
             .fd = mapping->anonymous ? -1 : mapping->fd,
             .access = access_of(mapping),
-            .offset = mapping->offset - lead(mapping, pnx__os_page_size()) + at,
+            .offset = mapping->offset - lead(mapping, pnx__os_map_grain()) + at,
             .n = n,
     };
 }
@@ -257,7 +257,7 @@ int pnx__map_refused(struct pnx_error *err, int refused, size_t n) {
 int pnx__bytes_map(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes, size_t n,
         int *ret_refused, struct pnx_error *err) {
     struct pnx_mapping_bytes made = {.backing = PNX_BACKING_MMAP, .size = n};
-    size_t before = lead(mapping, pnx__os_page_size());
+    size_t before = lead(mapping, pnx__os_map_grain());
     *ret_refused = 0;
     if (n > PTRDIFF_MAX - 2 * pnx__os_huge_page_size() ||
             mapping->reserve > PTRDIFF_MAX - 2 * pnx__os_huge_page_size())
