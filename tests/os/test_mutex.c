@@ -87,7 +87,7 @@ static void check_abort(void (*fn)(void *), const char *line) {
     char text[512];
     output = test_path("stderr");
     make_locks();
-    CHECK_EQ(test_child(fn, NULL), -SIGABRT);
+    CHECK_EQ(test_apart(fn, NULL), -SIGABRT);
     FILE *file = fopen(output, "r");
     CHECK(file && fgets(text, sizeof(text), file));
     fclose(file);
@@ -192,6 +192,6 @@ static void hold_too_many(void *ctx) {
 
 TEST(p1_holding_more_locks_than_can_be_noted_aborts) {
     output = test_path("stderr");
-    CHECK_EQ(test_child(hold_too_many, NULL), -SIGABRT);
+    CHECK_EQ(test_apart(hold_too_many, NULL), -SIGABRT);
 }
 #endif

@@ -210,7 +210,7 @@ static void quietly(void) {
 static void check_abort(void (*fn)(void *), void *ctx, const char *part) {
     char text[512] = "";
     output = test_path("stderr");
-    CHECK_EQ(test_child(fn, ctx), -SIGABRT);
+    CHECK_EQ(test_apart(fn, ctx), -SIGABRT);
     FILE *file = fopen(output, "r");
     CHECK(file && fgets(text, sizeof(text), file));
     fclose(file);
