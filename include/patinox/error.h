@@ -15,15 +15,15 @@
 
 #include <errno.h>
 
-/* Where the system has no such word (Windows), own values with the same meaning, beyond any errno. */
+/* Where the system has no such word (Windows), own values for it, beyond any errno there. */
 #ifndef ESHUTDOWN
-#define ESHUTDOWN 4190
+#define ESHUTDOWN 4001
 #endif
 #ifndef ESTALE
-#define ESTALE 4191
+#define ESTALE 4002
 #endif
 #ifndef EDQUOT
-#define EDQUOT 4192
+#define EDQUOT 4003
 #endif
 
 /* Own codes: X(name, value, recovery, text) */

@@ -30,7 +30,7 @@ PNX_BEGIN_DECLS
 
 struct pnx_mapping;
 
-#define PNX_FAULT_CODE_BITS 13
+#define PNX_FAULT_CODE_BITS 12
 #define PNX_FAULT_UNIT_BITS 12 /* offsets in poison count from the first page, in 4 KiB */
 
 /* How a mapping begins: what readers look at, and hardly anybody writes. */

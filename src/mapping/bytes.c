@@ -221,8 +221,8 @@ static int reserve(const struct pnx_mapping *mapping, size_t room, unsigned char
 /* Maps pages bytes, in address space for room bytes if that is more, or where it has to be aligned. */
 static int map_pages(const struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes,
         size_t pages, size_t room) {
-    bool within = room > pages ||
-                  ((mapping->flags & PNX_MAPPING_HUGE) && pages >= pnx__os_huge_page_size());
+    size_t huge = mapping->flags & PNX_MAPPING_HUGE ? pnx__os_huge_page_size() : 0;
+    bool within = room > pages || (huge && pages >= huge);
     unsigned char *kept = NULL;
     struct pnx_os_map map = map_of(mapping, 0, pages);
     int rc = within ? reserve(mapping, room, &kept) : 0;
@@ -266,7 +266,8 @@ int pnx__bytes_map(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes,
     size_t pages = pages_for(mapping, &made, n);
     size_t room =
             mapping->reserve > n ? pages_for(mapping, &made, (size_t)mapping->reserve) : pages;
-    bool huge = (mapping->flags & PNX_MAPPING_HUGE) && mapping->anonymous;
+    bool huge = (mapping->flags & PNX_MAPPING_HUGE) && mapping->anonymous &&
+                pnx__os_huge_page_size();
     size_t cost = huge ? round_up(pages, pnx__os_huge_page_size()) : pages;
     if (is_charged(mapping)) {
         int rc = charge(mapping, cost, err);

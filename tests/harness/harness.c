@@ -172,6 +172,15 @@ static unsigned limit_of(const struct test_case *test) {
     return test->limit_s * (slow > 0 ? slow : 1) * (test_slow() ? 3 : 1) * (test_long() ? 20 : 1);
 }
 
+static bool left_out(const struct test_case *test) {
+    const char *reason = test_process_left_out(program, test->name);
+    if (!reason)
+        return false;
+    printf("skip - %s: %s\n", test->name, reason);
+    record(test, "skip", reason);
+    return true;
+}
+
 static bool run_apart(const struct test_case *test) {
     static const char *const words[] = {
             [TEST_PASSED] = "pass", [TEST_SKIPPED] = "skip", [TEST_FAILED] = "fail"};
@@ -240,6 +249,8 @@ int main(int argc, char **argv) {
         if (!selected(test, argc, argv))
             continue;
         run++;
+        if (left_out(test))
+            continue;
         if (!forked) {
             printf("running %s\n", test->name);
             test->run();

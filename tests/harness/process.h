@@ -16,6 +16,9 @@ void test_process_start(const struct test_case *first, uint64_t seed);
 enum test_result test_process_run(
         const struct test_case *test, unsigned limit_s, char *ret_reason, size_t reason_size);
 
+/* Why a test is not run on this system; NULL: it is. */
+const char *test_process_left_out(const char *program, const char *test);
+
 /* In such a process: ends it, and has the reason told. */
 _Noreturn void test_process_skip(const char *reason);
 

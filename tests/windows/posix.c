@@ -22,6 +22,7 @@
 #undef unlink
 #undef fcntl
 #undef chmod
+#undef dup2
 #undef ftruncate
 #undef truncate
 #undef pthread_exit
@@ -263,8 +264,27 @@ int64_t pwrite(int fd, const void *data, size_t n, int64_t offset) {
     return WriteFile(handle_of(fd), data, (DWORD)n, &done, &at) ? (int64_t)done : fail();
 }
 
+unsigned posix_open_handles(void) {
+    DWORD n = 0;
+    GetProcessHandleCount(GetCurrentProcess(), &n);
+    return n;
+}
+
+int posix_dup2(int fd, int wanted) {
+    return _dup2(fd, wanted) == 0 ? wanted : -1;
+}
+
+/* What is open is not replaced: as programs for Windows do, this tries for a while. */
 int posix_rename(const char *from, const char *to) {
-    return MoveFileExW(wide(from), wide(to), MOVEFILE_REPLACE_EXISTING) ? 0 : fail();
+    for (int i = 0; i < 100; i++) {
+        if (MoveFileExW(wide(from), wide(to), MOVEFILE_REPLACE_EXISTING))
+            return 0;
+        DWORD error = GetLastError();
+        if (error != ERROR_ACCESS_DENIED && error != ERROR_SHARING_VIOLATION)
+            break;
+        Sleep(5);
+    }
+    return fail();
 }
 
 int posix_mkdir(const char *path) {
@@ -285,9 +305,43 @@ int posix_fcntl(int fd, int command, ...) {
     test_windows_lacks("fcntl()");
 }
 
+/* Whether a file has got a length, at last. */
+static bool becomes(HANDLE handle, int64_t n) {
+    LARGE_INTEGER size = {.QuadPart = -1};
+    for (int i = 0; i < 2000 && size.QuadPart != n; i++) {
+        if (i > 0)
+            Sleep(1);
+        if (!GetFileSizeEx(handle, &size))
+            return false;
+    }
+    return size.QuadPart == n;
+}
+
+/*
+ * Windows cuts no file that is mapped.  Wine, which is strict about it, runs on a system that does: another program of
+ * that one is started.
+ */
+static int cut_beneath_wine(HANDLE handle, int64_t n) {
+    typedef char *CDECL unix_name_fn(const wchar_t *path);
+    wchar_t path[2048];
+    char line[2200], program[] = "Z:\\usr\\bin\\truncate";
+    STARTUPINFOA startup = {.cb = sizeof(startup)};
+    PROCESS_INFORMATION process = {0};
+    FARPROC found = GetProcAddress(GetModuleHandleW(L"kernel32.dll"), "wine_get_unix_file_name");
+    if (!found || !GetFinalPathNameByHandleW(handle, path, 2048, 0))
+        test_windows_lacks("way to cut a file that is mapped");
+    char *name = ((unix_name_fn *)(void (*)(void))found)(path);
+    snprintf(line, sizeof(line), "truncate -s %lld \"%s\"", (long long)n, name ? name : "");
+    if (!CreateProcessA(program, line, NULL, NULL, FALSE, 0, NULL, NULL, &startup, &process))
+        return fail();
+    return becomes(handle, n) ? 0 : -1;
+}
+
 static int set_end(HANDLE handle, int64_t n) {
     FILE_END_OF_FILE_INFO end = {.EndOfFile.QuadPart = n};
-    return SetFileInformationByHandle(handle, FileEndOfFileInfo, &end, sizeof(end)) ? 0 : fail();
+    if (SetFileInformationByHandle(handle, FileEndOfFileInfo, &end, sizeof(end)))
+        return 0;
+    return GetLastError() == ERROR_USER_MAPPED_FILE ? cut_beneath_wine(handle, n) : fail();
 }
 
 int posix_ftruncate(int fd, int64_t n) {

@@ -225,6 +225,9 @@ int posix_mkdir(const char *path);
 int posix_unlink(const char *path);
 int posix_fcntl(int fd, int command, ...);
 int posix_chmod(const char *path, unsigned mode);
+unsigned posix_open_handles(void);
+int posix_dup2(int fd, int wanted);
+#define dup2(fd, wanted)        posix_dup2(fd, wanted)
 #define open(...)               posix_open(__VA_ARGS__)
 #define read(fd, buf, n)        posix_read(fd, buf, n)
 #define write(fd, data, n)      posix_write(fd, data, n)

@@ -22,7 +22,7 @@ int pnx__os_allocate(int fd, uint64_t offset, uint64_t n) {
     if (rc == 0)
         rc = pnx__os_fstat(fd, &info);
     if (rc)
-        return rc;
+        return rc == -ENOSYS || rc == -EOPNOTSUPP ? -ENOTSUP : rc;
     HANDLE handle = pnx__windows_handle(fd);
     if (has_holes(handle))
         return -ENOTSUP;
@@ -70,7 +70,7 @@ int pnx__os_sync_start(int fd, uint64_t offset, uint64_t n) {
     if (offset > INT64_MAX || n > INT64_MAX - offset)
         return -EFBIG;
     int injected = PNX_OS_FAULT("sync_start");
-    return injected ? injected : -ENOTSUP;
+    return injected && injected != -ENOSYS ? injected : -ENOTSUP;
 }
 
 int pnx__os_fdatasync(int fd) {

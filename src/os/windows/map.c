@@ -207,6 +207,14 @@ size_t pnx__os_map_grain(void) {
     return system_info().dwAllocationGranularity;
 }
 
+bool pnx__os_cuts_mapped(void) {
+    return false;
+}
+
+bool pnx__os_maps_into_reserved(void) {
+    return false;
+}
+
 size_t pnx__os_huge_page_size(void) {
     return 0;
 }

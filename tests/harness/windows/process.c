@@ -19,6 +19,7 @@
 #include <windows.h>
 
 #define EXIT_ABORTED 134
+#define EXIT_ABORT   3 /* what the C runtime makes of abort() itself */
 #define PARTS_MAX    64
 
 /* What became of one test_apart(). */
@@ -126,6 +127,13 @@ static bool end(struct other *other, DWORD limit_ms, DWORD *ret_code) {
     return ended;
 }
 
+/* Not exit(): other threads may hold what its handlers need. */
+static _Noreturn void leave(DWORD code) {
+    fflush(NULL);
+    TerminateProcess(GetCurrentProcess(), code);
+    abort();
+}
+
 static void set_variable(const char *name, const char *value) {
     char line[300];
     snprintf(line, sizeof(line), "%s=%s", name, value);
@@ -177,6 +185,7 @@ __attribute__((constructor)) static void files_are_bytes(void) {
 
 void test_process_start(const struct test_case *first, uint64_t seed) {
     char text[32];
+    setvbuf(stdout, NULL, _IONBF, 0); /* a line at a time is not known here */
     run_named(first);
     snprintf(text, sizeof(text), "%llu", (unsigned long long)seed);
     set_variable("SEED", text); /* the same in all processes */
@@ -189,7 +198,23 @@ void test_process_skip(const char *reason) {
         fputs(reason, file);
         fclose(file);
     }
-    exit(TEST_EXIT_SKIP);
+    leave(TEST_EXIT_SKIP);
+}
+
+/* tests/windows/left-out: "program.test REASON" a line. */
+const char *test_process_left_out(const char *program, const char *test) {
+    static char line[512];
+    char path[MAX_PATH], name[300];
+    snprintf(path, sizeof(path), "%s/tests/windows/left-out", test_source_dir());
+    snprintf(name, sizeof(name), "%s.%s ", program, test);
+    FILE *file = fopen(path, "rb");
+    CHECK_MSG(file, "cannot read %s", path);
+    bool found = false;
+    while (!found && fgets(line, sizeof(line), file))
+        found = strncmp(line, name, strlen(name)) == 0;
+    fclose(file);
+    line[strcspn(line, "\r\n")] = '\0';
+    return found ? line + strlen(name) : NULL;
 }
 
 static enum test_result judge(
@@ -204,7 +229,7 @@ static enum test_result judge(
             fclose(file);
         return TEST_SKIPPED;
     }
-    if (code == EXIT_ABORTED)
+    if (code == EXIT_ABORTED || code == EXIT_ABORT)
         snprintf(ret_reason, reason_size, "aborted");
     else
         snprintf(ret_reason, reason_size, code > 255 ? "exception 0x%lx" : "exit status %lu", code);
@@ -271,7 +296,9 @@ static void run_part(struct part *ret_part) {
     CloseHandle(error);
     DeleteFileA(told);
     set_variable("PNX_TEST_PART", "");
-    ret_part->status = code == EXIT_ABORTED ? -SIGABRT : (int)code;
+    if (code == TEST_EXIT_SKIP)
+        leave(code); /* the reason has been told */
+    ret_part->status = code == EXIT_ABORTED || code == EXIT_ABORT ? -SIGABRT : (int)code;
 }
 
 static struct part *part(void (*fn)(void *ctx), void *ctx) {
