@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""check_windows.py ROOT BUILD - what the tests under Wine have shown, held against tests/windows.
+"""check_windows.py ROOT [BUILD] - what the tests under Wine have shown, held against tests/windows; without BUILD only the
+lists, and the table of docs/design/windows.md, whose tests must exist.
 
 tests/windows/left-out: "program REASON" or "program.test REASON" a line: not built, or not run.  tests/windows/
 expected-skips: "pattern REASON-REGEX" a line: tests that end themselves when they meet something that Windows has not.
@@ -41,17 +42,31 @@ def tests_of(root, program):
     return set(re.findall(r"^TEST(?:_LIMIT)?\((\w+)", (root / f"tests/{module}/test_{name}.c").read_text(), re.M))
 
 
-def objections(root, results):
-    left_out = list(rows(root / "tests/windows/left-out"))
-    expected = list(rows(root / "tests/windows/expected-skips"))
+def list_objections(root):
     known = programs(root)
-    used = set()
-    for name, reason in left_out:
+    for name, reason in rows(root / "tests/windows/left-out"):
         program, _, test = name.rpartition(".") if name.count(".") == 2 else (name, "", "")
         if not reason:
             yield f"left-out: {name} has no reason"
         if program not in known or (test and test not in tests_of(root, program)):
             yield f"left-out: {name} is nothing"
+    for name, reason in rows(root / "tests/windows/expected-skips"):
+        if not reason:
+            yield f"expected-skips: {name} has no reason"
+    page = (root / "docs/design/windows.md").read_text()
+    points = [int(number) for number in re.findall(r"^\| (\d+) \|", page, re.M)]
+    if points != list(range(1, 21)):
+        yield f"docs/design/windows.md: the checklist has the points {points}"
+    there = set(re.findall(r"^TEST\((\w+)", (root / "tests/windows/test_windows.c").read_text(), re.M))
+    for name in set(re.findall(r"`(w\d+_\w+)`", page)) ^ {name for name in there if re.match(r"w\d+_", name)}:
+        yield f"docs/design/windows.md and tests/windows/test_windows.c: {name} is in one of them only"
+
+
+def objections(root, results):
+    left_out = list(rows(root / "tests/windows/left-out"))
+    expected = list(rows(root / "tests/windows/expected-skips"))
+    known = programs(root) | {"os.windows"}
+    used = set()
     without = {name for name, _ in left_out}
     ran = {name.rpartition(".")[0] for name in results}
     for program in sorted(known - without - ran):
@@ -70,9 +85,13 @@ def objections(root, results):
             yield f"expected-skips: nothing was skipped as \"{row[0]} {row[1]}\""
 
 
-def main(root, build):
+def main(root, build=None):
+    if build is None:
+        bad = list(list_objections(root))
+        print("\n".join(bad))
+        return 1 if bad else 0
     results = read_results(build / "results")
-    bad = list(objections(root, results))
+    bad = list(list_objections(root)) + list(objections(root, results))
     print("\n".join(bad))
     count = {word: sum(result == word for result, _ in results.values()) for word in ("pass", "skip", "fail")}
     for module in MODULES:
@@ -84,4 +103,4 @@ def main(root, build):
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()))
+    sys.exit(main(*(Path(arg).resolve() for arg in sys.argv[1:])))

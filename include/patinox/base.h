@@ -40,9 +40,9 @@
 #define PNX_API                  __attribute__((visibility("default")))
 #define PNX_PRINTF(index, first) __attribute__((format(printf, index, first)))
 #endif
-#define PNX_NODISCARD            __attribute__((warn_unused_result))
+#define PNX_NODISCARD        __attribute__((warn_unused_result))
 /* Runs handler(&variable) when the variable's scope is left; see patinox/guard.h for which exits count. */
-#define PNX_CLEANUP(handler)     __attribute__((cleanup(handler), unused))
+#define PNX_CLEANUP(handler) __attribute__((cleanup(handler), unused))
 #else
 #define PNX_API
 #define PNX_NODISCARD

@@ -266,8 +266,8 @@ int pnx__bytes_map(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes,
     size_t pages = pages_for(mapping, &made, n);
     size_t room =
             mapping->reserve > n ? pages_for(mapping, &made, (size_t)mapping->reserve) : pages;
-    bool huge = (mapping->flags & PNX_MAPPING_HUGE) && mapping->anonymous &&
-                pnx__os_huge_page_size();
+    bool huge =
+            (mapping->flags & PNX_MAPPING_HUGE) && mapping->anonymous && pnx__os_huge_page_size();
     size_t cost = huge ? round_up(pages, pnx__os_huge_page_size()) : pages;
     if (is_charged(mapping)) {
         int rc = charge(mapping, cost, err);

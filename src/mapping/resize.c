@@ -312,8 +312,11 @@ static int cut_unmapped(const struct resize *resize, uint64_t end, size_t n) {
 static int cut(const struct resize *resize) {
     struct pnx_mapping *mapping = resize->mapping;
     struct pnx_mapping_bytes next = mapping->bytes;
-    next.size = resize->n;
-    int rc = resize->n ? pnx__layout_check_next(mapping, &next, resize->err) : 0;
+    if (resize->n)
+        next.size = resize->n;
+    else
+        pnx__bytes_empty(&next);
+    int rc = pnx__layout_check_next(mapping, &next, resize->err);
     return rc ? rc : cut_unmapped(resize, resize->end, resize->n);
 }
 

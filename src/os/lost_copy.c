@@ -33,14 +33,15 @@ struct fixup {
  * From where the program or DLL is loaded.  Linkers sort what stands behind a "$": the rows lie between the other two
  * sections; what fills up a section is whole rows of zeros, that of no instruction.
  */
-#define FIXUPS        ".section .rdata$pnx_fixups_m"
-#define FIXUP_CODE    ".section .text$pnx_fixup, \"x\""
-#define BACK          ".text" /* there is no way to ask for the section of before: so no code is in another one */
+#define FIXUPS     ".section .rdata$pnx_fixups_m"
+#define FIXUP_CODE ".section .text$pnx_fixup, \"x\""
+#define BACK \
+    ".text" /* there is no way to ask for the section of before: so no code is in another one */
 #pragma GCC optimize("no-reorder-blocks-and-partition")
 #define OFFSET(label) ".rva " label "\n"
 extern const unsigned char image[] __asm__("__ImageBase");
-static const struct fixup first_fixup[1] __attribute__((section(".rdata$pnx_fixups_a"), used, aligned(16))) = {
-        {0, 0, 0, 0}};
+static const struct fixup first_fixup[1]
+        __attribute__((section(".rdata$pnx_fixups_a"), used, aligned(16))) = {{0, 0, 0, 0}};
 static const struct fixup behind_fixups[1]
         __attribute__((section(".rdata$pnx_fixups_z"), used, aligned(16))) = {{0, 0, 0, 0}};
 
@@ -54,7 +55,8 @@ static uintptr_t at(const int32_t *offset) {
 #define BACK          ".popsection"
 #define OFFSET(label) ".long " label " - .\n"
 /* So that the section is there in a program of which the linker has left out all that is below: no instruction is in it. */
-static const struct fixup no_fixup __attribute__((section("pnx_fixups"), used, aligned(16))) = {0, 0, 0, 0};
+static const struct fixup no_fixup
+        __attribute__((section("pnx_fixups"), used, aligned(16))) = {0, 0, 0, 0};
 extern const struct fixup first_fixup[] __asm__("__start_pnx_fixups")
         __attribute__((visibility("hidden")));
 extern const struct fixup behind_fixups[] __asm__("__stop_pnx_fixups")
@@ -82,8 +84,7 @@ bool pnx__os_skip(uintptr_t *pc) {
 #endif
 /* Stand around the instructions; [faulted] is an operand "+r", 0 before. */
 #define GUARDED(instructions) \
-    "11:\n" instructions "12:\n" \
-    FIXUP_CODE "\n" \
+    "11:\n" instructions "12:\n" FIXUP_CODE "\n" \
     "13:\n" SET_FAULTED BACK "\n" FIXUPS "\n" \
     ".balign 16\n" OFFSET("11b") OFFSET("12b") OFFSET("13b") ".long 0\n" BACK "\n"
 

@@ -351,9 +351,11 @@ TEST(events_tell_a_life) {
     lease = mock_acquire(pool, PNX_SEC);
     pnx_lease_discard(&lease);
     CHECK_EQ(pnx_pool_close(pool, PNX_SEC), 0);
-    CHECK_STR(events.all, "pool_acquire_failed -" PNX_STRINGIFY(ETIMEDOUT) " wait|pool_connect_failed -5 -|"
-                          "pool_connection_created 0 -|pool_connection_closed 0 discarded|"
-                          "pool_closed 0 -|");
+    CHECK_STR(events.all,
+            "pool_acquire_failed -" PNX_STRINGIFY(
+                    ETIMEDOUT) " wait|pool_connect_failed -5 -|"
+                               "pool_connection_created 0 -|pool_connection_closed 0 discarded|"
+                               "pool_closed 0 -|");
     tear_down(pool);
     CHECK_EQ(pnx_monitor_remove(set, id), 0);
     pnx_stats_release(&set);

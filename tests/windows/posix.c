@@ -40,12 +40,12 @@ void test_windows_lacks(const char *what) {
 
 static int fail(void) {
     DWORD error = GetLastError();
-    errno = error == ERROR_FILE_NOT_FOUND || error == ERROR_PATH_NOT_FOUND  ? ENOENT
-            : error == ERROR_FILE_EXISTS || error == ERROR_ALREADY_EXISTS   ? EEXIST
-            : error == ERROR_ACCESS_DENIED || error == ERROR_WRITE_PROTECT  ? EACCES
+    errno = error == ERROR_FILE_NOT_FOUND || error == ERROR_PATH_NOT_FOUND        ? ENOENT
+            : error == ERROR_FILE_EXISTS || error == ERROR_ALREADY_EXISTS         ? EEXIST
+            : error == ERROR_ACCESS_DENIED || error == ERROR_WRITE_PROTECT        ? EACCES
             : error == ERROR_SHARING_VIOLATION || error == ERROR_USER_MAPPED_FILE ? EBUSY
-            : error == ERROR_INVALID_HANDLE                                 ? EBADF
-                                                                            : EIO;
+            : error == ERROR_INVALID_HANDLE                                       ? EBADF
+                                                                                  : EIO;
     return -1;
 }
 
@@ -183,9 +183,9 @@ void *mmap(void *at, size_t n, int protection, int flags, int fd, int64_t offset
     (void)offset;
     if (!(flags & MAP_ANONYMOUS) || fd != -1 || (flags & MAP_FIXED))
         test_windows_lacks("mmap()");
-    DWORD words = protection == PROT_NONE      ? PAGE_NOACCESS
-                  : protection & PROT_WRITE    ? PAGE_READWRITE
-                                               : PAGE_READONLY;
+    DWORD words = protection == PROT_NONE   ? PAGE_NOACCESS
+                  : protection & PROT_WRITE ? PAGE_READWRITE
+                                            : PAGE_READONLY;
     void *base = VirtualAlloc(at, n, MEM_RESERVE | MEM_COMMIT, words);
     return base ? base : MAP_FAILED;
 }
@@ -219,27 +219,6 @@ static const wchar_t *wide(const char *path) {
     if (!MultiByteToWideChar(CP_UTF8, 0, path, -1, text, 2048))
         text[0] = L'\0';
     return text;
-}
-
-int posix_open(const char *path, int flags, ...) {
-    va_list args;
-    va_start(args, flags);
-    unsigned mode = flags & O_CREAT ? va_arg(args, unsigned) : 0600;
-    va_end(args);
-    DWORD access = (flags & O_ACCMODE) == O_RDONLY   ? GENERIC_READ
-                   : (flags & O_ACCMODE) == O_WRONLY ? GENERIC_WRITE
-                                                     : GENERIC_READ | GENERIC_WRITE;
-    DWORD how = flags & O_CREAT ? (flags & O_EXCL    ? CREATE_NEW
-                                   : flags & O_TRUNC ? CREATE_ALWAYS
-                                                     : OPEN_ALWAYS)
-                : flags & O_TRUNC ? TRUNCATE_EXISTING
-                                  : OPEN_EXISTING;
-    DWORD attributes = mode & 0200 ? FILE_ATTRIBUTE_NORMAL : FILE_ATTRIBUTE_READONLY;
-    HANDLE handle = CreateFileW(wide(path), access, SHARE_ALL, NULL, how,
-            attributes | (access == GENERIC_READ ? FILE_FLAG_BACKUP_SEMANTICS : 0), NULL);
-    if (handle == INVALID_HANDLE_VALUE)
-        return fail();
-    return _open_osfhandle((intptr_t)handle, (flags & O_APPEND) | _O_BINARY | _O_NOINHERIT);
 }
 
 int64_t posix_read(int fd, void *buf, size_t n) {
@@ -337,6 +316,32 @@ static int cut_beneath_wine(HANDLE handle, int64_t n) {
     return becomes(handle, n) ? 0 : -1;
 }
 
+int posix_open(const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    unsigned mode = flags & O_CREAT ? va_arg(args, unsigned) : 0600;
+    va_end(args);
+    DWORD access = (flags & O_ACCMODE) == O_RDONLY   ? GENERIC_READ
+                   : (flags & O_ACCMODE) == O_WRONLY ? GENERIC_WRITE
+                                                     : GENERIC_READ | GENERIC_WRITE;
+    DWORD how = flags & O_CREAT   ? (flags & O_EXCL           ? CREATE_NEW
+                                            : flags & O_TRUNC ? CREATE_ALWAYS
+                                                              : OPEN_ALWAYS)
+                : flags & O_TRUNC ? TRUNCATE_EXISTING
+                                  : OPEN_EXISTING;
+    DWORD attributes = mode & 0200 ? FILE_ATTRIBUTE_NORMAL : FILE_ATTRIBUTE_READONLY;
+    HANDLE handle = CreateFileW(wide(path), access, SHARE_ALL, NULL, how,
+            attributes | (access == GENERIC_READ ? FILE_FLAG_BACKUP_SEMANTICS : 0), NULL);
+    if (handle == INVALID_HANDLE_VALUE && GetLastError() == ERROR_USER_MAPPED_FILE) {
+        handle = CreateFileW(wide(path), access, SHARE_ALL, NULL, OPEN_EXISTING, attributes, NULL);
+        if (handle != INVALID_HANDLE_VALUE && cut_beneath_wine(handle, 0))
+            return -1;
+    }
+    if (handle == INVALID_HANDLE_VALUE)
+        return fail();
+    return _open_osfhandle((intptr_t)handle, (flags & O_APPEND) | _O_BINARY | _O_NOINHERIT);
+}
+
 static int set_end(HANDLE handle, int64_t n) {
     FILE_END_OF_FILE_INFO end = {.EndOfFile.QuadPart = n};
     if (SetFileInformationByHandle(handle, FileEndOfFileInfo, &end, sizeof(end)))
@@ -378,8 +383,9 @@ static struct timespec to_timespec(LARGE_INTEGER ticks) {
 }
 
 static int64_t to_ticks(const struct timespec *ts) {
-    return ts->tv_nsec == UTIME_OMIT ? 0
-                                     : ts->tv_sec * INT64_C(10000000) + ts->tv_nsec / 100 + TICKS_TO_1970;
+    return ts->tv_nsec == UTIME_OMIT
+                   ? 0
+                   : ts->tv_sec * INT64_C(10000000) + ts->tv_nsec / 100 + TICKS_TO_1970;
 }
 
 static int stat_handle(HANDLE handle, struct posix_stat *ret_stat) {
@@ -394,7 +400,7 @@ static int stat_handle(HANDLE handle, struct posix_stat *ret_stat) {
             .st_dev = file.dwVolumeSerialNumber,
             .st_ino = (uint64_t)file.nFileIndexHigh << 32 | file.nFileIndexLow,
             .st_nlink = file.nNumberOfLinks,
-            .st_mode = file.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY ? _S_IFDIR | 0777
+            .st_mode = file.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY  ? _S_IFDIR | 0777
                        : file.dwFileAttributes & FILE_ATTRIBUTE_READONLY ? _S_IFREG | 0444
                                                                          : _S_IFREG | 0666,
             .st_size = standard.EndOfFile.QuadPart,
@@ -432,7 +438,8 @@ static int set_times(HANDLE handle, const struct timespec times[2]) {
     } else {
         FILETIME now;
         GetSystemTimePreciseAsFileTime(&now);
-        basic.LastWriteTime.QuadPart = (int64_t)((uint64_t)now.dwHighDateTime << 32 | now.dwLowDateTime);
+        basic.LastWriteTime.QuadPart =
+                (int64_t)((uint64_t)now.dwHighDateTime << 32 | now.dwLowDateTime);
     }
     return SetFileInformationByHandle(handle, FileBasicInfo, &basic, sizeof(basic)) ? 0 : fail();
 }

@@ -128,7 +128,7 @@ typedef struct {
 } cpu_set_t;
 #define CPU_ZERO(set)       ((set)->bits = 0)
 #define CPU_SET(cpu, set)   ((set)->bits |= UINT64_C(1) << (cpu))
-#define CPU_ISSET(cpu, set) (((set)->bits >> (cpu) & 1) != 0)
+#define CPU_ISSET(cpu, set) (((set)->bits >> (cpu)&1) != 0)
 #define CPU_COUNT(set)      __builtin_popcountll((set)->bits)
 int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *ret_set);
 int sched_setaffinity(pid_t pid, size_t size, const cpu_set_t *set);
@@ -166,17 +166,17 @@ int setrlimit(int which, const struct rlimit *limit);
 
 /* ---- memory ---- */
 
-#define PROT_NONE     0
-#define PROT_READ     1
-#define PROT_WRITE    2
-#define PROT_EXEC     4
-#define MAP_SHARED    1
-#define MAP_PRIVATE   2
-#define MAP_FIXED     16
+#define PROT_NONE           0
+#define PROT_READ           1
+#define PROT_WRITE          2
+#define PROT_EXEC           4
+#define MAP_SHARED          1
+#define MAP_PRIVATE         2
+#define MAP_FIXED           16
 #define MAP_FIXED_NOREPLACE 64
-#define MAP_ANONYMOUS 32
-#define MAP_NORESERVE 0
-#define MAP_FAILED    ((void *)-1)
+#define MAP_ANONYMOUS       32
+#define MAP_NORESERVE       0
+#define MAP_FAILED          ((void *)-1)
 /* Private memory only. */
 void *mmap(void *at, size_t n, int protection, int flags, int fd, int64_t offset);
 int munmap(void *base, size_t n);
@@ -208,9 +208,9 @@ int posix_fstat(int fd, struct posix_stat *ret_stat);
 #undef stat
 #undef fstat
 #undef lstat
-#define stat             posix_stat
-#define fstat(fd, st)    posix_fstat(fd, st)
-#define lstat(path, st)  posix_stat(path, st)
+#define stat            posix_stat
+#define fstat(fd, st)   posix_fstat(fd, st)
+#define lstat(path, st) posix_stat(path, st)
 #ifndef S_ISLNK
 #define S_ISLNK(mode) 0
 #endif
@@ -227,20 +227,20 @@ int posix_fcntl(int fd, int command, ...);
 int posix_chmod(const char *path, unsigned mode);
 unsigned posix_open_handles(void);
 int posix_dup2(int fd, int wanted);
-#define dup2(fd, wanted)        posix_dup2(fd, wanted)
-#define open(...)               posix_open(__VA_ARGS__)
-#define read(fd, buf, n)        posix_read(fd, buf, n)
-#define write(fd, data, n)      posix_write(fd, data, n)
-#define rename(from, to)        posix_rename(from, to)
-#define mkdir(path, mode)       posix_mkdir(path)
-#define unlink(path)            posix_unlink(path)
-#define fcntl(...)              posix_fcntl(__VA_ARGS__)
-#define chmod(path, mode)       posix_chmod(path, mode)
-#define F_GETFD                 1
-#define F_SETFD                 2
-#define F_GETFL                 3
-#define F_SETFL                 4
-#define FD_CLOEXEC              1
+#define dup2(fd, wanted)   posix_dup2(fd, wanted)
+#define open(...)          posix_open(__VA_ARGS__)
+#define read(fd, buf, n)   posix_read(fd, buf, n)
+#define write(fd, data, n) posix_write(fd, data, n)
+#define rename(from, to)   posix_rename(from, to)
+#define mkdir(path, mode)  posix_mkdir(path)
+#define unlink(path)       posix_unlink(path)
+#define fcntl(...)         posix_fcntl(__VA_ARGS__)
+#define chmod(path, mode)  posix_chmod(path, mode)
+#define F_GETFD            1
+#define F_SETFD            2
+#define F_GETFL            3
+#define F_SETFL            4
+#define FD_CLOEXEC         1
 int posix_ftruncate(int fd, int64_t n);
 int posix_truncate(const char *path, int64_t n);
 #undef ftruncate

@@ -10,7 +10,8 @@
 /* Ticks in a second: the same since the system has started. */
 static int64_t frequency(void) {
     static struct pnx_a64 known;
-    uint64_t found = pnx_load(&known, PNX_RELAXED, "clock.frequency"); /* everybody finds the same */
+    uint64_t found =
+            pnx_load(&known, PNX_RELAXED, "clock.frequency"); /* everybody finds the same */
     if (found == 0) {
         LARGE_INTEGER ticks;
         QueryPerformanceFrequency(&ticks); /* cannot fail since Windows XP */

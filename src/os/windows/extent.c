@@ -2,7 +2,6 @@
 /* os/windows/extent.c - files' room; there are no clones, nor files in memory that could be sealed. */
 #include "os/extent.h"
 
-#include "os/fault.h"
 #include "os/file.h"
 #include "os/windows/windows.h"
 
@@ -18,7 +17,7 @@ int pnx__os_allocate(int fd, uint64_t offset, uint64_t n) {
     struct pnx_file_info info;
     if (offset > INT64_MAX || n > INT64_MAX - offset)
         return -EFBIG;
-    int rc = PNX_OS_FAULT("allocate");
+    int rc = FAULT("allocate");
     if (rc == 0)
         rc = pnx__os_fstat(fd, &info);
     if (rc)
@@ -37,7 +36,7 @@ int pnx__os_allocate(int fd, uint64_t offset, uint64_t n) {
 static int64_t pwrite_some(HANDLE handle, const void *data, size_t n, uint64_t offset) {
     DWORD done = 0;
     OVERLAPPED where = {.Offset = (DWORD)offset, .OffsetHigh = (DWORD)(offset >> 32)};
-    int injected = PNX_OS_FAULT("pwrite");
+    int injected = FAULT("pwrite");
     if (injected)
         return injected;
     DWORD part = n < (1u << 30) ? (DWORD)n : 1u << 30;
@@ -69,12 +68,12 @@ int pnx__os_sync_start(int fd, uint64_t offset, uint64_t n) {
     (void)fd;
     if (offset > INT64_MAX || n > INT64_MAX - offset)
         return -EFBIG;
-    int injected = PNX_OS_FAULT("sync_start");
+    int injected = FAULT("sync_start");
     return injected && injected != -ENOSYS ? injected : -ENOTSUP;
 }
 
 int pnx__os_fdatasync(int fd) {
-    int injected = PNX_OS_FAULT("fdatasync");
+    int injected = FAULT("fdatasync");
     if (injected)
         return injected;
     HANDLE handle = pnx__windows_handle(fd);
@@ -86,25 +85,25 @@ int pnx__os_fdatasync(int fd) {
 int pnx__os_clone(int fd, const char *dir) {
     (void)fd;
     (void)dir;
-    int injected = PNX_OS_FAULT("clone");
+    int injected = FAULT("clone");
     return injected ? injected : -ENOTSUP;
 }
 
 int pnx__os_memfd(const char *name) {
     (void)name;
-    int injected = PNX_OS_FAULT("memfd");
+    int injected = FAULT("memfd");
     return injected ? injected : -ENOTSUP;
 }
 
 int pnx__os_seal(int fd, unsigned seals) {
     (void)fd;
     (void)seals;
-    int injected = PNX_OS_FAULT("seal");
+    int injected = FAULT("seal");
     return injected ? injected : -ENOTSUP;
 }
 
 int pnx__os_seals(int fd) {
     (void)fd;
-    int injected = PNX_OS_FAULT("seals");
+    int injected = FAULT("seals");
     return injected ? injected : -ENOTSUP;
 }

@@ -9,7 +9,6 @@
  */
 #include "os/file.h"
 
-#include "os/fault.h"
 #include "os/windows/windows.h"
 
 #include <io.h>
@@ -58,8 +57,8 @@ static int open_path(const char *path, int flags, unsigned mode) {
     if (rc)
         return rc;
     bool writes = (flags & O_ACCMODE) != O_RDONLY || (flags & (O_CREAT | O_TRUNC));
-    DWORD attributes = (flags & O_CREAT) && !(mode & 0200) ? FILE_ATTRIBUTE_READONLY
-                                                           : FILE_ATTRIBUTE_NORMAL;
+    DWORD attributes =
+            (flags & O_CREAT) && !(mode & 0200) ? FILE_ATTRIBUTE_READONLY : FILE_ATTRIBUTE_NORMAL;
     HANDLE handle = CreateFileW(wide, access_of(flags), SHARE_ALL, NULL, disposition_of(flags),
             attributes | (writes ? 0 : FILE_FLAG_BACKUP_SEMANTICS), /* directories, too */
             NULL);
@@ -75,7 +74,7 @@ static int open_path(const char *path, int flags, unsigned mode) {
 }
 
 int pnx__os_open(const char *path, int flags, unsigned mode) {
-    int injected = PNX_OS_FAULT("open");
+    int injected = FAULT("open");
     return injected ? injected : open_path(path, flags, mode);
 }
 
@@ -101,7 +100,7 @@ static int join(int dir, const char *path, char ret_path[PNX_WINDOWS_PATH_MAX]) 
 
 int pnx__os_openat(int dir, const char *path, int flags, unsigned mode) {
     char joined[PNX_WINDOWS_PATH_MAX];
-    int rc = PNX_OS_FAULT("openat");
+    int rc = FAULT("openat");
     if (rc)
         return rc;
     bool whole = path[0] == '/' || path[0] == '\\' || (path[0] && path[1] == ':');
@@ -112,7 +111,7 @@ int pnx__os_openat(int dir, const char *path, int flags, unsigned mode) {
 }
 
 int pnx__os_dup(int fd) {
-    int injected = PNX_OS_FAULT("dup");
+    int injected = FAULT("dup");
     if (injected)
         return injected;
     HANDLE process = GetCurrentProcess(), handle;
@@ -129,7 +128,7 @@ int pnx__os_close(int *fd) {
     *fd = -1;
     if (old < 0)
         return 0;
-    int injected = PNX_OS_FAULT("close");
+    int injected = FAULT("close");
     int rc = _close(old) == 0 ? 0 : -errno;
     return injected ? injected : rc;
 }
@@ -172,7 +171,9 @@ static int fill(HANDLE handle, struct pnx_file_info *ret_info) {
             .mtime_ns = to_ns(basic.LastWriteTime),
             .ctime_ns = to_ns(basic.ChangeTime),
             .links = file.nNumberOfLinks,
-            .mode = directory ? 0777 : read_only ? 0444 : 0666,
+            .mode = directory   ? 0777
+                    : read_only ? 0444
+                                : 0666,
             .kind = link        ? PNX_FILE_LINK
                     : directory ? PNX_FILE_DIRECTORY
                                 : PNX_FILE_REGULAR,
@@ -181,7 +182,7 @@ static int fill(HANDLE handle, struct pnx_file_info *ret_info) {
 }
 
 int pnx__os_fstat(int fd, struct pnx_file_info *ret_info) {
-    int injected = PNX_OS_FAULT("fstat");
+    int injected = FAULT("fstat");
     if (injected)
         return injected;
     HANDLE handle = pnx__windows_handle(fd);
@@ -204,12 +205,12 @@ static int look(const char *path, DWORD flags, struct pnx_file_info *ret_info) {
 }
 
 int pnx__os_stat(const char *path, struct pnx_file_info *ret_info) {
-    int injected = PNX_OS_FAULT("stat");
+    int injected = FAULT("stat");
     return injected ? injected : look(path, 0, ret_info);
 }
 
 int pnx__os_lstat(const char *path, struct pnx_file_info *ret_info) {
-    int injected = PNX_OS_FAULT("lstat");
+    int injected = FAULT("lstat");
     return injected ? injected : look(path, FILE_FLAG_OPEN_REPARSE_POINT, ret_info);
 }
 
@@ -222,11 +223,13 @@ static DWORD at_most(size_t n) {
 /* The end of a file and the end of a pipe are no errors. */
 static int64_t read_failed(void) {
     DWORD error = GetLastError();
+    if (error == ERROR_ACCESS_DENIED) /* opened for something else */
+        return -EBADF;
     return error == ERROR_HANDLE_EOF || error == ERROR_BROKEN_PIPE ? 0 : pnx__windows_errno(error);
 }
 
 int64_t pnx__os_read(int fd, void *buf, size_t n) {
-    int injected = PNX_OS_FAULT("read");
+    int injected = FAULT("read");
     if (injected)
         return injected;
     DWORD done = 0;
@@ -253,7 +256,7 @@ static OVERLAPPED at_offset(uint64_t offset) {
 int64_t pnx__os_pread(int fd, void *buf, size_t n, uint64_t offset) {
     if (offset > INT64_MAX)
         return -EOVERFLOW;
-    int injected = PNX_OS_FAULT("pread");
+    int injected = FAULT("pread");
     if (injected)
         return injected;
     HANDLE handle = pnx__windows_handle(fd);
@@ -271,14 +274,16 @@ int64_t pnx__os_pread(int fd, void *buf, size_t n, uint64_t offset) {
 }
 
 int64_t pnx__os_write(int fd, const void *data, size_t n) {
-    int injected = PNX_OS_FAULT("write");
+    int injected = FAULT("write");
     if (injected)
         return injected;
     DWORD done = 0;
     HANDLE handle = pnx__windows_handle(fd);
     if (handle == INVALID_HANDLE_VALUE)
         return -EBADF;
-    return WriteFile(handle, data, at_most(n), &done, NULL) ? (int64_t)done : pnx__windows_failed();
+    if (WriteFile(handle, data, at_most(n), &done, NULL))
+        return done;
+    return GetLastError() == ERROR_ACCESS_DENIED ? -EBADF : pnx__windows_failed();
 }
 
 int64_t pnx__os_read_full(int fd, void *buf, size_t n) {
@@ -320,7 +325,7 @@ int pnx__os_write_full(int fd, const void *data, size_t n) {
 }
 
 int pnx__os_fsync(int fd) {
-    int injected = PNX_OS_FAULT("fsync");
+    int injected = FAULT("fsync");
     if (injected)
         return injected;
     HANDLE handle = pnx__windows_handle(fd);
@@ -332,9 +337,9 @@ int pnx__os_fsync(int fd) {
 /* The file systems of Windows keep a journal of names; there is no call that waits for it, but for administrators. */
 int pnx__os_fsync_dir(const char *path) {
     struct pnx_file_info info;
-    int rc = PNX_OS_FAULT("open");
+    int rc = FAULT("open");
     if (rc == 0)
-        rc = PNX_OS_FAULT("fsync");
+        rc = FAULT("fsync");
     if (rc == 0)
         rc = look(path, 0, &info);
     if (rc)
@@ -355,7 +360,7 @@ static int set_end(int fd, uint64_t size) {
 int pnx__os_ftruncate(int fd, uint64_t size) {
     if (size > INT64_MAX)
         return -EFBIG;
-    int injected = PNX_OS_FAULT("ftruncate");
+    int injected = FAULT("ftruncate");
     return injected ? injected : set_end(fd, size);
 }
 
@@ -364,7 +369,7 @@ int pnx__os_fallocate(int fd, uint64_t size) {
     struct pnx_file_info info;
     if (size > INT64_MAX)
         return -EFBIG;
-    int rc = PNX_OS_FAULT("fallocate");
+    int rc = FAULT("fallocate");
     if (rc == 0)
         rc = pnx__os_fstat(fd, &info);
     if (rc || info.size >= size)
@@ -376,7 +381,7 @@ int pnx__os_fallocate(int fd, uint64_t size) {
 
 int pnx__os_rename(const char *from, const char *to) {
     wchar_t wide_from[PNX_WINDOWS_PATH_MAX], wide_to[PNX_WINDOWS_PATH_MAX];
-    int rc = PNX_OS_FAULT("rename");
+    int rc = FAULT("rename");
     if (rc == 0)
         rc = pnx__windows_path(from, wide_from);
     if (rc == 0)
@@ -390,7 +395,7 @@ int pnx__os_rename(const char *from, const char *to) {
 #define ON_PATH(name, path, call) \
     do { \
         wchar_t wide[PNX_WINDOWS_PATH_MAX]; \
-        int rc_ = PNX_OS_FAULT(name); \
+        int rc_ = FAULT(name); \
         if (rc_ == 0) \
             rc_ = pnx__windows_path(path, wide); \
         return rc_ ? rc_ : (call) ? 0 : pnx__windows_failed(); \

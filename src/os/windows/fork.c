@@ -2,8 +2,8 @@
 /* os/windows/fork.c - nothing is done around fork(), since there is none. */
 #include "os/fork.h"
 
-void pnx__at_fork(enum pnx_lock_rank rank, void (*prepare)(void), void (*parent)(void),
-        void (*child)(void)) {
+void pnx__at_fork(
+        enum pnx_lock_rank rank, void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
     (void)rank;
     (void)prepare;
     (void)parent;

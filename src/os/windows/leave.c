@@ -24,7 +24,8 @@ void pnx__complain(const char *text, size_t n) {
     HANDLE error = GetStdHandle(STD_ERROR_HANDLE);
     while (n) {
         DWORD written = 0;
-        if (!WriteFile(error, text, n > INT32_MAX ? INT32_MAX : (DWORD)n, &written, NULL) || !written)
+        if (!WriteFile(error, text, n > INT32_MAX ? INT32_MAX : (DWORD)n, &written, NULL) ||
+                !written)
             return;
         text += written;
         n -= written;

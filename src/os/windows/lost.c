@@ -7,13 +7,12 @@
  */
 #include "os/lost.h"
 
-#include "os/fault.h"
 #include "os/windows/windows.h"
 
 #define TRIES 1000
 
 int pnx__os_copy_by_system(void *dst, const void *src, size_t n, bool dst_is_lossy) {
-    int injected = PNX_OS_FAULT("process_vm");
+    int injected = FAULT("process_vm");
     if (injected)
         return injected;
     SIZE_T done = 0;
@@ -28,7 +27,7 @@ int pnx__os_populate(uintptr_t from, size_t n, bool for_writing) {
     (void)from;
     (void)n;
     (void)for_writing;
-    int injected = PNX_OS_FAULT("populate");
+    int injected = FAULT("populate");
     return injected ? injected : -EINVAL;
 }
 
@@ -38,7 +37,7 @@ static bool is_replaced(const MEMORY_BASIC_INFORMATION *area) {
 }
 
 int pnx__os_zero(uintptr_t from, size_t n, bool writable) {
-    int injected = PNX_OS_FAULT("mmap_zero");
+    int injected = FAULT("mmap_zero");
     if (injected)
         return injected;
     void *base = (void *)from;

@@ -9,7 +9,6 @@
  */
 #include "os/map.h"
 
-#include "os/fault.h"
 #include "os/file.h"
 #include "os/windows/windows.h"
 
@@ -79,7 +78,7 @@ static int allocate(void *at, size_t n, DWORD type, DWORD protection, void **ret
 }
 
 int pnx__os_map(const struct pnx_os_map *what, void **ret_base) {
-    int injected = PNX_OS_FAULT("mmap");
+    int injected = FAULT("mmap");
     if (injected)
         return injected;
     if (what->offset > INT64_MAX)
@@ -93,7 +92,7 @@ int pnx__os_map(const struct pnx_os_map *what, void **ret_base) {
 }
 
 int pnx__os_reserve(void *at, size_t n, void **ret_base) {
-    int injected = PNX_OS_FAULT("reserve");
+    int injected = FAULT("reserve");
     if (injected)
         return injected;
     if (!at)
@@ -118,7 +117,7 @@ int pnx__os_remap(void *base, size_t old_n, size_t n, void **ret_base) {
     (void)old_n;
     (void)n;
     (void)ret_base;
-    int injected = PNX_OS_FAULT("mremap");
+    int injected = FAULT("mremap");
     return injected ? injected : -ENOTSUP;
 }
 
@@ -127,7 +126,7 @@ int pnx__os_remap(void *base, size_t old_n, size_t n, void **ret_base) {
 int pnx__os_policy(void *base, size_t n, enum pnx_os_policy policy) {
     (void)base;
     (void)n;
-    int injected = PNX_OS_FAULT("policy");
+    int injected = FAULT("policy");
     if (injected)
         return injected;
     /* Without fork() no child ever has, or finds, anything. */
@@ -135,7 +134,7 @@ int pnx__os_policy(void *base, size_t n, enum pnx_os_policy policy) {
 }
 
 int pnx__os_advise(void *base, size_t n, enum pnx_os_advice advice) {
-    int injected = PNX_OS_FAULT("madvise");
+    int injected = FAULT("madvise");
     if (injected)
         return injected;
     WIN32_MEMORY_RANGE_ENTRY range = {base, n};
@@ -154,7 +153,7 @@ static bool raise_limit(size_t n) {
 }
 
 int pnx__os_lock_pages(void *base, size_t n) {
-    int injected = PNX_OS_FAULT("mlock");
+    int injected = FAULT("mlock");
     if (injected)
         return injected;
     if (VirtualLock(base, n))
@@ -169,7 +168,7 @@ void pnx__os_unlock_pages(void *base, size_t n) {
 }
 
 int pnx__os_lock_limit(uint64_t *ret_bytes) {
-    int injected = PNX_OS_FAULT("getrlimit");
+    int injected = FAULT("getrlimit");
     if (injected)
         return injected;
     SIZE_T least, most;
@@ -180,7 +179,7 @@ int pnx__os_lock_limit(uint64_t *ret_bytes) {
 }
 
 int pnx__os_sync_pages(void *base, size_t n) {
-    int injected = PNX_OS_FAULT("msync");
+    int injected = FAULT("msync");
     if (injected)
         return injected;
     return FlushViewOfFile(base, n) ? 0 : pnx__windows_failed();
@@ -189,7 +188,7 @@ int pnx__os_sync_pages(void *base, size_t n) {
 int pnx__os_map_counts(uint64_t *ret_have, uint64_t *ret_most) {
     (void)ret_have;
     (void)ret_most;
-    int injected = PNX_OS_FAULT("map_counts");
+    int injected = FAULT("map_counts");
     return injected ? injected : -ENOTSUP; /* there is no limit but memory */
 }
 

@@ -5,7 +5,7 @@
 #include "os/fault.h"
 #include "os/windows/windows.h"
 
-#define HUGE ((size_t)2 << 20)
+#define HUGE  ((size_t)2 << 20)
 #define TRIES 8
 
 /* Reserves more, and then, where that was, what is aligned; another thread may be faster, and have the place. */

@@ -27,8 +27,8 @@ bool pnx__os_sigbus_possible(void) {
 #define WRITES 1u
 
 static bool allows(DWORD protection, bool writes) {
-    DWORD writable = PAGE_READWRITE | PAGE_WRITECOPY | PAGE_EXECUTE_READWRITE |
-                     PAGE_EXECUTE_WRITECOPY;
+    DWORD writable =
+            PAGE_READWRITE | PAGE_WRITECOPY | PAGE_EXECUTE_READWRITE | PAGE_EXECUTE_WRITECOPY;
     DWORD readable = writable | PAGE_READONLY | PAGE_EXECUTE_READ;
     return !(protection & PAGE_GUARD) && (protection & (writes ? writable : readable));
 }

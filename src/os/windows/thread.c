@@ -46,7 +46,8 @@ struct pnx_thread *pnx_self_get_(void) {
 /* As long as it runs, the slot still has the record. */
 static void WINAPI drop_record(void *arg) {
     struct pnx_thread *record = arg;
-    if (!record || pnx_load(&freeing, PNX_RELAXED, "thread.freeing")) /* the caller's own, or none */
+    if (!record ||
+            pnx_load(&freeing, PNX_RELAXED, "thread.freeing")) /* the caller's own, or none */
         return;
     if (record->rwdata_n)
         record->rwdata_end(record);
@@ -116,10 +117,9 @@ static struct pnx_thread *claim_record(void) {
 }
 
 static struct pnx_thread *make_record(void) {
-    void *memory =
-            PNX_OS_FAULT("thread_record")
-                    ? NULL
-                    : _aligned_malloc(sizeof(struct pnx_thread), _Alignof(struct pnx_thread));
+    void *memory = PNX_OS_FAULT("thread_record") ? NULL
+                                                 : _aligned_malloc(sizeof(struct pnx_thread),
+                                                           _Alignof(struct pnx_thread));
     if (!memory)
         return NULL;
     struct pnx_thread *record = memset(memory, 0, sizeof(*record));

@@ -78,6 +78,7 @@ static const struct {
         {ERROR_PRIVILEGE_NOT_HELD, EPERM},
         {ERROR_DISK_CORRUPT, EIO},
         {ERROR_USER_MAPPED_FILE, EBUSY},
+        {ERROR_MAPPED_ALIGNMENT, EINVAL},
         {ERROR_NO_SYSTEM_RESOURCES, ENOMEM},
         {ERROR_WORKING_SET_QUOTA, ENOMEM},
         {ERROR_PAGEFILE_QUOTA, ENOMEM},
@@ -124,7 +125,8 @@ int pnx__windows_path(const char *path, wchar_t ret_path[PNX_WINDOWS_PATH_MAX]) 
             CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, ret_path, PNX_WINDOWS_PATH_MAX);
     if (n == 0)
         return GetLastError() == ERROR_INSUFFICIENT_BUFFER ? -ENAMETOOLONG : -EINVAL;
-    bool has_prefix = wcsncmp(ret_path, L"\\\\?\\", 4) == 0 || wcsncmp(ret_path, L"\\\\.\\", 4) == 0;
+    bool has_prefix =
+            wcsncmp(ret_path, L"\\\\?\\", 4) == 0 || wcsncmp(ret_path, L"\\\\.\\", 4) == 0;
     if (n < MAX_PATH - 12 || has_prefix) /* directories have room for a name of 8.3 */
         return 0;
     wchar_t given[PNX_WINDOWS_PATH_MAX];

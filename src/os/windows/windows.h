@@ -8,11 +8,27 @@
 
 #include <patinox/error.h>
 
+#include "os/fault.h"
+
 #define WIN32_LEAN_AND_MEAN
 #define NOMINMAX
 #include <windows.h>
 
 #define PNX_WINDOWS_PATH_MAX 4096 /* units of UTF-16, with the prefix and the end */
+
+/* PNX_OS_FAULT(), where an injected -EINTR is no error, since nothing is interrupted here. */
+#ifdef PNX_FAULTS
+static inline int pnx__windows_fault(const char *call) {
+    int rc;
+    do
+        rc = PNX_OS_FAULT(call);
+    while (rc == -EINTR);
+    return rc;
+}
+#define FAULT(call) pnx__windows_fault(call)
+#else
+#define FAULT(call) 0
+#endif
 
 /* Returns -errno for what GetLastError() says; -EIO for what is in no table. */
 int pnx__windows_errno(DWORD error);

@@ -28,8 +28,8 @@ struct part {
     char said[512];
 };
 
-static const char *running;    /* name of the test that this process runs; NULL: none */
-static int wanted = -1;        /* the test_apart() that this process runs; -1: none */
+static const char *running; /* name of the test that this process runs; NULL: none */
+static int wanted = -1;     /* the test_apart() that this process runs; -1: none */
 static struct part parts[PARTS_MAX];
 static int n_parts;
 static char dir[160];
