@@ -16,6 +16,13 @@ target_compile_options(pnx_flags INTERFACE
     # However the compiler is told their place: a compiler cache may make paths relative.
     "-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=" "-fmacro-prefix-map=${source_from_build}=")
 target_compile_definitions(pnx_flags INTERFACE _GNU_SOURCE)
+if(WIN32)
+    target_compile_definitions(pnx_flags INTERFACE _WIN32_WINNT=0x0A00) # Windows 10
+    # What is header only is beside headers of this system: one of them alone.
+    find_file(PNX_XXHASH xxhash.h PATHS /usr/include NO_CMAKE_FIND_ROOT_PATH REQUIRED)
+    file(COPY "${PNX_XXHASH}" DESTINATION "${CMAKE_BINARY_DIR}/include")
+    target_include_directories(pnx_flags SYSTEM INTERFACE "${CMAKE_BINARY_DIR}/include")
+endif()
 if(PNX_WERROR)
     target_compile_options(pnx_flags INTERFACE -Werror)
 endif()

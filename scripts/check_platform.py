@@ -29,12 +29,14 @@ FORBIDDEN = re.compile(r"(?<![\w.>])(printf|vprintf|puts|putchar|perror|exit|_ex
                        r"pthread_cancel|malloc|calloc|realloc|strdup|strndup|asprintf)\s*\(")
 PRINTS = re.compile(r"\b(fprintf|vfprintf|fputs|fwrite|fputc)\s*\(")
 # The system's allocator; the record of a thread, which no env could give; a sanitizer's or debugger's help.
-INLINE_BARRIER = "include/patinox/atomic_inl.h"  # the processor's cheap full barrier, in public inline functions
-SYSTEM_MEMORY = {"src/os/env_system.c", "src/os/thread.c"}
+# The processor's cheap full barrier and the thread-local pointer, in public inline functions; what a declaration says to
+# the compiler.
+PUBLIC_CONDITIONS = {"include/patinox/atomic_inl.h", "include/patinox/base.h"}
+SYSTEM_MEMORY = {"src/os/env_system.c", "src/os/thread.c", "src/os/windows/thread.c"}
 MEMORY = {"malloc", "calloc", "realloc"}
 # The handler of SIGBUS, which is installed when the first access scope begins, or by the program.
 HANDLER, HANDLES = "src/os/sigbus.c", {"sigaction"}
-LEAVE, LEAVES = "src/os/leave.c", {"atexit", "_exit"}  # the check of leaks, where it was asked for
+LEAVE, LEAVES = {"src/os/leave.c", "src/os/windows/leave.c"}, {"atexit", "_exit"}  # the check of leaks, where it was asked for
 
 
 def code_of(path):
@@ -57,7 +59,7 @@ def objections(name, path):
         include, condition = INCLUDE.match(line), CONDITION.match(line)
         if not in_os and include and not include[1].startswith("patinox/") and include[1] not in headers_of(name):
             yield f"{where}: <{include[1]}> belongs to src/os"
-        if not in_os and name != INLINE_BARRIER and condition and PLATFORM.search(condition[1]):
+        if not in_os and name not in PUBLIC_CONDITIONS and condition and PLATFORM.search(condition[1]):
             yield f"{where}: a platform #if belongs to src/os: {condition[1].strip()}"
         if not in_os and RAW_LOCK.search(line):
             yield f"{where}: {RAW_LOCK.search(line)[0]}: use os/mutex.h, os/thread.h"
@@ -66,7 +68,7 @@ def objections(name, path):
         if ENVIRON.search(line) and name != ENVIRON_FILE:
             yield f"{where}: the environment is read in {ENVIRON_FILE}"
         for match in FORBIDDEN.finditer(line):
-            if not (match[1] in MEMORY and name in SYSTEM_MEMORY) and not (match[1] in LEAVES and name == LEAVE) \
+            if not (match[1] in MEMORY and name in SYSTEM_MEMORY) and not (match[1] in LEAVES and name in LEAVE) \
                     and not (match[1] in HANDLES and name == HANDLER):
                 yield f"{where}: {match[1]}() is not for a library"
         if PRINTS.search(line) and "abort()" not in " ".join(lines[number - 1:number + 6]):

@@ -51,6 +51,10 @@ struct pnx_thread;
 #if defined(PNX_EXPLORE)
 struct pnx_thread *pnx_x_self(void);
 #define PNX_SELF pnx_x_self()
+#elif defined( \
+        _WIN32) /* a slot of the system's: one variable cannot be shared by a program and a DLL */
+PNX_API struct pnx_thread *pnx_self_get_(void);
+#define PNX_SELF pnx_self_get_()
 #else
 #if defined( \
         PNX_TLS_DESCRIPTORS) /* a build option, and then for its users too: any number of plugins */

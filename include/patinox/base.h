@@ -33,11 +33,16 @@
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
+#ifdef _WIN32 /* a list says what the library exports; mingw-w64 brings a printf() of C99 */
+#define PNX_API
+#define PNX_PRINTF(index, first) __attribute__((format(gnu_printf, index, first)))
+#else
 #define PNX_API                  __attribute__((visibility("default")))
-#define PNX_NODISCARD            __attribute__((warn_unused_result))
 #define PNX_PRINTF(index, first) __attribute__((format(printf, index, first)))
+#endif
+#define PNX_NODISCARD        __attribute__((warn_unused_result))
 /* Runs handler(&variable) when the variable's scope is left; see patinox/guard.h for which exits count. */
-#define PNX_CLEANUP(handler)     __attribute__((cleanup(handler), unused))
+#define PNX_CLEANUP(handler) __attribute__((cleanup(handler), unused))
 #else
 #define PNX_API
 #define PNX_NODISCARD

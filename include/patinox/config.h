@@ -274,7 +274,7 @@ PNX_API void pnx_config_notify(struct pnx_config *config);
 /*
  * Returns a descriptor that becomes readable when pnx_config_tick() should be called; it stays the config's.
  * -ENOTSUP when there is none (polling, not watching, or its own thread does it): then only the time that tick
- * returns counts.  -EINVAL.
+ * returns counts.  -EINVAL.  On Windows, where no file is watched, there is never one.
  */
 PNX_API int pnx_config_fd(const struct pnx_config *config);
 

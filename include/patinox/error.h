@@ -15,6 +15,17 @@
 
 #include <errno.h>
 
+/* Where the system has no such word (Windows), own values for it, beyond any errno there. */
+#ifndef ESHUTDOWN
+#define ESHUTDOWN 4001
+#endif
+#ifndef ESTALE
+#define ESTALE 4002
+#endif
+#ifndef EDQUOT
+#define EDQUOT 4003
+#endif
+
 /* Own codes: X(name, value, recovery, text) */
 #define PNX_ERRORS_OWN(X) \
     X(PNX_E_SHARED, -4096, FALLBACK, "the object is shared") \

@@ -287,7 +287,7 @@ PNX_API pnx_ns pnx_executor_tick(struct pnx_executor *executor, pnx_ns now);
 
 /*
  * With PNX_EXECUTOR_TICK: returns a descriptor that becomes readable when tick should be called before the time that
- * it returned last.  It stays the executor's.  -ENOTSUP without the flag, -EINVAL.
+ * it returned last.  It stays the executor's.  -ENOTSUP without the flag, -EINVAL.  On Windows it is the handle of an event.
  */
 PNX_API int pnx_executor_fd(const struct pnx_executor *executor);
 

@@ -52,6 +52,11 @@
  *   - Scopes left by longjmp, or by an exception through frames without -fexceptions: they stay open, keep all
  *     mappings from being unmapped, and the thread's list of scopes refers to a stack frame that is gone.
  *
+ * ON WINDOWS the same holds for EXCEPTION_IN_PAGE_ERROR, which a vectored exception handler takes; a file that is mapped
+ * cannot be cut there, so what remains are errors of disks and networks.  Three things differ: a fault replaces the whole
+ * mapping, so that in a scope that fails bytes from before the fault may be zero, too; should another thread allocate memory
+ * in the moment in which nothing is at the address, the exception is passed on; and pnx_fault_check() sees no other handlers.
+ *
  * A fault replaces everything from the lost page to the end of the mapping when the file was cut, and one page when
  * it could not be read; where more than PNX_FAULT_PAGES_MAX single pages of a mapping were lost, all of it.
  */
@@ -193,7 +198,7 @@ PNX_API int pnx_fault_check(void);
 /*
  * For a handler of yours: handles the signal if it is ours.  siginfo and ucontext are the second and third argument of a
  * handler with SA_SIGINFO.  Returns true when the handler should return, false when the signal is not for us: it is yours
- * to judge then.  Async-signal-safe; keeps errno.
+ * to judge then.  Async-signal-safe; keeps errno.  On Windows siginfo is the EXCEPTION_RECORD, ucontext the CONTEXT.
  */
 PNX_API bool pnx_fault_handle(int signal, void *siginfo, void *ucontext);
 

@@ -68,7 +68,7 @@ enum pnx_mapping_flags {
     PNX_MAPPING_POPULATE = 1 << 9, /* as pnx_mapping_populate() does, or fail */
     PNX_MAPPING_HUGE = 1 << 10,    /* huge pages where they can be had; info says what came of it */
     /* The pages are left out of core dumps; a child of fork() does not have them, or has zeros (anonymous only).  A
-     * system that cannot do so fails the opening: -ENOTSUP. */
+     * system that cannot do so fails the opening: -ENOTSUP, as Windows does for NO_DUMP. */
     PNX_MAPPING_NO_DUMP = 1 << 11,
     PNX_MAPPING_NO_FORK = 1 << 12,
     PNX_MAPPING_WIPE_ON_FORK = 1 << 13,
@@ -155,7 +155,8 @@ struct pnx_mapping_opts {
     uint64_t offset;                 /* where in the file it begins; need not be page-aligned */
     uint64_t length;                 /* bytes; default: to the end of the file */
     uint64_t
-            reserve; /* address space, in bytes, within which a resizable mapping grows without moving; default: none */
+            reserve; /* address space, in bytes, within which a resizable mapping grows without moving; default: none.
+                      * On Windows for anonymous memory only, else -ENOTSUP */
     size_t small_max;     /* ranges up to this size are read, not mapped; default 16 KiB */
     size_t copy_max;      /* most bytes that a copy may have; default 64 MiB */
     uint32_t mode;        /* enum pnx_mapping_mode; default PNX_MAPPING_READ */
@@ -210,6 +211,7 @@ PNX_API PNX_NODISCARD int pnx_mapping_open_anonymous(const struct pnx_mapping_op
 /*
  * Makes a file without a name, length zero bytes long, and maps it with WRITE: memory that other processes can map, too,
  * by the descriptor of pnx_mapping_fd().  Its content can be made unchangeable: pnx_mapping_seal().  Charged as a whole.
+ * -ENOTSUP on Windows.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_open_memfd(const struct pnx_mapping_opts *opts,
         struct pnx_error *err, struct pnx_mapping **ret_mapping);
@@ -302,6 +304,8 @@ enum pnx_resize_flags {
  * Threads that ask for a view meanwhile wait.  A COPY is read anew.  Private and anonymous bytes are kept; those that an
  * anonymous mapping gains are zero.  A layout is checked on the bytes as they will be.  Blocks; any thread, but not from
  * within an access scope (patinox/fault.h) on this thread: -EDEADLK.
+ * Windows cuts no file that anybody has mapped: TRUNCATE takes the pages away first (-EBUSY when others have them, too; should
+ * they then not be had again the mapping is closed, and empty), and a resize that fails under live views leaves the file longer.
  * -ETIMEDOUT when an access scope stays open for 10 s; -EBUSY when live views stand in the way (err names the count); -ENOTSUP when it was not opened RESIZABLE, or is sealed,
  * or cannot change (a pipe, a snapshot); -ERANGE beyond the end of the file in READ and PRIVATE; -ESTALE when pages of a
  * PRIVATE mapping have been lost; -ENOSPC and the like; -EFBIG; PNX_E_FORMAT; -ENOMEM; -EINVAL for unknown flags; -ESHUTDOWN.

@@ -349,7 +349,7 @@ PNX_API PNX_NODISCARD int pnx_pool_cancel(struct pnx_pool_request *request);
  */
 PNX_API PNX_NODISCARD int pnx_inbox_create(
         const struct pnx_env *env, struct pnx_error *err, struct pnx_inbox **ret_inbox);
-/* The descriptor, readable while callbacks wait; -1 for NULL.  Only to poll. */
+/* The descriptor, readable while callbacks wait; -1 for NULL.  Only to poll.  On Windows it is the handle of an event. */
 PNX_API int pnx_inbox_fd(const struct pnx_inbox *inbox);
 /* Runs at most max callbacks that wait (0: all that wait now), on this thread.  Returns how many.  -EINVAL, and -EDEADLK
  * from inside the callback of a request, or while another thread does the same. */
@@ -453,7 +453,7 @@ PNX_API PNX_NODISCARD int pnx_pool_evict(
         struct pnx_pool *pool, pnx_pool_evict_fn *evict, void *ctx);
 
 /* Looks at a connected socket without blocking, for a manager's peek: 0 if it is open and silent, -EPIPE if the peer has closed it,
- * -EPROTO if there is something to read though nobody asked, or -errno. */
+ * -EPROTO if there is something to read though nobody asked, or -errno; -ENOTSUP on Windows. */
 PNX_API PNX_NODISCARD int pnx_pool_peek_fd(int fd);
 
 /* Ends an operation that start left under way; see there.  resource is a connect's; err may be NULL. */

@@ -84,6 +84,7 @@ PNX_API PNX_NODISCARD int pnx_watch_wait(
 /*
  * Returns a descriptor that is readable while there are news, and for good once there is an end to tell of (the cell's
  * close, a cancel): for poll and its kin; pnx_watch_read() takes them.  It stays the watch's: neither read it nor close it.
+ * On Windows it is the handle of an event, to wait for.
  * Negative errors: -EMFILE, -ENFILE, -ENOMEM, -ECANCELED, -EINVAL for NULL.
  */
 PNX_API PNX_NODISCARD int pnx_watch_fd(struct pnx_watch *watch);

@@ -25,7 +25,7 @@ static int charge(struct pnx_mapping *mapping, size_t bytes, struct pnx_error *e
     return 0;
 }
 
-/* Bytes before the data, so that its alignment is that of the file: to a page where pages are mapped. */
+/* Bytes before the data, so that its alignment is that of the file: to what the system maps where pages are. */
 static size_t lead(const struct pnx_mapping *mapping, size_t grain) {
     return (size_t)(mapping->offset % grain);
 }
@@ -154,7 +154,7 @@ static size_t grain_of(const struct pnx_mapping_bytes *bytes) {
 /* Whole pages for n bytes of data. */
 static size_t pages_for(
         const struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes, size_t n) {
-    return round_up(lead(mapping, pnx__os_page_size()) + n, grain_of(bytes));
+    return round_up(lead(mapping, pnx__os_map_grain()) + n, grain_of(bytes));
 }
 
 /* Whether the pages are memory that nobody else pays for. */
@@ -174,7 +174,7 @@ static struct pnx_os_map map_of(const struct pnx_mapping *mapping, size_t at, si
     return (struct pnx_os_map){
             .fd = mapping->anonymous ? -1 : mapping->fd,
             .access = access_of(mapping),
-            .offset = mapping->offset - lead(mapping, pnx__os_page_size()) + at,
+            .offset = mapping->offset - lead(mapping, pnx__os_map_grain()) + at,
             .n = n,
     };
 }
@@ -221,8 +221,8 @@ static int reserve(const struct pnx_mapping *mapping, size_t room, unsigned char
 /* Maps pages bytes, in address space for room bytes if that is more, or where it has to be aligned. */
 static int map_pages(const struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes,
         size_t pages, size_t room) {
-    bool within = room > pages ||
-                  ((mapping->flags & PNX_MAPPING_HUGE) && pages >= pnx__os_huge_page_size());
+    size_t huge = mapping->flags & PNX_MAPPING_HUGE ? pnx__os_huge_page_size() : 0;
+    bool within = room > pages || (huge && pages >= huge);
     unsigned char *kept = NULL;
     struct pnx_os_map map = map_of(mapping, 0, pages);
     int rc = within ? reserve(mapping, room, &kept) : 0;
@@ -257,7 +257,7 @@ int pnx__map_refused(struct pnx_error *err, int refused, size_t n) {
 int pnx__bytes_map(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes, size_t n,
         int *ret_refused, struct pnx_error *err) {
     struct pnx_mapping_bytes made = {.backing = PNX_BACKING_MMAP, .size = n};
-    size_t before = lead(mapping, pnx__os_page_size());
+    size_t before = lead(mapping, pnx__os_map_grain());
     *ret_refused = 0;
     if (n > PTRDIFF_MAX - 2 * pnx__os_huge_page_size() ||
             mapping->reserve > PTRDIFF_MAX - 2 * pnx__os_huge_page_size())
@@ -266,7 +266,8 @@ int pnx__bytes_map(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes,
     size_t pages = pages_for(mapping, &made, n);
     size_t room =
             mapping->reserve > n ? pages_for(mapping, &made, (size_t)mapping->reserve) : pages;
-    bool huge = (mapping->flags & PNX_MAPPING_HUGE) && mapping->anonymous;
+    bool huge =
+            (mapping->flags & PNX_MAPPING_HUGE) && mapping->anonymous && pnx__os_huge_page_size();
     size_t cost = huge ? round_up(pages, pnx__os_huge_page_size()) : pages;
     if (is_charged(mapping)) {
         int rc = charge(mapping, cost, err);

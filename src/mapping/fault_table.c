@@ -18,6 +18,7 @@
 #include "share/reclaim.h"
 
 #include <errno.h>
+#include <pthread.h>
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct pnx_mutex lock = PNX_MUTEX_STATIC(PNX_RANK_FAULT);

@@ -109,6 +109,9 @@ static int check_opts(
     if (o->reserve && !(o->flags & PNX_MAPPING_RESIZABLE))
         return pnx__fail_field(
                 err, -EINVAL, "reserve", "mapping.reserve needs PNX_MAPPING_RESIZABLE");
+    if (o->reserve && kind != PNX_SOURCE_ANONYMOUS && !pnx__os_maps_into_reserved())
+        return pnx__fail_field(err, -ENOTSUP, "reserve",
+                "mapping.reserve: this system keeps address space for anonymous memory only");
     return 0;
 }
 
@@ -399,9 +402,27 @@ static int build(struct pnx_mapping *mapping, struct pnx_source *source, int *re
     return rc ? rc : fill(mapping, source, err);
 }
 
+/* Where a file cannot be cut as long as it is mapped, its pages go first. */
+static void give_up_pages(struct pnx_mapping *mapping) {
+    struct pnx_mapping_bytes empty, bytes = mapping->bytes;
+    pnx__bytes_empty(&empty);
+    struct pnx_fault_pages none = pnx__bytes_pages(mapping, &empty);
+    if (bytes.backing != PNX_BACKING_MMAP || pnx__os_cuts_mapped())
+        return;
+    if (mapping->fault.head.domain) { /* nobody has seen it: there are no scopes */
+        if (pnx__fault_suspend(&mapping->fault, PNX_SEC) ||
+                pnx__fault_resume(&mapping->fault, &none))
+            return;
+    }
+    mapping->bytes = empty;
+    pnx__bytes_drop(mapping, &bytes);
+}
+
 /* Takes back what was done to the file system. */
-static void undo(const struct pnx_mapping *mapping, const struct pnx_source *source) {
+static void undo(struct pnx_mapping *mapping, const struct pnx_source *source) {
     struct pnx_file_info there;
+    if (source->end != source->before || source->created)
+        give_up_pages(mapping);
     if (mapping->fd >= 0)
         pnx__extend_undo(mapping->fd, source->end, source->before);
     if (source->created && pnx__os_stat(source->path, &there) == 0 &&

@@ -248,7 +248,7 @@ static int flush(struct pnx_mapping *mapping, const struct pnx_mapping_bytes *by
         return rc == -ENOTSUP ? 0 : rc; /* nothing was promised */
     }
     int rc = sync_range(mapping, bytes, offset, n);
-    if (rc == 0 && how == PNX_FLUSH_DURABLE)
+    if (rc == 0 && (how == PNX_FLUSH_DURABLE || (!pnx__os_sync_waits() && mapping->fd >= 0)))
         rc = pnx__os_fdatasync(mapping->fd);
     if (rc == 0 && how == PNX_FLUSH_DURABLE)
         rc = sync_name(mapping);

@@ -275,6 +275,63 @@ static int replace(const struct resize *resize) {
     return 0;
 }
 
+/*
+ * Where a file cannot be cut as long as it is mapped: takes the pages away, cuts it, and maps what is to be seen.  If that
+ * fails in the end there is nothing to be seen, and the mapping is closed.
+ */
+static int cut_unmapped(const struct resize *resize, uint64_t end, size_t n) {
+    struct pnx_mapping *mapping = resize->mapping;
+    struct pnx_mapping_bytes old = mapping->bytes, bytes;
+    int refused = 0, rc = shut_out(resize, true);
+    if (rc)
+        return rc;
+    pnx__os_unmap(old.base, old.reserved ? old.reserved : old.base_size);
+    rc = pnx__os_ftruncate(mapping->fd, end);
+    if (rc) {
+        rc = fail(resize, rc, rc, "the file cannot be cut");
+        n = old.size;
+    }
+    pnx_budget_uncharge(mapping->budget, old.charged);
+    pnx__bytes_empty(&bytes);
+    int back = n ? pnx__bytes_map(mapping, &bytes, n, &refused, NULL) : 0;
+    if (back) {
+        pnx_mapping_close(mapping);
+        rc = fail(resize, back, refused, "cannot be mapped again, and is closed");
+    }
+    if (mapping->locked) {
+        size_t less = old.base_size > bytes.base_size ? old.base_size - bytes.base_size : 0;
+        forget_locked(mapping, less);
+        if (bytes.base_size) /* they are in memory anyway */
+            (void)pnx__os_lock_pages(bytes.base, bytes.base_size);
+    }
+    int in = let_in(resize, &bytes, true);
+    return rc ? rc : in;
+}
+
+/* A cut of the file by other means than the ways below. */
+static int cut(const struct resize *resize) {
+    struct pnx_mapping *mapping = resize->mapping;
+    struct pnx_mapping_bytes next = mapping->bytes;
+    if (resize->n)
+        next.size = resize->n;
+    else
+        pnx__bytes_empty(&next);
+    int rc = pnx__layout_check_next(mapping, &next, resize->err);
+    return rc ? rc : cut_unmapped(resize, resize->end, resize->n);
+}
+
+/* Makes the file as long as it was before the resize that has failed; with live views it stays longer. */
+static void undo_extension(struct resize *resize) {
+    struct pnx_mapping *mapping = resize->mapping;
+    struct resize undo = *resize;
+    undo.err = NULL;
+    if (resize->before < resize->end && mapping->bytes.backing == PNX_BACKING_MMAP &&
+            !pnx__os_cuts_mapped())
+        (void)cut_unmapped(&undo, resize->before, mapping->bytes.size);
+    else
+        pnx__extend_undo(mapping->fd, resize->end, resize->before);
+}
+
 /* The bytes stay; what is known of the file is brought up to date. */
 static int stay(const struct resize *resize) {
     int rc = shut_out(resize, false);
@@ -297,6 +354,9 @@ static int change(struct resize *resize) {
     bool own = mapping->anonymous || mapping->mode == PNX_MAPPING_PRIVATE;
     if (!whole && own)
         return fail(resize, -ESTALE, 0, "has lost bytes of its own, which no resize brings back");
+    if (mapped && (resize->flags & PNX_RESIZE_TRUNCATE) && resize->file.size > resize->end &&
+            !pnx__os_cuts_mapped())
+        return cut(resize);
     if (mapped && whole && resize->n == bytes->size)
         return stay(resize);
     if (mapped && whole && resize->n < bytes->size && resize->n > 0)
@@ -341,7 +401,7 @@ static int run(struct resize *resize, uint64_t length) {
         return rc;
     rc = change(resize);
     if (rc)
-        pnx__extend_undo(mapping->fd, resize->end, resize->before);
+        undo_extension(resize);
     return rc;
 }
 

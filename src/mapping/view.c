@@ -21,6 +21,7 @@
 #include "os/thread.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -263,3 +263,7 @@ int pnx__os_advise(void *base, size_t n, enum pnx_os_advice advice) {
 size_t pnx__os_page_size(void) {
     return (size_t)sysconf(_SC_PAGESIZE); /* cannot fail, and costs no system call */
 }
+
+size_t pnx__os_map_grain(void) {
+    return pnx__os_page_size();
+}

@@ -10,7 +10,19 @@
 
 #include <patinox/base.h>
 
+#ifdef _WIN32 /* where the header declares a function of a name that ours have, too */
+#define tell pnx_crt_tell_
+#endif
 #include <fcntl.h> /* O_ flags of pnx__os_open() */
+
+#ifdef _WIN32 /* descriptors are those of the C runtime; what it has no flags for */
+#undef tell
+#define O_CLOEXEC   O_NOINHERIT
+#define O_DIRECTORY 0x01000000
+#define O_NONBLOCK  0 /* no file blocks when it is opened */
+#define O_NOCTTY    0
+#define AT_FDCWD    (-100)
+#endif
 
 enum pnx_file_kind {
     PNX_FILE_REGULAR = 1,
@@ -82,5 +94,7 @@ int pnx__os_advise(void *base, size_t n, enum pnx_os_advice advice);
 
 /* Bytes in a page; a power of two. */
 size_t pnx__os_page_size(void);
+/* Of what the offset in the file of a mapping is a multiple, a power of two: a page, but 64 KiB on Windows. */
+size_t pnx__os_map_grain(void);
 
 #endif

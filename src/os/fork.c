@@ -62,11 +62,11 @@ void pnx__at_fork(enum pnx_lock_rank rank, void (*prepare_fn)(void), void (*pare
 }
 
 void pnx__fork_lock(struct pnx_mutex *mutex) {
-    pthread_mutex_lock(&mutex->os);
+    pnx__mutex_os_lock(&mutex->os);
 }
 
 void pnx__fork_unlock(struct pnx_mutex *mutex) {
-    pthread_mutex_unlock(&mutex->os); /* in a child it is still the locking thread that unlocks */
+    pnx__mutex_os_unlock(&mutex->os); /* in a child it is still the locking thread that unlocks */
 }
 
 void pnx__fork_take(struct pnx_lock *taken) {

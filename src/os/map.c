@@ -147,6 +147,14 @@ int pnx__os_map_counts(uint64_t *ret_have, uint64_t *ret_most) {
     return 0;
 }
 
+bool pnx__os_cuts_mapped(void) {
+    return !PNX_OS_FAULT("cut_mapped");
+}
+
+bool pnx__os_maps_into_reserved(void) {
+    return !PNX_OS_FAULT("map_into_reserved");
+}
+
 size_t pnx__os_huge_page_size(void) {
     return HUGE;
 }

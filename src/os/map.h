@@ -50,8 +50,20 @@ void pnx__os_unlock_pages(void *base, size_t n);
 /* How many bytes an unprivileged process may lock; UINT64_MAX: no limit ("getrlimit"). */
 int pnx__os_lock_limit(uint64_t *ret_bytes);
 
-/* Writes the pages of a shared mapping back and waits for it ("msync"). */
+/* Writes the pages of a shared mapping back and waits for it ("msync"); on Windows pnx__os_fdatasync() does the waiting. */
 int pnx__os_sync_pages(void *base, size_t n);
+static inline bool pnx__os_sync_waits(void) {
+#ifdef _WIN32
+    return false;
+#else
+    return true;
+#endif
+}
+
+/* Whether a file can be cut while somebody has it mapped ("cut_mapped"); on Windows none can. */
+bool pnx__os_cuts_mapped(void);
+/* Whether files can be mapped into address space that was kept ("map_into_reserved"). */
+bool pnx__os_maps_into_reserved(void);
 
 /* Counts the mappings that the process has, and how many it may have ("map_counts").  Slow: for error messages. */
 int pnx__os_map_counts(uint64_t *ret_have, uint64_t *ret_most);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * os/mutex.c - ranked mutexes over pthread.
+ * os/mutex.c - ranked mutexes over the system's.
  *
  *   P1  In debug builds, locking against the rank order, unlocking what one does not hold, and calling
  *       out while holding a lock abort with a line on standard error naming both ranks.
@@ -10,13 +10,7 @@
 #include "os/thread.h"
 
 void pnx__mutex_init(struct pnx_mutex *mutex, enum pnx_lock_rank rank) {
-    pthread_mutexattr_t kind; /* as PNX_MUTEX_STATIC(): nothing here can fail on Linux */
-    pthread_mutexattr_init(&kind);
-#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
-    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_ADAPTIVE_NP);
-#endif
-    pthread_mutex_init(&mutex->os, &kind);
-    pthread_mutexattr_destroy(&kind);
+    pnx__mutex_os_init(&mutex->os);
     mutex->rank = (uint16_t)rank;
 #ifdef PNX_DEBUG
     mutex->owner = (struct pnx_a64){0};
@@ -24,7 +18,7 @@ void pnx__mutex_init(struct pnx_mutex *mutex, enum pnx_lock_rank rank) {
 }
 
 void pnx__mutex_destroy(struct pnx_mutex *mutex) {
-    pthread_mutex_destroy(&mutex->os);
+    pnx__mutex_os_destroy(&mutex->os);
 }
 
 #ifdef PNX_DEBUG
@@ -79,12 +73,12 @@ void pnx__mutex_check_rank(const struct pnx_mutex *mutex) {
 
 void pnx__mutex_lock(struct pnx_mutex *mutex) {
     pnx__mutex_check_rank(mutex);
-    pthread_mutex_lock(&mutex->os);
+    pnx__mutex_os_lock(&mutex->os);
     pnx__mutex_note_locked(mutex);
 }
 
 bool pnx__mutex_trylock(struct pnx_mutex *mutex) {
-    if (pthread_mutex_trylock(&mutex->os) != 0)
+    if (!pnx__mutex_os_trylock(&mutex->os))
         return false;
     pnx__mutex_note_locked(mutex);
     return true;
@@ -114,7 +108,7 @@ void pnx__mutex_note_unlocked(struct pnx_mutex *mutex) {
 
 void pnx__mutex_unlock(struct pnx_mutex *mutex) {
     pnx__mutex_note_unlocked(mutex);
-    pthread_mutex_unlock(&mutex->os);
+    pnx__mutex_os_unlock(&mutex->os);
 }
 
 void pnx__mutex_assert_held(const struct pnx_mutex *mutex) {

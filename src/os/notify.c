@@ -9,6 +9,7 @@
 
 #include "os/clock.h"
 #include "os/fault.h"
+#include "os/file.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -139,6 +140,10 @@ void pnx__eventfd_clear(int fd) {
     do
         n = read(fd, &value, sizeof(value)); /* -EAGAIN: it was not set */
     while (n < 0 && errno == EINTR);
+}
+
+void pnx__eventfd_close(int *fd) {
+    (void)pnx__os_close(fd);
 }
 
 int pnx__either_open(const int *fds, unsigned n) {

@@ -44,10 +44,12 @@ int pnx__notify_remove(int fd, int watch);
 int pnx__notify_read(
         int fd, void (*each)(void *ctx, const struct pnx_notify_event *event), void *ctx);
 
-/* Makes a descriptor that is readable once it was set ("eventfd"). */
+/* Makes a descriptor that is readable once it was set ("eventfd").  On Windows it is the handle of an event. */
 int pnx__eventfd_open(void);
 void pnx__eventfd_set(int fd);
 void pnx__eventfd_clear(int fd);
+/* Closes one of these, or of pnx__either_open(), and sets it to -1; one below 0 is fine. */
+void pnx__eventfd_close(int *fd);
 
 /*
  * Looks at a connected socket without blocking ("peek"): 0 if it is open and silent, -EPIPE if the peer has closed it, -EPROTO if
@@ -69,6 +71,15 @@ int pnx__poll_readable(const int *fds, unsigned n, pnx_ns timeout);
 
 /* Copies the target of a symbolic link, terminated ("readlink").  -ENAMETOOLONG when size does not do. */
 int pnx__os_readlink(const char *path, char *buf, size_t size);
+
+/* Whether a path does not begin in the working directory. */
+static inline bool pnx__os_path_is_absolute(const char *path) {
+#ifdef _WIN32
+    return path[0] == '/' || path[0] == '\\' || (path[0] && path[1] == ':');
+#else
+    return path[0] == '/';
+#endif
+}
 
 /* Copies the working directory's path, terminated ("getcwd").  -ENAMETOOLONG, -ENOENT. */
 int pnx__os_getcwd(char *buf, size_t size);

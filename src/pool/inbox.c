@@ -139,7 +139,7 @@ void pnx_inbox_release(struct pnx_inbox **inbox) {
         pnx__futex_wait(&old->users, users, PNX_NEVER);
         users = pnx_load(&old->users, PNX_ACQUIRE, "inbox.left"); /* the same */
     }
-    (void)pnx__os_close(&old->fd);
+    pnx__eventfd_close(&old->fd);
     pnx__mutex_destroy(&old->lock);
     pnx__free(&env, old, 1, sizeof(*old));
 }

@@ -10,6 +10,7 @@
  *       cleanup of its own: the pool ends it.  If there is no memory for the row, the resource serves without.
  *   J4  An operation, hook or callback that throws, or ends its thread, aborts the process: the pool would wait for its end.
  */
+#include "os/errno_text.h"
 #include "os/thread.h"
 #include "pool/pool.h"
 
@@ -44,7 +45,7 @@ bool pnx__pool_call_interrupts(const struct pnx_slot *slot) {
 const char *pnx__pool_error_text(int code, char *buf, size_t n) {
     if (pnx_strerror(code) != pnx_strerror(INT32_MIN)) /* ours knows it */
         return pnx_strerror(code);
-    return strerror_r(code > -4096 ? -code : 0, buf, n);
+    return pnx__errno_text(code > -4096 ? -code : 0, buf, n);
 }
 
 void pnx__pool_health_locked(struct pnx_pool *pool) {

@@ -246,7 +246,7 @@ static void free_executor(struct pnx_executor *executor) {
     if (executor->registry)
         pnx_registry_release(&executor->registry);
     if (executor->fd >= 0)
-        (void)pnx__os_close(&executor->fd);
+        pnx__eventfd_close(&executor->fd);
     pnx__free(&env, executor->threads, executor->n_threads, sizeof(*executor->threads));
     pnx__free(&env, executor->core.heap, n, sizeof(struct pnx__job *));
     pnx__free(&env, executor->core.jobs, n, sizeof(struct pnx__job));

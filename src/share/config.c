@@ -16,6 +16,7 @@
 #include "share/reclaim.h"
 #include "share/snapshot.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -78,9 +79,9 @@ static void free_config(struct pnx_config *config) {
     for (uint32_t i = 0; i < config->history_n; i++)
         pnx__config_record_free(config, config->history[i]);
     pnx__free(&env, config->history, config->history_room, sizeof(struct pnx_config_record *));
-    (void)pnx__os_close(&config->loop_fd);
+    pnx__eventfd_close(&config->loop_fd);
     pnx__watcher_close(&config->watcher);
-    (void)pnx__os_close(&config->wake_fd);
+    pnx__eventfd_close(&config->wake_fd);
     pnx__mutex_destroy(&config->lock);
     pnx__strfree(&env, config->env_prefix);
     pnx__strfree(&env, config->path);
@@ -108,7 +109,7 @@ static int make_absolute(
         const struct pnx_env *env, const char *path, struct pnx_error *err, char **ret_path) {
     char buf[PNX_WATCH_PATH_MAX] = "";
     size_t n = 0;
-    if (path[0] != '/') {
+    if (!pnx__os_path_is_absolute(path)) {
         int rc = pnx__os_getcwd(buf, sizeof(buf));
         if (rc)
             return pnx__fail(

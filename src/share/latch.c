@@ -33,6 +33,7 @@
 #include "share/wait.h"
 
 #include <errno.h>
+#include <pthread.h>
 
 /* For the explorer as small as can be: what comes after them is what it is to see. */
 #ifdef PNX_EXPLORE

@@ -78,7 +78,7 @@ static void free_watch(struct pnx_watch *watch) {
         pnx_registry_release(&watch->registry);
     }
     if (watch->fd >= 0)
-        (void)pnx__os_close(&watch->fd);
+        pnx__eventfd_close(&watch->fd);
     pnx__strfree(&snapshot->env, watch->name);
     watch->magic = 0;
     pnx__free(&snapshot->env, watch, 1, sizeof(*watch));

@@ -152,6 +152,6 @@ int pnx_watch_fd(struct pnx_watch *watch) {
     if (fd < 0)
         return fd;
     int other = adopt_fd(watch, fd, &fd);
-    (void)pnx__os_close(&other);
+    pnx__eventfd_close(&other);
     return fd;
 }

@@ -520,7 +520,7 @@ static void vanish(void *ctx) {
 }
 
 TEST(a_reclaimer_that_does_not_return_aborts) {
-    CHECK_EQ(test_child(vanish, NULL), -SIGABRT);
+    CHECK_EQ(test_apart(vanish, NULL), -SIGABRT);
 }
 
 /* ---- with threads ---- */

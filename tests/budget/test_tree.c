@@ -237,7 +237,7 @@ static void uncharge_too_much(void *ctx) {
 
 TEST(giving_back_too_much_aborts_in_debug_and_is_counted_otherwise) {
 #ifdef PNX_DEBUG
-    CHECK_EQ(test_child(uncharge_too_much, NULL), -SIGABRT);
+    CHECK_EQ(test_apart(uncharge_too_much, NULL), -SIGABRT);
 #else
     CHECK_EQ(test_child(uncharge_too_much, NULL), 0);
 #endif

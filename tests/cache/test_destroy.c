@@ -509,8 +509,8 @@ static void lose_a_callback(void *run) {
 }
 
 TEST(p5_a_destructor_or_visitor_that_does_not_return_aborts) {
-    CHECK_EQ(test_child(lose_a_callback, &(bool){false}), -SIGABRT);
-    CHECK_EQ(test_child(lose_a_callback, &(bool){true}), -SIGABRT);
+    CHECK_EQ(test_apart(lose_a_callback, &(bool){false}), -SIGABRT);
+    CHECK_EQ(test_apart(lose_a_callback, &(bool){true}), -SIGABRT);
 }
 
 TEST(p5_a_destructor_may_put_its_value_back) {

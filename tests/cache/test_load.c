@@ -787,7 +787,7 @@ static void lose_a_leader(void *ctx) {
 }
 
 TEST(p5_a_loader_that_does_not_return_aborts) {
-    CHECK_EQ(test_child(lose_a_leader, NULL), -SIGABRT);
+    CHECK_EQ(test_apart(lose_a_leader, NULL), -SIGABRT);
 }
 
 /* ---- fork ---- */

@@ -5,6 +5,7 @@
  */
 #include "cache/common.h"
 
+#include <inttypes.h>
 #include <unistd.h>
 
 struct anchor {
@@ -53,7 +54,8 @@ static void replay_lines(struct replay *r, FILE *in, bool ranges) {
     char line[256];
     while (fgets(line, sizeof(line), in)) {
         uint64_t start, count = 1;
-        int n = ranges ? sscanf(line, "%lu %lu", &start, &count) : sscanf(line, "%lu", &start);
+        int n = ranges ? sscanf(line, "%" SCNu64 " %" SCNu64, &start, &count)
+                       : sscanf(line, "%" SCNu64, &start);
         if (n != (ranges ? 2 : 1))
             continue; /* "*" in the LIRS traces */
         for (uint64_t i = 0; i < count; i++)

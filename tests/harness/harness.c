@@ -1,20 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* harness.c - running tests, each in a process of its own. */
+/* harness.c - tests, their results, and what they ask for; harness/process.h runs each in a process of its own. */
 #include "harness/harness.h"
+#include "harness/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-#define EXIT_SKIP 77
 
 static struct test_case *first;
 static struct test_case **last = &first;
@@ -23,9 +17,6 @@ static uint64_t seed;
 static bool seed_used;
 static const char *part_variable; /* NULL: the test has no parts */
 static uint64_t part;
-static char dir[128];
-static pid_t dir_owner;
-static int reason_fd = -1; /* where a child tells its parent why it skipped */
 
 void test_register(struct test_case *test) {
     *last = test;
@@ -63,9 +54,7 @@ void test_skip(const char *format, ...) {
     va_start(args, format);
     vsnprintf(reason, sizeof(reason), format, args);
     va_end(args);
-    if (reason_fd >= 0 && write(reason_fd, reason, strlen(reason)) < 0)
-        perror("skip reason");
-    exit(EXIT_SKIP);
+    test_process_skip(reason);
 }
 
 uint64_t test_seed(void) {
@@ -104,30 +93,6 @@ bool test_slow(void) {
 const char *test_source_dir(void) {
     const char *source = getenv("PNX_SOURCE_DIR");
     return source ? source : PNX_TEST_SOURCE_DIR;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw) {
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
-static void remove_dir(void) {
-    if (dir[0] && dir_owner == getpid())
-        nftw(dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-}
-
-const char *test_dir(void) {
-    if (!dir[0] || dir_owner != getpid()) {
-        const char *base = getenv("TMPDIR");
-        snprintf(dir, sizeof(dir), "%s/pnx-test-XXXXXX", base && strlen(base) < 90 ? base : "/tmp");
-        if (!mkdtemp(dir))
-            test_fail(__FILE__, __LINE__, "mkdtemp(%s): %s", dir, strerror(errno));
-        dir_owner = getpid();
-        atexit(remove_dir);
-    }
-    return dir;
 }
 
 const char *test_path(const char *name) {
@@ -181,45 +146,6 @@ void test_threads(unsigned n, void (*fn)(unsigned index, void *ctx), void *ctx) 
     free(starts);
 }
 
-int test_child(void (*fn)(void *ctx), void *ctx) {
-    fflush(NULL);
-    pid_t pid = fork();
-    CHECK(pid >= 0);
-    if (pid == 0) {
-        fn(ctx);
-        exit(0);
-    }
-    int status = 0;
-    while (waitpid(pid, &status, 0) < 0)
-        CHECK(errno == EINTR);
-    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
-}
-
-const char *test_abort(void (*fn)(void *ctx), void *ctx) {
-    static char said[512];
-    int ends[2], status = 0;
-    CHECK_EQ(pipe(ends), 0);
-    fflush(NULL);
-    pid_t pid = fork();
-    CHECK(pid >= 0);
-    if (pid == 0) {
-        dup2(ends[1], 2);
-        fn(ctx);
-        _exit(0);
-    }
-    close(ends[1]);
-    memset(said, 0, sizeof(said));
-    size_t n = 0;
-    for (ssize_t got; (got = read(ends[0], said + n, sizeof(said) - 1 - n)) > 0;)
-        n += (size_t)got;
-    close(ends[0]);
-    while (waitpid(pid, &status, 0) < 0)
-        CHECK(errno == EINTR);
-    CHECK_MSG(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT, "did not abort, but said: %s",
-            said);
-    return said;
-}
-
 static void record(const struct test_case *test, const char *result, const char *reason) {
     const char *path = getenv("PNX_TEST_RESULTS");
     if (!path)
@@ -240,84 +166,37 @@ static double elapsed_s(const struct timespec *since) {
     return (double)(now.tv_sec - since->tv_sec) + (double)(now.tv_nsec - since->tv_nsec) / 1e9;
 }
 
-/* Waits for the child up to the limit; SIGCHLD is blocked, so that sigtimedwait receives it. */
-static bool wait_limited(
-        pid_t pid, unsigned limit_s, const struct timespec *since, int *ret_status) {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGCHLD);
-    for (;;) {
-        pid_t done = waitpid(pid, ret_status, WNOHANG);
-        if (done == pid)
-            return true;
-        double left = limit_s - elapsed_s(since);
-        if (left <= 0)
-            return false;
-        struct timespec ts = {(time_t)left, (long)((left - (double)(time_t)left) * 1e9)};
-        sigtimedwait(&set, NULL, &ts);
-    }
+/* How long a test may take, as things are. */
+static unsigned limit_of(const struct test_case *test) {
+    unsigned slow = getenv("PNX_TEST_SLOW") ? (unsigned)atoi(getenv("PNX_TEST_SLOW")) : 1;
+    return test->limit_s * (slow > 0 ? slow : 1) * (test_slow() ? 3 : 1) * (test_long() ? 20 : 1);
 }
 
-static bool run_forked(const struct test_case *test, char *reason, size_t reason_size) {
-    int fds[2];
-    if (pipe2(fds, O_CLOEXEC) != 0)
+static bool left_out(const struct test_case *test) {
+    const char *reason = test_process_left_out(program, test->name);
+    if (!reason)
         return false;
-    unsigned slow = getenv("PNX_TEST_SLOW") ? (unsigned)atoi(getenv("PNX_TEST_SLOW")) : 1;
-    unsigned limit =
-            test->limit_s * (slow > 0 ? slow : 1) * (test_slow() ? 3 : 1) * (test_long() ? 20 : 1);
+    printf("skip - %s: %s\n", test->name, reason);
+    record(test, "skip", reason);
+    return true;
+}
+
+static bool run_apart(const struct test_case *test) {
+    static const char *const words[] = {
+            [TEST_PASSED] = "pass", [TEST_SKIPPED] = "skip", [TEST_FAILED] = "fail"};
+    static const char *const shown[] = {
+            [TEST_PASSED] = "ok", [TEST_SKIPPED] = "skip", [TEST_FAILED] = "FAIL"};
+    char reason[300] = "";
     struct timespec since;
     clock_gettime(CLOCK_MONOTONIC, &since);
     fflush(NULL);
-    pid_t pid = fork();
-    if (pid < 0)
-        return false;
-    if (pid == 0) {
-        sigset_t none;
-        sigemptyset(&none);
-        sigprocmask(SIG_SETMASK, &none, NULL);
-        setpgid(0, 0);
-        prctl(PR_SET_PDEATHSIG, SIGKILL); /* when the program is killed, nothing of it runs on */
-        close(fds[0]);
-        reason_fd = fds[1];
-        test->run();
-        exit(0);
-    }
-    close(fds[1]);
-    int status = 0;
-    bool ended = wait_limited(pid, limit, &since, &status);
-    if (!ended) {
-        kill(-pid, SIGABRT); /* a core or a sanitizer's stacks may tell where it hung */
-        kill(-pid, SIGKILL);
-        waitpid(pid, &status, 0);
-        snprintf(reason, reason_size, "still running after %u s", limit);
-    }
-    kill(-pid, SIGKILL); /* whatever the test left behind */
-    char buf[256] = "";
-    ssize_t n = ended && WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SKIP
-                        ? read(fds[0], buf, sizeof(buf) - 1)
-                        : 0;
-    close(fds[0]);
-    const char *result = "fail";
-    if (ended && WIFEXITED(status) && WEXITSTATUS(status) == 0)
-        result = "pass";
-    else if (ended && WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SKIP)
-        result = "skip";
-    if (result[0] == 's')
-        snprintf(reason, reason_size, "%.*s", (int)(n > 0 ? n : 0), buf);
-    else if (ended && WIFSIGNALED(status))
-        snprintf(reason, reason_size, "killed by signal %d (%s)", WTERMSIG(status),
-                strsignal(WTERMSIG(status)));
-    else if (ended && result[0] == 'f')
-        snprintf(reason, reason_size, "exit status %d", WEXITSTATUS(status));
-    printf("%s - %s (%.2f s)%s%s\n",
-            result[0] == 'p'   ? "ok"
-            : result[0] == 's' ? "skip"
-                               : "FAIL",
-            test->name, elapsed_s(&since), reason[0] ? ": " : "", reason);
-    if (result[0] == 'f')
+    enum test_result result = test_process_run(test, limit_of(test), reason, sizeof(reason));
+    printf("%s - %s (%.2f s)%s%s\n", shown[result], test->name, elapsed_s(&since),
+            reason[0] ? ": " : "", reason);
+    if (result == TEST_FAILED)
         print_seed();
-    record(test, result, reason);
-    return result[0] != 'f';
+    record(test, words[result], reason);
+    return result != TEST_FAILED;
 }
 
 static bool selected(const struct test_case *test, int argc, char **argv) {
@@ -333,11 +212,12 @@ static bool selected(const struct test_case *test, int argc, char **argv) {
 }
 
 static void name_program(const char *path) {
-    const char *base = strrchr(path, '/');
-    base = base ? base + 1 : path;
+    const char *base = path;
+    for (const char *at = path; *at; at++)
+        base = *at == '/' || *at == '\\' ? at + 1 : base;
     if (strncmp(base, "test_", 5) == 0)
         base += 5;
-    snprintf(program, sizeof(program), "%s", base);
+    snprintf(program, sizeof(program), "%.*s", (int)strcspn(base, "."), base); /* without ".exe" */
     char *underscore = strchr(program, '_'); /* test_pool_core -> pool.core, as CTest calls it */
     if (underscore)
         *underscore = '.';
@@ -360,23 +240,21 @@ int main(int argc, char **argv) {
             return 0;
         }
     }
+    test_process_start(first, seed);
     const char *results = getenv("PNX_TEST_RESULTS");
     if (results)
         unlink(results);
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &set, NULL);
     unsigned run = 0, failed = 0;
     for (const struct test_case *test = first; test; test = test->next) {
-        char reason[300] = "";
         if (!selected(test, argc, argv))
             continue;
         run++;
+        if (left_out(test))
+            continue;
         if (!forked) {
             printf("running %s\n", test->name);
             test->run();
-        } else if (!run_forked(test, reason, sizeof(reason))) {
+        } else if (!run_apart(test)) {
             failed++;
         }
     }

@@ -105,10 +105,16 @@ void test_write_file(const char *path, const void *data, size_t n);
 /* Runs fn in n threads that start together; index 0..n-1. */
 void test_threads(unsigned n, void (*fn)(unsigned index, void *ctx), void *ctx);
 
-/* Runs fn in a child process.  Returns its exit status, or -signal. */
+/* Runs fn in a forked child.  Returns its exit status, or -signal.  Skips the test where there is no fork(). */
 int test_child(void (*fn)(void *ctx), void *ctx);
 
-/* Runs fn in a child process, which must abort, and returns (in a static buffer) what it says on standard error. */
+/*
+ * The same for what does not care where its process comes from: without fork() it is a new one, in which the test has been
+ * run up to this call.
+ */
+int test_apart(void (*fn)(void *ctx), void *ctx);
+
+/* As test_apart(), where fn must abort; returns (in a static buffer) what it says on standard error. */
 const char *test_abort(void (*fn)(void *ctx), void *ctx);
 
 /*

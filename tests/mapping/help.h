@@ -56,6 +56,9 @@ static inline size_t charged(const struct pnx_budget *budget) {
 }
 
 static inline unsigned open_descriptors(void) {
+#ifdef _WIN32
+    return posix_open_handles();
+#else
     unsigned n = 0;
     DIR *dir = opendir("/proc/self/fd");
     CHECK(dir);
@@ -63,6 +66,7 @@ static inline unsigned open_descriptors(void) {
         n++;
     closedir(dir);
     return n;
+#endif
 }
 
 /* Opens and expects a failure that says in which phase, and leaves nothing behind. */

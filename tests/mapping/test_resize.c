@@ -446,6 +446,83 @@ TEST(p3_views_and_resizes_race_and_no_view_is_pulled_away) {
     }
 }
 
+/* ---- where mapped files cannot be cut ---- */
+
+static const char *stiffly_path;
+
+static struct pnx_mapping *stiffly(int (*validate)(void *ctx, const struct pnx_view *view)) {
+    if (!test_os_faults())
+        test_skip("built without PNX_FAULTS");
+    stiffly_path = make_file("stiff", 50000);
+    struct pnx_mapping *mapping = opened(
+            stiffly_path, PNX_MAPPING_OPTS(.mode = W, .offset = 5, .flags = R,
+                                  .layout = validate ? PNX_LAYOUT(.validate = validate) : NULL));
+    test_os_fault("cut_mapped", 1, true, EBUSY); /* the system is asked, and says no */
+    return mapping;
+}
+
+TEST(where_mapped_files_cannot_be_cut_a_resize_takes_the_pages_away_first) {
+    struct pnx_mapping *mapping = stiffly(NULL);
+    uint32_t epoch = info_of(mapping).epoch;
+    *at(mapping, 100, 1) = 77;
+    struct pnx_view view = pnx_view_all(mapping);
+    refused(mapping, 20000, PNX_RESIZE_TRUNCATE, -EBUSY, "1 live view:");
+    CHECK_EQ(size_of(stiffly_path), 50000);
+    pnx_view_release(&view);
+    resized(mapping, 20000, PNX_RESIZE_TRUNCATE);
+    CHECK_EQ(size_of(stiffly_path), 20005);
+    CHECK(info_of(mapping).epoch > epoch);
+    CHECK_EQ(*at(mapping, 100, 1), 77);
+    CHECK_EQ(*at(mapping, 19999, 1), byte_at(20004));
+    resized(mapping, 0, PNX_RESIZE_TRUNCATE);
+    CHECK_EQ(truncate(stiffly_path, 90000), 0);
+    resized(mapping, 60000, PNX_RESIZE_TRUNCATE); /* longer, but the file shorter */
+    CHECK_EQ(size_of(stiffly_path), 60005);
+    resized(mapping, 0, PNX_RESIZE_TRUNCATE);
+    CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_EMPTY);
+    CHECK_EQ(size_of(stiffly_path), 5);
+    CHECK(test_os_fault_clear() > 0);
+    pnx_mapping_release(&mapping);
+}
+
+static int refuse_changes(void *ctx, const struct pnx_view *view) {
+    (void)ctx;
+    return view->n == 49995 ? 0 : -EILSEQ;
+}
+
+TEST(where_mapped_files_cannot_be_cut_a_resize_that_fails_changes_nothing_all_the_same) {
+    struct pnx_mapping *mapping = stiffly(refuse_changes);
+    *at(mapping, 100, 1) = 77;
+    CHECK_EQ(pnx_mapping_resize(mapping, 20000, PNX_RESIZE_TRUNCATE, NULL), PNX_E_FORMAT);
+    CHECK_EQ(size_of(stiffly_path), 50000);
+    CHECK_EQ(pnx_mapping_resize(mapping, 5 << 20, 0, NULL), PNX_E_FORMAT);
+    CHECK_EQ(size_of(stiffly_path), 50000);
+    CHECK_EQ(pnx_mapping_size(mapping), 49995);
+    CHECK_EQ(*at(mapping, 100, 1), 77);
+    CHECK_EQ(*at(mapping, 49994, 1), byte_at(49999));
+    CHECK(test_os_fault_clear() > 0);
+    pnx_mapping_release(&mapping);
+}
+
+TEST(where_mapped_files_cannot_be_cut_an_opening_that_fails_leaves_them_as_long_as_they_were) {
+    struct pnx_mapping *mapping = stiffly(NULL), *none = NULL;
+    pnx_mapping_release(&mapping);
+    CHECK_EQ(pnx_mapping_open(stiffly_path,
+                     PNX_MAPPING_OPTS(.mode = W, .length = 5 << 20, .flags = PNX_MAPPING_EXTEND,
+                             .layout = PNX_LAYOUT(.validate = refuse_changes)),
+                     NULL, &none),
+            PNX_E_FORMAT);
+    CHECK_EQ(size_of(stiffly_path), 50000);
+    CHECK(test_os_fault_clear() > 0);
+    struct pnx_error err;
+    test_os_fault("map_into_reserved", 1, true, EBUSY);
+    CHECK_EQ(pnx_mapping_open(
+                     stiffly_path, PNX_MAPPING_OPTS(.flags = R, .reserve = 1 << 20), &err, &none),
+            -ENOTSUP);
+    CHECK_STR(err.field, "reserve");
+    CHECK_EQ(test_os_fault_clear(), 1);
+}
+
 /* ---- re-entry, forks ---- */
 
 static struct pnx_mapping *reentered;

@@ -117,8 +117,8 @@ TEST(directories_and_names_come_and_go) {
 }
 
 TEST(ranges_are_mapped_advised_and_unmapped) {
-    size_t page = pnx__os_page_size();
-    CHECK(page >= 4096 && (page & (page - 1)) == 0);
+    size_t page = pnx__os_map_grain();
+    CHECK(pnx__os_page_size() >= 4096 && (page & (page - 1)) == 0 && page >= pnx__os_page_size());
     char *data = calloc(2, page);
     CHECK(data);
     data[page] = 'x';

@@ -686,7 +686,7 @@ static void make_and_release_twice(void *ctx) {
 }
 
 TEST(p9_a_second_release_aborts_in_debug_builds) {
-    CHECK_EQ(test_child(make_and_release_twice, NULL), -SIGABRT);
+    CHECK_EQ(test_apart(make_and_release_twice, NULL), -SIGABRT);
 }
 #endif
 

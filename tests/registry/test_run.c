@@ -229,7 +229,7 @@ static void clean_by_ending_the_thread(void *ctx) {
 }
 
 TEST(p2_a_cleanup_that_ends_its_thread_aborts_the_process) {
-    CHECK_EQ(test_child(clean_by_ending_the_thread, NULL), -SIGABRT);
+    CHECK_EQ(test_apart(clean_by_ending_the_thread, NULL), -SIGABRT);
 }
 
 /* ---- fork ---- */

@@ -748,6 +748,6 @@ static void lose_a_job(void *ctx) {
 }
 
 TEST(a_job_that_ends_its_thread_aborts) {
-    CHECK_EQ(test_child(lose_a_job, &(bool){true}), -SIGABRT);
-    CHECK_EQ(test_child(lose_a_job, &(bool){false}), -SIGABRT);
+    CHECK_EQ(test_apart(lose_a_job, &(bool){true}), -SIGABRT);
+    CHECK_EQ(test_apart(lose_a_job, &(bool){false}), -SIGABRT);
 }

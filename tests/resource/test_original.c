@@ -221,7 +221,7 @@ TEST(v1_bug_the_panic_that_is_noticed_is_the_cleanups_own) {
     entered =
             mmap(NULL, sizeof(*entered), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(entered != MAP_FAILED);
-    CHECK_EQ(test_child(panic_in_thread, NULL), -SIGABRT);
+    CHECK_EQ(test_apart(panic_in_thread, NULL), -SIGABRT);
     CHECK_EQ(*entered, 1);
 }
 

@@ -858,7 +858,7 @@ static void peek_outside(void *ctx) {
 TEST(a_peek_outside_a_section_aborts_in_debug_builds) {
     struct pnx_cmap *map = word_map();
     put_word(map, 1, 1);
-    CHECK_EQ(test_child(peek_outside, map), -SIGABRT);
+    CHECK_EQ(test_apart(peek_outside, map), -SIGABRT);
     end(&map);
 }
 #endif

@@ -640,7 +640,7 @@ static void check_reported(void *map, const char *what) {
         int fds[2];
         CHECK(pipe(fds) == 0);
         report = fds[1];
-        CHECK_MSG(test_child(use_after_release, ctx) == -SIGABRT, "%s, use %d", what, use);
+        CHECK_MSG(test_apart(use_after_release, ctx) == -SIGABRT, "%s, use %d", what, use);
         CHECK(read(fds[0], text, sizeof(text) - 1) > 0);
         CHECK_CONTAINS(text, "PNX_CMAP_MAGIC");
         close(fds[0]);

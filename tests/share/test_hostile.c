@@ -275,7 +275,7 @@ static void check_named(void *config) {
     int fds[2];
     CHECK(pipe(fds) == 0);
     report = fds[1];
-    CHECK_EQ(test_child(load_it, config), -SIGABRT);
+    CHECK_EQ(test_apart(load_it, config), -SIGABRT);
     CHECK(read(fds[0], text, sizeof(text) - 1) > 0);
     CHECK_CONTAINS(text, "PNX_CONFIG_MAGIC");
     close(fds[0]);

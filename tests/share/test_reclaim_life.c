@@ -8,14 +8,16 @@
 #include <patinox/shutdown.h>
 
 #include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#endif
 
 struct thing {
     struct pnx_reclaim_node node;
@@ -495,6 +497,7 @@ TEST(p3_a_thread_without_memory_for_a_record_reads_and_retires_too) {
 /* ---- membarrier ---- */
 
 static void deny_membarrier(void) {
+#ifdef __linux__
     struct sock_filter code[] = {
             BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
             BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
@@ -505,6 +508,9 @@ static void deny_membarrier(void) {
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
             prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
         test_skip("the kernel has no seccomp filters");
+#else
+    test_skip("there are no seccomp filters");
+#endif
 }
 
 TEST(without_membarrier_from_the_start_readers_use_fences) {
@@ -529,6 +535,8 @@ TEST(without_membarrier_from_the_start_readers_use_fences) {
 }
 
 TEST(p6_membarrier_taken_away_later_stops_freeing_for_good) {
+    if (!pnx__barrier_is_asymmetric())
+        test_skip("the system has no heavy barrier");
     struct pnx_reclaim *domain = make(PNX_RECLAIM_MEMBARRIER);
     struct pnx_reclaim *fenced = make(PNX_RECLAIM_FENCES);
     struct thing thing, other;

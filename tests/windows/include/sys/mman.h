@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef PNX_TESTS_WINDOWS_SYS_MMAN_H
+#define PNX_TESTS_WINDOWS_SYS_MMAN_H
+
+#include "../../posix.h"
+
+#endif
