@@ -14,6 +14,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+/* The longest mapping: there is room above it for whole pages, huge ones too. */
+#define SIZE_MOST ((size_t)PTRDIFF_MAX - ((size_t)4 << 20))
+
 static size_t round_up(size_t n, size_t grain) {
     return (n + grain - 1) / grain * grain;
 }
@@ -259,8 +262,7 @@ int pnx__bytes_map(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes,
     struct pnx_mapping_bytes made = {.backing = PNX_BACKING_MMAP, .size = n};
     size_t before = lead(mapping, pnx__os_map_grain());
     *ret_refused = 0;
-    if (n > PTRDIFF_MAX - 2 * pnx__os_huge_page_size() ||
-            mapping->reserve > PTRDIFF_MAX - 2 * pnx__os_huge_page_size())
+    if (n > SIZE_MOST || mapping->reserve > SIZE_MOST)
         return pnx__fail(
                 err, -EFBIG, 0, "map", "mapping: %zu bytes do not fit the address space", n);
     size_t pages = pages_for(mapping, &made, n);
@@ -390,7 +392,7 @@ static int move_by_copying(struct pnx_mapping *mapping, struct pnx_mapping_bytes
 }
 
 int pnx__bytes_move(struct pnx_mapping *mapping, struct pnx_mapping_bytes *bytes, size_t n) {
-    if (n > PTRDIFF_MAX - 2 * pnx__os_huge_page_size())
+    if (n > SIZE_MOST)
         return -EFBIG;
     size_t pages = pages_for(mapping, bytes, n), more = pages - bytes->base_size;
     size_t cost = bytes->charged ? more : 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Growing and shrinking: what moves, what does not, who stands in the way, and what stays as it was. */
 #include "mapping/help_file.h"
+#include "os/map.h"
 
 #include <pthread.h>
 
@@ -453,6 +454,8 @@ static const char *stiffly_path;
 static struct pnx_mapping *stiffly(int (*validate)(void *ctx, const struct pnx_view *view)) {
     if (!test_os_faults())
         test_skip("built without PNX_FAULTS");
+    if (!pnx__os_cuts_mapped())
+        test_skip("the system is like that by itself");
     stiffly_path = make_file("stiff", 50000);
     struct pnx_mapping *mapping = opened(
             stiffly_path, PNX_MAPPING_OPTS(.mode = W, .offset = 5, .flags = R,

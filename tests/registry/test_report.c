@@ -291,6 +291,12 @@ TEST(a_string_of_any_length_is_written_whole) {
 
 /* ---- known leaks, backtraces ---- */
 
+#ifdef _WIN32
+#define EXE ".exe"
+#else
+#define EXE ""
+#endif
+
 TEST(known_leaks_are_marked_and_backtraces_shown) {
     struct pnx_registry *registry = fresh();
     CHECK_EQ(pnx_registry_set_level(registry, PNX_LEVEL_PARANOID), 0);
@@ -303,12 +309,12 @@ TEST(known_leaks_are_marked_and_backtraces_shown) {
     CHECK_EQ(pnx_registry_report(registry, PNX_REPORT_TEXT, collect, &text), 0);
     CHECK_CONTAINS(text.buf, "\"db\" (known)\n");
     if (trace.n_frames)
-        CHECK_CONTAINS(text.buf, "\n             test_registry_report+0x");
+        CHECK_CONTAINS(text.buf, "\n             test_registry_report" EXE "+0x");
     text.n = 0;
     CHECK_EQ(pnx_registry_report(registry, PNX_REPORT_JSON, collect, &text), 0);
     CHECK_CONTAINS(text.buf, "\"name\":\"db\",\"known\":true,\"stack\":[");
     CHECK_CONTAINS(text.buf, "\"name\":\"\",\"known\":false,\"stack\":[");
     if (trace.n_frames)
-        CHECK_CONTAINS(text.buf, "\"stack\":[\"test_registry_report+0x");
+        CHECK_CONTAINS(text.buf, "\"stack\":[\"test_registry_report" EXE "+0x");
     end(&registry);
 }

@@ -306,8 +306,7 @@ TEST(w16_errors_of_the_system_are_those_of_the_library) {
 
 TEST(w17_lengths_beyond_the_address_space_are_refused) {
     struct pnx_mapping *mapping = NULL;
-    CHECK_EQ(pnx_mapping_open_anonymous(
-                     PNX_MAPPING_OPTS(.length = (uint64_t)INT64_MAX + 1), NULL, &mapping),
+    CHECK_EQ(pnx_mapping_open_anonymous(PNX_MAPPING_OPTS(.length = INT64_MAX - 1), NULL, &mapping),
             -EFBIG);
 }
 
