@@ -191,7 +191,8 @@ static int shard_open(struct shard *shard, const struct pnx_cache_policy *policy
             .capacity = CAPACITY,
             .seed = 1,
             .kind = PNX_CACHE_CAPACITY_BYTES};
-    *shard = (struct shard){.policy = policy, .page = calloc(KEYS, sizeof(struct record))};
+    struct record *records = calloc(KEYS, sizeof(*records));
+    *shard = (struct shard){.policy = policy, .page = (unsigned char *)records};
     shard->view = (struct pnx_cache_slots){.pages = &shard->page,
             .shift = 12,
             .stride = sizeof(struct record),

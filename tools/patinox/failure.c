@@ -5,10 +5,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-int fail(struct failure *failure, const char *format, ...) {
+void failure_set(struct failure *failure, const char *format, ...) {
     va_list args;
     va_start(args, format);
     vsnprintf(failure->text, sizeof(failure->text), format, args);
     va_end(args);
-    return -1;
 }

@@ -9,7 +9,9 @@ struct failure {
     char text[1024];
 };
 
-/* Sets the sentence; returns -1, so that a function can return it. */
-int fail(struct failure *failure, const char *format, ...) PNX_PRINTF(2, 3);
+/* Sets the sentence; is -1, so that a function can return it. */
+#define fail(failure, ...) (failure_set(failure, __VA_ARGS__), -1)
+
+void failure_set(struct failure *failure, const char *format, ...) PNX_PRINTF(2, 3);
 
 #endif

@@ -120,6 +120,25 @@ static bool shown(const struct panel *panel, const struct sim_cell *cell) {
     return cell->bytes == panel->bytes;
 }
 
+static void widen(double *low, double *high, bool first, double value) {
+    *low = first || value < *low ? value : *low;
+    *high = first || value > *high ? value : *high;
+}
+
+/* Lines of the grid at round numbers, and the ends of the axis at two of them. */
+static void choose_grid(struct panel *panel) {
+    double range = panel->high - panel->low;
+    panel->step = range > 50 ? 20 : range > 25 ? 10 : range > 10 ? 5 : range > 4 ? 2 : 1;
+    panel->low = floor(panel->low / panel->step) * panel->step;
+    panel->high = ceil(panel->high / panel->step) * panel->step;
+    if (panel->high > panel->low)
+        return;
+    if (panel->low > 0)
+        panel->low -= panel->step;
+    else
+        panel->high += panel->step;
+}
+
 /* Finds the ranges; false when there is nothing to show in this unit. */
 static bool measure(struct panel *panel) {
     size_t n = (size_t)panel->options->policy_count * panel->options->size_count;
@@ -128,19 +147,11 @@ static bool measure(struct panel *panel) {
         const struct sim_cell *cell = &panel->cells[i];
         if (!shown(panel, cell))
             continue;
-        double at = log((double)cell->size);
-        panel->least = !any || at < panel->least ? at : panel->least;
-        panel->most = !any || at > panel->most ? at : panel->most;
-        panel->low = !any || miss(cell) < panel->low ? miss(cell) : panel->low;
-        panel->high = !any || miss(cell) > panel->high ? miss(cell) : panel->high;
+        widen(&panel->least, &panel->most, !any, log((double)cell->size));
+        widen(&panel->low, &panel->high, !any, miss(cell));
         any = true;
     }
-    double range = panel->high - panel->low;
-    panel->step = range > 50 ? 20 : range > 25 ? 10 : range > 10 ? 5 : range > 4 ? 2 : 1;
-    panel->low = floor(panel->low / panel->step) * panel->step;
-    panel->high = ceil(panel->high / panel->step) * panel->step;
-    if (panel->high <= panel->low)
-        panel->low > 0 ? (panel->low -= panel->step) : (panel->high += panel->step);
+    choose_grid(panel);
     return any;
 }
 
@@ -178,7 +189,9 @@ static void draw_title(cairo_t *c, const struct panel *panel) {
 static void draw_axes(cairo_t *c, const struct panel *panel, const uint32_t *order, uint32_t n) {
     double bottom = y_of(panel, panel->low), last = -1e9;
     font(c, 11, false);
-    for (double percent = panel->low; percent <= panel->high + 1e-9; percent += panel->step) {
+    int lines = (int)lround((panel->high - panel->low) / panel->step);
+    for (int i = 0; i <= lines; i++) {
+        double percent = panel->low + i * panel->step;
         char text[16];
         snprintf(text, sizeof(text), "%.0f %%", percent);
         use(c, grid);
@@ -323,10 +336,12 @@ int sim_plot(const struct sim_options *options, const struct sim_results *result
     /* One, two or three beside each other, for a page that is not much higher than wide. */
     size_t columns = n <= 1 ? 1 : n <= 6 ? 2 : 3;
     for (size_t i = 0; i < n; i++) {
-        panels[i].x = (double)(i % columns) * PANEL_WIDTH;
-        panels[i].y = (double)(i / columns) * PANEL_HEIGHT;
+        size_t row = i / columns, column = i % columns;
+        panels[i].x = (double)column * PANEL_WIDTH;
+        panels[i].y = (double)row * PANEL_HEIGHT;
     }
-    double height = (double)((n + columns - 1) / columns) * PANEL_HEIGHT;
+    size_t rows = (n + columns - 1) / columns;
+    double height = (double)rows * PANEL_HEIGHT;
     int rc = draw_all(options->plot, panels, n, (double)columns * PANEL_WIDTH, height, failure);
     free(panels);
     return rc;

@@ -54,7 +54,7 @@ static bool needs_future(const struct sim_options *options) {
 }
 
 static uint64_t capacity_of(const struct sim_size *size, const struct source *source) {
-    double of = size->unit == SIM_PERCENT ? (double)source->keys.count : (double)source->footprint;
+    double of = size->unit == SIM_PERCENT ? (double)source->key_count : (double)source->footprint;
     if (size->unit == SIM_ENTRIES || size->unit == SIM_BYTES)
         return size->count;
     double capacity = of * size->percent / 100;
@@ -66,7 +66,7 @@ static struct sim_cell *add_cell(struct sim_results *results, struct failure *fa
         size_t room = results->room ? results->room * 2 : 64;
         struct sim_cell *cells = realloc(results->cells, room * sizeof(*cells));
         if (!cells) {
-            fail(failure, "out of memory");
+            failure_set(failure, "out of memory");
             return NULL;
         }
         results->cells = cells;
@@ -99,7 +99,7 @@ static int open_lane(const struct source *source, const struct sim_cell *cell, s
         struct failure *failure) {
     enum pnx_cache_capacity_kind kind =
             cell->bytes ? PNX_CACHE_CAPACITY_BYTES : PNX_CACHE_CAPACITY_ENTRIES;
-    uint32_t keys = source->scanned ? source->keys.count : 0;
+    uint32_t keys = source->scanned ? source->key_count : 0;
     const struct pnx_cache_policy *policy = pnx_cache_policy_find(cell->policy);
     if (!policy)
         return belady_create(cell->size, kind, keys, failure, &lane->belady);
@@ -128,6 +128,8 @@ static void take_results(struct lane *lane, struct sim_cell *cell) {
 
 /* Replays the trace once, for n cells. */
 static int pass(struct source *source, struct sim_cell *cells, size_t n, struct failure *failure) {
+    if (n == 0)
+        return 0;
     struct lane *lanes = calloc(n, sizeof(*lanes));
     const struct batch *batch = NULL;
     int rc = lanes ? source_begin(source, failure) : fail(failure, "out of memory");
@@ -153,7 +155,7 @@ static int pass(struct source *source, struct sim_cell *cells, size_t n, struct 
 static size_t pass_length(const struct source *source, const struct sim_cell *cells, size_t n) {
     uint64_t bytes = 0;
     for (size_t i = 0; i < n; i++) {
-        uint64_t keys = source->scanned ? source->keys.count : cells[i].size;
+        uint64_t keys = source->scanned ? source->key_count : cells[i].size;
         bytes += keys > PASS_BYTES / RUN_BYTES ? PASS_BYTES : keys * RUN_BYTES;
         if (bytes > PASS_BYTES && i > 0)
             return i;

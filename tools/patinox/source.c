@@ -178,14 +178,15 @@ int source_scan(struct source *source, bool spool, struct failure *failure) {
     }
     reader_close(&source->reader);
     source->requests = source->at;
+    source->key_count = source->keys.count;
     source->scanned = true;
     return 0;
 }
 
 int source_look_ahead(struct source *source, struct failure *failure) {
     struct batch *batch = malloc(sizeof(*batch));
-    uint64_t *next = calloc((size_t)source->keys.count + 1, sizeof(*next)); /* 0: never */
-    int rc = batch && next ? 0 : fail(failure, "out of memory for %u keys", source->keys.count);
+    uint64_t *next = calloc((size_t)source->key_count + 1, sizeof(*next)); /* 0: never */
+    int rc = batch && next ? 0 : fail(failure, "out of memory for %u keys", source->key_count);
     uint64_t end = source->requests;
     while (rc == 0 && end > 0) {
         batch->n = (uint32_t)(end % TRACE_BATCH ? end % TRACE_BATCH : TRACE_BATCH);

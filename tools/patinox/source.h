@@ -26,7 +26,8 @@ struct source {
     bool needs_sizes;        /* a trace without sizes of objects is a failure */
     bool scanned;
     bool sized;
-    uint64_t requests;  /* known after a scan, as are the next ones */
+    uint32_t key_count; /* known after a scan, as are the next ones */
+    uint64_t requests;
     uint64_t footprint; /* bytes of all keys, each as large as when it was first asked for */
     uint64_t at;        /* requests of this pass */
 };

@@ -46,6 +46,26 @@ static void trim(struct value *value) {
         value->n--;
 }
 
+static char *skip_blanks(char *at, const char *end) {
+    while (at < end && (*at == ' ' || *at == '\t'))
+        at++;
+    return at;
+}
+
+/* Takes the value that begins here.  Returns where it ends, at a comma or the end of the line; NULL: it does not. */
+static char *take_value(char *at, char *end, struct value *value) {
+    at = skip_blanks(at, end);
+    if (at < end && *at == '"') {
+        at = unquote(at, end, value);
+        at = at ? skip_blanks(at, end) : NULL;
+        return at && at < end && *at != ',' ? NULL : at;
+    }
+    char *comma = memchr(at, ',', (size_t)(end - at));
+    *value = (struct value){at, (size_t)((comma ? comma : end) - at)};
+    trim(value);
+    return comma ? comma : end;
+}
+
 /* Splits a line in place.  Returns how many values there are, or -1 with a failure. */
 static int split(const struct trace *trace, char *line, size_t n, struct value *values,
         struct failure *failure) {
@@ -53,21 +73,9 @@ static int split(const struct trace *trace, char *line, size_t n, struct value *
     for (int count = 0;; at++) {
         if (count == CSV_COLUMNS)
             return wrong(trace, failure, "more than 256 columns");
-        struct value *value = &values[count++];
-        while (at < end && (*at == ' ' || *at == '\t'))
-            at++;
-        if (at < end && *at == '"') {
-            at = unquote(at, end, value);
-            while (at && at < end && (*at == ' ' || *at == '\t'))
-                at++;
-            if (!at || (at < end && *at != ','))
-                return wrong(trace, failure, "a quote is not closed");
-        } else {
-            char *comma = memchr(at, ',', (size_t)(end - at));
-            *value = (struct value){at, (size_t)((comma ? comma : end) - at)};
-            at = comma ? comma : end;
-            trim(value);
-        }
+        at = take_value(at, end, &values[count++]);
+        if (!at)
+            return wrong(trace, failure, "a quote is not closed");
         if (at == end)
             return count;
     }
