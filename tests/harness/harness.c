@@ -26,6 +26,7 @@ static uint64_t part;
 static char dir[128];
 static pid_t dir_owner;
 static int reason_fd = -1; /* where a child tells its parent why it skipped */
+static bool fail_aborts;
 
 void test_register(struct test_case *test) {
     *last = test;
@@ -54,7 +55,13 @@ void test_fail(const char *file, int line, const char *format, ...) {
     print_seed();
     funlockfile(stderr);
     fflush(NULL);
+    if (fail_aborts)
+        abort();
     _exit(1); /* not exit: other threads may be anywhere */
+}
+
+void test_fail_aborts(void) {
+    fail_aborts = true;
 }
 
 void test_skip(const char *format, ...) {
@@ -343,7 +350,7 @@ static void name_program(const char *path) {
         *underscore = '.';
 }
 
-int main(int argc, char **argv) {
+int test_main(int argc, char **argv) {
     bool forked = true;
     setvbuf(stdout, NULL, _IOLBF, 0);
     name_program(argv[0]);
