@@ -38,25 +38,13 @@ static void copy(void *state, unsigned index, uint64_t n) {
 
 #ifdef HAVE_URCU
 /* ---- map/scope ---- */
-#include <urcu/urcu-memb.h>
+#include "urcu.h"
 
 static void *rcu_set_up(unsigned threads) {
     static int state;
     (void)threads;
     urcu_memb_init();
     return &state;
-}
-
-static void rcu_enter_thread(void *state, unsigned index) {
-    (void)state;
-    (void)index;
-    urcu_memb_register_thread();
-}
-
-static void rcu_leave_thread(void *state, unsigned index) {
-    (void)state;
-    (void)index;
-    urcu_memb_unregister_thread();
 }
 
 static void rcu_section(void *state, unsigned index, uint64_t n) {
@@ -76,8 +64,8 @@ static const struct bench_row rows[] = {
                               .version = URCU_VERSION,
                               .set_up = rcu_set_up,
                               .work = rcu_section,
-                              .enter_thread = rcu_enter_thread,
-                              .leave_thread = rcu_leave_thread}},
+                              .enter_thread = urcu_enter_thread,
+                              .leave_thread = urcu_leave_thread}},
 #endif
 };
 

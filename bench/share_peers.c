@@ -76,7 +76,7 @@ static void box_work(void *state, unsigned index, uint64_t n) {
 #endif
 
 #ifdef HAVE_URCU
-#include <urcu/urcu-memb.h>
+#include "urcu.h"
 
 struct rcu_value {
     struct rcu_head head;
@@ -89,18 +89,6 @@ static void *rcu_set_up(unsigned threads) {
     urcu_memb_init();
     rcu_cell = calloc(1, sizeof(*rcu_cell));
     return rcu_cell ? &rcu_cell : NULL;
-}
-
-static void rcu_enter_thread(void *state, unsigned index) {
-    (void)state;
-    (void)index;
-    urcu_memb_register_thread();
-}
-
-static void rcu_leave_thread(void *state, unsigned index) {
-    (void)state;
-    (void)index;
-    urcu_memb_unregister_thread();
 }
 
 static void rcu_peek(void *state, unsigned index, uint64_t n) {
@@ -154,14 +142,14 @@ static const struct bench_row rows[] = {
                                         .version = URCU_VERSION,
                                         .set_up = rcu_set_up,
                                         .work = rcu_peek,
-                                        .enter_thread = rcu_enter_thread,
-                                        .leave_thread = rcu_leave_thread}},
+                                        .enter_thread = urcu_enter_thread,
+                                        .leave_thread = urcu_leave_thread}},
         {"share/snapshot-store", {.name = "liburcu-memb",
                                          .version = URCU_VERSION,
                                          .set_up = rcu_set_up,
                                          .work = rcu_store,
-                                         .enter_thread = rcu_enter_thread,
-                                         .leave_thread = rcu_leave_thread}},
+                                         .enter_thread = urcu_enter_thread,
+                                         .leave_thread = urcu_leave_thread}},
 #endif
 };
 

@@ -93,6 +93,8 @@ PNX_BEGIN_DECLS
  * -ESTALE.  What the system says when it cannot tell, -EIO or the like.  Also sees when the file's name was changed
  * or removed, since that moves its time of change; and stores of the program's own.  A backing other than MMAP has bytes of
  * its own, whose file is not asked about; -ESTALE when the file was seen to change while they were copied.
+ * -ENOTSUP when there is no descriptor to ask (PNX_MAPPING_NO_DESCRIPTOR, and mapped): whether a load has faulted is what
+ * pnx_fault_end() says.
  */
 PNX_API PNX_NODISCARD int pnx_fault_end_checked(struct pnx_fault_scope *scope);
 

@@ -75,7 +75,8 @@ enum pnx_mapping_flags {
     /* Show the file as it is now, whatever becomes of it: a clone of its blocks where the file system can, else a copy,
      * which copy_max bounds.  With READ and PRIVATE. */
     PNX_MAPPING_SNAPSHOT = 1 << 14,
-    /* Keep no descriptor: for tens of thousands of mappings.  There is no changed(), flush or resize then. */
+    /* Keep no descriptor: for tens of thousands of mappings.  There is no changed(), durable flush, resize or
+     * checked scope then (-ENOTSUP). */
     PNX_MAPPING_NO_DESCRIPTOR = 1 << 15,
 };
 
@@ -330,7 +331,8 @@ enum pnx_flush {
  * Writes n bytes at offset of a WRITE mapping back.  Any thread; SYNC and DURABLE wait for the disk.  Other processes that
  * map the file see stores at once, without this.
  * -ENOTSUP in other modes, and for DURABLE without a descriptor; -ERANGE; -EINVAL; -ESTALE when the file was cut; -EIO,
- * -ENOSPC, -EDQUOT: some pages could not be written, which the system reports once only.
+ * -ENOSPC, -EDQUOT: some pages could not be written, which the system reports once only; -ESHUTDOWN once it is closed: what
+ * was stored is the system's to write then.  From within a layout's validate, -EDEADLK.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_flush(
         struct pnx_mapping *mapping, uint64_t offset, size_t n, enum pnx_flush how);
@@ -338,8 +340,8 @@ PNX_API PNX_NODISCARD int pnx_mapping_flush(
 /* ---- pages ---- */
 
 /*
- * Gives advice for a range.  Returns 0, or 1 when it has no effect here (another backing, or the system does not
- * care); -ERANGE and -EINVAL for arguments that make no sense.
+ * Gives advice for a range.  Returns 0, or 1 when it has no effect here (another backing, a closed mapping, or the system
+ * does not care); -ERANGE and -EINVAL for arguments that make no sense.
  */
 PNX_API int pnx_mapping_advise(
         struct pnx_mapping *mapping, uint64_t offset, size_t n, enum pnx_mapping_advice advice);
@@ -365,7 +367,7 @@ enum pnx_populate {
  * raise SIGBUS.  What it says holds until somebody changes the file.
  * Returns 0 when the pages are there, 1 when the system cannot do that (Linux before 5.14) and the range was only read.
  * -ESTALE beyond the file's end, -EIO, -ENOSPC or -EDQUOT for a hole without room, -ENOMEM, -EACCES to WRITE into a
- * read-only mapping, -ERANGE, -EINVAL.
+ * read-only mapping, -ERANGE, -EINVAL, -ESHUTDOWN once it is closed, -EDEADLK from within a layout's validate.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_populate(
         struct pnx_mapping *mapping, uint64_t offset, size_t n, enum pnx_populate how);
@@ -383,9 +385,11 @@ enum pnx_seal {
 /*
  * Seals the file of a pnx_mapping_open_memfd() mapping.  WRITE remaps it (at the same address), for which the caller must
  * see to it that no view is written through any more, and for which no other process may have it mapped writable; it
- * implies SHRINK and GROW.  Idempotent.
+ * implies SHRINK and GROW.  Idempotent.  Blocks until no access scope (patinox/fault.h) is open, of any mapping.
  * -EBUSY when somebody maps it writable, or live views of a resizable mapping are out; -EPERM when it has PNX_SEAL_SEAL;
- * -ENOTSUP for what is no memfd; -EINVAL.
+ * -ENOTSUP for what is no memfd; -EDEADLK from within an access scope on this thread; -ETIMEDOUT when another thread's
+ * stays open for 10 s; -EINVAL.  What the system says, -ENOMEM or the like, when WRITE cannot map it again: the mapping is
+ * closed then (the message says so).
  */
 PNX_API PNX_NODISCARD int pnx_mapping_seal(
         struct pnx_mapping *mapping, uint32_t seals, struct pnx_error *err);

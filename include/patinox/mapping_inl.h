@@ -90,6 +90,33 @@ static inline void *pnx_view_at_mut(
 #define PNX_VIEW_AT_MUT(view, type, offset) \
     ((type *)pnx_view_at_mut((view), (offset), sizeof(type), PNX_ALIGNOF_(type)))
 
+/*
+ * Says whether n bytes at offset are there, aligned to align; pnx_view_at() returns NULL for each of the reasons:
+ * -EINVAL for an align that is no power of two, -ERANGE, PNX_E_FORMAT when the address is not aligned.
+ */
+PNX_NODISCARD static inline int pnx_view_check(
+        const struct pnx_view *view, uint64_t offset, size_t n, size_t align) {
+    PNX_VIEW_EXPECT_(view, "pnx_view_check");
+    if (align == 0 || (align & (align - 1)) != 0)
+        return -EINVAL;
+    if (!pnx_view_holds(view, offset, n))
+        return -ERANGE;
+    return ((uintptr_t)(view->p + (size_t)offset) & (align - 1)) == 0 ? 0 : PNX_E_FORMAT;
+}
+
+/* The same for writing; -EACCES when they are there, and may not be written. */
+PNX_NODISCARD static inline int pnx_view_check_mut(
+        const struct pnx_view *view, uint64_t offset, size_t n, size_t align) {
+    int rc = pnx_view_check(view, offset, n, align);
+    return rc || (view->flags & PNX_VIEW_WRITABLE_) ? rc : -EACCES;
+}
+
+/* Says why PNX_VIEW_AT() and PNX_VIEW_AT_MUT() return NULL: 0 (they do not), -ERANGE, PNX_E_FORMAT; -EACCES. */
+#define PNX_VIEW_CHECK(view, type, offset) \
+    pnx_view_check((view), (offset), sizeof(type), PNX_ALIGNOF_(type))
+#define PNX_VIEW_CHECK_MUT(view, type, offset) \
+    pnx_view_check_mut((view), (offset), sizeof(type), PNX_ALIGNOF_(type))
+
 /* ---- numbers in a named byte order, at any alignment ---- */
 
 /*

@@ -95,6 +95,8 @@ static int check_file(const struct pnx_fault_record *record) {
     struct pnx_file_info now;
     if (record->pages.flags & PNX_FAULT_NEVER)
         return record->pages.flags & PNX_FAULT_TORN ? -ESTALE : 0;
+    if (record->pages.fd < 0)
+        return -ENOTSUP;
     /* The scope's reads come before the question; what the answer rests on, the kernel has ordered. */
     pnx_fence(PNX_ACQUIRE, "fault.check_fence");
     int rc = pnx__os_fstat(record->pages.fd, &now);

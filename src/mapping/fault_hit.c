@@ -80,7 +80,8 @@ static bool replace(struct pnx_fault_record *record, int reason, uintptr_t page)
     if (reason == -ESTALE) {
         n = record->head.to - page;
         /* Relaxed: how many single pages, give or take those of other threads at this moment. */
-    } else if (pnx_fetch_add(&record->io_faults, 1, PNX_RELAXED, "fault.io_faults") >=
+    } else if (pnx_fetch_add(&record->io_faults, 1, PNX_RELAXED, "fault.io_faults") -
+                       record->io_before >=
                PNX_FAULT_PAGES_MAX) {
         from = record->head.from;
         n = whole;

@@ -188,7 +188,7 @@ int pnx__fault_resume(struct pnx_fault_record *record, const struct pnx_fault_pa
         describe(record, pages);
         /* Relaxed, both: before fault.resume. */
         pnx_store(&record->head.poison, 0, PNX_RELAXED, "fault.cleanse");
-        pnx_store(&record->io_faults, 0, PNX_RELAXED, "fault.forget");
+        record->io_before = pnx_load(&record->io_faults, PNX_RELAXED, "fault.forget");
     }
     open_record(record);
     return 0;

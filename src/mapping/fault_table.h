@@ -54,9 +54,11 @@ struct pnx_fault_record {
     struct pnx_fault_pages pages;
     struct pnx_range *range; /* NULL when it can never fault */
     size_t page;             /* of the system's: bytes */
+    uint64_t io_before;      /* what io_faults was when these pages were mapped */
     /* Any thread, atomically. */
-    struct pnx_a64 faults;    /* loads and stores that have faulted, also in copies */
-    struct pnx_a64 io_faults; /* ... of them, pages replaced one by one */
+    struct pnx_a64 faults; /* loads and stores that have faulted, also in copies */
+    struct pnx_a64
+            io_faults; /* ... of them, in scopes because a page could not be read or written */
     /* Once retired. */
     struct pnx_reclaim_node node;
     void (*fn)(struct pnx_fault_record *record);

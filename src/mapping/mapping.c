@@ -7,6 +7,7 @@
  */
 #include "mapping/mapping.h"
 
+#include "base/list.h"
 #include "os/lost.h"
 
 #include <patinox/fault.h>
@@ -196,10 +197,21 @@ int pnx_mapping_copy_out(struct pnx_mapping *mapping, uint64_t offset, void *dst
     return rc;
 }
 
+void pnx__mapping_refresh(const struct pnx_stats_block *block) {
+    const struct pnx_mapping *mapping = PNX_CONTAINER(block, const struct pnx_mapping, block);
+    struct pnx_mapping_values *values = (struct pnx_mapping_values *)(void *)block->values;
+    /* Relaxed, all: numbers. */
+    uint64_t faults = pnx_load(&mapping->fault.faults, PNX_RELAXED, "mapping.faults_look");
+    uint64_t io = pnx_load(&mapping->fault.io_faults, PNX_RELAXED, "mapping.io_faults_look");
+    pnx_store(&values->faults, faults, PNX_RELAXED, "mapping.faults");
+    pnx_store(&values->io_faults, io, PNX_RELAXED, "mapping.io_faults");
+}
+
 int pnx_mapping_read_stats(const struct pnx_mapping *mapping, struct pnx_mapping_stats *ret_stats) {
     if (!mapping || !ret_stats || ret_stats->size < sizeof(size_t))
         return -EINVAL;
     struct pnx_mapping_stats all = {.size = ret_stats->size};
+    pnx__mapping_refresh(&mapping->block);
 #define PNX_STAT(name, kind, unit, level, help) \
     all.name = pnx_load(&mapping->values.name, PNX_RELAXED, "mapping.stats." #name);
 #include <patinox/stats/mapping.def>

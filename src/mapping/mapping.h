@@ -113,6 +113,8 @@ struct pnx_mapping {
 
 /* Ends a mapping, also a half-built one. */
 void pnx__mapping_dispose(struct pnx_mapping *mapping);
+/* Its faults, which the signal handler counts, as statistics. */
+void pnx__mapping_refresh(const struct pnx_stats_block *block);
 /* Gives it its row. */
 int pnx__mapping_register(struct pnx_mapping *mapping, const char *site, struct pnx_error *err);
 

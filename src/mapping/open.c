@@ -439,6 +439,7 @@ static void join(struct pnx_mapping *mapping, const struct pnx_source *source, i
     mapping->values.locked.v = mapping->locked;
     mapping->values.fallbacks.v = refused != 0;
     pnx__mapping_stats_init(&mapping->block, mapping->name, &mapping->values, NULL);
+    mapping->block.refresh = pnx__mapping_refresh;
     pnx__stats_add(source->opts.stats, &mapping->block);
     if (source->opts.advice != PNX_ADVICE_NORMAL)
         (void)pnx_mapping_advise(

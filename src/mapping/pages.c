@@ -51,7 +51,7 @@ int pnx_mapping_advise(
         return -EINVAL;
     int rc = pnx__mapping_hold(mapping, offset, n, &bytes);
     if (rc)
-        return rc;
+        return rc == -ERANGE ? rc : 1; /* closed, or being changed: no error, but no use either */
     rc = advise(mapping, &bytes, offset, n, advice);
     pnx__mapping_let_go(mapping);
     return rc;

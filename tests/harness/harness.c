@@ -17,6 +17,7 @@ static uint64_t seed;
 static bool seed_used;
 static const char *part_variable; /* NULL: the test has no parts */
 static uint64_t part;
+static bool fail_aborts;
 
 void test_register(struct test_case *test) {
     *last = test;
@@ -45,7 +46,13 @@ void test_fail(const char *file, int line, const char *format, ...) {
     print_seed();
     funlockfile(stderr);
     fflush(NULL);
+    if (fail_aborts)
+        abort();
     _exit(1); /* not exit: other threads may be anywhere */
+}
+
+void test_fail_aborts(void) {
+    fail_aborts = true;
 }
 
 void test_skip(const char *format, ...) {
@@ -223,7 +230,7 @@ static void name_program(const char *path) {
         *underscore = '.';
 }
 
-int main(int argc, char **argv) {
+int test_main(int argc, char **argv) {
     bool forked = true;
     setvbuf(stdout, NULL, _IOLBF, 0);
     name_program(argv[0]);

@@ -29,6 +29,8 @@ struct test_case {
     struct test_case *next;
 };
 void test_register(struct test_case *test);
+/* What main() is; harness/main.c stands alone, so that a fuzzer can have checks and a main() of its own. */
+int test_main(int argc, char **argv);
 
 #define TEST_LIMIT(test_name, seconds) \
     static void test_name(void); \
@@ -41,6 +43,8 @@ void test_register(struct test_case *test);
 #define TEST(test_name) TEST_LIMIT(test_name, 60)
 
 _Noreturn void test_fail(const char *file, int line, const char *format, ...) PNX_PRINTF(3, 4);
+/* From now on a failed check aborts: how a fuzzer hears of it. */
+void test_fail_aborts(void);
 /* Ends the test as skipped; every skip must stand in tests/expected-skips. */
 _Noreturn void test_skip(const char *format, ...) PNX_PRINTF(1, 2);
 

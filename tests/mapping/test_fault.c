@@ -196,6 +196,46 @@ TEST(a_copy_or_nothing_has_scopes_too_and_they_never_fail) {
     pnx_mapping_release(&empty);
 }
 
+/* ---- numbers ---- */
+
+static int keep(void *ctx, const char *text, size_t n) {
+    char *page = ctx;
+    size_t there = strlen(page);
+    CHECK(there + n < 65536);
+    memcpy(page + there, text, n);
+    page[there + n] = 0;
+    return 0;
+}
+
+TEST(each_mapping_counts_its_own_faults_and_shows_them) {
+    static char page[65536];
+    struct pnx_stats *stats = NULL;
+    struct pnx_mapping *lost = NULL, *fine = map_pages("whole", 4);
+    struct pnx_fault_scope scope;
+    unsigned char byte;
+    CHECK_EQ(pnx_stats_create(NULL, NULL, &stats), 0);
+    CHECK_EQ(pnx_mapping_open(make_file("counted", 8 * PAGE),
+                     PNX_MAPPING_OPTS(.small_max = 1, .name = "counted", .stats = stats), NULL,
+                     &lost),
+            0);
+    CHECK_EQ(stats_of(lost).faults, 0);
+    cut("counted", PAGE);
+    CHECK_EQ(pnx_fault_load_u8(lost, 5 * PAGE, &byte), -ESTALE);
+    CHECK_EQ(stats_of(lost).faults, 1);
+    CHECK_EQ(pnx_fault_begin(lost, &scope), 0);
+    CHECK_EQ(peek(lost, 6 * PAGE), 0);
+    CHECK_EQ(peek(lost, 7 * PAGE), 0); /* has been replaced together with the one before */
+    CHECK_EQ(pnx_fault_end(&scope), -ESTALE);
+    CHECK_EQ(stats_of(lost).faults, 2);
+    CHECK_EQ(stats_of(lost).io_faults, 0); /* tests/mapping/test_fault_disk.c has those */
+    CHECK_EQ(stats_of(fine).faults, 0);
+    CHECK_EQ(pnx_stats_openmetrics(stats, keep, page), 0);
+    CHECK_CONTAINS(page, "patinox_mapping_faults_total{mapping=\"counted\",number=\"0\"} 2\n");
+    pnx_mapping_release(&lost);
+    pnx_mapping_release(&fine);
+    pnx_stats_release(&stats);
+}
+
 /* ---- misuse, and ways out ---- */
 
 static void end_elsewhere(unsigned index, void *ctx) {

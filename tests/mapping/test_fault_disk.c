@@ -18,6 +18,8 @@ struct disk {
     uint32_t bad;  /* the page that is bad; UINT32_MAX: every odd one */
     uint32_t asked;
     int32_t write_error; /* of every write; 0: they are taken */
+    uint32_t held;       /* 1: writes wait until it is 0 */
+    uint32_t writes;     /* that have been asked for */
     uint32_t written;    /* bytes */
 };
 
@@ -74,6 +76,9 @@ static int disk_write(
     (void)from;
     (void)offset;
     (void)info;
+    __atomic_fetch_add(&disk->writes, 1, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&disk->held, __ATOMIC_ACQUIRE))
+        sched_yield();
     if (disk->write_error)
         return -disk->write_error;
     __atomic_fetch_add(&disk->written, (uint32_t)n, __ATOMIC_RELAXED);
@@ -181,6 +186,8 @@ TEST(many_bad_pages_take_few_areas) {
     }
     CHECK_EQ(pnx_fault_end(&scope), -EIO);
     CHECK_EQ(fault_stats().io_errors, PNX_FAULT_PAGES_MAX + 1);
+    CHECK_EQ(stats_of(mapping).io_faults, PNX_FAULT_PAGES_MAX + 1);
+    CHECK_EQ(stats_of(mapping).faults, PNX_FAULT_PAGES_MAX + 1);
     CHECK(times_mapped(served.path) <= PNX_FAULT_PAGES_MAX + 1);
     pnx_mapping_release(&mapping);
     end_disk(&served);
@@ -227,6 +234,40 @@ TEST(a_flush_that_the_disk_refuses_says_why_and_says_it_once) {
     CHECK_EQ(stats.flush_errors, refused);
     CHECK_EQ(stats.flushes, 3 * refused);
     CHECK_EQ(pnx_fault_state(mapping, NULL), 0);
+    pnx_mapping_release(&mapping);
+    end_disk(&served);
+}
+
+static void await_write(uint32_t before) {
+    while (__atomic_load_n(&disk->writes, __ATOMIC_ACQUIRE) == before)
+        sched_yield(); /* the test's limit is the limit */
+}
+
+TEST(a_flush_that_is_started_begins_to_write_the_range_and_waits_for_nothing) {
+    struct served served = start_disk();
+    struct pnx_mapping *mapping = NULL;
+    CHECK_EQ(pnx_mapping_open(
+                     served.path, PNX_MAPPING_OPTS(.mode = PNX_MAPPING_WRITE), NULL, &mapping),
+            0);
+    CHECK_EQ(pnx_fault_store_u8(mapping, 5 * PAGE, 1), 0);
+    CHECK_EQ(pnx_fault_store_u8(mapping, 50 * PAGE, 1), 0);
+    uint32_t before = disk->writes;
+    __atomic_store_n(&disk->held, 1, __ATOMIC_RELEASE);
+    CHECK_EQ(pnx_mapping_flush(mapping, 5 * PAGE, 1, PNX_FLUSH_START), 0);
+    await_write(before);
+    CHECK_EQ(disk->written, 0); /* it is back, and the disk has yet to take it */
+    __atomic_store_n(&disk->held, 0, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&disk->written, __ATOMIC_RELAXED) == 0)
+        sched_yield();
+    CHECK_EQ(disk->written, PAGE); /* and not the other page */
+    /* What becomes of it is told by the next one that waits. */
+    disk->write_error = EIO;
+    before = disk->writes;
+    CHECK_EQ(pnx_fault_store_u8(mapping, 5 * PAGE, 2), 0);
+    CHECK_EQ(pnx_mapping_flush(mapping, 5 * PAGE, 1, PNX_FLUSH_START), 0);
+    await_write(before);
+    CHECK_EQ(pnx_mapping_flush(mapping, 5 * PAGE, 1, PNX_FLUSH_SYNC), -EIO);
+    disk->write_error = 0;
     pnx_mapping_release(&mapping);
     end_disk(&served);
 }

@@ -172,6 +172,74 @@ TEST(each_call_of_a_seal_may_fail_and_the_mapping_is_writable_or_closed) {
     test_os_fault_clear();
 }
 
+TEST(a_seal_from_within_an_access_scope_is_a_deadlock_error) {
+    static const uint32_t seals[] = {PNX_SEAL_SHRINK, PNX_SEAL_WRITE};
+    struct pnx_mapping *other = opened(make_file("other", 50000), NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        struct pnx_mapping *mapping = memfd(100000, 0, NULL);
+        struct pnx_fault_scope scope;
+        struct pnx_error err = {0};
+        CHECK_EQ(pnx_fault_begin(other, &scope), 0); /* of whatever mapping */
+        CHECK_EQ(pnx_mapping_seal(mapping, seals[i], &err), -EDEADLK);
+        CHECK_CONTAINS(err.message, "open access scopes");
+        CHECK_EQ(pnx_fault_end(&scope), 0);
+        CHECK_EQ(info_of(mapping).seals, 0);
+        *at(mapping, 99999, 1) = 1;
+        CHECK_EQ(pnx_mapping_seal(mapping, seals[i], &err), 0);
+        CHECK_EQ(pnx_view_all(mapping).p[99999], 1);
+        pnx_mapping_release(&mapping);
+    }
+    pnx_mapping_release(&other);
+}
+
+/* One thread keeps a scope open while the others wait for it in vain: ten seconds, all at once. */
+struct kept {
+    struct pnx_mapping *scoped, *resized, *size_sealed, *content_sealed;
+    uint32_t open;
+    uint32_t given_up;
+};
+
+static void wait_for_scope(unsigned index, void *ctx) {
+    struct kept *kept = ctx;
+    struct pnx_fault_scope scope;
+    struct pnx_error err = {0};
+    if (index == 0) {
+        CHECK_EQ(pnx_fault_begin(kept->scoped, &scope), 0);
+        __atomic_store_n(&kept->open, 1, __ATOMIC_RELEASE);
+        while (__atomic_load_n(&kept->given_up, __ATOMIC_ACQUIRE) < 3)
+            sched_yield();
+        CHECK_EQ(pnx_fault_end(&scope), 0);
+        return;
+    }
+    while (!__atomic_load_n(&kept->open, __ATOMIC_ACQUIRE))
+        sched_yield();
+    int rc = index == 1   ? pnx_mapping_resize(kept->resized, 40000, 0, &err)
+             : index == 2 ? pnx_mapping_seal(kept->size_sealed, PNX_SEAL_SHRINK, &err)
+                          : pnx_mapping_seal(kept->content_sealed, PNX_SEAL_WRITE, &err);
+    CHECK_EQ(rc, -ETIMEDOUT);
+    CHECK_CONTAINS(err.message, "scope");
+    __atomic_fetch_add(&kept->given_up, 1, __ATOMIC_RELEASE);
+}
+
+TEST_LIMIT(a_seal_or_a_resize_gives_up_on_a_scope_that_stays_open_and_nothing_has_changed, 90) {
+    const char *path = make_file("patience", 50000);
+    struct kept kept = {.scoped = opened(path, NULL),
+            .resized = opened(path, PNX_MAPPING_OPTS(.flags = PNX_MAPPING_RESIZABLE)),
+            .size_sealed = memfd(50000, 0, NULL),
+            .content_sealed = memfd(50000, 0, NULL)};
+    test_threads(4, wait_for_scope, &kept);
+    CHECK_EQ(pnx_mapping_size(kept.resized), 50000);
+    CHECK_EQ(info_of(kept.size_sealed).seals, 0);
+    CHECK_EQ(info_of(kept.content_sealed).seals, 0);
+    *at(kept.content_sealed, 49999, 1) = 1;
+    resized(kept.resized, 40000, 0);
+    CHECK_EQ(pnx_mapping_seal(kept.content_sealed, PNX_SEAL_WRITE, NULL), 0);
+    pnx_mapping_release(&kept.scoped);
+    pnx_mapping_release(&kept.resized);
+    pnx_mapping_release(&kept.size_sealed);
+    pnx_mapping_release(&kept.content_sealed);
+}
+
 /* ---- snapshots ---- */
 
 TEST(a_snapshot_shows_the_file_as_it_was_whatever_becomes_of_it) {

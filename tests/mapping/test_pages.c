@@ -275,6 +275,23 @@ TEST(each_call_of_a_flush_that_fails_is_reported) {
     pnx_mapping_release(&mapping);
 }
 
+TEST(a_closed_mapping_keeps_its_pages_and_takes_no_more_requests) {
+    for (int resizable = 0; resizable < 2; resizable++) {
+        struct pnx_mapping *mapping = opened(make_file("shut", 50000),
+                PNX_MAPPING_OPTS(.mode = W, .flags = resizable ? PNX_MAPPING_RESIZABLE : 0));
+        CHECK_EQ(pnx_mapping_advise(mapping, 0, 50000, PNX_ADVICE_RANDOM), 0);
+        pnx_mapping_close(mapping);
+        CHECK_EQ(pnx_mapping_advise(mapping, 0, 50000, PNX_ADVICE_NORMAL), 1); /* no error */
+        CHECK_EQ(pnx_mapping_advise(mapping, 0, 1, (enum pnx_mapping_advice)6), -EINVAL);
+        CHECK_EQ(pnx_mapping_populate(mapping, 0, 1, PNX_POPULATE_READ), -ESHUTDOWN);
+        CHECK_EQ(pnx_mapping_populate(mapping, 0, 1, PNX_POPULATE_WRITE), -ESHUTDOWN);
+        for (int how = PNX_FLUSH_START; how <= PNX_FLUSH_DURABLE; how++)
+            CHECK_EQ(pnx_mapping_flush(mapping, 0, 1, (enum pnx_flush)how), -ESHUTDOWN);
+        CHECK_EQ(stats_of(mapping).flushes, 0);
+        pnx_mapping_release(&mapping);
+    }
+}
+
 /* ---- advice, huge pages ---- */
 
 TEST(advice_keeps_content_in_every_mode) {

@@ -70,6 +70,26 @@ struct record {
     uint32_t check;
 };
 
+TEST(p2_a_typed_access_that_is_refused_says_why) {
+    struct record records[4] = {{1, 2, 3}, {4, 5, 6}, {7, 8, 9}, {10, 11, 12}};
+    struct pnx_view view = {.p = (const unsigned char *)records, .n = sizeof(records)};
+    for (uint32_t writable = 0; writable < 2; writable++) {
+        int given = writable ? 0 : -EACCES;
+        view.flags = writable ? PNX_VIEW_WRITABLE_ : 0;
+        CHECK_EQ(PNX_VIEW_CHECK(&view, struct record, 48), 0);
+        CHECK_EQ(PNX_VIEW_CHECK_MUT(&view, struct record, 48), given);
+        CHECK_EQ(PNX_VIEW_AT_MUT(&view, struct record, 48) != NULL, writable);
+        CHECK_EQ(PNX_VIEW_CHECK(&view, struct record, 52), -ERANGE);
+        CHECK_EQ(PNX_VIEW_CHECK_MUT(&view, struct record, UINT64_MAX), -ERANGE);
+        CHECK_EQ(PNX_VIEW_CHECK(&view, struct record, 44), PNX_E_FORMAT);
+        CHECK_EQ(PNX_VIEW_CHECK_MUT(&view, struct record, 44), PNX_E_FORMAT);
+        CHECK_EQ(pnx_view_check(&view, 3, 5, 1), 0);
+        CHECK_EQ(pnx_view_check(&view, 0, 1, 0), -EINVAL);
+        CHECK_EQ(pnx_view_check(&view, 0, 1, 6), -EINVAL);
+        CHECK_EQ(pnx_view_check_mut(&view, 0, 1, 3), -EINVAL);
+    }
+}
+
 TEST(p2_typed_access_needs_range_and_alignment) {
     struct record records[4] = {{1, 2, 3}, {4, 5, 6}, {7, 8, 9}, {10, 11, 12}};
     for (uint32_t flags = 0; flags <= PNX_MAPPING_COPY; flags++) {

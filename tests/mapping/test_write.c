@@ -2,6 +2,7 @@
 /* Modes: what stores reach, and what opening may do to a file. */
 #include "mapping/help_file.h"
 
+#include <patinox/fault.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -333,6 +334,11 @@ TEST(without_a_descriptor_a_mapping_works_and_says_what_it_cannot_do) {
     CHECK_EQ(out[9], byte_at(40009));
     CHECK_EQ(pnx_mapping_changed(mapping), -ENOTSUP);
     CHECK_EQ(pnx_mapping_populate(mapping, 0, 50000, PNX_POPULATE_READ), 0);
+    struct pnx_fault_scope scope;
+    CHECK_EQ(pnx_fault_begin(mapping, &scope), 0);
+    CHECK_EQ(pnx_fault_end_checked(&scope), -ENOTSUP); /* nobody to ask; the scope has ended */
+    CHECK_EQ(pnx_fault_begin(mapping, &scope), 0);
+    CHECK_EQ(pnx_fault_end(&scope), 0);
     pnx_mapping_release(&mapping);
     mapping = opened(
             path, PNX_MAPPING_OPTS(.mode = PNX_MAPPING_WRITE, .flags = PNX_MAPPING_NO_DESCRIPTOR));
