@@ -22,6 +22,8 @@ def declared(root, adapters):
         if (header.stem in ("sqlite",)) != adapters:
             continue
         text = re.sub(r"/\*.*?\*/", "", header.read_text(), flags=re.S)
+        text = re.sub(r"\\\n", "", text)
+        text = re.sub(r"#el(if|se)?\s*defined\(\s*_WIN32\).*?(?=#else)", "", text, flags=re.S)  # of another library
         for match in re.finditer(r"PNX_API\b([^;{]*?)\b(pnx_\w+)\s*\(", text):
             names.add(match.group(2))
         for match in re.finditer(r"PNX_API extern [^;(]*?(pnx_\w+)(?: PNX_TLS_MODEL_)?;", text):
