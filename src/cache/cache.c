@@ -234,6 +234,11 @@ void pnx__cache_settled(struct pnx_cache_shard *shard) {
 
 int pnx_cache_create(
         const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache **ret_cache) {
+    return pnx__cache_create(opts, PNX_CACHE_FIRST_SLOTS, err, ret_cache);
+}
+
+int pnx__cache_create(const struct pnx_cache_opts *opts, uint32_t first_slots,
+        struct pnx_error *err, struct pnx_cache **ret_cache) {
     struct pnx_cache_opts resolved = {.size = sizeof(resolved)};
     struct pnx_env env;
     if (!ret_cache)
@@ -252,6 +257,7 @@ int pnx_cache_create(
     }
     cache->env = env;
     cache->name = name;
+    cache->first_slots = first_slots;
     init(cache, &resolved);
     rc = init_shards(cache, &resolved, err);
     if (rc == 0)

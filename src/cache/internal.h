@@ -111,7 +111,9 @@ struct pnx_cache {
     struct pnx_cache_cell *cells;
     uint64_t seed;
     uint32_t n_shards;
-    uint32_t kind; /* enum pnx_cache_capacity_kind: of what policies are told */
+    uint32_t kind;        /* enum pnx_cache_capacity_kind: of what policies are told */
+    uint32_t first_slots; /* of a shard's first table */
+    uint32_t reserved;
     struct pnx_env env;
     char *name;
     const char *site;
@@ -198,6 +200,10 @@ static inline void pnx__cache_check_returned(const bool *returned) {
     } while (0)
 
 /* ---- cache.c ---- */
+
+/* For tests: first_slots below what is usual, so that few operations meet another table. */
+int pnx__cache_create(const struct pnx_cache_opts *opts, uint32_t first_slots,
+        struct pnx_error *err, struct pnx_cache **ret_cache);
 
 /* Checks options and fills in defaults; ret_opts may be opts. */
 int pnx__cache_opts_resolve(

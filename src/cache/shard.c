@@ -102,8 +102,8 @@ static uint32_t next_slots(const struct pnx_cache_shard *shard) {
         next = most;
     if (limit != UINT64_MAX && slots >= most)
         next = slots + slots / 8 + 1;
-    if (next < PNX_CACHE_FIRST_SLOTS)
-        next = PNX_CACHE_FIRST_SLOTS;
+    if (slots == 0 || next <= slots)
+        next = slots ? slots + 1 : cache->first_slots;
     return next < PNX_CACHE_SLOTS_MAX ? (uint32_t)next : PNX_CACHE_SLOTS_MAX;
 }
 

@@ -6,8 +6,8 @@
  *       them in.
  *   P2  used_bytes <= capacity and used_entries <= capacity_entries at every moment, but for a resize under way: room is
  *       taken by one compare-and-swap before an entry is linked, and given back after it was taken out.
- *   P3  What an insert evicts it may use for itself: the room is not given back in between, so that nobody takes it.
- *       While it holds such room it runs nothing of the user's.
+ *   P3  What an insert evicts it may use for itself: the room is not given back in between, so that nobody takes it, unless
+ *       there is nothing left to evict.  While it holds such room it runs nothing of the user's.
  *   P4  What takes many removals is done in batches of PNX_CACHE_BATCH, with the lock released between.
  */
 #include "cache/internal.h"
@@ -383,18 +383,23 @@ static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cac
     return 0;
 }
 
-/* Makes room in the shard that holds most; the room stays ours. */
+/*
+ * Makes room in the shard that holds most; the room stays ours.  When nothing is left to evict, others hold room like us:
+ * it is given back, or two that each need more than the other leaves would wait for each other.
+ */
 static void evict_elsewhere(
         struct pnx_cache *cache, size_t cost, uint32_t batch, struct pnx_cache_effects *fx) {
     struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
+    bool found = true;
     pnx__cache_lock(shard);
-    for (uint32_t n = 0; n < batch && !pnx__cache_fits(cache, fx, cost, 1); n++) {
-        if (!pnx__cache_evict_locked(shard, fx)) {
-            pnx__spin_hint(); /* others have taken out all there was, and are about to use it or give it back */
-            break;
-        }
-    }
-    unlock(shard);
+    for (uint32_t n = 0; found && n < batch && !pnx__cache_fits(cache, fx, cost, 1); n++)
+        found = pnx__cache_evict_locked(shard, fx);
+    if (found)
+        unlock(shard);
+    else
+        pnx__cache_unlock(shard, fx);
+    if (!found)
+        pnx__spin_hint();
 }
 
 int pnx__cache_insert(struct pnx_cache *cache, const struct pnx_cache_insert *insert) {
