@@ -204,6 +204,18 @@ PNX_API PNX_NODISCARD int pnx_cache_probe(
 PNX_API PNX_NODISCARD int pnx_cache_get_copy(struct pnx_cache *cache, const void *key,
         size_t key_size, void *buf, size_t cap, size_t *ret_size);
 
+#define PNX_CACHE_MANY_MAX 64 /* keys of one pnx_cache_get_many() */
+
+/*
+ * Looks up n keys of key_size bytes each, which stand one after the other, and copies their values to values, value_size
+ * bytes each.  The lookups' cache misses overlap, so that with a cache larger than the processor's it takes a part of the
+ * time of n pnx_cache_get_copy().  Bit i of *ret_found says whether key i was found with a value of exactly value_size
+ * bytes; where not, its place in values is as it was.  Each lookup takes effect, and counts, for itself; one whose value
+ * has another size counts as a hit.  Returns how many were found.  -E2BIG for n > PNX_CACHE_MANY_MAX, -ESHUTDOWN, -EINVAL.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_get_many(struct pnx_cache *cache, const void *keys,
+        size_t key_size, size_t n, void *values, size_t value_size, uint64_t *ret_found);
+
 /*
  * Stores a copy of value, replacing an older one.  May run destructors, and reclaimers of the budget.
  * -EFBIG when it is larger than the whole capacity, -ENOMEM (no memory, or the budget refused), see P9 for both;

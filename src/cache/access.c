@@ -66,8 +66,7 @@ static int look_and_pin_locked(struct pnx_cache_shard *shard, uint64_t hash, con
 
 /* ---- looking, in a section ---- */
 
-/* Finds the visible entry of the key: 0, PNX_CACHE_ABSENT, -ENOENT, or LOCK for one that has to be taken out. */
-static int find_free(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
+int pnx__cache_find_free(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
         const void *key, size_t key_size, struct pnx_cache_entry **ret_entry) {
     const struct pnx_cache *cache = shard->cache;
     /* Acquire: pairs with cache_shard.publish; all of the table. */
@@ -107,7 +106,7 @@ int pnx__cache_look_free(struct pnx_cache_shard *shard, uint64_t hash, const voi
         return PNX_CACHE_LOCK;
     pnx_reclaim_enter(NULL);
     do /* one that is being destroyed has been taken out: there is something newer, or nothing */
-        rc = find_free(shard, wants, hash, key, key_size, ret_entry);
+        rc = pnx__cache_find_free(shard, wants, hash, key, key_size, ret_entry);
     while (rc == 0 && !pnx__cache_try_pin(*ret_entry));
     pnx_reclaim_exit(NULL);
     return rc;
@@ -212,7 +211,7 @@ static int copy_free(struct pnx_cache_shard *shard, uint64_t hash, const void *k
     if (pnx__cache_wants_lock(wants, hash))
         return PNX_CACHE_LOCK;
     pnx_reclaim_enter(NULL);
-    int rc = find_free(shard, wants, hash, key, key_size, &entry);
+    int rc = pnx__cache_find_free(shard, wants, hash, key, key_size, &entry);
     if (rc == 0 && entry->value_size > COPY_IN_SECTION_MAX)
         rc = PNX_CACHE_LOCK;
     if (rc == 0)

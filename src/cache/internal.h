@@ -7,6 +7,7 @@
  *   shard.c    slots, the policy, growing: what a shard is made of
  *   store.c    what happens under a shard's lock: find, insert, remove, evict, expire; capacity
  *   access.c   get, put, remove
+ *   many.c     lookups of many keys at once
  *   sweep.c    clear, walk, tick, resize, reclaim: all that touches many entries, in batches
  *   load.c     loaders, waiters, the wait-for graph
  *   report.c   statistics, invariants
@@ -355,6 +356,11 @@ int pnx__cache_look_locked(struct pnx_cache_shard *shard, uint64_t hash, const v
 #define PNX_CACHE_LOCK 4
 int pnx__cache_look_free(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
         size_t key_size, struct pnx_cache_entry **ret_entry);
+
+/* Finds the visible entry of the key, in a section: 0, PNX_CACHE_ABSENT, -ENOENT, or LOCK for one that has to be taken
+ * out.  Counts the hit for the policy. */
+int pnx__cache_find_free(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
+        const void *key, size_t key_size, struct pnx_cache_entry **ret_entry);
 
 /* ---- sweep.c ---- */
 

@@ -297,3 +297,64 @@ TEST(walks_clears_and_ticks_reach_all_shards) {
     CHECK_EQ(stats_of(&f).index, 0);
     fixture_close(&f);
 }
+
+/* ---- many at once ---- */
+
+static void many_as_one_by_one(const char *policy, uint32_t shards) {
+    struct fixture f;
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 500, .policy = policy, .shards = shards));
+    uint64_t rng = test_seed();
+    for (uint64_t i = 0; i < 1000; i++) {
+        uint64_t key = test_random(&rng) % 1000, value = key * 3;
+        pnx_ns ttl = i % 5 == 0 ? PNX_SEC : 0;
+        CHECK_EQ(pnx_cache_put(f.cache, &key, sizeof(key), &value, i % 7 ? 8 : 4, ttl), 0);
+        if (i % 10)
+            continue;
+        uint64_t keys[PNX_CACHE_MANY_MAX], values[PNX_CACHE_MANY_MAX] = {0}, found = 0;
+        size_t n = test_random(&rng) % (PNX_CACHE_MANY_MAX + 1);
+        int expected = 0;
+        for (size_t k = 0; k < n; k++)
+            keys[k] = test_random(&rng) % 1000;
+        if (i % 50 == 0)
+            test_env_advance(&f.te, PNX_SEC);
+        struct pnx_cache_stats before = stats_of(&f);
+        int got = pnx_cache_get_many(f.cache, keys, 8, n, values, 8, &found);
+        struct pnx_cache_stats after = stats_of(&f);
+        CHECK_EQ(after.hits - before.hits + after.misses - before.misses, n);
+        for (size_t k = 0; k < n; k++) {
+            uint64_t one = 0;
+            size_t size = 0;
+            int rc = pnx_cache_get_copy(f.cache, &keys[k], 8, &one, 8, &size);
+            bool there = rc == 0 && size == 8;
+            CHECK_EQ(found >> k & 1, there);
+            CHECK_EQ(values[k], there ? keys[k] * 3 : 0);
+            expected += there;
+        }
+        CHECK_EQ(got, expected);
+    }
+    fixture_close(&f);
+}
+
+TEST(many_keys_are_found_as_one_by_one) {
+    many_as_one_by_one("sieve", 1);
+    many_as_one_by_one("s3-fifo", 4);
+    many_as_one_by_one("lru", 1);
+}
+
+TEST(bad_arguments_of_get_many) {
+    struct fixture f;
+    uint64_t keys[PNX_CACHE_MANY_MAX + 1] = {0}, values[PNX_CACHE_MANY_MAX + 1], found = 77;
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 10));
+    CHECK_EQ(pnx_cache_get_many(NULL, keys, 8, 1, values, 8, &found), -EINVAL);
+    CHECK_EQ(pnx_cache_get_many(f.cache, NULL, 8, 1, values, 8, &found), -EINVAL);
+    CHECK_EQ(pnx_cache_get_many(f.cache, keys, 8, 1, NULL, 8, &found), -EINVAL);
+    CHECK_EQ(pnx_cache_get_many(f.cache, keys, 8, 1, values, 8, NULL), -EINVAL);
+    CHECK_EQ(pnx_cache_get_many(f.cache, keys, 8, PNX_CACHE_MANY_MAX + 1, values, 8, &found),
+            -E2BIG);
+    CHECK_EQ(found, 77);
+    CHECK_EQ(pnx_cache_get_many(f.cache, NULL, 8, 0, NULL, 8, &found), 0);
+    CHECK_EQ(found, 0);
+    CHECK_EQ(pnx_cache_close(f.cache), 0);
+    CHECK_EQ(pnx_cache_get_many(f.cache, keys, 8, 1, values, 8, &found), -ESHUTDOWN);
+    fixture_close(&f);
+}
