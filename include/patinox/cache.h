@@ -52,6 +52,8 @@
 #include <patinox/registry.h>
 #include <patinox/stats.h>
 
+#include <errno.h>
+
 PNX_BEGIN_DECLS
 
 struct pnx_cache; /* safe to use from any thread */
@@ -251,6 +253,42 @@ PNX_API int pnx_cache_clear(struct pnx_cache *cache);
  */
 PNX_API int pnx_cache_each(struct pnx_cache *cache,
         int (*visit)(void *ctx, const struct pnx_cache_ref *ref), void *ctx);
+
+/*
+ * Defines typed forms for keys of type K and values of type V, which are copied as bytes: K must have no padding.
+ *
+ *     PNX_CACHE_DEFINE(price_cache, uint64_t, struct price)
+ *
+ *     int price_cache_get(struct pnx_cache *cache, uint64_t key, struct price *ret_value);
+ *     int price_cache_get_many(struct pnx_cache *cache, const uint64_t *keys, size_t n, struct price *values,
+ *             uint64_t *ret_found);
+ *     int price_cache_put(struct pnx_cache *cache, uint64_t key, struct price value, pnx_ns ttl);
+ *     int price_cache_remove(struct pnx_cache *cache, uint64_t key);
+ *
+ * Errors are those of the functions above; a value that was stored with another size is -ERANGE.
+ */
+#define PNX_CACHE_DEFINE(name, K, V) \
+    PNX_CACHE_TYPED_ int name##_get(struct pnx_cache *cache, K key, V *ret_value) { \
+        V value; \
+        size_t size = 0; \
+        int rc = pnx_cache_get_copy(cache, &key, sizeof(key), &value, sizeof(value), &size); \
+        if (rc == 0 && size != sizeof(value)) \
+            rc = -ERANGE; \
+        if (rc == 0) \
+            *ret_value = value; \
+        return rc; \
+    } \
+    PNX_CACHE_TYPED_ int name##_get_many( \
+            struct pnx_cache *cache, const K *keys, size_t n, V *values, uint64_t *ret_found) { \
+        return pnx_cache_get_many(cache, keys, sizeof(K), n, values, sizeof(V), ret_found); \
+    } \
+    PNX_CACHE_TYPED_ int name##_put(struct pnx_cache *cache, K key, V value, pnx_ns ttl) { \
+        return pnx_cache_put(cache, &key, sizeof(key), &value, sizeof(value), ttl); \
+    } \
+    PNX_CACHE_TYPED_ int name##_remove(struct pnx_cache *cache, K key) { \
+        return pnx_cache_remove(cache, &key, sizeof(key)); \
+    }
+#define PNX_CACHE_TYPED_ __attribute__((unused)) static inline
 
 /* ---- loading ---- */
 

@@ -23,8 +23,8 @@ struct many {
     uint64_t negative_hits;
     uint64_t misses;
     uint64_t hash[PNX_CACHE_MANY_MAX];
-    const void
-            *next[PNX_CACHE_MANY_MAX]; /* what was fetched for each: line, record, entry; or NULL */
+    const struct pnx_cache_table *table[PNX_CACHE_MANY_MAX];
+    const void *next[PNX_CACHE_MANY_MAX]; /* what was fetched: line, record; or NULL */
 };
 
 static void fetch_lines(struct many *many) {

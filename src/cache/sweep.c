@@ -9,6 +9,7 @@
 #include "cache/internal.h"
 
 #include "base/error.h"
+#include "share/reclaim.h"
 
 /* ---- clearing ---- */
 
@@ -272,6 +273,8 @@ size_t pnx__cache_reclaim(void *arg, size_t want) {
         evicted += fx.bytes;
         freed += pnx__cache_run(cache, &fx);
     }
+    if (freed > 0)
+        pnx__reclaim_assist_due(NULL); /* the memory is wanted now */
     pnx__cache_update_row(cache);
     return freed;
 }

@@ -358,3 +358,33 @@ TEST(bad_arguments_of_get_many) {
     CHECK_EQ(pnx_cache_get_many(f.cache, keys, 8, 1, values, 8, &found), -ESHUTDOWN);
     fixture_close(&f);
 }
+
+/* ---- typed ---- */
+
+struct price {
+    double amount;
+    uint32_t currency;
+};
+PNX_CACHE_DEFINE(price_cache, uint64_t, struct price)
+
+TEST(typed_forms_store_find_and_remove_by_value) {
+    struct fixture f;
+    struct price price = {0}, many[3] = {{0}};
+    uint64_t keys[3] = {1, 2, 3}, found = 0;
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 10));
+    CHECK_EQ(price_cache_get(f.cache, 1, &price), -ENOENT);
+    CHECK_EQ(price_cache_put(f.cache, 1, (struct price){1.5, 978}, 0), 0);
+    CHECK_EQ(price_cache_put(f.cache, 3, (struct price){3.5, 978}, PNX_SEC), 0);
+    CHECK_EQ(price_cache_get(f.cache, 1, &price), 0);
+    CHECK(price.amount == 1.5 && price.currency == 978);
+    CHECK_EQ(price_cache_get_many(f.cache, keys, 3, many, &found), 2);
+    CHECK_EQ(found, 5);
+    CHECK(many[0].amount == 1.5 && many[2].amount == 3.5);
+    CHECK_EQ(price_cache_remove(f.cache, 1), 0);
+    CHECK_EQ(price_cache_remove(f.cache, 1), -ENOENT);
+    uint64_t other = 2;
+    CHECK_EQ(pnx_cache_put(f.cache, &other, sizeof(other), "x", 1, 0), 0);
+    CHECK_EQ(price_cache_get(f.cache, 2, &price), -ERANGE);
+    CHECK(price.amount == 1.5);
+    fixture_close(&f);
+}
