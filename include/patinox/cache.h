@@ -47,7 +47,6 @@
 
 #include <patinox/base.h>
 #include <patinox/budget.h>
-#include <patinox/cache_policy.h>
 #include <patinox/error.h>
 #include <patinox/registry.h>
 #include <patinox/stats.h>
@@ -57,6 +56,7 @@
 PNX_BEGIN_DECLS
 
 struct pnx_cache; /* safe to use from any thread */
+struct pnx_cache_policy;
 
 /* Why a value left the cache. */
 enum pnx_cache_cause {
