@@ -22,7 +22,7 @@ static void tell_access_locked(
         struct pnx_cache_shard *shard, uint64_t hash, const struct pnx_cache_entry *entry) {
     if (!shard->policy_state || !shard->policy->access)
         return;
-    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants(shard->policy_state);
+    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(shard->policy_state);
     uint32_t high = pnx__cache_hash_high(hash);
     if (!wants->access || (high & wants->access_mask) != 0)
         return;

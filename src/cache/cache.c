@@ -115,7 +115,7 @@ static int ask_policy(struct pnx_cache *cache, const struct pnx_cache_policy *po
     if (!state)
         return pnx__fail(err, -ENOMEM, 0, "create", "cache: out of memory");
     policy->init(state, &params, PNX_CACHE_FIRST_SLOTS);
-    *ret_exact = pnx_cache_policy_wants(state)->exact_hits != 0;
+    *ret_exact = pnx_cache_policy_wants_of(state)->exact_hits != 0;
     pnx__free(&cache->env, state, 1, bytes);
     return 0;
 }

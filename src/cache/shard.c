@@ -78,7 +78,7 @@ struct pnx_cache_policy_params pnx__cache_policy_params(
 }
 
 void pnx__cache_slot_hit_locked(struct pnx_cache_shard *shard, uint32_t slot) {
-    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants(shard->policy_state);
+    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(shard->policy_state);
     if (wants->exact_hits && shard->policy->hit)
         shard->policy->hit(shard->policy_state, slot);
     else if (wants->hit_max)

@@ -101,7 +101,7 @@ void pnx__cache_lock(struct pnx_cache_shard *shard) {
 static void publish_wants_locked(struct pnx_cache_shard *shard) {
     if (!shard->policy_state)
         return;
-    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants(shard->policy_state);
+    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(shard->policy_state);
     uint64_t word = wants->hit_max & PNX_CACHE_WANTS_HITS;
     if (wants->exact_hits)
         word |= PNX_CACHE_WANTS_EXACT;
