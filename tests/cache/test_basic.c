@@ -2,6 +2,7 @@
 /* The cache through its public functions, one property at a time: P1..P3, P8, P9, limits, options, bad input. */
 #include "cache/common.h"
 
+#include <patinox/cache_policy.h>
 #include <patinox/reclaim.h>
 #include <patinox/shutdown.h>
 
