@@ -39,6 +39,9 @@ STACKS = {"parking_lot-stack": "rust", "pthread-stack": POOL_PEERS}
 RUST_POOLS = ("r2d2", "deadpool", "bb8")
 POOL_BOUNDED = {**POOL, "patinox-bounded": "bench_pool_static"}
 IN_ORDER = Target("patinox", 0, unit="inversions_traced")
+CACHES = {"patinox": "bench_caches_static", "patinox-so": "bench_caches_shared"}
+CACHE_PEERS = {"quick_cache": "rust", "moka": "rust", "lru": "rust"}
+HITS = {"entries": 100_000, "value": "u64"}
 FILES = {"patinox": "bench_files_static", "patinox-so": "bench_files_shared"}
 FILES_PEERS, FILE = "bench_files_peers", {"file": "1 GiB, in the page cache"}
 SQLITE, SQLITE_PEERS = "bench_pool_sqlite_static", "bench_pool_sqlite_peers"
@@ -117,6 +120,31 @@ CASES = {
         ours={**OURS, "patinox-single": STATIC}),
     "share/cmap-memory": case(
         ENTRIES, MAPS, [("patinox", 1.0, "dashmap-foldhash", None)], threads=(1,), unit="bytes_per_entry"),
+    "cache/hit-int-uniform": case(
+        {**HITS, "key": "u64"}, {**CACHE_PEERS, "dashmap": "rust"},
+        [("patinox", 0.6, "quick_cache", 1), ("patinox", 0.35, "quick_cache", 2)], ours=CACHES),
+    "cache/hit-int-zipf": case(
+        {**HITS, "key": "u64", "zipf": 0.99}, {**CACHE_PEERS, "dashmap": "rust"},
+        [("patinox", 0.6, "quick_cache", 1), ("patinox", 0.5, "quick_cache", 2)], ours=CACHES),
+    "cache/hit-str": case(
+        {**HITS, "key": "24 bytes"}, {**CACHE_PEERS, "dashmap": "rust"},
+        [("patinox", 0.4, "quick_cache", None)], ours=CACHES),
+    "cache/mixed": case(
+        {"keys": 1_000_000, "entries": 100_000, "zipf": 0.99}, CACHE_PEERS,
+        [("patinox", 0.6, "quick_cache", None)], ours=CACHES),
+    "cache/insert-evict": case(
+        {"entries": 100_000}, CACHE_PEERS, [("patinox", 1.0, "quick_cache", None)], ours=CACHES, threads=(1,)),
+    "cache/get-10m": case(
+        {"entries": 10_000_000}, {}, ours={"patinox": "bench_caches_static", "patinox-dependent": "bench_caches_static"},
+        threads=(1,)),
+    "cache/batch-get": case(
+        {"entries": 10_000_000, "batch": 64}, {},
+        [("patinox", 1 / 1.8, "patinox-single", None), ("patinox", 1 / 4, "patinox-dependent", None)],
+        ours={"patinox": "bench_caches_static", "patinox-single": "bench_caches_static",
+              "patinox-dependent": "bench_caches_static"}, threads=(1,)),
+    "cache/memory": case(
+        {"entries": 1_000_000, "key": "u64", "value": "u64"}, CACHE_PEERS, [("patinox", 1.0, "quick_cache", None)],
+        ours=CACHES, threads=(1,), unit="bytes_per_entry"),
     "resource/guard-cycle": case(
         {}, {"direct-call": RESOURCE_PEERS},
         [Target("patinox", 1.0, "direct-call", 1, unit="instructions_per_op", plus=2)],

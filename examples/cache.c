@@ -81,6 +81,14 @@ static int use(struct pnx_cache *cache) {
     if (rc)
         return rc;
     printf("copied %zu bytes; the entry counts %zu\n", size, pnx_cache_cost(5, 10));
+
+    /* Several keys of one size at once: their cache misses overlap. */
+    char two[2][10];
+    uint64_t found = 0;
+    rc = pnx_cache_get_many(cache, "shortother", 5, 2, two, sizeof(two[0]), &found);
+    if (rc < 0)
+        return rc;
+    printf("found %d of 2: %.10s\n", rc, found & 1 ? two[0] : "");
     printf("stored:\n");
     rc = pnx_cache_each(cache, print_entry, NULL);
     if (rc)
@@ -101,7 +109,7 @@ int main(void) {
     struct pnx_error err;
     struct pnx_cache *cache = NULL;
     struct pnx_cache_opts opts = *PNX_CACHE_OPTS(.name = "example", .capacity = 64 * 1024,
-            .capacity_entries = 8, .destroy = on_destroy, .ctx = &destroyed);
+            .capacity_entries = 8, .policy = "lru", .destroy = on_destroy, .ctx = &destroyed);
     /* Options can come from a configuration as text. */
     int rc = pnx_cache_opts_set(&opts, "ttl", "10min", &err);
     if (rc == 0)

@@ -1,20 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * patinox/cache.h - a bounded cache from byte keys to values, with expiry and single-flight loading.
+ * patinox/cache.h - a bounded concurrent cache from byte keys to values, with expiry and single-flight loading.
  *
  * EXPERIMENTAL: may change until the release that finishes this part.
  *
  * Keys are bytes and are compared in full.  A value is bytes that the cache copies in, or a pointer of yours
- * that it destroys.  A lookup gives a reference that keeps its entry alive, whatever happens to the cache:
+ * that it destroys.  A lookup copies the bytes out, or gives a reference that keeps its entry alive, whatever happens
+ * to the cache:
  *
  *     (made) --put, load--> STORED --removed, replaced, evicted, expired--> DETACHED --last reference--> gone
  *                              |                                               ^
  *                              +-- cleared, closed ----------------------------+
  *
- *   P1  After any call has returned, bytes <= capacity and entries <= capacity_entries (0: no limit).  Bytes
- *       are real ones: key, value, header, the allocator's rounding and the entry's share of the index, as
- *       pnx_cache_cost() tells.
- *   P2  Eviction is exact: the entry used least recently goes first; entries that have expired go before it.
+ *   P1  At no moment do the entries stored count more than capacity bytes, or are more than capacity_entries (0: no
+ *       limit), however many threads put.  Bytes are real ones: key, value, header, the allocator's rounding and the
+ *       entry's share of the index, as pnx_cache_cost() tells.  Memory of entries that have left is given back when
+ *       readers that may be looking at it have gone on, at 64 of them or 512 KiB a thread (patinox/reclaim.h).
+ *       There is one capacity, whatever the number of shards: what is not larger than all of it is not refused.
+ *   P2  Who goes when there is no room is the policy's to say (patinox/cache_policy.h); entries of the same shard that
+ *       have expired go before that.  With one shard the order is exactly the policy's.
  *   P3  An entry is never returned once its time to live has passed on the clock of the environment.
  *   P4  Each value is destroyed exactly once, with its cause, after it has left the cache and its last
  *       reference has been released, on the thread that did the later of the two.
@@ -25,10 +29,14 @@
  *   P7  A load that waits for itself, directly or through other keys, caches and threads, functions on keys of maps,
  *       writers of snapshots and reloads of configs, is -EDEADLK.  Waits for other things, locks of yours say, are
  *       not seen: there the timeout ends the circle.
- *   P8  A hit allocates nothing and takes one lock, for a bounded time.
+ *   P8  A hit allocates nothing.  It takes no lock and writes nothing that other threads' hits write, but for a
+ *       reference's count (not for pnx_cache_get_copy()), and a small count of hits up to the policy's maximum.  Policies
+ *       to which hits have an order (lru, lfu, w-tinylfu, lirs, and those of yours that say so) lock the key's shard.
  *   P9  A put that fails with -EFBIG or -ENOMEM leaves no older value behind: what it meant to replace is gone.
+ *   P10 Calls on one key are linearizable: each takes effect at one moment between its call and its return, lookups
+ *       included; while a key is stored, and replaced, no lookup misses it.  A clear takes effect for all keys at one moment.
  *
- * Reads lock, since exact LRU reorders on a hit.  All times are on the environment's clock, pnx_now() by default.
+ * All times are on the environment's clock, pnx_now() by default; it is read only for entries that expire.
  * Only get_or_load() waits for anything.
  *
  * Fork: a cache belongs to the process that made it.  In a forked child every call on it is -ESHUTDOWN, its
@@ -43,9 +51,12 @@
 #include <patinox/registry.h>
 #include <patinox/stats.h>
 
+#include <errno.h>
+
 PNX_BEGIN_DECLS
 
 struct pnx_cache; /* safe to use from any thread */
+struct pnx_cache_policy;
 
 /* Why a value left the cache. */
 enum pnx_cache_cause {
@@ -74,11 +85,6 @@ struct pnx_cache_removed {
  */
 typedef void pnx_cache_destroy_fn(void *ctx, const struct pnx_cache_removed *removed);
 
-/* Eviction policies. */
-enum pnx_cache_policy_id {
-    PNX_CACHE_POLICY_LRU = 1, /* exact least recently used */
-};
-
 struct pnx_cache_opts {
     size_t size;      /* set by PNX_CACHE_OPTS */
     const char *name; /* copied; label in statistics, events and reports; default "cache" */
@@ -94,8 +100,13 @@ struct pnx_cache_opts {
     pnx_ns ttl;          /* of entries that name none; default PNX_NEVER: they do not expire */
     pnx_ns negative_ttl; /* how long a loader's -ENOENT is remembered; default PNX_NEVER: not at all */
     pnx_ns load_timeout; /* what PNX_TIMEOUT_DEFAULT means; default 30 s */
-    uint32_t policy;     /* enum pnx_cache_policy_id; default LRU */
-    uint32_t flags;      /* must be 0 */
+    const char *
+            policy; /* name of an eviction policy: "auto" (default), "lru", "s3-fifo" ...; not copied */
+    const struct pnx_cache_policy *custom_policy; /* one of yours, instead */
+    uint32_t
+            shards; /* parts with a lock each, a power of two up to 64; default: by the capacity, 1 below 4096 entries
+                        and where hits have an order (P8) */
+    uint32_t flags; /* must be 0 */
 };
 
 #ifndef __cplusplus
@@ -119,7 +130,8 @@ PNX_API PNX_NODISCARD int pnx_cache_opts_set(
 
 /*
  * Creates a cache.  -EINVAL (err names the field), -E2BIG when opts sets a field unknown to this library,
- * -ENOMEM, -ESHUTDOWN when the registry has been shut down.
+ * -ENOMEM, -ESHUTDOWN when the registry has been shut down.  Its memory, and what it has charged to the budget, goes when
+ * it has been released, no reference is left, and readers have gone on (pnx_reclaim_barrier() waits for that).
  */
 PNX_API PNX_NODISCARD int pnx_cache_create(
         const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache **ret_cache);
@@ -178,7 +190,7 @@ PNX_API void pnx_cache_ref_release(struct pnx_cache_ref *ref);
 /* ---- entries ----
  * A key may be empty (key_size 0, key may be NULL).  A ttl of 0 is the cache's; PNX_NEVER: does not expire. */
 
-/* Finds an entry and makes it the most recently used.  -ENOENT, -ESHUTDOWN, -EINVAL. */
+/* Finds an entry, which is a use.  -ENOENT, -ESHUTDOWN, -EINVAL. */
 PNX_API PNX_NODISCARD int pnx_cache_get(
         struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref);
 
@@ -187,11 +199,24 @@ PNX_API PNX_NODISCARD int pnx_cache_probe(
         struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref);
 
 /*
- * As pnx_cache_get(), copying the bytes into a buffer.  -ERANGE when they are more than cap: nothing is copied, and
+ * As pnx_cache_get(), copying the bytes into a buffer: the cheapest way for small values, with no write to anything shared
+ * (P8).  -ERANGE when they are more than cap: nothing is copied, and
  * *ret_size (may be NULL) is what is needed.  -ENOTSUP for a pointer.  -ENOENT, -ESHUTDOWN, -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_cache_get_copy(struct pnx_cache *cache, const void *key,
         size_t key_size, void *buf, size_t cap, size_t *ret_size);
+
+#define PNX_CACHE_MANY_MAX 64 /* keys of one pnx_cache_get_many() */
+
+/*
+ * Looks up n keys of key_size bytes each, which stand one after the other, and copies their values to values, value_size
+ * bytes each.  The lookups' cache misses overlap, so that with a cache larger than the processor's it takes a part of the
+ * time of n pnx_cache_get_copy().  Bit i of *ret_found says whether key i was found with a value of exactly value_size
+ * bytes; where not, its place in values is as it was.  Each lookup takes effect, and counts, for itself; one whose value
+ * has another size counts as a hit.  Returns how many were found.  -E2BIG for n > PNX_CACHE_MANY_MAX, -ESHUTDOWN, -EINVAL.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_get_many(struct pnx_cache *cache, const void *keys,
+        size_t key_size, size_t n, void *values, size_t value_size, uint64_t *ret_found);
 
 /*
  * Stores a copy of value, replacing an older one.  May run destructors, and reclaimers of the budget.
@@ -228,6 +253,42 @@ PNX_API int pnx_cache_clear(struct pnx_cache *cache);
  */
 PNX_API int pnx_cache_each(struct pnx_cache *cache,
         int (*visit)(void *ctx, const struct pnx_cache_ref *ref), void *ctx);
+
+/*
+ * Defines typed forms for keys of type K and values of type V, which are copied as bytes: K must have no padding.
+ *
+ *     PNX_CACHE_DEFINE(price_cache, uint64_t, struct price)
+ *
+ *     int price_cache_get(struct pnx_cache *cache, uint64_t key, struct price *ret_value);
+ *     int price_cache_get_many(struct pnx_cache *cache, const uint64_t *keys, size_t n, struct price *values,
+ *             uint64_t *ret_found);
+ *     int price_cache_put(struct pnx_cache *cache, uint64_t key, struct price value, pnx_ns ttl);
+ *     int price_cache_remove(struct pnx_cache *cache, uint64_t key);
+ *
+ * Errors are those of the functions above; a value that was stored with another size is -ERANGE.
+ */
+#define PNX_CACHE_DEFINE(name, K, V) \
+    PNX_CACHE_TYPED_ int name##_get(struct pnx_cache *cache, K key, V *ret_value) { \
+        V value; \
+        size_t size = 0; \
+        int rc = pnx_cache_get_copy(cache, &key, sizeof(key), &value, sizeof(value), &size); \
+        if (rc == 0 && size != sizeof(value)) \
+            rc = -ERANGE; \
+        if (rc == 0) \
+            *ret_value = value; \
+        return rc; \
+    } \
+    PNX_CACHE_TYPED_ int name##_get_many( \
+            struct pnx_cache *cache, const K *keys, size_t n, V *values, uint64_t *ret_found) { \
+        return pnx_cache_get_many(cache, keys, sizeof(K), n, values, sizeof(V), ret_found); \
+    } \
+    PNX_CACHE_TYPED_ int name##_put(struct pnx_cache *cache, K key, V value, pnx_ns ttl) { \
+        return pnx_cache_put(cache, &key, sizeof(key), &value, sizeof(value), ttl); \
+    } \
+    PNX_CACHE_TYPED_ int name##_remove(struct pnx_cache *cache, K key) { \
+        return pnx_cache_remove(cache, &key, sizeof(key)); \
+    }
+#define PNX_CACHE_TYPED_ __attribute__((unused)) static inline
 
 /* ---- loading ---- */
 
@@ -282,8 +343,8 @@ PNX_API int pnx_cache_resize(
 /* Changes the time to live of entries stored from now on; 0 or PNX_NEVER: they do not expire.  -EINVAL. */
 PNX_API int pnx_cache_set_ttl(struct pnx_cache *cache, pnx_ns ttl, struct pnx_error *err);
 
-/* Returns how many bytes an entry counts as; SIZE_MAX when the sum overflows.  For a pointer, the key aside, pass
- * pnx_cache_cost(key_size, 0) + value_size. */
+/* Returns how many bytes an entry counts as; SIZE_MAX when the sum overflows.  An entry with a pointer counts as one with
+ * that many bytes, pnx_cache_cost(key_size, sizeof(void *)), and the size that is given with the pointer. */
 PNX_API size_t pnx_cache_cost(size_t key_size, size_t value_size);
 
 /* The rows of patinox/stats/cache.def. */
@@ -296,10 +357,10 @@ struct pnx_cache_stats {
 #undef PNX_STAT_HISTOGRAM
 };
 
-/* Fills *ret_stats up to its size, which the caller sets; all of one moment.  -EINVAL. */
+/* Fills *ret_stats up to its size, which the caller sets; each number of its own moment, none lost.  -EINVAL. */
 PNX_API int pnx_cache_read_stats(struct pnx_cache *cache, struct pnx_cache_stats *ret_stats);
 
-/* Checks every invariant of the cache; slow, under its lock.  0, or PNX_E_BROKEN with err naming what is broken. */
+/* Checks every invariant of the cache; slow, under the lock of one shard after the other.  0, or PNX_E_BROKEN with err naming what is broken. */
 PNX_API int pnx_cache_check(struct pnx_cache *cache, struct pnx_error *err);
 
 PNX_END_DECLS

@@ -11,7 +11,7 @@
 
 enum pnx_x_op { PNX_X_EXCHANGE, PNX_X_ADD, PNX_X_SUB, PNX_X_OR, PNX_X_AND };
 
-/* Values travel as 64 bits; size is the word's own, 4 or 8.  The order in force is site->order. */
+/* Values travel as 64 bits; size is the word's own, 4 or 8, or 1 for a byte with three unused ones behind it.  The order in force is site->order. */
 uint64_t pnx_x_load(const void *word, unsigned size, const struct pnx_atomic_site *site);
 void pnx_x_store(void *word, unsigned size, uint64_t value, const struct pnx_atomic_site *site);
 uint64_t pnx_x_rmw(void *word, unsigned size, enum pnx_x_op op, uint64_t operand,

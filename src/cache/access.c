@@ -2,90 +2,191 @@
 /*
  * cache/access.c - the calls that touch one entry: get, put, remove.
  *
- *   P1  A hit takes the lock once, allocates nothing and calls nothing of the user's.
+ *   P1  A hit allocates nothing, calls nothing of the user's, and takes no lock, unless the policy wants to be told of it
+ *       in order.  cache/table.h says why what it finds is right.
  *   P2  A put either stores its value and owns it, or leaves it to the caller.
  */
 #include "cache/internal.h"
 
 #include "base/hash.h"
+#include "share/reclaim.h"
 
 static bool bad_key(const void *key, size_t key_size) {
     return !key && key_size > 0;
 }
 
-int pnx__cache_look_locked(struct pnx_cache *cache, uint64_t hash, const void *key, size_t key_size,
-        struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry) {
-    if (cache->closed)
+/* ---- looking, under the lock ---- */
+
+/* Tells the policy of a request, if it wants to know of this one. */
+static void tell_access_locked(
+        struct pnx_cache_shard *shard, uint64_t hash, const struct pnx_cache_entry *entry) {
+    if (!shard->policy_state || !shard->policy->access)
+        return;
+    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(shard->policy_state);
+    uint32_t high = pnx__cache_hash_high(hash);
+    if (!wants->access || (high & wants->access_mask) != 0)
+        return;
+    uint64_t weight = 1;
+    if (shard->view.weight != PNX_CACHE_NO_FIELD) {
+        /* What a key that is not there would weigh is not known: as much as others.  Relaxed: the lock is held. */
+        uint64_t bytes = pnx_load(&shard->bytes, PNX_RELAXED, "cache.access_bytes");
+        weight = entry ? pnx__cache_cost_of(entry) : shard->live ? bytes / shard->live : 1;
+    }
+    shard->policy->access(
+            shard->policy_state, high, weight, entry ? entry->u.in.slot : PNX_CACHE_NO_SLOT);
+}
+
+int pnx__cache_look_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
+        size_t key_size, struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry) {
+    struct pnx_cache *cache = shard->cache;
+    if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
-    struct pnx_cache_entry *entry = pnx__cache_find_locked(cache, hash, key, key_size, fx);
+    struct pnx_cache_entry *entry = pnx__cache_find_locked(shard, hash, key, key_size, fx);
+    tell_access_locked(shard, hash, entry);
     if (!entry)
         return -ENOENT;
-    cache->index.policy->hit(&cache->index, cache->policy_state, entry->slot);
-    if (entry->flags & PNX_CACHE_ENTRY_NEGATIVE) {
-        pnx_owner_add(&cache->values.negative_hits, 1);
+    pnx__cache_slot_hit_locked(shard, entry->u.in.slot);
+    if (entry->flags & PNX_CACHE_ENTRY_NEGATIVE)
         return PNX_CACHE_ABSENT;
-    }
-    pnx_owner_add(&cache->values.hits, 1);
     *ret_entry = entry;
     return 0;
 }
 
-/* The same for callers that do not load. */
-static int look_only_locked(struct pnx_cache *cache, uint64_t hash, const void *key,
-        size_t key_size, struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry) {
-    int rc = pnx__cache_look_locked(cache, hash, key, key_size, fx, ret_entry);
-    if (rc == -ENOENT)
-        pnx_owner_add(&cache->values.misses, 1);
+static int look_and_pin_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
+        size_t key_size, struct pnx_cache_entry **ret_entry) {
+    struct pnx_cache_effects fx = {0};
+    pnx__cache_lock(shard);
+    int rc = pnx__cache_look_locked(shard, hash, key, key_size, &fx, ret_entry);
+    if (rc == 0)
+        pnx__cache_pin(*ret_entry, 1);
+    pnx__cache_unlock(shard, &fx);
+    pnx__cache_run(shard->cache, &fx);
+    return rc;
+}
+
+/* ---- looking, in a section ---- */
+
+int pnx__cache_find_free(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
+        const void *key, size_t key_size, struct pnx_cache_entry **ret_entry) {
+    const struct pnx_cache *cache = shard->cache;
+    /* Acquire: pairs with cache_shard.publish; all of the table. */
+    const struct pnx_cache_table *table = pnx_load(&shard->table, PNX_ACQUIRE, "cache.look_table");
+    uint32_t slot;
+    struct pnx_cache_entry *entry = pnx__cache_table_find(table, hash, key, key_size, &slot);
+    if (!entry)
+        return -ENOENT;
+    if (entry->epoch != pnx__cache_epoch(cache))
+        return PNX_CACHE_LOCK;
+    if (entry->expires != PNX_NEVER && pnx__now(&cache->env) >= entry->expires)
+        return PNX_CACHE_LOCK;
+    uint32_t most = (uint32_t)(wants & PNX_CACHE_WANTS_HITS);
+    if (most) {
+        struct pnx_a8 *hits = &pnx__cache_record(table, slot)->hits;
+        /* Relaxed, both: see pnx_cache_slot_bump(). */
+        uint32_t n = pnx_load(hits, PNX_RELAXED, "cache.hits");
+        if (n < most)
+            pnx_store(hits, (uint8_t)(n + 1), PNX_RELAXED, "cache.set_hits");
+    }
+    *ret_entry = entry;
+    return entry->flags & PNX_CACHE_ENTRY_NEGATIVE ? PNX_CACHE_ABSENT : 0;
+}
+
+static uint64_t wants_of(const struct pnx_cache_shard *shard) {
+    /* Relaxed: as it comes. */
+    return pnx_load(&shard->wants, PNX_RELAXED, "cache.wants");
+}
+
+int pnx__cache_look_free(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
+        size_t key_size, struct pnx_cache_entry **ret_entry) {
+    uint64_t wants = wants_of(shard);
+    int rc;
+    if (pnx__cache_is_closed(shard->cache))
+        return -ESHUTDOWN;
+    if (pnx__cache_wants_lock(wants, hash))
+        return PNX_CACHE_LOCK;
+    pnx_reclaim_enter(NULL);
+    do /* one that is being destroyed has been taken out: there is something newer, or nothing */
+        rc = pnx__cache_find_free(shard, wants, hash, key, key_size, ret_entry);
+    while (rc == 0 && !pnx__cache_try_pin(*ret_entry));
+    pnx_reclaim_exit(NULL);
+    return rc;
+}
+
+/* Counts what a lookup has found; what a caller is told that does not load. */
+static int count_look(struct pnx_cache *cache, int rc) {
+    if (rc == 0)
+        PNX_CACHE_COUNT(cache, hits, 1);
+    else if (rc == PNX_CACHE_ABSENT)
+        PNX_CACHE_COUNT(cache, negative_hits, 1);
+    else if (rc == -ENOENT)
+        PNX_CACHE_COUNT(cache, misses, 1);
     return rc == PNX_CACHE_ABSENT ? -ENOENT : rc;
 }
 
-/* For callers that look again by loading: that look counts what this one does not find. */
-static int look_ahead_locked(struct pnx_cache *cache, uint64_t hash, const void *key,
-        size_t key_size, struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry) {
-    if (cache->closed)
-        return -ESHUTDOWN;
-    const struct pnx_cache_entry *entry = pnx__cache_find_locked(cache, hash, key, key_size, fx);
-    if (!entry || (entry->flags & PNX_CACHE_ENTRY_NEGATIVE))
-        return -ENOENT;
-    return pnx__cache_look_locked(cache, hash, key, key_size, fx, ret_entry);
-}
-
-typedef int look_fn(struct pnx_cache *cache, uint64_t hash, const void *key, size_t key_size,
-        struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry);
-
-static int get(struct pnx_cache *cache, const void *key, size_t key_size, look_fn *look_locked,
-        struct pnx_cache_ref *ret_ref) {
+int pnx_cache_get(
+        struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref) {
     if (bad_key(key, key_size) || !ret_ref)
         return -EINVAL;
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
-    struct pnx_cache_effects fx = {0};
     struct pnx_cache_entry *entry = NULL;
     uint64_t hash = pnx__hash(cache->seed, key, key_size);
-    pnx__mutex_lock(&cache->lock);
-    rc = look_locked(cache, hash, key, key_size, &fx, &entry);
-    if (rc == 0)
-        pnx__cache_pin(entry, 1);
-    pnx__mutex_unlock(&cache->lock);
-    pnx__cache_run(cache, &fx);
+    struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
+    rc = pnx__cache_look_free(shard, hash, key, key_size, &entry);
+    if (rc == PNX_CACHE_LOCK)
+        rc = look_and_pin_locked(shard, hash, key, key_size, &entry);
     if (rc == 0)
         *ret_ref = (struct pnx_cache_ref){.entry = entry, .source = PNX_CACHE_FOUND};
-    return rc;
+    return count_look(cache, rc);
 }
 
-int pnx_cache_get(
-        struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref) {
-    return get(cache, key, key_size, look_only_locked, ret_ref);
+/* For callers that look again by loading: that look counts what this one does not find, and is the use. */
+static int probe_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
+        size_t key_size, struct pnx_cache_entry **ret_entry) {
+    struct pnx_cache_effects fx = {0};
+    int rc = -ESHUTDOWN;
+    pnx__cache_lock(shard);
+    if (!pnx__cache_is_closed(shard->cache)) {
+        struct pnx_cache_entry *entry = pnx__cache_find_locked(shard, hash, key, key_size, &fx);
+        rc = -ENOENT;
+        if (entry && !(entry->flags & PNX_CACHE_ENTRY_NEGATIVE)) {
+            tell_access_locked(shard, hash, entry);
+            pnx__cache_slot_hit_locked(shard, entry->u.in.slot);
+            pnx__cache_pin(entry, 1);
+            *ret_entry = entry;
+            rc = 0;
+        }
+    }
+    pnx__cache_unlock(shard, &fx);
+    pnx__cache_run(shard->cache, &fx);
+    return rc;
 }
 
 int pnx_cache_probe(
         struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref) {
-    return get(cache, key, key_size, look_ahead_locked, ret_ref);
+    if (bad_key(key, key_size) || !ret_ref)
+        return -EINVAL;
+    int rc = pnx__cache_enter(cache);
+    if (rc)
+        return rc;
+    struct pnx_cache_entry *entry = NULL;
+    uint64_t hash = pnx__hash(cache->seed, key, key_size);
+    struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
+    rc = pnx__cache_look_free(shard, hash, key, key_size, &entry);
+    if (rc == PNX_CACHE_LOCK)
+        rc = probe_locked(shard, hash, key, key_size, &entry);
+    if (rc == 0) {
+        PNX_CACHE_COUNT(cache, hits, 1);
+        *ret_ref = (struct pnx_cache_ref){.entry = entry, .source = PNX_CACHE_FOUND};
+    }
+    return rc == PNX_CACHE_ABSENT ? -ENOENT : rc;
 }
 
-/* Up to here copying under the lock is cheaper than pinning. */
-#define COPY_LOCKED_MAX 256
+/* ---- copying ---- */
+
+/* Up to here copying in the section is cheaper than pinning; a section is to be short. */
+#define COPY_IN_SECTION_MAX 4096
 
 static int copy_out(const struct pnx_cache_entry *entry, void *buf, size_t cap, size_t *ret_size) {
     if (entry->flags & PNX_CACHE_ENTRY_POINTER)
@@ -95,8 +196,28 @@ static int copy_out(const struct pnx_cache_entry *entry, void *buf, size_t cap, 
     if (entry->value_size > cap)
         return -ERANGE;
     if (entry->value_size > 0)
-        memcpy(buf, entry->value, entry->value_size);
+        memcpy(buf, entry + 1, entry->value_size);
     return 0;
+}
+
+/* Copies a value that is not large, without a reference: the bytes stay while the section is open.  *ret_copied: what the
+ * copy led to; rc as pnx__cache_look_free(), or LOCK where it is too large. */
+static int copy_free(struct pnx_cache_shard *shard, uint64_t hash, const void *key, size_t key_size,
+        void *buf, size_t cap, size_t *ret_size, int *ret_copied) {
+    struct pnx_cache_entry *entry = NULL;
+    uint64_t wants = wants_of(shard);
+    if (pnx__cache_is_closed(shard->cache))
+        return -ESHUTDOWN;
+    if (pnx__cache_wants_lock(wants, hash))
+        return PNX_CACHE_LOCK;
+    pnx_reclaim_enter(NULL);
+    int rc = pnx__cache_find_free(shard, wants, hash, key, key_size, &entry);
+    if (rc == 0 && entry->value_size > COPY_IN_SECTION_MAX)
+        rc = PNX_CACHE_LOCK;
+    if (rc == 0)
+        *ret_copied = copy_out(entry, buf, cap, ret_size);
+    pnx_reclaim_exit(NULL);
+    return rc;
 }
 
 int pnx_cache_get_copy(struct pnx_cache *cache, const void *key, size_t key_size, void *buf,
@@ -106,24 +227,22 @@ int pnx_cache_get_copy(struct pnx_cache *cache, const void *key, size_t key_size
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
-    struct pnx_cache_effects fx = {0};
-    struct pnx_cache_entry *entry = NULL;
-    struct pnx_cache_ref ref = {0};
+    int copied = 0;
     uint64_t hash = pnx__hash(cache->seed, key, key_size);
-    pnx__mutex_lock(&cache->lock);
-    rc = look_only_locked(cache, hash, key, key_size, &fx, &entry);
-    if (rc == 0 && entry->value_size <= COPY_LOCKED_MAX) {
-        rc = copy_out(entry, buf, cap, ret_size);
-    } else if (rc == 0) {
-        pnx__cache_pin(entry, 1);
-        ref.entry = entry;
+    struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
+    rc = copy_free(shard, hash, key, key_size, buf, cap, ret_size, &copied);
+    if (rc == PNX_CACHE_LOCK) {
+        struct pnx_cache_ref ref = {0};
+        rc = pnx__cache_look_free(shard, hash, key, key_size, &ref.entry);
+        if (rc == PNX_CACHE_LOCK)
+            rc = look_and_pin_locked(shard, hash, key, key_size, &ref.entry);
+        if (rc == 0) {
+            copied = copy_out(ref.entry, buf, cap, ret_size);
+            pnx_cache_ref_release(&ref);
+        }
     }
-    pnx__mutex_unlock(&cache->lock);
-    pnx__cache_run(cache, &fx);
-    if (ref.entry)
-        rc = copy_out(entry, buf, cap, ret_size);
-    pnx_cache_ref_release(&ref);
-    return rc;
+    rc = count_look(cache, rc);
+    return rc ? rc : copied;
 }
 
 /* ---- put ---- */
@@ -149,12 +268,12 @@ static int put_entry(struct pnx_cache *cache, const struct put *put, uint64_t ha
     /* A hint spares copying what is far too large; inserting decides. */
     size_t cost = pnx__cache_entry_cost(
             put->key_size, put->value_size, (put->flags & PNX_CACHE_ENTRY_POINTER) != 0);
-    uint64_t limit = pnx_load(&cache->values.capacity, PNX_RELAXED, "cache.hint_put");
-    if (cost == SIZE_MAX || (limit && cost > limit))
+    uint64_t limit = pnx_load(&cache->capacity, PNX_RELAXED, "cache.hint_put");
+    if (cost == SIZE_MAX || cost > limit)
         return -EFBIG;
     struct pnx_cache_insert insert = {.hash = hash, .ttl = put->ttl, .if_absent = put->if_absent};
-    insert.entry = pnx__cache_entry_make(
-            cache, put->key, put->key_size, hash, put->value, put->value_size, put->flags);
+    insert.entry = pnx__cache_entry_make(pnx__cache_shard_of(cache, hash), put->key, put->key_size,
+            put->value, put->value_size, put->flags);
     if (!insert.entry)
         return -ENOMEM;
     int rc = pnx__cache_charge(cache, &insert);
@@ -217,18 +336,19 @@ int pnx_cache_remove(struct pnx_cache *cache, const void *key, size_t key_size) 
         return rc;
     struct pnx_cache_effects fx = {0};
     uint64_t hash = pnx__hash(cache->seed, key, key_size);
-    pnx__mutex_lock(&cache->lock);
-    if (cache->closed) {
+    struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
+    pnx__cache_lock(shard);
+    if (pnx__cache_is_closed(cache)) {
         rc = -ESHUTDOWN;
     } else {
-        struct pnx_cache_entry *entry = pnx__cache_find_locked(cache, hash, key, key_size, &fx);
+        struct pnx_cache_entry *entry = pnx__cache_find_locked(shard, hash, key, key_size, &fx);
         if (entry)
-            pnx__cache_remove_locked(cache, entry, PNX_CACHE_EXPLICIT, &fx);
+            pnx__cache_remove_locked(shard, entry, PNX_CACHE_EXPLICIT, &fx);
         else
             rc = -ENOENT;
-        pnx__cache_overtake_locked(cache, hash, key, key_size);
+        pnx__cache_overtake_locked(shard, hash, key, key_size);
     }
-    pnx__mutex_unlock(&cache->lock);
+    pnx__cache_unlock(shard, &fx);
     pnx__cache_run(cache, &fx);
     return rc;
 }

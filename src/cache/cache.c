@@ -6,13 +6,15 @@
  *
  *   P1  A create that fails leaves nothing: no row, no block, no reclaimer, no charge.
  *   P2  After close has returned, nothing is stored, and nothing can be again.
- *   P3  The memory of a cache lives until its maker and every reference have let go.
+ *   P3  The memory of a cache lives until its maker and every reference have let go, and readers of what it retired have
+ *       left.
  */
 #include "cache/internal.h"
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/options.h"
+#include "share/reclaim.h"
 
 #include <assert.h>
 
@@ -29,7 +31,7 @@ static const struct pnx_opt_table option_table = {
         .count = sizeof(option_rows) / sizeof(option_rows[0]),
 };
 static_assert(sizeof(struct pnx_cache_opts) <= PNX_OPTS_MAX_SIZE, "the checker has room for it");
-static_assert(sizeof(struct pnx_cache_opts) == 10 * sizeof(void *) + 4 * 8 + 2 * 4, "no padding");
+static_assert(sizeof(struct pnx_cache_opts) == 12 * sizeof(void *) + 4 * 8 + 2 * 4, "no padding");
 
 int pnx__cache_opts_resolve(
         const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache_opts *ret_opts) {
@@ -37,6 +39,9 @@ int pnx__cache_opts_resolve(
     int rc = pnx__opts_resolve(&option_table, opts, &resolved, err);
     if (rc)
         return rc;
+    if (resolved.shards & (resolved.shards - 1))
+        return pnx__fail_field(err, -EINVAL, "shards",
+                "cache.shards is %u; it must be a power of two", resolved.shards);
     if (resolved.capacity == 0 && resolved.capacity_entries == 0)
         return pnx__fail_field(
                 err, -EINVAL, "capacity", "cache.capacity or cache.capacity_entries is required");
@@ -51,20 +56,68 @@ int pnx_cache_opts_set(
     return pnx__opts_set(&option_table, opts, name, text, err);
 }
 
-void pnx__cache_limits_locked(struct pnx_cache *cache, size_t capacity, uint64_t capacity_entries) {
-    cache->capacity = capacity ? capacity : SIZE_MAX;
-    cache->capacity_entries = capacity_entries ? capacity_entries : PNX_CACHE_ENTRIES_MAX;
-    pnx_store(&cache->values.capacity, capacity, PNX_RELAXED, "cache.limit"); /* a number */
-    pnx_store(&cache->values.capacity_entries, capacity_entries, PNX_RELAXED,
-            "cache.limit_entries"); /* a number */
-}
-
 /* ---- making ---- */
 
 /* A registry that is shut down ends the cache, whose maker still has to release it. */
 static int close_row(void *arg, const struct pnx_cancel *cancel) {
     (void)cancel;
     return pnx_cache_close(arg) == 0 ? 0 : -EBUSY;
+}
+
+/* Which policy the options mean; NULL with err filled when there is none of that name. */
+static const struct pnx_cache_policy *find_policy(
+        const struct pnx_cache_opts *opts, struct pnx_error *err) {
+    if (opts->custom_policy) {
+        if (opts->custom_policy->size == sizeof(struct pnx_cache_policy))
+            return opts->custom_policy;
+        pnx__fail_field(err, -EINVAL, "custom_policy",
+                "cache.custom_policy has size %zu, this library's have %zu",
+                opts->custom_policy->size, sizeof(struct pnx_cache_policy));
+        return NULL;
+    }
+    const char *name = opts->policy ? opts->policy : "auto";
+    const struct pnx_cache_policy *policy = pnx_cache_policy_find(name);
+    if (!policy && strcmp(name, "auto") == 0)
+        policy = pnx_cache_policy_find("s3-fifo");
+    if (!policy)
+        pnx__fail_field(err, -EINVAL, "policy", "cache.policy is \"%.32s\", which is none", name);
+    return policy;
+}
+
+/* How many shards the options mean: one where each hit has an order, or where a part would be too small. */
+static uint32_t count_shards(const struct pnx_cache_opts *opts, bool exact) {
+    if (opts->shards)
+        return opts->shards;
+    uint64_t entries = opts->capacity_entries;
+    if (!entries)
+        entries = opts->capacity / (2 * pnx__cache_entry_cost(0, 0, false));
+    if (exact || entries < PNX_CACHE_ONE_SHARD)
+        return 1;
+    uint32_t shards = 1;
+    while (shards < PNX_CACHE_SHARDS_MAX && shards < 4 * pnx__os_cpus() &&
+            entries / (2 * shards) >= PNX_CACHE_ONE_SHARD / 2)
+        shards *= 2;
+    return shards;
+}
+
+/* Whether the policy wants to be told of each hit: asked of a small one.  -ENOMEM, -EINVAL. */
+static int ask_policy(struct pnx_cache *cache, const struct pnx_cache_policy *policy,
+        struct pnx_error *err, bool *ret_exact) {
+    static const struct pnx_cache_slots none = {.weight = PNX_CACHE_NO_FIELD};
+    const struct pnx_cache_policy_params params = {
+            .size = sizeof(params),
+            .slots = &none,
+            .capacity = PNX_CACHE_FIRST_SLOTS,
+            .kind = cache->kind,
+    };
+    size_t bytes = policy->memory(&params, PNX_CACHE_FIRST_SLOTS);
+    void *state = bytes ? pnx__alloc_aligned(&cache->env, 1, bytes, 64) : NULL;
+    if (!state)
+        return pnx__fail(err, -ENOMEM, 0, "create", "cache: out of memory");
+    policy->init(state, &params, PNX_CACHE_FIRST_SLOTS);
+    *ret_exact = pnx_cache_policy_wants_of(state)->exact_hits != 0;
+    pnx__free(&cache->env, state, 1, bytes);
+    return 0;
 }
 
 static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
@@ -74,25 +127,55 @@ static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
     cache->destroy = opts->destroy;
     cache->ctx = opts->ctx;
     cache->seed = cache->env.random(cache->env.ctx);
-    cache->ttl = opts->ttl;
+    cache->kind = opts->capacity ? PNX_CACHE_CAPACITY_BYTES : PNX_CACHE_CAPACITY_ENTRIES;
     cache->negative_ttl = opts->negative_ttl;
     cache->load_timeout = opts->load_timeout;
-    cache->base_charge = sizeof(*cache) + PNX_CACHE_INDEX_BASE;
     pnx__mutex_init(&cache->lock, PNX_RANK_CACHE);
-    pnx__cache_index_init(&cache->index, &pnx__cache_order_lru, cache->policy_state);
-    for (size_t i = 0; i < PNX_CACHE_LOAD_BUCKETS; i++)
-        pnx__list_init(&cache->loads[i]);
-    pnx__cache_limits_locked(cache, opts->capacity, opts->capacity_entries);
+    /* Relaxed, all: nobody else knows the cache yet. */
+    pnx_store(&cache->ttl, (uint64_t)opts->ttl, PNX_RELAXED, "cache.first_ttl");
+    pnx_store(&cache->capacity, opts->capacity ? opts->capacity : UINT64_MAX, PNX_RELAXED,
+            "cache.first_bytes");
+    pnx_store(&cache->capacity_entries,
+            opts->capacity_entries ? opts->capacity_entries : UINT64_MAX, PNX_RELAXED,
+            "cache.first_entries");
     pnx__cache_stats_init(&cache->block, cache->name, &cache->values, &cache->histograms);
+    cache->block.refresh = pnx__cache_refresh;
+}
+
+/* Makes the shards and the cells.  -ENOMEM, -EINVAL. */
+static int init_shards(
+        struct pnx_cache *cache, const struct pnx_cache_opts *opts, struct pnx_error *err) {
+    bool exact = false;
+    const struct pnx_cache_policy *policy = find_policy(opts, err);
+    if (!policy)
+        return -EINVAL;
+    int rc = ask_policy(cache, policy, err, &exact);
+    if (rc)
+        return rc;
+    uint32_t shards = count_shards(opts, exact);
+    cache->cells = pnx__alloc_aligned(&cache->env, PNX_CACHE_CELLS, sizeof(*cache->cells), 64);
+    if (cache->cells)
+        cache->shards = pnx__alloc_aligned(&cache->env, shards, sizeof(*cache->shards), 64);
+    if (!cache->shards)
+        return pnx__fail(err, -ENOMEM, 0, "create", "cache: out of memory");
+    cache->n_shards = shards;
+    for (uint32_t i = 0; i < shards; i++)
+        pnx__cache_shard_init(&cache->shards[i], cache, policy);
+    /* Relaxed: nobody else knows the cache yet. */
+    pnx_store(&cache->shards_alive, shards, PNX_RELAXED, "cache.first_alive");
+    cache->base_charge = sizeof(*cache) + PNX_CACHE_CELLS * sizeof(*cache->cells) +
+                         shards * (sizeof(*cache->shards) + PNX_CACHE_INDEX_BASE);
+    return 0;
 }
 
 static int join_budget(struct pnx_cache *cache, struct pnx_budget *budget, struct pnx_error *err) {
     cache->budget = pnx_budget_ref(budget ? budget : pnx_budget_default());
-    int rc = pnx_budget_charge(cache->budget, cache->base_charge, 0);
+    size_t base = cache->base_charge;
+    int rc = pnx_budget_charge(cache->budget, base, 0);
     if (rc) {
         cache->base_charge = 0;
         return pnx__fail(err, rc, rc, "create", "cache \"%.64s\": the budget refused %zu bytes",
-                cache->name, sizeof(*cache) + PNX_CACHE_INDEX_BASE);
+                cache->name, base);
     }
     const struct pnx_reclaimer reclaimer = {
             .size = sizeof(reclaimer),
@@ -126,9 +209,10 @@ static int join_registry(
 /* Frees the cache; nobody else knows it (any more). */
 static void free_cache(struct pnx_cache *cache) {
     struct pnx_env env = cache->env;
-    struct pnx_cache_effects fx = {0};
-    pnx__cache_index_drop(&cache->index, &fx.spare);
-    pnx__cache_run(cache, &fx);
+    for (uint32_t i = 0; i < cache->n_shards; i++)
+        pnx__cache_shard_drop(&cache->shards[i]);
+    pnx__free(&env, cache->shards, cache->n_shards, sizeof(*cache->shards));
+    pnx__free(&env, cache->cells, PNX_CACHE_CELLS, sizeof(*cache->cells));
     if (cache->budget) {
         pnx_budget_uncharge(cache->budget, cache->base_charge);
         pnx_budget_release(&cache->budget);
@@ -140,14 +224,21 @@ static void free_cache(struct pnx_cache *cache) {
     pnx__free(&env, cache, 1, sizeof(*cache));
 }
 
-void pnx__cache_unref(struct pnx_cache *cache) {
-    /* Pairs with itself: what other holders did happens before the cache is freed. */
-    if (pnx_fetch_sub(&cache->values.pinned, 1, PNX_ACQ_REL, "cache.unpin") == 0)
+void pnx__cache_settled(struct pnx_cache_shard *shard) {
+    struct pnx_cache *cache = shard->cache;
+    /* acq_rel, both: pair with themselves; all that was freed before comes before the freeing of the cache. */
+    if (pnx_fetch_sub(&shard->pending, 1, PNX_ACQ_REL, "cache.settled") == 1 &&
+            pnx_fetch_sub(&cache->shards_alive, 1, PNX_ACQ_REL, "cache.shard_gone") == 1)
         free_cache(cache);
 }
 
 int pnx_cache_create(
         const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache **ret_cache) {
+    return pnx__cache_create(opts, PNX_CACHE_FIRST_SLOTS, err, ret_cache);
+}
+
+int pnx__cache_create(const struct pnx_cache_opts *opts, uint32_t first_slots,
+        struct pnx_error *err, struct pnx_cache **ret_cache) {
     struct pnx_cache_opts resolved = {.size = sizeof(resolved)};
     struct pnx_env env;
     if (!ret_cache)
@@ -157,7 +248,7 @@ int pnx_cache_create(
         rc = pnx__env_resolve(resolved.env, err, &env);
     if (rc)
         return rc;
-    struct pnx_cache *cache = pnx__alloc(&env, 1, sizeof(*cache));
+    struct pnx_cache *cache = pnx__alloc_aligned(&env, 1, sizeof(*cache), 64);
     char *name = pnx__strdup(&env, resolved.name ? resolved.name : "cache");
     if (!cache || !name) {
         pnx__strfree(&env, name);
@@ -166,8 +257,11 @@ int pnx_cache_create(
     }
     cache->env = env;
     cache->name = name;
+    cache->first_slots = first_slots;
     init(cache, &resolved);
-    rc = join_budget(cache, resolved.budget, err);
+    rc = init_shards(cache, &resolved, err);
+    if (rc == 0)
+        rc = join_budget(cache, resolved.budget, err);
     if (rc == 0) {
         pnx__stats_add(resolved.stats, &cache->block);
         rc = join_registry(cache, resolved.registry, err);
@@ -189,19 +283,21 @@ int pnx_cache_close(struct pnx_cache *cache) {
     if (rc)
         return rc;
     pnx__mutex_lock(&cache->lock);
-    bool first = !cache->closed;
-    cache->closed = true;
-    cache->clear_seq = cache->next_seq;
-    pnx__cache_overtake_all_locked(cache);
-    pnx__mutex_unlock(&cache->lock);
+    bool first = !pnx__cache_is_closed(cache);
+    /* Relaxed, both: see pnx__cache_is_closed() and pnx__cache_epoch(). */
+    pnx_store(&cache->closed, 1, PNX_RELAXED, "cache.set_closed");
+    pnx_fetch_add(&cache->epoch, 1, PNX_RELAXED, "cache.close_epoch");
     if (first)
         pnx__health_set(&cache->block, PNX_HEALTH_DOWN, "closed");
+    pnx__mutex_unlock(&cache->lock);
     pnx__cache_cancel_waiters(cache);
     pnx__cache_sweep(cache, PNX_CACHE_CLOSED);
-    pnx__mutex_lock(&cache->lock);
-    uint64_t out = cache->n_loads +
-                   pnx_load(&cache->values.pinned, PNX_RELAXED, "cache.close"); /* a number */
-    pnx__mutex_unlock(&cache->lock);
+    uint64_t out = pnx__cache_pinned(cache);
+    for (uint32_t i = 0; i < cache->n_shards; i++) {
+        pnx__mutex_lock(&cache->shards[i].lock);
+        out += cache->shards[i].n_loads;
+        pnx__mutex_unlock(&cache->shards[i].lock);
+    }
     if (first)
         pnx__event(&cache->block, PNX_EVENT_CACHE_CLOSED, cache->name, 0, NULL, (int64_t)out,
                 pnx__now(&cache->env));
@@ -220,5 +316,7 @@ void pnx_cache_release(struct pnx_cache **cache) {
     pnx_registry_remove(gone->registry, gone->row);
     pnx_budget_remove_reclaimer(&gone->reclaimer);
     pnx__stats_remove(&gone->block);
-    pnx__cache_unref(gone);
+    for (uint32_t i = 0, n = gone->n_shards; i < n; i++)
+        pnx__cache_settled(&gone->shards[i]);
+    pnx__reclaim_assist(NULL);
 }

@@ -3,9 +3,12 @@
  * cache/entry.c - making, referring to and destroying entries.
  *
  *   P1  An entry is destroyed by whoever drops its last reference, once, with no lock held.
- *   P2  What an entry has charged to the budget is given back after its memory is free.
+ *   P2  What an entry has charged to the budget is given back when it is destroyed; its block is freed then, or, where
+ *       readers may have found it without a lock, when they have left.
  */
 #include "cache/internal.h"
+
+#include "share/reclaim.h"
 
 #include <assert.h>
 
@@ -23,7 +26,7 @@ size_t pnx__cache_entry_cost(size_t key_size, size_t value_size, bool pointer) {
     size_t block;
     size_t cost;
     size_t outside = pointer ? value_size : 0;
-    size_t inside = pointer ? 0 : value_size;
+    size_t inside = pointer ? sizeof(void *) : value_size;
     if (__builtin_add_overflow(key_size, sizeof(struct pnx_cache_entry), &block) ||
             __builtin_add_overflow(block, inside, &block))
         return SIZE_MAX;
@@ -38,57 +41,72 @@ size_t pnx_cache_cost(size_t key_size, size_t value_size) {
     return pnx__cache_entry_cost(key_size, value_size, false);
 }
 
-struct pnx_cache_entry *pnx__cache_entry_make(struct pnx_cache *cache, const void *key,
-        size_t key_size, uint64_t hash, const void *value, size_t value_size, uint8_t flags) {
+static size_t block_bytes(const struct pnx_cache_entry *entry) {
+    return sizeof(*entry) + pnx__cache_entry_inside(entry) + entry->key_size;
+}
+
+struct pnx_cache_entry *pnx__cache_entry_make(struct pnx_cache_shard *shard, const void *key,
+        size_t key_size, const void *value, size_t value_size, uint8_t flags) {
+    const struct pnx_env *env = &shard->cache->env;
     bool pointer = (flags & PNX_CACHE_ENTRY_POINTER) != 0;
     if (key_size > UINT32_MAX || pnx__cache_entry_cost(key_size, value_size, pointer) == SIZE_MAX)
         return NULL;
-    size_t bytes = sizeof(struct pnx_cache_entry) + key_size + (pointer ? 0 : value_size);
+    size_t inside = pointer ? sizeof(value) : value_size;
     /* Not pnx__alloc: there is no point in clearing what is written at once. */
-    struct pnx_cache_entry *entry = cache->env.alloc(cache->env.ctx, bytes, 16);
+    struct pnx_cache_entry *entry =
+            env->alloc(env->ctx, sizeof(struct pnx_cache_entry) + inside + key_size, 16);
     if (!entry)
         return NULL;
+    /* Relaxed: the cache, or the caller's use of it, is still in it. */
+    pnx_fetch_add(&shard->pending, 1, PNX_RELAXED, "cache.entry_pending");
     *entry = (struct pnx_cache_entry){
-            .cache = cache,
-            .value = entry + 1,
+            .shard = shard,
             .value_size = value_size,
+            .expires = PNX_NEVER,
             .key_size = (uint32_t)key_size,
-            .hash = (uint32_t)hash,
-            .slot = PNX_CACHE_NONE,
             .refs = {1},
             .flags = flags,
+            .u.in.slot = PNX_CACHE_NONE,
     };
     if (pointer)
-        memcpy(&entry->value, &value, sizeof(value));
+        memcpy(entry + 1, &value, sizeof(value));
     else if (value_size > 0)
-        memcpy(entry->value, value, value_size);
+        memcpy(entry + 1, value, value_size);
     if (key_size > 0)
         memcpy(pnx__cache_entry_key(entry), key, key_size);
     return entry;
 }
 
+static void free_block(struct pnx_cache_entry *entry) {
+    struct pnx_cache_shard *shard = entry->shard;
+    pnx__free(&shard->cache->env, entry, block_bytes(entry), 1);
+    pnx__cache_settled(shard);
+}
+
+static void free_retired(struct pnx_reclaim_node *node) {
+    free_block(PNX_CONTAINER(node, struct pnx_cache_entry, u.node));
+}
+
 void pnx__cache_entry_discard(struct pnx_cache_entry *entry) {
-    struct pnx_cache *cache = entry->cache;
-    size_t cost = pnx__cache_cost_of(entry);
-    bool charged = entry->charged;
-    bool pointer = (entry->flags & PNX_CACHE_ENTRY_POINTER) != 0;
-    size_t bytes = sizeof(*entry) + entry->key_size + (pointer ? 0 : entry->value_size);
-    pnx__free(&cache->env, entry, bytes, 1);
-    if (charged)
-        pnx_budget_uncharge(cache->budget, cost);
+    if (entry->charged)
+        pnx_budget_uncharge(entry->shard->cache->budget, pnx__cache_cost_of(entry));
+    if (entry->u.in.stored)
+        pnx_reclaim_retire(NULL, &entry->u.node, free_retired, block_bytes(entry));
+    else
+        free_block(entry);
 }
 
 static size_t destroy(struct pnx_cache_entry *entry) {
-    struct pnx_cache *cache = entry->cache;
+    struct pnx_cache *cache = entry->shard->cache;
     size_t cost = pnx__cache_cost_of(entry);
     if (entry->detached)
-        pnx_fetch_sub(&cache->values.detached, cost, PNX_RELAXED, "cache.attach"); /* a number */
+        pnx_fetch_sub(&cache->detached, cost, PNX_RELAXED, "cache.attach"); /* a number */
     if (cache->destroy && !(entry->flags & PNX_CACHE_ENTRY_NEGATIVE)) {
         const struct pnx_cache_removed removed = {
                 .size = sizeof(removed),
                 .key = pnx__cache_entry_key(entry),
                 .key_size = entry->key_size,
-                .value = entry->value,
+                .value = pnx__cache_entry_value(entry),
                 .value_size = entry->value_size,
                 .cause = (enum pnx_cache_cause)entry->cause,
         };
@@ -110,20 +128,36 @@ size_t pnx__cache_entry_drop(struct pnx_cache_entry *entry) {
 
 void pnx__cache_entry_detach(struct pnx_cache_entry *entry) {
     entry->detached = 1;
-    pnx_fetch_add(&entry->cache->values.detached, pnx__cache_cost_of(entry), PNX_RELAXED,
+    pnx_fetch_add(&entry->shard->cache->detached, pnx__cache_cost_of(entry), PNX_RELAXED,
             "cache.detach"); /* a number */
 }
 
+/* ---- pins ---- */
+
+void pnx__cache_count_pins(struct pnx_cache *cache, uint64_t n) {
+    PNX_CACHE_COUNT(cache, pinned, n);
+}
+
 void pnx__cache_pin(struct pnx_cache_entry *entry, uint32_t n) {
-    /* Whoever pins has a reference or the cache's lock, so neither count can be at its end. */
+    /* Relaxed: whoever pins has a reference or the shard's lock, so the count is not at its end. */
     pnx_fetch_add(&entry->refs, n, PNX_RELAXED, "cache.entry_pin");
-    pnx_fetch_add(&entry->cache->values.pinned, n, PNX_RELAXED, "cache.pin");
+    pnx__cache_count_pins(entry->shard->cache, n);
+}
+
+bool pnx__cache_try_pin(struct pnx_cache_entry *entry) {
+    uint32_t refs = pnx_load(&entry->refs, PNX_RELAXED, "cache.try_pin_look"); /* cas looks again */
+    /* Relaxed: what the entry holds was seen through its record; that nobody destroys it now is in the count itself. */
+    while (refs && !pnx_cas(&entry->refs, &refs, refs + 1, PNX_RELAXED, "cache.try_pin"))
+        continue;
+    if (refs)
+        pnx__cache_count_pins(entry->shard->cache, 1);
+    return refs != 0;
 }
 
 /* ---- references ---- */
 
 void *pnx_cache_ref_data(const struct pnx_cache_ref *ref) {
-    return ref && ref->entry ? ref->entry->value : NULL;
+    return ref && ref->entry ? pnx__cache_entry_value(ref->entry) : NULL;
 }
 
 size_t pnx_cache_ref_size(const struct pnx_cache_ref *ref) {
@@ -144,7 +178,7 @@ const void *pnx_cache_ref_key(const struct pnx_cache_ref *ref, size_t *ret_size)
 int pnx_cache_ref_dup(const struct pnx_cache_ref *ref, struct pnx_cache_ref *ret_ref) {
     if (!ref || !ref->entry || !ret_ref)
         return -EINVAL;
-    if (pnx__cache_enter(ref->entry->cache) == 0)
+    if (pnx__cache_enter(ref->entry->shard->cache) == 0)
         pnx__cache_pin(ref->entry, 1);
     *ret_ref = *ref;
     return 0;
@@ -154,10 +188,11 @@ void pnx_cache_ref_release(struct pnx_cache_ref *ref) {
     if (!ref || !ref->entry)
         return;
     struct pnx_cache_entry *entry = ref->entry;
-    struct pnx_cache *cache = entry->cache;
+    struct pnx_cache *cache = entry->shard->cache;
     *ref = (struct pnx_cache_ref){0};
     if (pnx__cache_enter(cache) != 0)
-        return; /* a forked child: the entry is the parent's */
-    pnx__cache_entry_drop(entry);
-    pnx__cache_unref(cache);
+        return;                                    /* a forked child: the entry is the parent's */
+    pnx__cache_count_pins(cache, (uint64_t)0 - 1); /* before: the last one may free the cache */
+    if (pnx__cache_entry_drop(entry) > 0)
+        pnx__reclaim_assist(NULL);
 }

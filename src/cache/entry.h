@@ -2,11 +2,13 @@
 /*
  * cache/entry.h - one block of memory with header, value and key; its references and its end.
  *
- *     (made) --insert--> STORED --remove--> DETACHED --last reference--> destroyed
+ *     (made) --insert--> STORED --remove--> DETACHED --last reference--> destroyed --grace period--> freed
  *        |                                     ^
  *        +--- a load's result, not stored -----+
  *
- * refs counts the cache's own reference while STORED, and one for each pin.  Who drops the last one destroys.
+ * refs counts the cache's own reference while STORED, and one for each pin.  Who drops the last one destroys.  Readers
+ * that found the entry before it was taken out may still look at it, in a section: what they look at (everything
+ * before the union, key and value) never changes once it is stored, and is freed after they have left.
  */
 #ifndef PNX_SRC_CACHE_ENTRY_H
 #define PNX_SRC_CACHE_ENTRY_H
@@ -14,36 +16,56 @@
 #include "base/atomic.h"
 
 #include <patinox/cache.h>
+#include <patinox/reclaim.h>
 
 #include <string.h>
 
 enum {
-    PNX_CACHE_ENTRY_POINTER = 1, /* value is the user's */
+    PNX_CACHE_ENTRY_POINTER = 1, /* the value is the user's: its address stands behind the header */
     PNX_CACHE_ENTRY_NEGATIVE =
             2, /* a remembered absence: no value, never destroyed by the user's function */
 };
 
-/* Everything but refs is fixed once the entry is stored, save what is marked. */
+struct pnx_cache_shard;
+
 struct pnx_cache_entry {
-    struct pnx_cache *cache;
-    void *value; /* behind the header, at 16; or the user's */
-    size_t value_size;
-    struct pnx_cache_entry *next; /* on a list of the thread that removed it */
-    uint64_t seq;                 /* cache's lock: order of storing */
-    struct pnx_a64 refs;
-    uint32_t key_size;
-    uint32_t hash; /* low half of the key's */
-    uint32_t slot; /* cache's lock: NONE when not stored */
-    uint8_t flags;
-    uint8_t cause;    /* written before the cache's reference is dropped */
-    uint8_t detached; /* the same: it counts in the gauge "detached" */
-    uint8_t charged;  /* written before anybody else sees it: the budget was charged its cost */
+    struct pnx_cache_shard *shard; /* fixed */
+    size_t value_size;             /* fixed */
+    pnx_ns expires;                /* fixed once stored */
+    struct pnx_a32 refs;
+    uint32_t key_size; /* fixed */
+    uint32_t epoch;    /* fixed once stored: how often the cache had been cleared */
+    uint8_t flags;     /* fixed */
+    uint8_t cause;     /* written before the cache's reference is dropped */
+    uint8_t detached;  /* the same: it counts in the gauge "detached" */
+    uint8_t charged;   /* written before anybody else sees it: the budget was charged its cost */
+    union {
+        struct {
+            struct pnx_cache_entry *next; /* on a list of the thread that removed it */
+            uint64_t seq;                 /* the shard's lock: order of storing in the shard */
+            uint32_t slot;                /* the shard's lock: NONE when not stored */
+            uint32_t stored;              /* readers may know it */
+        } in;
+        struct pnx_reclaim_node node; /* once destroyed */
+    } u;
 };
 
-/* The key stands behind the header, for bytes behind the value. */
+/* The user's pointer, or the bytes. */
+static inline void *pnx__cache_entry_value(const struct pnx_cache_entry *entry) {
+    void *value = (void *)(uintptr_t)(entry + 1);
+    if (entry->flags & PNX_CACHE_ENTRY_POINTER)
+        memcpy(&value, entry + 1, sizeof(value));
+    return value;
+}
+
+/* Bytes of the value in the block. */
+static inline size_t pnx__cache_entry_inside(const struct pnx_cache_entry *entry) {
+    return entry->flags & PNX_CACHE_ENTRY_POINTER ? sizeof(void *) : entry->value_size;
+}
+
+/* The key stands behind what the block has of the value. */
 static inline void *pnx__cache_entry_key(const struct pnx_cache_entry *entry) {
-    size_t inside = entry->flags & PNX_CACHE_ENTRY_POINTER ? 0 : entry->value_size;
-    return (char *)(entry + 1) + inside;
+    return (char *)(uintptr_t)(entry + 1) + pnx__cache_entry_inside(entry);
 }
 
 static inline bool pnx__cache_entry_is(
@@ -65,8 +87,8 @@ static inline size_t pnx__cache_cost_of(const struct pnx_cache_entry *entry) {
  * Makes an entry with one reference, the caller's; value is copied unless flags say otherwise.  Charges nothing.
  * NULL when there is no memory.
  */
-struct pnx_cache_entry *pnx__cache_entry_make(struct pnx_cache *cache, const void *key,
-        size_t key_size, uint64_t hash, const void *value, size_t value_size, uint8_t flags);
+struct pnx_cache_entry *pnx__cache_entry_make(struct pnx_cache_shard *shard, const void *key,
+        size_t key_size, const void *value, size_t value_size, uint8_t flags);
 
 /* Frees an entry that nobody else knows, without telling the user; gives back what it charged. */
 void pnx__cache_entry_discard(struct pnx_cache_entry *entry);
@@ -76,5 +98,11 @@ size_t pnx__cache_entry_drop(struct pnx_cache_entry *entry);
 
 /* Counts the entry as detached, since others still refer to it; the caller still has a reference. */
 void pnx__cache_entry_detach(struct pnx_cache_entry *entry);
+
+/* Gives the caller n references to an entry that is stored, under the shard's lock, or that it has one to. */
+void pnx__cache_pin(struct pnx_cache_entry *entry, uint32_t n);
+
+/* The same for a reader in a section, who only found it; false when it is being destroyed. */
+bool pnx__cache_try_pin(struct pnx_cache_entry *entry);
 
 #endif

@@ -4,14 +4,18 @@
  *
  *   cache.c    make, close, release; options
  *   entry.c    entries, references
- *   store.c    what happens under the lock: find, insert, remove, evict, expire
+ *   shard.c    slots, the policy, growing: what a shard is made of
+ *   store.c    what happens under a shard's lock: find, insert, remove, evict, expire; capacity
  *   access.c   get, put, remove
+ *   many.c     lookups of many keys at once
  *   sweep.c    clear, walk, tick, resize, reclaim: all that touches many entries, in batches
  *   load.c     loaders, waiters, the wait-for graph
  *   report.c   statistics, invariants
- *   index.c, heap.c, policies/  slots
+ *   table.c, heap.c, policies/  slots
  *
- * Pattern of every operation: lock, decide, note what is to be done in a struct pnx_cache_effects, unlock, do it.
+ * Pattern of every operation that writes: lock a shard, decide, note what is to be done in a struct pnx_cache_effects,
+ * unlock, do it.  No operation holds the locks of two shards.  Lookups lock nothing, but where the policy wants to be told
+ * of each hit (wants.exact_hits) or of this one (wants.access).
  */
 #ifndef PNX_SRC_CACHE_INTERNAL_H
 #define PNX_SRC_CACHE_INTERNAL_H
@@ -19,7 +23,7 @@
 #include "base/env.h"
 #include "base/list.h"
 #include "cache/entry.h"
-#include "cache/index.h"
+#include "cache/table.h"
 #include "os/mutex.h"
 #include "os/thread.h"
 
@@ -33,20 +37,84 @@
 
 #define PNX_CACHE_MAGIC        UINT32_C(0x63616368)
 #define PNX_CACHE_ENTRIES_MAX  (UINT64_C(1) << 30)
-#define PNX_CACHE_LOAD_BUCKETS 64
+#define PNX_CACHE_SHARDS_MAX   64u
+#define PNX_CACHE_ONE_SHARD    4096u /* entries up to which there is one */
+#define PNX_CACHE_LOAD_BUCKETS 16
 #define PNX_CACHE_BATCH        64 /* entries removed in one go under the lock */
 #define PNX_CACHE_FAILING      8  /* failed loads in a row that make the cache's health degraded */
+#define PNX_CACHE_CELLS \
+    64u /* threads that count lookups without read-modify-writes, and one for the rest */
+
+#define PNX_CACHE_PAGE_BYTES (PNX_CACHE_PAGE_SLOTS * sizeof(struct pnx_cache_record))
+
+/*
+ * Bytes that an entry counts for the index: its record, its part of the lines and of the policy's state, and what of
+ * the two is unused, since they grow by half.
+ */
+#define PNX_CACHE_INDEX_SHARE 88
+#define PNX_CACHE_INDEX_BASE  16384 /* what a shard's index may hold beside the shares */
 
 struct pnx_cache_load;
 
+/* What a thread has counted: written by that thread, summed up by who reads. */
+struct pnx_cache_cell {
+    struct pnx_a64 hits;
+    struct pnx_a64 misses;
+    struct pnx_a64 negative_hits;
+    struct pnx_a64
+            pinned; /* taken less given back: less than 0 where they are given back by other threads */
+} __attribute__((aligned(64)));
+
 /*
- * Owned by its maker, and by each reference to an entry.  Conservation: values.entries == index.live;
- * values.bytes == sum of the costs of stored entries <= capacity; inserts == entries + all removed_*.
+ * A part of the keys.  Conservation under its lock: live == the index's slots == those of the policy; timed <= live;
+ * live + free ones == used <= slots; inserts == live + all removed_*.
+ */
+struct pnx_cache_shard {
+    /* What lookups read. */
+    struct pnx_aptr table;   /* own_table */
+    struct pnx_a64 wants;    /* of the policy: see pnx__cache_wants_* */
+    struct pnx_cache *cache; /* fixed */
+
+    struct pnx_mutex lock __attribute__((aligned(64)));
+    /* guarded by lock */
+    struct pnx_cache_table *own_table;
+    const struct pnx_cache_policy *policy; /* fixed */
+    void *policy_state;                    /* NULL while there are no slots */
+    size_t policy_bytes;
+    struct pnx_cache_slots view;
+    uint64_t next_seq;
+    uint32_t live;
+    uint32_t used; /* slots below are live or free ones */
+    uint32_t free_first;
+    uint32_t free_last;
+    uint32_t timed; /* elements of the heap */
+    uint32_t walks; /* while not 0, slots keep their numbers */
+    uint32_t n_loads;
+    uint32_t reserved;
+    struct pnx_link loads[PNX_CACHE_LOAD_BUCKETS];
+    struct pnx_a64 bytes; /* of live entries: read without the lock, too, as are the counters */
+    struct pnx_a64 entries;
+    struct pnx_a64 index_bytes;
+    struct pnx_cache_values counters;
+    /* Entries, tables and pages that are not freed yet, and one until the cache is released. */
+    struct pnx_a64 pending __attribute__((aligned(64)));
+} __attribute__((aligned(64)));
+
+/*
+ * Owned by its maker, then by what is pending in its shards.  Conservation: used_bytes == the costs of live entries, and of
+ * those that an insert under way has taken out to make room, <= capacity, save while a resize evicts; likewise entries.
  */
 struct pnx_cache {
     /* fixed at create */
     uint32_t magic;
     uint32_t fork_generation;
+    struct pnx_cache_shard *shards;
+    struct pnx_cache_cell *cells;
+    uint64_t seed;
+    uint32_t n_shards;
+    uint32_t kind;        /* enum pnx_cache_capacity_kind: of what policies are told */
+    uint32_t first_slots; /* of a shard's first table */
+    uint32_t reserved;
     struct pnx_env env;
     char *name;
     const char *site;
@@ -57,35 +125,35 @@ struct pnx_cache {
     struct pnx_budget *budget; /* a reference */
     struct pnx_reclaimer_handle *reclaimer;
     size_t base_charge;
-    uint64_t seed;
     pnx_ns negative_ttl; /* PNX_NEVER: off */
     pnx_ns load_timeout;
 
-    struct pnx_mutex lock;
-    /* guarded by lock */
-    struct pnx_cache_index index;
-    _Alignas(8) unsigned char policy_state[PNX_CACHE_ORDER_STATE];
-    uint64_t next_seq;
-    uint64_t clear_seq; /* entries before are no longer visible */
-    size_t capacity;    /* SIZE_MAX: no limit */
-    uint64_t capacity_entries;
-    pnx_ns ttl;
-    struct pnx_link loads[PNX_CACHE_LOAD_BUCKETS];
-    uint32_t n_loads;
-    uint32_t failures; /* loads failed in a row */
-    uint32_t resizing; /* calls that are evicting down to new limits */
-    bool closed;
-
+    struct pnx_a32 closed;
+    struct pnx_a32 epoch;    /* how often it has been cleared: older entries are not visible */
+    struct pnx_a64 capacity; /* UINT64_MAX: no limit; written under lock, as are the next three */
+    struct pnx_a64 capacity_entries; /* UINT64_MAX: no limit */
+    struct pnx_a64 ttl;              /* pnx_ns */
+    struct pnx_a32 resizing;         /* calls that are evicting down to new limits */
+    struct pnx_a32 shards_alive;     /* whose pending is not 0 */
+    struct pnx_a64 used_bytes __attribute__((aligned(64)));
+    struct pnx_a64 used_entries;
+    struct pnx_a64 detached;
+    struct pnx_a64 rejected;
     struct pnx_a64
             row_bytes; /* what the registry's row shows; racy by design, it only thins updates */
 
-    /*
-     * Written under lock, save pinned and detached, which anybody adds to.  pinned is also the reference
-     * count of the cache: the maker's own reference is the step from 0 to -1, after which nobody reads it.
-     */
-    struct pnx_cache_values values;
+    struct pnx_mutex lock; /* taken with no shard's lock held; guards what follows */
+    uint32_t failures;     /* loads failed in a row */
     struct pnx_cache_histograms histograms;
+
+    struct pnx_cache_values values; /* written by refresh, under the lock of the statistics */
     struct pnx_stats_block block;
+};
+
+/* Memory that has left a shard and is to be freed without the lock. */
+struct pnx_cache_spare {
+    struct pnx_cache_spare *next;
+    size_t bytes;
 };
 
 /* What a thread has to do once it has unlocked. */
@@ -93,8 +161,11 @@ struct pnx_cache_effects {
     struct pnx_cache_entry *dead; /* taken out of the cache, in that order: drop its reference */
     struct pnx_cache_entry *last; /* of dead, when there is one */
     struct pnx_cache_spare *spare;
-    uint32_t count; /* entries in dead */
-    size_t bytes;   /* their cost */
+    struct pnx_cache_table *table; /* to be retired */
+    uint32_t count;                /* entries in dead */
+    uint32_t room_entries;         /* how many of them still count as used */
+    size_t bytes;                  /* their cost */
+    size_t room_bytes;             /* what of it still counts as used */
 };
 
 /* What is to be inserted. */
@@ -118,47 +189,145 @@ static inline void pnx__cache_check_returned(const bool *returned) {
         abort();
 }
 
+/* Adds to the calling thread's cell. */
+#define PNX_CACHE_COUNT(cache, field, n) \
+    do { \
+        const struct pnx_thread *self_ = pnx__self(); \
+        uint32_t number_ = self_ ? self_->number : 0; \
+        if (number_ != 0 && number_ < PNX_CACHE_CELLS) \
+            pnx_owner_add(&(cache)->cells[number_].field, (n)); \
+        else \
+            pnx_fetch_add(&(cache)->cells[0].field, (n), PNX_RELAXED, "cache.count_" #field); \
+    } while (0)
+
 /* ---- cache.c ---- */
+
+/* For tests: first_slots below what is usual, so that few operations meet another table. */
+int pnx__cache_create(const struct pnx_cache_opts *opts, uint32_t first_slots,
+        struct pnx_error *err, struct pnx_cache **ret_cache);
 
 /* Checks options and fills in defaults; ret_opts may be opts. */
 int pnx__cache_opts_resolve(
         const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache_opts *ret_opts);
 
-/* Sets the limits, 0 for none, without evicting. */
-void pnx__cache_limits_locked(struct pnx_cache *cache, size_t capacity, uint64_t capacity_entries);
+/* One pending thing of a shard is gone; the last one of all frees the cache. */
+void pnx__cache_settled(struct pnx_cache_shard *shard);
+
+static inline struct pnx_cache_shard *pnx__cache_shard_of(
+        const struct pnx_cache *cache, uint64_t hash) {
+    return &cache->shards[hash & (cache->n_shards - 1)];
+}
+
+/* ---- shard.c ---- */
+
+void pnx__cache_shard_init(struct pnx_cache_shard *shard, struct pnx_cache *cache,
+        const struct pnx_cache_policy *policy);
+/* Frees what is left of it; nobody else knows the cache. */
+void pnx__cache_shard_drop(struct pnx_cache_shard *shard);
+
+/* Of the word wants. */
+#define PNX_CACHE_WANTS_HITS      UINT64_C(0xff)
+#define PNX_CACHE_WANTS_EXACT     UINT64_C(0x100)
+#define PNX_CACHE_WANTS_ACCESS    UINT64_C(0x200)
+#define PNX_CACHE_WANTS_SAMPLE(w) ((uint32_t)((w) >> 32))
+/* Whether this lookup has to lock. */
+static inline bool pnx__cache_wants_lock(uint64_t wants, uint64_t hash) {
+    return (wants & PNX_CACHE_WANTS_EXACT) ||
+           ((wants & PNX_CACHE_WANTS_ACCESS) &&
+                   (pnx__cache_hash_high(hash) & PNX_CACHE_WANTS_SAMPLE(wants)) == 0);
+}
+
+/* What the policy is told of the capacity. */
+uint64_t pnx__cache_share(const struct pnx_cache *cache);
+struct pnx_cache_policy_params pnx__cache_policy_params(
+        const struct pnx_cache_shard *shard, const struct pnx_cache *cache);
+
+/* Memory for more slots, made without the lock. */
+struct pnx_cache_fresh {
+    uint32_t slots; /* of table; 0: none is wanted */
+    bool page;      /* one is wanted */
+    struct pnx_cache_table *table;
+    void *policy_state;
+    size_t policy_bytes;
+    void *page_memory;
+};
+/* Whether there is a slot to give; what is missing is asked for in fresh, or installed from it. */
+bool pnx__cache_slot_ready_locked(
+        struct pnx_cache_shard *shard, struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx);
+/* Makes what is asked for.  -ENOMEM. */
+int pnx__cache_fresh_make(struct pnx_cache_shard *shard, struct pnx_cache_fresh *fresh);
+void pnx__cache_fresh_drop(struct pnx_cache *cache, struct pnx_cache_fresh *fresh);
+
+/* Gives the entry a slot, which stands in the index, the heap and the policy from then on. */
+void pnx__cache_slot_insert_locked(
+        struct pnx_cache_shard *shard, struct pnx_cache_entry *entry, uint64_t hash, size_t weight);
+/* Puts another entry of the same key in the place of one; counts as a use. */
+void pnx__cache_slot_replace_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *old,
+        struct pnx_cache_entry *entry, size_t weight);
+/* Takes the slot out of all three; told: the policy knows. */
+void pnx__cache_slot_remove_locked(struct pnx_cache_shard *shard, uint32_t slot, bool told);
+/* The slot was hit. */
+void pnx__cache_slot_hit_locked(struct pnx_cache_shard *shard, uint32_t slot);
+/* Lets go of the memory of a shard that holds nothing. */
+void pnx__cache_shard_tidy_locked(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx);
+
+static inline struct pnx_cache_entry *pnx__cache_entry_of(
+        const struct pnx_cache_shard *shard, uint32_t slot) {
+    return pnx_load(&pnx__cache_record(shard->own_table, slot)->entry, PNX_RELAXED,
+            "cache.entry_of"); /* the lock is held */
+}
+
+/* The heap: the slot that expires first, or NONE. */
+uint32_t pnx__cache_heap_first(const struct pnx_cache_shard *shard);
+void pnx__cache_heap_push(struct pnx_cache_shard *shard, uint32_t slot);
+void pnx__cache_heap_remove(struct pnx_cache_shard *shard, uint32_t slot);
+const char *pnx__cache_heap_check(const struct pnx_cache_shard *shard);
+
+/* Returns what is broken, or NULL. */
+const char *pnx__cache_shard_check(const struct pnx_cache_shard *shard);
 
 /* ---- store.c ---- */
 
 /* 0 when the cache may be used by this process; -EINVAL for NULL, -ESHUTDOWN in a forked child. */
 int pnx__cache_enter(const struct pnx_cache *cache);
 
-static inline uint64_t pnx__cache_hash_bucket(uint64_t hash) {
-    return (hash >> 32) % PNX_CACHE_LOAD_BUCKETS;
+static inline bool pnx__cache_is_closed(const struct pnx_cache *cache) {
+    /* Relaxed: who knows that close has returned sees it; so does who gets a shard's lock after close had it. */
+    return pnx_load(&cache->closed, PNX_RELAXED, "cache.is_closed") != 0;
 }
 
-static inline size_t pnx__cache_bytes_locked(const struct pnx_cache *cache) {
-    return (size_t)pnx_load(&cache->values.bytes, PNX_RELAXED, "cache.bytes"); /* lock held */
+static inline uint32_t pnx__cache_epoch(const struct pnx_cache *cache) {
+    /* Relaxed: who knows that clear has returned sees it. */
+    return pnx_load(&cache->epoch, PNX_RELAXED, "cache.epoch");
 }
+
+void pnx__cache_lock(struct pnx_cache_shard *shard);
+/* Tells lookups what the policy wants now, gives back the room of what was taken out, and unlocks. */
+void pnx__cache_unlock(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx);
 
 /* Returns the visible entry of the key, or NULL; one that has expired or was cleared is removed. */
-struct pnx_cache_entry *pnx__cache_find_locked(struct pnx_cache *cache, uint64_t hash,
+struct pnx_cache_entry *pnx__cache_find_locked(struct pnx_cache_shard *shard, uint64_t hash,
         const void *key, size_t key_size, struct pnx_cache_effects *fx);
 
 /* Takes the entry out, for the given cause. */
-void pnx__cache_remove_locked(struct pnx_cache *cache, struct pnx_cache_entry *entry,
+void pnx__cache_remove_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *entry,
         enum pnx_cache_cause cause, struct pnx_cache_effects *fx);
 
 /* Keeps the bytes of the registry's row true to an eighth. */
 void pnx__cache_update_row(struct pnx_cache *cache);
 
-/* Evicts one entry, an expired one if there is one.  False when nothing is left. */
-bool pnx__cache_evict_locked(struct pnx_cache *cache, struct pnx_cache_effects *fx);
+/* Evicts one entry of the shard, an expired one if there is one.  False when nothing is left. */
+bool pnx__cache_evict_locked(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx);
 
-/* Gives the caller a reference to a stored entry, or another to one that the caller has. */
-void pnx__cache_pin(struct pnx_cache_entry *entry, uint32_t n);
+/* The shard that holds most. */
+struct pnx_cache_shard *pnx__cache_fullest(const struct pnx_cache *cache);
+
+/* Whether all is within its limits, once credit has gone and this much has come. */
+bool pnx__cache_fits(const struct pnx_cache *cache, const struct pnx_cache_effects *credit,
+        size_t bytes, uint32_t entries);
 
 /*
- * Stores an entry, evicting as needed; locks, unlocks and runs effects, several times if much must go.
+ * Stores an entry, evicting as needed; locks, unlocks and runs effects.
  * 0, -EEXIST, -EFBIG, -ENOMEM (no memory for the index), -ESHUTDOWN, -ESTALE when the load was overtaken.
  */
 int pnx__cache_insert(struct pnx_cache *cache, const struct pnx_cache_insert *insert);
@@ -175,20 +344,27 @@ void pnx__cache_reject(struct pnx_cache *cache, size_t cost, int code);
 /* Does what the effects say; no lock may be held.  Returns the bytes freed. */
 size_t pnx__cache_run(struct pnx_cache *cache, struct pnx_cache_effects *fx);
 
-/* Drops a reference to the cache itself. */
-void pnx__cache_unref(struct pnx_cache *cache);
-
 /* ---- access.c ---- */
 
 #define PNX_CACHE_ABSENT 1 /* a remembered absence */
 
 /* Looks a key up as a use: 0 and the entry, PNX_CACHE_ABSENT, -ENOENT (not counted yet), -ESHUTDOWN. */
-int pnx__cache_look_locked(struct pnx_cache *cache, uint64_t hash, const void *key, size_t key_size,
-        struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry);
+int pnx__cache_look_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
+        size_t key_size, struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry);
+
+/* The same without the lock, where that can be; pinned.  PNX_CACHE_LOCK: it has to be asked for under the lock. */
+#define PNX_CACHE_LOCK 4
+int pnx__cache_look_free(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
+        size_t key_size, struct pnx_cache_entry **ret_entry);
+
+/* Finds the visible entry of the key, in a section: 0, PNX_CACHE_ABSENT, -ENOENT, or LOCK for one that has to be taken
+ * out.  Counts the hit for the policy. */
+int pnx__cache_find_free(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
+        const void *key, size_t key_size, struct pnx_cache_entry **ret_entry);
 
 /* ---- sweep.c ---- */
 
-/* Removes all entries stored before clear_seq, in batches. */
+/* Removes all entries that were stored before the last clear, in batches. */
 void pnx__cache_sweep(struct pnx_cache *cache, enum pnx_cache_cause cause);
 
 size_t pnx__cache_reclaim(void *cache, size_t want);
@@ -197,14 +373,21 @@ size_t pnx__cache_reclaim(void *cache, size_t want);
 
 /* Says that the key's load under way, if there is one, has been overtaken. */
 void pnx__cache_overtake_locked(
-        struct pnx_cache *cache, uint64_t hash, const void *key, size_t key_size);
-void pnx__cache_overtake_all_locked(struct pnx_cache *cache);
+        struct pnx_cache_shard *shard, uint64_t hash, const void *key, size_t key_size);
 bool pnx__cache_load_overtaken(const struct pnx_cache_load *load);
 
 /* Sends all who wait for loads of the closed cache away with -ESHUTDOWN. */
 void pnx__cache_cancel_waiters(struct pnx_cache *cache);
 
 /* Returns what is broken, or NULL. */
-const char *pnx__cache_loads_check(const struct pnx_cache *cache);
+const char *pnx__cache_loads_check(const struct pnx_cache_shard *shard);
+
+/* ---- report.c ---- */
+
+void pnx__cache_sum(const struct pnx_cache *cache, struct pnx_cache_values *ret_values);
+void pnx__cache_refresh(const struct pnx_stats_block *block);
+
+void pnx__cache_count_pins(struct pnx_cache *cache, uint64_t n);
+uint64_t pnx__cache_pinned(const struct pnx_cache *cache);
 
 #endif

@@ -11,7 +11,7 @@
  *                                    +--deadline--> (none)
  *
  * That a thread waits for the leader of a load is made known where all waits of the process are (share/latch.h): since
- * loaders may load from other caches, and write to maps and cells whose functions load.  Locks: a cache's, then that of
+ * loaders may load from other caches, and write to maps and cells whose functions load.  Locks: a shard's, then that of
  * all latches.
  *
  *   P1  At most one load of a key runs; it is in the cache's table from miss to finish.
@@ -30,7 +30,7 @@
 
 enum waiter_state { WAITING, ANSWERED };
 
-/* On the stack of a waiting thread.  Guarded by the cache's lock, word aside. */
+/* On the stack of a waiting thread.  Guarded by the shard's lock, word aside. */
 struct waiter {
     struct pnx_link link; /* in its load's waiters, then in the leader's list of answers */
     struct pnx_thread *thread;
@@ -45,18 +45,20 @@ struct waiter {
 
 #define RETRY 1 /* look again, and lead if there is nothing */
 
-/* On the leader's stack; the first group is fixed, the second the cache's lock's, the third the leader's. */
+/* On the leader's stack; the first group is fixed, the second the shard's lock's, the third the leader's. */
 struct pnx_cache_load {
     struct pnx_cache *cache;
+    struct pnx_cache_shard *shard; /* of the key */
     const void *key;
     size_t key_size;
     uint64_t hash;
     struct pnx_thread *leader;
     pnx_ns deadline;
 
-    struct pnx_link link; /* in the cache's table */
+    struct pnx_link link; /* in the shard's table */
     struct pnx_link waiters;
     bool overtaken;
+    uint32_t epoch; /* when it began: a clear overtakes all loads at one moment */
 
     struct pnx_cache_entry *result;
     pnx_ns ttl; /* 0: not set */
@@ -64,15 +66,15 @@ struct pnx_cache_load {
 
 /* ---- the table of loads ---- */
 
-static struct pnx_link *table_bucket(struct pnx_cache *cache, uint64_t hash) {
-    return &cache->loads[pnx__cache_hash_bucket(hash)];
+static struct pnx_link *table_bucket(struct pnx_cache_shard *shard, uint64_t hash) {
+    return &shard->loads[(hash >> 32) % PNX_CACHE_LOAD_BUCKETS];
 }
 
 static struct pnx_cache_load *find_load_locked(
-        struct pnx_cache *cache, uint64_t hash, const void *key, size_t key_size) {
-    if (cache->n_loads == 0)
+        struct pnx_cache_shard *shard, uint64_t hash, const void *key, size_t key_size) {
+    if (shard->n_loads == 0)
         return NULL;
-    struct pnx_link *bucket = table_bucket(cache, hash);
+    struct pnx_link *bucket = table_bucket(shard, hash);
     PNX_LIST_EACH (link, next, bucket) {
         struct pnx_cache_load *load = PNX_CONTAINER(link, struct pnx_cache_load, link);
         if (load->hash == hash && load->key_size == key_size &&
@@ -83,35 +85,27 @@ static struct pnx_cache_load *find_load_locked(
 }
 
 void pnx__cache_overtake_locked(
-        struct pnx_cache *cache, uint64_t hash, const void *key, size_t key_size) {
-    struct pnx_cache_load *load = find_load_locked(cache, hash, key, key_size);
+        struct pnx_cache_shard *shard, uint64_t hash, const void *key, size_t key_size) {
+    struct pnx_cache_load *load = find_load_locked(shard, hash, key, key_size);
     if (load)
         load->overtaken = true;
 }
 
-void pnx__cache_overtake_all_locked(struct pnx_cache *cache) {
-    for (size_t i = 0; i < PNX_CACHE_LOAD_BUCKETS; i++) {
-        PNX_LIST_EACH (link, next, &cache->loads[i]) {
-            PNX_CONTAINER(link, struct pnx_cache_load, link)->overtaken = true;
-        }
-    }
-}
-
 bool pnx__cache_load_overtaken(const struct pnx_cache_load *load) {
-    return load->overtaken;
+    return load->overtaken || load->epoch != pnx__cache_epoch(load->cache);
 }
 
-const char *pnx__cache_loads_check(const struct pnx_cache *cache) {
+const char *pnx__cache_loads_check(const struct pnx_cache_shard *shard) {
     uint32_t loads = 0;
     for (size_t i = 0; i < PNX_CACHE_LOAD_BUCKETS; i++) {
-        PNX_LIST_EACH (link, next, &cache->loads[i]) {
+        PNX_LIST_EACH (link, next, &shard->loads[i]) {
             const struct pnx_cache_load *load = PNX_CONTAINER(link, struct pnx_cache_load, link);
-            if (load->cache != cache || pnx__cache_hash_bucket(load->hash) != i)
+            if (load->shard != shard || (load->hash >> 32) % PNX_CACHE_LOAD_BUCKETS != i)
                 return "a load is in the wrong table";
             loads++;
         }
     }
-    if (loads != cache->n_loads)
+    if (loads != shard->n_loads)
         return "the loads under way do not add up";
     return NULL;
 }
@@ -144,7 +138,7 @@ static void wake(struct pnx_link *answers) {
 
 /* What a waiter is told, given how the load ended. */
 static int answer_for(const struct pnx_cache_load *load, const struct waiter *waiter, int code) {
-    if (load->cache->closed)
+    if (pnx__cache_is_closed(load->cache))
         return -ESHUTDOWN;
     if (waiter->late)
         return RETRY;
@@ -153,20 +147,26 @@ static int answer_for(const struct pnx_cache_load *load, const struct waiter *wa
     return code;
 }
 
-void pnx__cache_cancel_waiters(struct pnx_cache *cache) {
-    struct pnx_link answers;
-    pnx__list_init(&answers);
-    pnx__mutex_lock(&cache->lock);
+static void cancel_waiters_locked(struct pnx_cache_shard *shard, struct pnx_link *answers) {
     for (size_t i = 0; i < PNX_CACHE_LOAD_BUCKETS; i++) {
-        PNX_LIST_EACH (link, next, &cache->loads[i]) {
+        PNX_LIST_EACH (link, next, &shard->loads[i]) {
             struct pnx_cache_load *load = PNX_CONTAINER(link, struct pnx_cache_load, link);
             PNX_LIST_EACH (w, after, &load->waiters) {
-                answer_locked(PNX_CONTAINER(w, struct waiter, link), -ESHUTDOWN, NULL, &answers);
+                answer_locked(PNX_CONTAINER(w, struct waiter, link), -ESHUTDOWN, NULL, answers);
             }
         }
     }
-    pnx__mutex_unlock(&cache->lock);
-    wake(&answers);
+}
+
+void pnx__cache_cancel_waiters(struct pnx_cache *cache) {
+    for (uint32_t i = 0; i < cache->n_shards; i++) {
+        struct pnx_link answers;
+        pnx__list_init(&answers);
+        pnx__mutex_lock(&cache->shards[i].lock);
+        cancel_waiters_locked(&cache->shards[i], &answers);
+        pnx__mutex_unlock(&cache->shards[i].lock);
+        wake(&answers);
+    }
 }
 
 /* ---- waiting ---- */
@@ -175,37 +175,37 @@ void pnx__cache_cancel_waiters(struct pnx_cache *cache) {
  * Enlists behind the load under way of the key of own, the load that the caller would lead.
  * 0, RETRY when there is none any more, -EDEADLK, -ETIMEDOUT, -ESHUTDOWN.
  */
-static int enlist(struct pnx_cache *cache, struct waiter *waiter, const struct pnx_cache_load *own,
-        bool may_wait) {
+static int enlist(struct waiter *waiter, const struct pnx_cache_load *own, bool may_wait) {
+    struct pnx_cache_shard *shard = own->shard;
     int rc = 0;
-    pnx__mutex_lock(&cache->lock);
-    struct pnx_cache_load *load = find_load_locked(cache, own->hash, own->key, own->key_size);
-    if (cache->closed) {
+    pnx__mutex_lock(&shard->lock);
+    struct pnx_cache_load *load = find_load_locked(shard, own->hash, own->key, own->key_size);
+    if (pnx__cache_is_closed(own->cache)) {
         rc = -ESHUTDOWN;
     } else if (!load) {
         rc = RETRY;
     } else if ((rc = pnx__latch_await(load->leader, may_wait)) != 0) {
-        pnx_owner_add(&cache->values.load_deadlocks, 1);
+        pnx_owner_add(&shard->counters.load_deadlocks, 1);
     } else if (!may_wait) {
         rc = -ETIMEDOUT;
     } else {
-        waiter->late = load->overtaken;
+        waiter->late = pnx__cache_load_overtaken(load);
         pnx__list_push_back(&load->waiters, &waiter->link);
-        pnx_owner_add(&cache->values.load_waits, 1);
+        pnx_owner_add(&shard->counters.load_waits, 1);
     }
-    pnx__mutex_unlock(&cache->lock);
+    pnx__mutex_unlock(&shard->lock);
     return rc;
 }
 
 /* Gives up; false when the answer came first. */
-static bool delist(struct pnx_cache *cache, struct waiter *waiter) {
-    pnx__mutex_lock(&cache->lock);
+static bool delist(struct pnx_cache_shard *shard, struct waiter *waiter) {
+    pnx__mutex_lock(&shard->lock);
     bool waiting = waiter->state == WAITING;
     if (waiting) {
         pnx__list_remove(&waiter->link);
         pnx__latch_awaited(waiter->thread);
     }
-    pnx__mutex_unlock(&cache->lock);
+    pnx__mutex_unlock(&shard->lock);
     return waiting;
 }
 
@@ -214,14 +214,14 @@ static int wait_for_load(struct pnx_cache *cache, const struct pnx_cache_load *o
         struct pnx_cache_entry **ret_entry) {
     pnx_ns deadline = own->deadline;
     struct waiter waiter = {.thread = own->leader, .deadline = deadline};
-    int rc = enlist(cache, &waiter, own, may_wait);
+    int rc = enlist(&waiter, own, may_wait);
     if (rc)
         return rc;
     /* pairs with cache_load.answer: the answer is written before the word */
     while (pnx_load(&waiter.word, PNX_ACQUIRE, "cache_load.wait") == 0) {
         if (pnx__wait(&waiter.word, 0, &cache->env, deadline) != -ETIMEDOUT)
             continue;
-        if (delist(cache, &waiter))
+        if (delist(own->shard, &waiter))
             return -ETIMEDOUT;
         deadline = PNX_NEVER; /* answered: the word is about to be set */
     }
@@ -244,8 +244,8 @@ static int set_result(
         struct pnx_cache_load *load, const void *value, size_t value_size, uint8_t flags) {
     if (!load || (!value && (value_size > 0 || (flags & PNX_CACHE_ENTRY_POINTER))))
         return -EINVAL;
-    struct pnx_cache_entry *entry = pnx__cache_entry_make(
-            load->cache, load->key, load->key_size, load->hash, value, value_size, flags);
+    struct pnx_cache_entry *entry =
+            pnx__cache_entry_make(load->shard, load->key, load->key_size, value, value_size, flags);
     if (!entry)
         return -ENOMEM;
     drop_result(load, PNX_CACHE_EXPLICIT);
@@ -298,7 +298,7 @@ static void store_absence(struct pnx_cache_load *load) {
     struct pnx_cache_insert insert = {.hash = load->hash, .load = load};
     insert.ttl = load->ttl ? load->ttl : cache->negative_ttl;
     insert.entry = pnx__cache_entry_make(
-            cache, load->key, load->key_size, load->hash, NULL, 0, PNX_CACHE_ENTRY_NEGATIVE);
+            load->shard, load->key, load->key_size, NULL, 0, PNX_CACHE_ENTRY_NEGATIVE);
     if (!insert.entry)
         return;
     if (pnx__cache_charge(cache, &insert) == 0 && pnx__cache_insert(cache, &insert) == 0)
@@ -307,39 +307,45 @@ static void store_absence(struct pnx_cache_load *load) {
         pnx__cache_entry_discard(insert.entry);
 }
 
-static void count_load_locked(struct pnx_cache *cache, int code, pnx_ns took) {
-    pnx_owner_add(&cache->values.loads, 1);
+/* Health and the histogram are the cache's, and its lock's. */
+static void count_load(struct pnx_cache *cache, int code, pnx_ns took) {
+    bool failed = code != 0 && code != -ENOENT;
+    pnx__mutex_lock(&cache->lock);
     pnx__histogram_record(&cache->histograms.load_time, took);
-    if (code == 0 || code == -ENOENT) {
-        if (cache->failures >= PNX_CACHE_FAILING && !cache->closed)
+    if (!failed) {
+        if (cache->failures >= PNX_CACHE_FAILING && !pnx__cache_is_closed(cache))
             pnx__health_set(&cache->block, PNX_HEALTH_OK, "");
         cache->failures = 0;
-        return;
+    } else {
+        cache->failures += cache->failures < PNX_CACHE_FAILING;
+        if (cache->failures == PNX_CACHE_FAILING && !pnx__cache_is_closed(cache))
+            pnx__health_set(&cache->block, PNX_HEALTH_DEGRADED, "loads keep failing");
     }
-    pnx_owner_add(&cache->values.load_failures, 1);
-    cache->failures += cache->failures < PNX_CACHE_FAILING;
-    if (cache->failures == PNX_CACHE_FAILING && !cache->closed)
-        pnx__health_set(&cache->block, PNX_HEALTH_DEGRADED, "loads keep failing");
+    pnx__mutex_unlock(&cache->lock);
 }
 
 /* Ends the load: nobody joins any more, all who waited are answered.  Returns what the leader gets. */
 static int finish(struct pnx_cache_load *load, int code, pnx_ns took) {
     struct pnx_cache *cache = load->cache;
+    struct pnx_cache_shard *shard = load->shard;
     struct pnx_link answers;
     pnx__list_init(&answers);
-    pnx__mutex_lock(&cache->lock);
+    count_load(cache, code, took);
+    pnx__mutex_lock(&shard->lock);
     pnx__list_remove(&load->link);
-    cache->n_loads--;
-    pnx_store(&cache->values.loading, cache->n_loads, PNX_RELAXED, "cache_load.end"); /* a number */
-    count_load_locked(cache, code, took);
+    shard->n_loads--;
+    pnx_owner_add(&shard->counters.loading, (uint64_t)0 - 1);
+    pnx_owner_add(&shard->counters.loads, 1);
+    if (code != 0 && code != -ENOENT)
+        pnx_owner_add(&shard->counters.load_failures, 1);
     PNX_LIST_EACH (link, next, &load->waiters) {
         struct waiter *waiter = PNX_CONTAINER(link, struct waiter, link);
         int answer = answer_for(load, waiter, code);
         answer_locked(waiter, answer, answer == 0 ? load->result : NULL, &answers);
     }
-    if (cache->closed)
+    if (pnx__cache_is_closed(cache))
         code = -ESHUTDOWN;
-    pnx__mutex_unlock(&cache->lock);
+    pnx__mutex_unlock(&shard->lock);
     wake(&answers);
     return code;
 }
@@ -380,7 +386,7 @@ static int lead(struct pnx_cache_load *load, pnx_cache_load_fn *loader, void *ct
     pnx_ns took = pnx__now(&cache->env) - start;
     if (code == 0) {
         /* The maker's reference becomes the leader's pin. */
-        pnx_fetch_add(&cache->values.pinned, 1, PNX_RELAXED, "cache_load.pin");
+        pnx__cache_count_pins(cache, 1);
         store_result(load);
     } else if (code == -ENOENT) {
         store_absence(load);
@@ -420,28 +426,36 @@ enum { LOOK_LEAD = 2, LOOK_WAIT = 3 };
 /* Looks the key up and, where there is neither entry nor load, makes this the load's leader. */
 static int look_or_lead(struct pnx_cache_load *load, bool first, struct pnx_cache_ref *ret_ref) {
     struct pnx_cache *cache = load->cache;
+    struct pnx_cache_shard *shard = load->shard;
     struct pnx_cache_effects fx = {0};
     struct pnx_cache_entry *entry = NULL;
-    pnx__mutex_lock(&cache->lock);
-    int rc = pnx__cache_look_locked(cache, load->hash, load->key, load->key_size, &fx, &entry);
-    if (rc == 0) {
-        pnx__cache_pin(entry, 1);
-    } else if (rc == -ENOENT) {
-        if (first)
-            pnx_owner_add(&cache->values.misses, 1);
-        rc = LOOK_WAIT;
-        if (!find_load_locked(cache, load->hash, load->key, load->key_size)) {
-            pnx__list_push_back(table_bucket(cache, load->hash), &load->link);
-            cache->n_loads++;
-            pnx_store(&cache->values.loading, cache->n_loads, PNX_RELAXED,
-                    "cache_load.begin"); /* a number */
-            rc = LOOK_LEAD;
+    int rc = pnx__cache_look_free(shard, load->hash, load->key, load->key_size, &entry);
+    if (rc == -ENOENT || rc == PNX_CACHE_LOCK) {
+        pnx__cache_lock(shard);
+        rc = pnx__cache_look_locked(shard, load->hash, load->key, load->key_size, &fx, &entry);
+        if (rc == 0) {
+            pnx__cache_pin(entry, 1);
+        } else if (rc == -ENOENT) {
+            rc = LOOK_WAIT;
+            if (!find_load_locked(shard, load->hash, load->key, load->key_size)) {
+                load->epoch = pnx__cache_epoch(cache);
+                pnx__list_push_back(table_bucket(shard, load->hash), &load->link);
+                shard->n_loads++;
+                pnx_owner_add(&shard->counters.loading, 1);
+                rc = LOOK_LEAD;
+            }
         }
+        pnx__cache_unlock(shard, &fx);
+        pnx__cache_run(cache, &fx);
+        if (first && (rc == LOOK_WAIT || rc == LOOK_LEAD))
+            PNX_CACHE_COUNT(cache, misses, 1);
     }
-    pnx__mutex_unlock(&cache->lock);
-    pnx__cache_run(cache, &fx);
-    if (rc == 0)
+    if (rc == 0) {
+        PNX_CACHE_COUNT(cache, hits, 1);
         *ret_ref = (struct pnx_cache_ref){.entry = entry, .source = PNX_CACHE_FOUND};
+    }
+    if (rc == PNX_CACHE_ABSENT)
+        PNX_CACHE_COUNT(cache, negative_hits, 1);
     return rc == PNX_CACHE_ABSENT ? -ENOENT : rc;
 }
 
@@ -503,6 +517,7 @@ int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key, size_t key_s
             .leader = self,
             .deadline = pnx__deadline(pnx__now(&cache->env), wait_ns),
     };
+    load.shard = pnx__cache_shard_of(cache, load.hash);
     pnx__list_init(&load.waiters);
     return get_or_load(&load, loader, ctx, wait_ns > 0, err, ret_ref);
 }

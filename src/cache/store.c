@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cache/store.c - what happens to entries under the lock, and the effects that are run without it.
+ * cache/store.c - what happens to entries under a shard's lock, the one capacity, and the effects that are run without locks.
  *
- *   P1  One function, pnx__cache_remove_locked(), takes entries out; one, link_locked(), puts them in.
- *   P2  Between two sections of the lock, bytes <= capacity and entries <= capacity_entries.
- *   P3  What takes many removals is done in batches of PNX_CACHE_BATCH, with the lock released between.
+ *   P1  One function, pnx__cache_remove_locked(), takes entries out (and its half, take_out()); one, link_locked(), puts
+ *       them in.
+ *   P2  used_bytes <= capacity and used_entries <= capacity_entries at every moment, but for a resize under way: room is
+ *       taken by one compare-and-swap before an entry is linked, and given back after it was taken out.
+ *   P3  What an insert evicts it may use for itself: the room is not given back in between, so that nobody takes it, unless
+ *       there is nothing left to evict.  While it holds such room it runs nothing of the user's.
+ *   P4  What takes many removals is done in batches of PNX_CACHE_BATCH, with the lock released between.
  */
 #include "cache/internal.h"
+
+#include "share/reclaim.h"
 
 int pnx__cache_enter(const struct pnx_cache *cache) {
     if (!cache)
@@ -15,17 +21,130 @@ int pnx__cache_enter(const struct pnx_cache *cache) {
     if (cache->magic != PNX_CACHE_MAGIC)
         __builtin_trap(); /* released, or never a cache */
 #endif
-    return cache->fork_generation == pnx__fork_generation() ? 0 : -ESHUTDOWN;
+    return pnx__fork_is(cache->fork_generation) || cache->fork_generation == pnx__fork_generation()
+                   ? 0
+                   : -ESHUTDOWN;
+}
+
+/* ---- capacity ---- */
+
+/* Adds to one of the two; with one shard its lock makes a read-modify-write needless. */
+static void add_used(const struct pnx_cache *cache, struct pnx_a64 *used, uint64_t n) {
+    if (cache->n_shards == 1)
+        pnx_owner_add(used, n);
+    else if (n != 0)
+        /* Relaxed: a count; that it stays within the limit is in the count itself. */
+        pnx_fetch_add(used, n, PNX_RELAXED, "cache.give_room");
+}
+
+/* Adds more - less to *used, unless it would then be over the limit (or was, and does not fall). */
+static bool take_used(const struct pnx_cache *cache, struct pnx_a64 *used, uint64_t limit,
+        uint64_t more, uint64_t less) {
+    /* Relaxed, both: see add_used(). */
+    uint64_t now = pnx_load(used, PNX_RELAXED, "cache.room_now");
+    do {
+        if (more > less && (more - less > limit || now > limit - (more - less)))
+            return false;
+        if (cache->n_shards == 1) {
+            pnx_owner_add(used, more - less);
+            return true;
+        }
+    } while (!pnx_cas(used, &now, now + more - less, PNX_RELAXED, "cache.take_room"));
+    return true;
+}
+
+static uint64_t limit_bytes(const struct pnx_cache *cache) {
+    /* Relaxed: a number; a resize evicts after it has changed it. */
+    return pnx_load(&cache->capacity, PNX_RELAXED, "cache.limit_bytes");
+}
+static uint64_t limit_entries(const struct pnx_cache *cache) {
+    return pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache.limit_entries"); /* the same */
+}
+
+bool pnx__cache_fits(const struct pnx_cache *cache, const struct pnx_cache_effects *credit,
+        size_t bytes, uint32_t entries) {
+    uint64_t limit = limit_bytes(cache);
+    uint64_t used = pnx_load(&cache->used_bytes, PNX_RELAXED, "cache.fits_bytes") -
+                    (credit ? credit->room_bytes : 0);
+    uint64_t held = pnx_load(&cache->used_entries, PNX_RELAXED, "cache.fits_entries") -
+                    (credit ? credit->room_entries : 0);
+    return bytes <= limit && used <= limit - bytes && held + entries <= limit_entries(cache);
+}
+
+static void give_room(struct pnx_cache *cache, struct pnx_cache_effects *fx) {
+    add_used(cache, &cache->used_bytes, (uint64_t)0 - fx->room_bytes);
+    add_used(cache, &cache->used_entries, (uint64_t)0 - fx->room_entries);
+    fx->room_bytes = 0;
+    fx->room_entries = 0;
+}
+
+/* Takes room for an entry in the place of what went (may be 0); uses up the credit. */
+static bool take_room(struct pnx_cache *cache, size_t cost, size_t went, uint32_t entries,
+        struct pnx_cache_effects *fx) {
+    if (!take_used(cache, &cache->used_entries, limit_entries(cache), entries, fx->room_entries))
+        return false;
+    if (!take_used(cache, &cache->used_bytes, limit_bytes(cache), cost, went + fx->room_bytes)) {
+        add_used(cache, &cache->used_entries, (uint64_t)fx->room_entries - entries);
+        return false;
+    }
+    fx->room_bytes = 0;
+    fx->room_entries = 0;
+    return true;
+}
+
+/* ---- the lock ---- */
+
+void pnx__cache_lock(struct pnx_cache_shard *shard) {
+    pnx__mutex_lock(&shard->lock);
+}
+
+static void publish_wants_locked(struct pnx_cache_shard *shard) {
+    if (!shard->policy_state)
+        return;
+    const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(shard->policy_state);
+    uint64_t word = wants->hit_max & PNX_CACHE_WANTS_HITS;
+    if (wants->exact_hits)
+        word |= PNX_CACHE_WANTS_EXACT;
+    if (wants->access)
+        word |= PNX_CACHE_WANTS_ACCESS | (uint64_t)wants->access_mask << 32;
+    /* Relaxed, both: only the lock's holder writes it, and lookups take it as it comes. */
+    if (word != pnx_load(&shard->wants, PNX_RELAXED, "cache.own_wants"))
+        pnx_store(&shard->wants, word, PNX_RELAXED, "cache.set_wants");
+}
+
+static void unlock(struct pnx_cache_shard *shard) {
+    publish_wants_locked(shard);
+    pnx__mutex_unlock(&shard->lock);
+}
+
+void pnx__cache_unlock(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
+    if (fx->count > 0)
+        give_room(shard->cache, fx);
+    unlock(shard);
 }
 
 /* ---- effects ---- */
 
+static void free_table(struct pnx_reclaim_node *node) {
+    struct pnx_cache_table *table = PNX_CONTAINER(node, struct pnx_cache_table, node);
+    struct pnx_cache_shard *shard = table->shard;
+    pnx__cache_table_free(&shard->cache->env, table);
+    pnx__cache_settled(shard);
+}
+
+static void retire_table(struct pnx_cache_table *table) {
+    /* Relaxed: the caller's use of the cache keeps it from ending. */
+    pnx_fetch_add(&table->shard->pending, 1, PNX_RELAXED, "cache.table_pending");
+    pnx_reclaim_retire(NULL, &table->node, free_table, table->bytes);
+}
+
 size_t pnx__cache_run(struct pnx_cache *cache, struct pnx_cache_effects *fx) {
     size_t freed = 0;
     struct pnx_cache_entry *entry = fx->dead;
+    bool retired = entry || fx->table;
     while (entry) {
-        struct pnx_cache_entry *next = entry->next;
-        /* Out of the cache, it can gain no first pin: alone means alone for good. */
+        struct pnx_cache_entry *next = entry->u.in.next;
+        /* A reader may have found it and still pin it, which is one more: it counts as detached then, too late or not. */
         if (pnx_load(&entry->refs, PNX_RELAXED, "cache.alone") != 1)
             pnx__cache_entry_detach(entry);
         freed += pnx__cache_entry_drop(entry);
@@ -37,13 +156,17 @@ size_t pnx__cache_run(struct pnx_cache *cache, struct pnx_cache_effects *fx) {
         pnx__free(&cache->env, spare, spare->bytes, 1);
         spare = next;
     }
+    if (fx->table)
+        retire_table(fx->table);
     *fx = (struct pnx_cache_effects){0};
+    if (retired)
+        pnx__reclaim_assist(NULL);
     return freed;
 }
 
 /* Not on each change: a put should not always take the registry's lock. */
 void pnx__cache_update_row(struct pnx_cache *cache) {
-    uint64_t now = pnx_load(&cache->values.bytes, PNX_RELAXED, "cache.row_now");
+    uint64_t now = pnx_load(&cache->used_bytes, PNX_RELAXED, "cache.row_now");
     uint64_t was = pnx_load(&cache->row_bytes, PNX_RELAXED, "cache.row_was"); /* thins updates */
     uint64_t off = now > was ? now - was : was - now;
     if (off < 4096 || off < was / 8)
@@ -57,8 +180,7 @@ void pnx__cache_update_row(struct pnx_cache *cache) {
 
 /* ---- under the lock ---- */
 
-static void count_removal(struct pnx_cache *cache, enum pnx_cache_cause cause) {
-    struct pnx_cache_values *values = &cache->values;
+static void count_removal(struct pnx_cache_values *values, enum pnx_cache_cause cause) {
     switch (cause) {
     case PNX_CACHE_EXPLICIT:
         pnx_owner_add(&values->removed_explicit, 1);
@@ -81,174 +203,228 @@ static void count_removal(struct pnx_cache *cache, enum pnx_cache_cause cause) {
     }
 }
 
-static void publish_index_locked(struct pnx_cache *cache) {
-    pnx_store(&cache->values.entries, cache->index.live, PNX_RELAXED, "cache.entries");
-    pnx_store(&cache->values.index, cache->index.bytes, PNX_RELAXED, "cache.index");
-}
-
-void pnx__cache_remove_locked(struct pnx_cache *cache, struct pnx_cache_entry *entry,
+/* Counts an entry out that has no slot any more. */
+static void take_out(struct pnx_cache_shard *shard, struct pnx_cache_entry *entry,
         enum pnx_cache_cause cause, struct pnx_cache_effects *fx) {
-    pnx__mutex_assert_held(&cache->lock);
     size_t cost = pnx__cache_cost_of(entry);
-    pnx__cache_index_remove(&cache->index, entry, &fx->spare);
-    pnx_owner_add(&cache->values.bytes, (uint64_t)0 - cost);
-    publish_index_locked(cache);
-    count_removal(cache, cause);
+    pnx_owner_add(&shard->bytes, (uint64_t)0 - cost);
+    pnx_owner_add(&shard->entries, (uint64_t)0 - 1);
+    count_removal(&shard->counters, cause);
     entry->cause = (uint8_t)cause;
-    entry->next = NULL;
-    *(fx->dead ? &fx->last->next : &fx->dead) = entry;
+    entry->u.in.next = NULL;
+    *(fx->dead ? &fx->last->u.in.next : &fx->dead) = entry;
     fx->last = entry;
     fx->count++;
     fx->bytes += cost;
 }
 
-struct pnx_cache_entry *pnx__cache_find_locked(struct pnx_cache *cache, uint64_t hash,
+static void remove_slot(struct pnx_cache_shard *shard, struct pnx_cache_entry *entry,
+        enum pnx_cache_cause cause, bool told, struct pnx_cache_effects *fx) {
+    pnx__mutex_assert_held(&shard->lock);
+    pnx__cache_slot_remove_locked(shard, entry->u.in.slot, told);
+    take_out(shard, entry, cause, fx);
+    fx->room_bytes += pnx__cache_cost_of(entry);
+    fx->room_entries++;
+}
+
+void pnx__cache_remove_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *entry,
+        enum pnx_cache_cause cause, struct pnx_cache_effects *fx) {
+    remove_slot(shard, entry, cause, false, fx);
+}
+
+struct pnx_cache_entry *pnx__cache_find_locked(struct pnx_cache_shard *shard, uint64_t hash,
         const void *key, size_t key_size, struct pnx_cache_effects *fx) {
-    uint32_t i = pnx__cache_index_find(&cache->index, (uint32_t)hash, key, key_size);
-    if (i == PNX_CACHE_NONE)
+    struct pnx_cache *cache = shard->cache;
+    uint32_t slot;
+    struct pnx_cache_entry *entry =
+            pnx__cache_table_find(shard->own_table, hash, key, key_size, &slot);
+    if (!entry)
         return NULL;
-    const struct pnx_cache_slot *slot = pnx__cache_slot(&cache->index, i);
-    struct pnx_cache_entry *entry = slot->entry;
-    if (entry->seq < cache->clear_seq) {
-        pnx__cache_remove_locked(cache, entry, PNX_CACHE_CLEAR, fx);
+    if (entry->epoch != pnx__cache_epoch(cache)) {
+        pnx__cache_remove_locked(shard, entry, PNX_CACHE_CLEAR, fx);
         return NULL;
     }
     /* Read here and not before locking, so that waiting for the lock cannot make an entry outlive its time. */
-    if (slot->expires != PNX_NEVER && pnx__now(&cache->env) >= slot->expires) {
-        pnx__cache_remove_locked(cache, entry, PNX_CACHE_EXPIRED, fx);
+    if (entry->expires != PNX_NEVER && pnx__now(&cache->env) >= entry->expires) {
+        pnx__cache_remove_locked(shard, entry, PNX_CACHE_EXPIRED, fx);
         return NULL;
     }
     return entry;
 }
 
-/* Returns the entry that goes first when room is needed, and why. */
-static struct pnx_cache_entry *victim_locked(
-        struct pnx_cache *cache, enum pnx_cache_cause *ret_cause) {
-    const struct pnx_cache_index *ix = &cache->index;
-    uint32_t first = pnx__cache_heap_first(ix);
-    if (first != PNX_CACHE_NONE && pnx__cache_slot(ix, first)->expires <= pnx__now(&cache->env)) {
-        *ret_cause = PNX_CACHE_EXPIRED;
-        return pnx__cache_slot(ix, first)->entry;
-    }
-    uint32_t i = ix->policy->victim(ix, cache->policy_state);
-    *ret_cause = PNX_CACHE_SIZE;
-    return i == PNX_CACHE_NONE ? NULL : pnx__cache_slot(ix, i)->entry;
-}
-
-bool pnx__cache_evict_locked(struct pnx_cache *cache, struct pnx_cache_effects *fx) {
-    enum pnx_cache_cause cause;
-    struct pnx_cache_entry *entry = victim_locked(cache, &cause);
-    if (!entry)
+/* Evicts what goes first in this shard, for an entry with this hash and weight; old: cleared when it was that. */
+static bool evict_for(struct pnx_cache_shard *shard, uint32_t hash, size_t weight,
+        struct pnx_cache_entry **old, struct pnx_cache_effects *fx) {
+    if (shard->live == 0)
         return false;
-    pnx__cache_remove_locked(cache, entry, cause, fx);
-    return true;
-}
-
-/* Would one more entry of this cost fit, once old (may be NULL) has gone? */
-static bool fits_locked(
-        const struct pnx_cache *cache, size_t cost, const struct pnx_cache_entry *old) {
-    size_t bytes = pnx__cache_bytes_locked(cache) - (old ? pnx__cache_cost_of(old) : 0);
-    uint64_t entries = cache->index.live - (old ? 1 : 0);
-    return cost <= cache->capacity && bytes <= cache->capacity - cost &&
-           entries < cache->capacity_entries;
-}
-
-/* Evicts until it fits, at most a batch; true when it fits.  *old is cleared when it was among the victims. */
-static bool make_room_locked(struct pnx_cache *cache, size_t cost, struct pnx_cache_entry **old,
-        uint32_t batch, struct pnx_cache_effects *fx) {
-    while (!fits_locked(cache, cost, *old)) {
-        enum pnx_cache_cause cause;
-        struct pnx_cache_entry *entry = victim_locked(cache, &cause);
-        if (!entry || fx->count >= batch)
-            return false;
-        if (entry == *old) {
-            cause = PNX_CACHE_REPLACED;
-            *old = NULL;
-        }
-        pnx__cache_remove_locked(cache, entry, cause, fx);
+    uint32_t slot = pnx__cache_heap_first(shard);
+    enum pnx_cache_cause cause = PNX_CACHE_EXPIRED;
+    bool told = false;
+    if (slot == PNX_CACHE_NONE ||
+            pnx__cache_record(shard->own_table, slot)->expires > pnx__now(&shard->cache->env)) {
+        slot = shard->policy->victim(shard->policy_state, hash, weight);
+        cause = PNX_CACHE_SIZE;
+        told = true;
     }
+    if (slot == PNX_CACHE_NO_SLOT)
+        return false;
+    struct pnx_cache_entry *entry = pnx__cache_entry_of(shard, slot);
+    if (old && entry == *old) {
+        cause = PNX_CACHE_REPLACED;
+        *old = NULL;
+    }
+    remove_slot(shard, entry, cause, told, fx);
     return true;
 }
 
-static void link_locked(struct pnx_cache *cache, struct pnx_cache_entry *entry, pnx_ns ttl) {
-    if (ttl == 0)
-        ttl = cache->ttl;
-    pnx_ns expires = ttl == PNX_NEVER ? PNX_NEVER : pnx__deadline(pnx__now(&cache->env), ttl);
-    entry->seq = cache->next_seq++;
-    pnx_fetch_add(&entry->refs, 1, PNX_RELAXED, "cache.entry_store"); /* the maker holds another */
-    pnx__cache_index_insert(&cache->index, entry, entry->hash, expires);
-    pnx_owner_add(&cache->values.bytes, pnx__cache_cost_of(entry));
-    pnx_owner_add(&cache->values.inserts, 1);
-    publish_index_locked(cache);
+bool pnx__cache_evict_locked(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
+    return evict_for(shard, 0, 0, NULL, fx);
+}
+
+struct pnx_cache_shard *pnx__cache_fullest(const struct pnx_cache *cache) {
+    struct pnx_cache_shard *fullest = cache->shards;
+    uint64_t most = 0;
+    for (uint32_t i = 0; cache->n_shards > 1 && i < cache->n_shards; i++) {
+        struct pnx_cache_shard *shard = &cache->shards[i];
+        /* Relaxed: numbers, to choose by. */
+        uint64_t holds = cache->kind == PNX_CACHE_CAPACITY_BYTES
+                                 ? pnx_load(&shard->bytes, PNX_RELAXED, "cache.fullest_bytes")
+                                 : pnx_load(&shard->entries, PNX_RELAXED, "cache.fullest_entries");
+        if (holds > most) {
+            most = holds;
+            fullest = shard;
+        }
+    }
+    return fullest;
+}
+
+/* Whether the shard has its part of all, about, so that what it takes in pushes out something of its own. */
+static bool has_its_share(const struct pnx_cache_shard *shard) {
+    const struct pnx_cache *cache = shard->cache;
+    if (cache->n_shards == 1)
+        return true;
+    uint64_t entries = pnx_load(&shard->entries, PNX_RELAXED, "cache.own_entries");
+    uint64_t bytes = pnx_load(&shard->bytes, PNX_RELAXED, "cache.own_bytes");
+    uint64_t used =
+            pnx_load(&cache->used_bytes, PNX_RELAXED, "cache.share_bytes") / cache->n_shards;
+    uint64_t held =
+            pnx_load(&cache->used_entries, PNX_RELAXED, "cache.share_entries") / cache->n_shards;
+    return entries > held - held / 8 || bytes > used - used / 8;
+}
+
+static void link_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *old,
+        const struct pnx_cache_insert *insert, struct pnx_cache_effects *fx) {
+    struct pnx_cache *cache = shard->cache;
+    struct pnx_cache_entry *entry = insert->entry;
+    size_t cost = pnx__cache_cost_of(entry);
+    pnx_ns ttl = insert->ttl;
+    if (ttl == 0) /* relaxed: a number */
+        ttl = (pnx_ns)pnx_load(&cache->ttl, PNX_RELAXED, "cache.ttl_now");
+    entry->expires = ttl == PNX_NEVER ? PNX_NEVER : pnx__deadline(pnx__now(&cache->env), ttl);
+    entry->epoch = pnx__cache_epoch(cache);
+    entry->u.in.seq = shard->next_seq++;
+    entry->u.in.stored = 1;
+    /* Relaxed: the maker holds another. */
+    pnx_fetch_add(&entry->refs, 1, PNX_RELAXED, "cache.entry_store");
+    if (old) {
+        pnx__cache_slot_replace_locked(shard, old, entry, cost);
+        take_out(shard, old, PNX_CACHE_REPLACED, fx);
+    } else {
+        pnx__cache_slot_insert_locked(shard, entry, insert->hash, cost);
+    }
+    pnx_owner_add(&shard->bytes, cost);
+    pnx_owner_add(&shard->entries, 1);
+    pnx_owner_add(&shard->counters.inserts, 1);
 }
 
 /* ---- inserting ---- */
 
 /* Answers of try_insert_locked() beside errors. */
 enum {
-    INSERT_AGAIN = 1,   /* more must be evicted first */
-    INSERT_SEGMENT = 2, /* the index needs memory first */
+    INSERT_AGAIN = 1, /* more must be evicted first */
+    INSERT_ELSEWHERE, /* in another shard */
+    INSERT_FRESH,     /* the shard needs memory first */
 };
 
-static int try_insert_locked(struct pnx_cache *cache, const struct pnx_cache_insert *insert,
-        uint32_t batch, struct pnx_cache_effects *fx) {
+static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert,
+        uint32_t batch, struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx) {
+    struct pnx_cache *cache = shard->cache;
     struct pnx_cache_entry *entry = insert->entry;
-    uint64_t hash = insert->hash;
     const void *key = pnx__cache_entry_key(entry);
     size_t cost = pnx__cache_cost_of(entry);
-    if (cache->closed)
+    if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
     if (insert->load && pnx__cache_load_overtaken(insert->load))
         return -ESTALE;
-    struct pnx_cache_entry *old = pnx__cache_find_locked(cache, hash, key, entry->key_size, fx);
+    struct pnx_cache_entry *old =
+            pnx__cache_find_locked(shard, insert->hash, key, entry->key_size, fx);
     if (old && insert->if_absent && !(old->flags & PNX_CACHE_ENTRY_NEGATIVE))
         return -EEXIST;
-    if (cost > cache->capacity)
+    if (cost > limit_bytes(cache))
         return -EFBIG;
-    if (!make_room_locked(cache, cost, &old, batch, fx))
-        return INSERT_AGAIN;
-    if (!old && pnx__cache_index_full(&cache->index))
-        return INSERT_SEGMENT;
-    if (old)
-        pnx__cache_remove_locked(cache, old, PNX_CACHE_REPLACED, fx);
+    for (uint32_t evicted = 0;;) {
+        size_t went = old ? pnx__cache_cost_of(old) : 0;
+        if (pnx__cache_fits(cache, fx, cost > went ? cost - went : 0, old ? 0 : 1)) {
+            if (!old && !pnx__cache_slot_ready_locked(shard, fresh, fx))
+                return INSERT_FRESH;
+            if (take_room(cache, cost, went, old ? 0 : 1, fx))
+                break;
+            continue;
+        }
+        if (evicted++ >= batch)
+            return INSERT_AGAIN;
+        if (!has_its_share(shard) ||
+                !evict_for(shard, pnx__cache_hash_high(insert->hash), cost, &old, fx))
+            return INSERT_ELSEWHERE;
+    }
     if (!insert->load)
-        pnx__cache_overtake_locked(cache, hash, key, entry->key_size);
-    link_locked(cache, entry, insert->ttl);
+        pnx__cache_overtake_locked(shard, insert->hash, key, entry->key_size);
+    link_locked(shard, old, insert, fx);
     return 0;
 }
 
+/*
+ * Makes room in the shard that holds most; the room stays ours.  When nothing is left to evict, others hold room like us:
+ * it is given back, or two that each need more than the other leaves would wait for each other.
+ */
+static void evict_elsewhere(
+        struct pnx_cache *cache, size_t cost, uint32_t batch, struct pnx_cache_effects *fx) {
+    struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
+    bool found = true;
+    pnx__cache_lock(shard);
+    for (uint32_t n = 0; found && n < batch && !pnx__cache_fits(cache, fx, cost, 1); n++)
+        found = pnx__cache_evict_locked(shard, fx);
+    if (found)
+        unlock(shard);
+    else
+        pnx__cache_unlock(shard, fx);
+    if (!found)
+        pnx__spin_hint();
+}
+
 int pnx__cache_insert(struct pnx_cache *cache, const struct pnx_cache_insert *insert) {
-    void *segment = NULL;
-    size_t segment_bytes = 0;
+    struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, insert->hash);
+    struct pnx_cache_fresh fresh = {0};
+    struct pnx_cache_effects fx = {0};
+    size_t cost = pnx__cache_cost_of(insert->entry);
     int rc;
-    for (uint32_t round = 0;; round++) {
-        /* Others may take the room that was made; after some rounds it is made in one go. */
-        uint32_t batch = round < PNX_CACHE_BATCH ? PNX_CACHE_BATCH : UINT32_MAX;
-        struct pnx_cache_effects fx = {0};
-        pnx__mutex_lock(&cache->lock);
-        rc = try_insert_locked(cache, insert, batch, &fx);
-        size_t wanted = pnx__cache_index_next_bytes(&cache->index);
-        if (rc == INSERT_SEGMENT && segment && segment_bytes == wanted) {
-            pnx__cache_index_add_segment(&cache->index, segment, segment_bytes);
-            segment = NULL;
-            segment_bytes = 0;
-            rc = try_insert_locked(cache, insert, batch, &fx);
+    do {
+        pnx__cache_lock(shard);
+        rc = try_insert_locked(shard, insert, PNX_CACHE_BATCH, &fresh, &fx);
+        if (rc == INSERT_AGAIN || rc == INSERT_ELSEWHERE) {
+            unlock(shard); /* and keeps the room that was made */
+            if (rc == INSERT_ELSEWHERE)
+                evict_elsewhere(cache, cost, PNX_CACHE_BATCH, &fx);
+            continue;
         }
-        pnx__mutex_unlock(&cache->lock);
+        pnx__cache_unlock(shard, &fx);
         pnx__cache_run(cache, &fx);
-        if (rc <= 0)
-            break;
-        if (rc == INSERT_SEGMENT && segment_bytes != wanted) {
-            pnx__free(&cache->env, segment, segment_bytes, 1);
-            segment_bytes = wanted;
-            segment = wanted ? pnx__alloc(&cache->env, wanted, 1) : NULL;
-            if (!segment) {
-                rc = -ENOMEM;
-                break;
-            }
+        if (rc == INSERT_FRESH) {
+            int made = pnx__cache_fresh_make(shard, &fresh);
+            rc = made ? made : rc;
         }
-    }
-    pnx__free(&cache->env, segment, segment_bytes, 1);
+    } while (rc > 0);
+    pnx__cache_fresh_drop(cache, &fresh);
     pnx__cache_update_row(cache);
     return rc;
 }
@@ -257,18 +433,26 @@ int pnx__cache_insert(struct pnx_cache *cache, const struct pnx_cache_insert *in
 
 /* Makes the room that the insert will need, a batch at a time; less than that is no error here. */
 static void make_room_ahead(struct pnx_cache *cache, const struct pnx_cache_insert *insert) {
+    struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, insert->hash);
     const struct pnx_cache_entry *entry = insert->entry;
     const void *key = pnx__cache_entry_key(entry);
     size_t cost = pnx__cache_cost_of(entry);
     bool again = true;
     for (uint32_t round = 0; again && round < PNX_CACHE_BATCH; round++) {
         struct pnx_cache_effects fx = {0};
-        pnx__mutex_lock(&cache->lock);
+        pnx__cache_lock(shard);
         struct pnx_cache_entry *old =
-                pnx__cache_find_locked(cache, insert->hash, key, entry->key_size, &fx);
-        again = !cache->closed && cost <= cache->capacity && !(old && insert->if_absent) &&
-                !make_room_locked(cache, cost, &old, PNX_CACHE_BATCH, &fx);
-        pnx__mutex_unlock(&cache->lock);
+                pnx__cache_find_locked(shard, insert->hash, key, entry->key_size, &fx);
+        again = !pnx__cache_is_closed(cache) && cost <= limit_bytes(cache) &&
+                !(old && insert->if_absent);
+        for (uint32_t n = 0; again && n < PNX_CACHE_BATCH; n++) {
+            size_t went = old ? pnx__cache_cost_of(old) : 0;
+            again = !pnx__cache_fits(cache, &fx, cost > went ? cost - went : 0, old ? 0 : 1);
+            if (again && !evict_for(shard, pnx__cache_hash_high(insert->hash), cost, &old, &fx))
+                break;
+        }
+        again = again && fx.count > 0;
+        pnx__cache_unlock(shard, &fx);
         pnx__cache_run(cache, &fx);
     }
 }
@@ -279,35 +463,30 @@ int pnx__cache_charge(struct pnx_cache *cache, const struct pnx_cache_insert *in
         return 0;
     /*
      * A full cache evicts before it charges, else each put at a tight budget would shrink others for room that
-     * this cache is about to give back.  Only a hint is needed, so the numbers are read without the lock.
+     * this cache is about to give back.
      */
-    uint64_t bytes = pnx_load(&cache->values.bytes, PNX_RELAXED, "cache.hint_bytes");
-    uint64_t entries = pnx_load(&cache->values.entries, PNX_RELAXED, "cache.hint_entries");
-    uint64_t limit = pnx_load(&cache->values.capacity, PNX_RELAXED, "cache.hint_capacity");
-    uint64_t most = pnx_load(&cache->values.capacity_entries, PNX_RELAXED, "cache.hint_most");
-    if ((limit && bytes + cost > limit) || (most && entries >= most))
+    if (!pnx__cache_fits(cache, NULL, cost, 1))
         make_room_ahead(cache, insert);
     insert->entry->charged = pnx_budget_charge(cache->budget, cost, 0) == 0;
     return insert->entry->charged ? 0 : -ENOMEM; /* also for a size that overflows the account */
 }
 
 void pnx__cache_forget(struct pnx_cache *cache, uint64_t hash, const void *key, size_t key_size) {
+    struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
     struct pnx_cache_effects fx = {0};
-    pnx__mutex_lock(&cache->lock);
-    if (!cache->closed) {
-        struct pnx_cache_entry *old = pnx__cache_find_locked(cache, hash, key, key_size, &fx);
+    pnx__cache_lock(shard);
+    if (!pnx__cache_is_closed(cache)) {
+        struct pnx_cache_entry *old = pnx__cache_find_locked(shard, hash, key, key_size, &fx);
         if (old)
-            pnx__cache_remove_locked(cache, old, PNX_CACHE_REPLACED, &fx);
-        pnx__cache_overtake_locked(cache, hash, key, key_size);
+            pnx__cache_remove_locked(shard, old, PNX_CACHE_REPLACED, &fx);
+        pnx__cache_overtake_locked(shard, hash, key, key_size);
     }
-    pnx__mutex_unlock(&cache->lock);
+    pnx__cache_unlock(shard, &fx);
     pnx__cache_run(cache, &fx);
 }
 
 void pnx__cache_reject(struct pnx_cache *cache, size_t cost, int code) {
-    pnx__mutex_lock(&cache->lock);
-    pnx_owner_add(&cache->values.rejected, 1);
-    pnx__mutex_unlock(&cache->lock);
+    pnx_fetch_add(&cache->rejected, 1, PNX_RELAXED, "cache.reject"); /* a number */
     pnx__event(&cache->block, PNX_EVENT_CACHE_REJECTED, cache->name, code,
             code == -EFBIG ? "larger than the capacity" : "no memory",
             cost > INT64_MAX ? INT64_MAX : (int64_t)cost, pnx__now(&cache->env));

@@ -2,38 +2,41 @@
 /*
  * cache/sweep.c - the calls that touch many entries: clear, walk, tick, resize, reclaim.
  *
- *   P1  None holds the lock for more than a batch of entries.
+ *   P1  None holds a lock for more than a batch of entries.
  *   P2  A clear takes effect for all readers at one moment, whatever time the removal takes.
  *   P3  A walk visits each entry that is there all the time exactly once, with no lock held.
  */
 #include "cache/internal.h"
 
 #include "base/error.h"
+#include "share/reclaim.h"
 
 /* ---- clearing ---- */
 
-void pnx__cache_sweep(struct pnx_cache *cache, enum pnx_cache_cause cause) {
-    /*
-     * From the last slot down: compaction moves the last slot into a hole, so what is moved has been looked at,
-     * or is newer than the clear and need not be.
-     */
-    uint32_t at = UINT32_MAX;
-    while (at > 0) {
+static void sweep_shard(struct pnx_cache_shard *shard, enum pnx_cache_cause cause) {
+    struct pnx_cache *cache = shard->cache;
+    /* Slots keep their numbers, and what gets one behind us is newer than the clear. */
+    for (uint32_t at = 0, end = UINT32_MAX; at < end;) {
         struct pnx_cache_effects fx = {0};
-        pnx__mutex_lock(&cache->lock);
-        struct pnx_cache_index *ix = &cache->index;
-        for (uint32_t looked = 0; at > 0 && looked < 4 * PNX_CACHE_BATCH; looked++) {
-            if (at > ix->used)
-                at = ix->used;
-            if (at == 0 || fx.count >= PNX_CACHE_BATCH)
+        pnx__cache_lock(shard);
+        end = shard->used;
+        for (uint32_t looked = 0; at < end && looked < 4 * PNX_CACHE_BATCH; looked++) {
+            if (fx.count >= PNX_CACHE_BATCH)
                 break;
-            struct pnx_cache_entry *entry = pnx__cache_slot(ix, --at)->entry;
-            if (entry && entry->seq < cache->clear_seq)
-                pnx__cache_remove_locked(cache, entry, cause, &fx);
+            struct pnx_cache_entry *entry = pnx__cache_entry_of(shard, at++);
+            if (entry && entry->epoch != pnx__cache_epoch(cache))
+                pnx__cache_remove_locked(shard, entry, cause, &fx);
         }
-        pnx__mutex_unlock(&cache->lock);
+        if (at >= end)
+            pnx__cache_shard_tidy_locked(shard, &fx);
+        pnx__cache_unlock(shard, &fx);
         pnx__cache_run(cache, &fx);
     }
+}
+
+void pnx__cache_sweep(struct pnx_cache *cache, enum pnx_cache_cause cause) {
+    for (uint32_t i = 0; i < cache->n_shards; i++)
+        sweep_shard(&cache->shards[i], cause);
     pnx__cache_update_row(cache);
 }
 
@@ -42,11 +45,9 @@ int pnx_cache_clear(struct pnx_cache *cache) {
     if (rc)
         return rc;
     pnx__mutex_lock(&cache->lock);
-    bool closed = cache->closed;
-    if (!closed) {
-        cache->clear_seq = cache->next_seq;
-        pnx__cache_overtake_all_locked(cache);
-    }
+    bool closed = pnx__cache_is_closed(cache);
+    if (!closed) /* relaxed: see pnx__cache_epoch() */
+        pnx_fetch_add(&cache->epoch, 1, PNX_RELAXED, "cache.clear");
     pnx__mutex_unlock(&cache->lock);
     if (closed)
         return -ESHUTDOWN;
@@ -58,7 +59,7 @@ int pnx_cache_clear(struct pnx_cache *cache) {
 
 #define WALK_BATCH 32
 
-/* Where a walk is: slots from at to end are to be looked at, for entries stored before seq. */
+/* Where a walk is in a shard: slots from at to end are to be looked at, for entries stored before seq. */
 struct walk {
     struct pnx_cache_entry *entry[WALK_BATCH]; /* pinned */
     uint32_t count;
@@ -67,47 +68,52 @@ struct walk {
     uint64_t seq;
 };
 
-static bool walk_sees(
-        const struct pnx_cache *cache, const struct pnx_cache_slot *slot, const struct walk *walk) {
-    const struct pnx_cache_entry *entry = slot->entry;
-    if (!entry || entry->seq >= walk->seq || entry->seq < cache->clear_seq)
+static bool walk_sees(const struct pnx_cache *cache, const struct pnx_cache_entry *entry,
+        const struct walk *walk) {
+    if (!entry || entry->u.in.seq >= walk->seq || entry->epoch != pnx__cache_epoch(cache))
         return false;
     if (entry->flags & PNX_CACHE_ENTRY_NEGATIVE)
         return false;
-    return slot->expires == PNX_NEVER || pnx__now(&cache->env) < slot->expires;
+    return entry->expires == PNX_NEVER || pnx__now(&cache->env) < entry->expires;
 }
 
-static void walk_next(struct pnx_cache *cache, struct walk *walk) {
-    const struct pnx_cache_index *ix = &cache->index;
+static void walk_next(struct pnx_cache_shard *shard, struct walk *walk) {
     walk->count = 0;
-    pnx__mutex_lock(&cache->lock);
+    pnx__mutex_lock(&shard->lock);
     uint32_t looked = 0;
-    while (walk->at < walk->end && walk->at < ix->used && walk->count < WALK_BATCH &&
+    while (walk->at < walk->end && walk->at < shard->used && walk->count < WALK_BATCH &&
             looked < 4 * PNX_CACHE_BATCH) {
-        const struct pnx_cache_slot *slot = pnx__cache_slot(ix, walk->at++);
+        struct pnx_cache_entry *entry = pnx__cache_entry_of(shard, walk->at++);
         looked++;
-        if (!walk_sees(cache, slot, walk))
+        if (!walk_sees(shard->cache, entry, walk))
             continue;
-        pnx__cache_pin(slot->entry, 1);
-        walk->entry[walk->count++] = slot->entry;
+        pnx__cache_pin(entry, 1);
+        walk->entry[walk->count++] = entry;
     }
-    if (walk->at >= ix->used)
+    if (walk->at >= shard->used)
         walk->at = walk->end;
-    pnx__mutex_unlock(&cache->lock);
+    pnx__mutex_unlock(&shard->lock);
 }
 
-static void walk_end(struct pnx_cache *cache) {
-    pnx__mutex_lock(&cache->lock);
-    cache->index.walks--;
-    pnx__mutex_unlock(&cache->lock);
-    for (bool tidy = false; !tidy;) {
-        struct pnx_cache_effects fx = {0};
-        pnx__mutex_lock(&cache->lock);
-        tidy = pnx__cache_index_compact(&cache->index, PNX_CACHE_BATCH, &fx.spare);
-        pnx_store(&cache->values.index, cache->index.bytes, PNX_RELAXED, "cache.index_tidy");
-        pnx__mutex_unlock(&cache->lock);
-        pnx__cache_run(cache, &fx);
+typedef int visit_fn(void *ctx, const struct pnx_cache_ref *ref);
+
+static int walk_shard(
+        struct pnx_cache_shard *shard, struct walk *walk, visit_fn *visit, void *ctx) {
+    int rc = 0;
+    while (rc == 0 && walk->at < walk->end) {
+        walk_next(shard, walk);
+        for (uint32_t i = 0; i < walk->count; i++) {
+            struct pnx_cache_ref ref = {.entry = walk->entry[i], .source = PNX_CACHE_FOUND};
+            if (rc == 0) {
+                PNX_CACHE_CALLING(returned);
+                pnx__mutex_assert_none_held();
+                rc = visit(ctx, &ref);
+                returned = true;
+            }
+            pnx_cache_ref_release(&ref);
+        }
     }
+    return rc;
 }
 
 int pnx_cache_each(struct pnx_cache *cache,
@@ -117,63 +123,103 @@ int pnx_cache_each(struct pnx_cache *cache,
         return rc;
     if (!visit)
         return -EINVAL;
-    struct walk walk = {0};
-    pnx__mutex_lock(&cache->lock);
-    bool closed = cache->closed;
-    if (!closed) {
-        cache->index.walks++;
-        walk.end = cache->index.used;
-        walk.seq = cache->next_seq;
-    }
-    pnx__mutex_unlock(&cache->lock);
-    if (closed)
+    if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
-    while (walk.at < walk.end) {
-        walk_next(cache, &walk);
-        for (uint32_t i = 0; i < walk.count; i++) {
-            struct pnx_cache_ref ref = {.entry = walk.entry[i], .source = PNX_CACHE_FOUND};
-            if (rc == 0) {
-                PNX_CACHE_CALLING(returned);
-                pnx__mutex_assert_none_held();
-                rc = visit(ctx, &ref);
-                returned = true;
-            }
-            pnx_cache_ref_release(&ref);
-        }
-        if (rc)
-            break;
+    struct {
+        uint64_t seq;
+        uint32_t end;
+    } from[PNX_CACHE_SHARDS_MAX];
+    for (uint32_t i = 0; i < cache->n_shards; i++) {
+        struct pnx_cache_shard *shard = &cache->shards[i];
+        pnx__mutex_lock(&shard->lock);
+        shard->walks++;
+        from[i].seq = shard->next_seq;
+        from[i].end = shard->used;
+        pnx__mutex_unlock(&shard->lock);
     }
-    walk_end(cache);
+    for (uint32_t i = 0; i < cache->n_shards; i++) {
+        struct pnx_cache_shard *shard = &cache->shards[i];
+        struct walk walk = {.end = from[i].end, .seq = from[i].seq};
+        if (rc == 0)
+            rc = walk_shard(shard, &walk, visit, ctx);
+        struct pnx_cache_effects fx = {0};
+        pnx__cache_lock(shard);
+        shard->walks--;
+        pnx__cache_unlock(shard, &fx);
+    }
     return rc;
 }
 
 /* ---- time ---- */
 
+/* Removes what has expired, at most *budget; returns when the next one does. */
+static pnx_ns tick_shard(struct pnx_cache_shard *shard, pnx_ns now, uint32_t *budget) {
+    struct pnx_cache_effects fx = {0};
+    pnx_ns next = PNX_NEVER;
+    pnx__cache_lock(shard);
+    for (uint32_t slot; !pnx__cache_is_closed(shard->cache);) {
+        slot = pnx__cache_heap_first(shard);
+        next = PNX_NEVER;
+        if (slot == PNX_CACHE_NONE)
+            break;
+        pnx_ns expires = pnx__cache_record(shard->own_table, slot)->expires;
+        next = expires > now ? expires : now;
+        if (expires > now || *budget == 0)
+            break;
+        pnx__cache_remove_locked(shard, pnx__cache_entry_of(shard, slot), PNX_CACHE_EXPIRED, &fx);
+        (*budget)--;
+    }
+    pnx__cache_unlock(shard, &fx);
+    pnx__cache_run(shard->cache, &fx);
+    return next;
+}
+
 pnx_ns pnx_cache_tick(struct pnx_cache *cache, pnx_ns now) {
     if (pnx__cache_enter(cache) != 0)
         return PNX_NEVER;
-    struct pnx_cache_effects fx = {0};
-    const struct pnx_cache_index *ix = &cache->index;
+    uint32_t budget = PNX_CACHE_TICK_MAX;
     pnx_ns next = PNX_NEVER;
-    pnx__mutex_lock(&cache->lock);
-    for (uint32_t n = 0; !cache->closed; n++) {
-        uint32_t first = pnx__cache_heap_first(ix);
-        if (first == PNX_CACHE_NONE)
-            break;
-        const struct pnx_cache_slot *slot = pnx__cache_slot(ix, first);
-        next = slot->expires > now ? slot->expires : now;
-        if (slot->expires > now || n == PNX_CACHE_TICK_MAX)
-            break;
-        pnx__cache_remove_locked(cache, slot->entry, PNX_CACHE_EXPIRED, &fx);
-        next = PNX_NEVER;
+    for (uint32_t i = 0; i < cache->n_shards; i++) {
+        pnx_ns due = tick_shard(&cache->shards[i], now, &budget);
+        next = due < next ? due : next;
     }
-    pnx__mutex_unlock(&cache->lock);
-    pnx__cache_run(cache, &fx);
     pnx__cache_update_row(cache);
     return next;
 }
 
 /* ---- size ---- */
+
+static void set_limits(struct pnx_cache *cache, size_t capacity, uint64_t capacity_entries) {
+    pnx__mutex_lock(&cache->lock);
+    /* Relaxed: numbers; who evicts comes later. */
+    pnx_store(&cache->capacity, capacity ? capacity : UINT64_MAX, PNX_RELAXED, "cache.set_bytes");
+    pnx_store(&cache->capacity_entries, capacity_entries ? capacity_entries : UINT64_MAX,
+            PNX_RELAXED, "cache.set_entries");
+    pnx__mutex_unlock(&cache->lock);
+    for (uint32_t i = 0; i < cache->n_shards; i++) {
+        struct pnx_cache_shard *shard = &cache->shards[i];
+        struct pnx_cache_effects fx = {0};
+        pnx__cache_lock(shard);
+        if (shard->policy_state && shard->policy->resize)
+            shard->policy->resize(shard->policy_state, pnx__cache_share(cache));
+        pnx__cache_unlock(shard, &fx);
+    }
+}
+
+/* Evicts until all is within the limits. */
+static void evict_down(struct pnx_cache *cache) {
+    for (bool more = true; more;) {
+        struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
+        struct pnx_cache_effects fx = {0};
+        pnx__cache_lock(shard);
+        while ((more = !pnx__cache_fits(cache, &fx, 0, 0)) && fx.count < PNX_CACHE_BATCH) {
+            if (!pnx__cache_evict_locked(shard, &fx))
+                break;
+        }
+        pnx__cache_unlock(shard, &fx);
+        pnx__cache_run(cache, &fx);
+    }
+}
 
 int pnx_cache_resize(struct pnx_cache *cache, size_t capacity, uint64_t capacity_entries,
         struct pnx_error *err) {
@@ -185,26 +231,15 @@ int pnx_cache_resize(struct pnx_cache *cache, size_t capacity, uint64_t capacity
     rc = pnx__cache_opts_resolve(&opts, err, &opts);
     if (rc)
         return rc;
-    for (bool set = false, fits = false; !fits; set = true) {
-        struct pnx_cache_effects fx = {0};
-        pnx__mutex_lock(&cache->lock);
-        if (cache->closed)
-            rc = -ESHUTDOWN;
-        if (!set) {
-            cache->resizing++;
-            if (rc == 0)
-                pnx__cache_limits_locked(cache, capacity, capacity_entries);
-        }
-        do {
-            fits = rc || (pnx__cache_bytes_locked(cache) <= cache->capacity &&
-                                 cache->index.live <= cache->capacity_entries);
-        } while (!fits && fx.count < PNX_CACHE_BATCH && pnx__cache_evict_locked(cache, &fx));
-        cache->resizing -= fits;
-        pnx__mutex_unlock(&cache->lock);
-        pnx__cache_run(cache, &fx);
-    }
+    if (pnx__cache_is_closed(cache))
+        return pnx__fail(err, -ESHUTDOWN, 0, "resize", "cache \"%.64s\" is closed", cache->name);
+    /* Relaxed, both: for the check of invariants only. */
+    pnx_fetch_add(&cache->resizing, 1, PNX_RELAXED, "cache.resize");
+    set_limits(cache, capacity, capacity_entries);
+    evict_down(cache);
+    pnx_fetch_sub(&cache->resizing, 1, PNX_RELAXED, "cache.resized");
     pnx__cache_update_row(cache);
-    return rc ? pnx__fail(err, rc, 0, "resize", "cache \"%.64s\" is closed", cache->name) : 0;
+    return 0;
 }
 
 int pnx_cache_set_ttl(struct pnx_cache *cache, pnx_ns ttl, struct pnx_error *err) {
@@ -214,9 +249,8 @@ int pnx_cache_set_ttl(struct pnx_cache *cache, pnx_ns ttl, struct pnx_error *err
     if (ttl < 0)
         return pnx__fail_field(
                 err, -EINVAL, "ttl", "cache.ttl is negative (%lld ns)", (long long)ttl);
-    pnx__mutex_lock(&cache->lock);
-    cache->ttl = ttl == 0 ? PNX_NEVER : ttl;
-    pnx__mutex_unlock(&cache->lock);
+    /* Relaxed: a number. */
+    pnx_store(&cache->ttl, (uint64_t)(ttl == 0 ? PNX_NEVER : ttl), PNX_RELAXED, "cache.set_ttl");
     return 0;
 }
 
@@ -229,15 +263,18 @@ size_t pnx__cache_reclaim(void *arg, size_t want) {
     size_t evicted =
             0; /* what others still refer to frees nothing: do not empty the cache for it */
     for (bool more = true; more && evicted < want;) {
+        struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
         struct pnx_cache_effects fx = {0};
-        pnx__mutex_lock(&cache->lock);
+        pnx__cache_lock(shard);
         while (more && fx.count < PNX_CACHE_BATCH && evicted + fx.bytes < want)
-            more = pnx__cache_evict_locked(cache, &fx);
-        pnx_owner_add(&cache->values.reclaimed, fx.bytes);
-        pnx__mutex_unlock(&cache->lock);
+            more = pnx__cache_evict_locked(shard, &fx);
+        pnx_owner_add(&shard->counters.reclaimed, fx.bytes);
+        pnx__cache_unlock(shard, &fx);
         evicted += fx.bytes;
         freed += pnx__cache_run(cache, &fx);
     }
+    if (freed > 0)
+        pnx__reclaim_assist_due(NULL); /* the memory is wanted now */
     pnx__cache_update_row(cache);
     return freed;
 }

@@ -120,7 +120,7 @@ static struct pnx_thread *claim_record(void) {
         /* acquire: pairs with thread.give_back; the thread before has ended its use */
         if (!found && pnx_cas(&record->owned, &found, 1, PNX_ACQUIRE, "thread.claim")) {
             size_t own = offsetof(struct pnx_thread, id);
-            memset((unsigned char *)record + own, 0, sizeof(*record) - own);
+            memset((unsigned char *)record + own, 0, offsetof(struct pnx_thread, number) - own);
             return record;
         }
     }
@@ -128,6 +128,7 @@ static struct pnx_thread *claim_record(void) {
 }
 
 static struct pnx_thread *make_record(void) {
+    static struct pnx_a32 last_number;
     void *memory = PNX_OS_FAULT("thread_record")
                            ? NULL
                            : aligned_alloc(_Alignof(struct pnx_thread), sizeof(struct pnx_thread));
@@ -135,7 +136,9 @@ static struct pnx_thread *make_record(void) {
         return NULL;
     struct pnx_thread *record = memset(memory, 0, sizeof(*record));
     pnx_store(&record->owned, 1, PNX_RELAXED, "thread.first_owner"); /* thread.push publishes */
-    void *head = pnx_load(&records, PNX_RELAXED, "thread.head");     /* only compared, and stored */
+    record->number = pnx_fetch_add(&last_number, 1, PNX_RELAXED, "thread.number") +
+                     1;                                          /* only uniqueness matters */
+    void *head = pnx_load(&records, PNX_RELAXED, "thread.head"); /* only compared, and stored */
     do
         record->next = head;
     while (!pnx_cas(&records, &head, record, PNX_RELEASE, "thread.push")); /* thread.list */

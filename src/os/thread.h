@@ -72,6 +72,9 @@ struct pnx_thread {
     uint32_t rwdata_n;
     uint32_t rwdata_more; /* ... that did not fit */
     void (*rwdata_end)(struct pnx_thread *thread);
+    uint32_t
+            number; /* of the record, 1, 2, 3 ...: kept from owner to owner; 0: none was to be had */
+    uint32_t unused;
 };
 
 /* Returns the calling thread's record; NULL only when memory for it could not be had. */

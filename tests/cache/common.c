@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cache/common.h"
 
+#include <patinox/reclaim.h>
+
 void fixture_worlds(struct fixture *f) {
     memset(f, 0, sizeof(*f));
     f->seed = test_seed();
@@ -22,6 +24,8 @@ struct pnx_cache_opts fixture_opts(struct fixture *f, const struct pnx_cache_opt
     full.registry = full.registry ? full.registry : f->registry;
     full.stats = full.stats ? full.stats : f->stats;
     full.budget = full.budget ? full.budget : f->budget;
+    if (!full.policy && !full.custom_policy)
+        full.policy = "lru"; /* exact, which most tests count on */
     return full;
 }
 
@@ -46,6 +50,8 @@ void fixture_close(struct fixture *f) {
 }
 
 void fixture_drop(struct fixture *f) {
+    CHECK_EQ(
+            pnx_reclaim_barrier(NULL, PNX_NEVER), 0); /* the cache's memory goes with its readers */
     pnx_registry_release(&f->registry);
     struct pnx_budget_stats stats = {.size = sizeof(stats)};
     CHECK_EQ(pnx_budget_read_stats(f->budget, &stats), 0);

@@ -17,7 +17,8 @@ struct fixture {
     uint64_t seed; /* test_seed() before there are threads */
 };
 
-/* Opens a cache with the given options, in worlds of its own as far as opts names none, on a virtual clock at 1 s. */
+/* Opens a cache with the given options, in worlds of its own as far as opts names none, on a virtual clock at 1 s;
+ * of policy lru unless opts names another. */
 void fixture_open(struct fixture *f, const struct pnx_cache_opts *opts);
 /* As far as the worlds only. */
 void fixture_worlds(struct fixture *f);

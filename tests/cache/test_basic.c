@@ -2,6 +2,8 @@
 /* The cache through its public functions, one property at a time: P1..P3, P8, P9, limits, options, bad input. */
 #include "cache/common.h"
 
+#include <patinox/cache_policy.h>
+#include <patinox/reclaim.h>
 #include <patinox/shutdown.h>
 
 #include <unistd.h>
@@ -147,7 +149,7 @@ TEST(p1_bytes_are_what_the_cost_function_tells) {
         CHECK_EQ(stats_of(&f).bytes, sum);
     }
     CHECK_EQ(pnx_cache_put_pointer(f.cache, "p", 1, &f, 5000, 0), 0);
-    CHECK_EQ(stats_of(&f).bytes, sum + pnx_cache_cost(1, 0) + 5000);
+    CHECK_EQ(stats_of(&f).bytes, sum + pnx_cache_cost(1, sizeof(void *)) + 5000);
     CHECK_EQ(pnx_cache_cost(SIZE_MAX, 1), SIZE_MAX);
     CHECK_EQ(pnx_cache_cost(1, SIZE_MAX), SIZE_MAX);
     CHECK_EQ(pnx_cache_cost(SIZE_MAX / 2, SIZE_MAX / 2), SIZE_MAX);
@@ -164,8 +166,9 @@ TEST(p1_memory_really_used_stays_within_the_capacity_and_the_base) {
         char value[2048] = {0};
         uint64_t key = test_random(&rng) % 100000;
         CHECK_EQ(pnx_cache_put(f.cache, &key, sizeof(key), value, test_random(&rng) % 300, 0), 0);
-        CHECK_MSG(f.te.live_bytes - before <= (int64_t)capacity + 16384, "%lld bytes at put %d",
-                (long long)(f.te.live_bytes - before), i);
+        /* Twice what a thread may have retired: some of it waits while the next is retired. */
+        CHECK_MSG(f.te.live_bytes - before <= (int64_t)capacity + 16384 + 128 * 512,
+                "%lld bytes at put %d", (long long)(f.te.live_bytes - before), i);
     }
     CHECK(stats_of(&f).bytes <= capacity);
     CHECK(stats_of(&f).bytes > capacity - 1024);
@@ -181,15 +184,17 @@ TEST(p1_memory_of_the_index_goes_with_the_entries) {
         CHECK_EQ(pnx_cache_put(f.cache, &i, sizeof(i), "", 0, 0), 0);
     check_invariants(&f);
     CHECK(stats_of(&f).index > 40 * n);
+    CHECK(stats_of(&f).index <= 16384 + 88 * n);
     CHECK_EQ(pnx_cache_resize(f.cache, 0, n / 100, NULL), 0);
     check_invariants(&f);
-    CHECK(stats_of(&f).index <= 16384 + 64 * n / 100);
     for (uint64_t i = n - n / 100; i < n; i++) {
         struct pnx_cache_ref ref = {0};
         CHECK_EQ(pnx_cache_get(f.cache, &i, sizeof(i), &ref), 0);
         pnx_cache_ref_release(&ref);
     }
     CHECK_EQ(pnx_cache_clear(f.cache), 0);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+    CHECK_EQ(stats_of(&f).index, 0);
     CHECK(f.te.live_bytes - before <= 16384);
     check_invariants(&f);
     for (uint64_t i = 0; i < 1000; i++)
@@ -527,9 +532,18 @@ TEST(create_names_the_option_at_fault) {
     CHECK_STR(err.field, "ttl");
     CHECK_EQ(pnx_cache_create(PNX_CACHE_OPTS(.capacity = 4096, .flags = 1), &err, &cache), -EINVAL);
     CHECK_STR(err.field, "flags");
-    CHECK_EQ(
-            pnx_cache_create(PNX_CACHE_OPTS(.capacity = 4096, .policy = 9), &err, &cache), -EINVAL);
+    CHECK_EQ(pnx_cache_create(PNX_CACHE_OPTS(.capacity = 4096, .policy = "best"), &err, &cache),
+            -EINVAL);
     CHECK_STR(err.field, "policy");
+    CHECK_STR(err.message, "cache.policy is \"best\", which is none");
+    CHECK_EQ(
+            pnx_cache_create(PNX_CACHE_OPTS(.capacity = 4096, .shards = 3), &err, &cache), -EINVAL);
+    CHECK_STR(err.field, "shards");
+    struct pnx_cache_policy strange = {.size = 8};
+    CHECK_EQ(pnx_cache_create(
+                     PNX_CACHE_OPTS(.capacity = 4096, .custom_policy = &strange), &err, &cache),
+            -EINVAL);
+    CHECK_STR(err.field, "custom_policy");
     CHECK_EQ(pnx_cache_create(PNX_CACHE_OPTS(.capacity = 4096), &err, NULL), -EINVAL);
     struct {
         struct pnx_cache_opts opts;

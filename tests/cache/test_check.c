@@ -29,10 +29,10 @@ static void check_sees_count(
     check_sees(f, word, &other, sizeof(other), said);
 }
 
-/* Slots 0..LIVE-1 live, the first TIMED of them expire, in this order; slots LIVE and LIVE + 1 are holes. */
+/* Slots 0..LIVE-1 live, the first TIMED of them expire, in this order; slots LIVE and LIVE + 1 are free. */
 enum { LIVE = 6, TIMED = 3, HOLES = 2 };
 
-static void open_filled(struct fixture *f) {
+static struct pnx_cache_shard *open_filled(struct fixture *f) {
     fixture_open(f, PNX_CACHE_OPTS(.capacity = 1 << 20));
     for (int i = 0; i < LIVE + HOLES; i++) {
         char name[2] = {(char)('a' + i), '\0'};
@@ -40,114 +40,102 @@ static void open_filled(struct fixture *f) {
     }
     CHECK_EQ(pnx_cache_remove(f->cache, "g", 1), 0);
     CHECK_EQ(pnx_cache_remove(f->cache, "h", 1), 0);
-    const struct pnx_cache_index *ix = &f->cache->index;
-    CHECK_EQ(ix->live, LIVE);
-    CHECK_EQ(ix->holes, HOLES);
-    CHECK_EQ(ix->timed, TIMED);
+    struct pnx_cache_shard *shard = f->cache->shards;
+    CHECK_EQ(f->cache->n_shards, 1);
+    CHECK_EQ(shard->live, LIVE);
+    CHECK_EQ(shard->used, LIVE + HOLES);
+    CHECK_EQ(shard->timed, TIMED);
     check_invariants(f);
+    return shard;
 }
 
-static struct pnx_cache_slot *slot(struct fixture *f, uint32_t i) {
-    return pnx__cache_slot(&f->cache->index, i);
+static struct pnx_cache_record *record(struct pnx_cache_shard *shard, uint32_t slot) {
+    return pnx__cache_record(shard->own_table, slot);
 }
 
 TEST(sums_that_do_not_add_up_are_seen) {
     struct fixture f;
-    open_filled(&f);
+    struct pnx_cache_shard *shard = open_filled(&f);
     struct pnx_cache *cache = f.cache;
-    struct pnx_cache_entry *entry = slot(&f, 0)->entry;
-    struct pnx_cache *none = NULL;
-    size_t little = 1;
-    check_sees(&f, &entry->cache, &none, sizeof(none), "belongs to another cache or time");
-    check_sees_u64(&f, &entry->seq, cache->next_seq, "belongs to another cache or time");
-    check_sees_count(&f, &entry->refs, 0, "a stored entry has no reference");
-    check_sees_count(&f, &cache->values.bytes, 0, "the bytes do not add up");
-    check_sees(&f, &cache->capacity, &little, sizeof(little), "the capacity is exceeded");
-    check_sees_u64(&f, &cache->capacity_entries, LIVE - 1, "the capacity is exceeded");
-    check_sees_count(&f, &cache->values.inserts, 0, "the entries do not add up");
-    check_sees_count(&f, &cache->values.entries, 0, "the entries do not add up");
-    check_sees_count(&f, &cache->values.index, 0, "not those published");
+    struct pnx_cache_entry *entry = pnx__cache_entry_of(shard, 0);
+    struct pnx_cache_shard *none = NULL;
+    check_sees(&f, &entry->shard, &none, sizeof(none), "belongs to another cache or time");
+    check_sees_u64(&f, &entry->u.in.seq, shard->next_seq, "belongs to another cache or time");
+    check_sees_u32(&f, &entry->refs.v, 0, "a stored entry has no reference");
+    check_sees_u64(&f, &record(shard, 0)->weight, 1, "a record does not say what its entry does");
+    check_sees_count(&f, &shard->bytes, 0, "the bytes do not add up");
+    check_sees_count(&f, &cache->capacity, 1, "the capacity is exceeded");
+    check_sees_count(&f, &cache->capacity_entries, LIVE - 1, "the capacity is exceeded");
+    check_sees_count(&f, &cache->used_entries, LIVE - 1, "that nobody took room for");
+    check_sees_count(&f, &cache->used_bytes, 1, "that nobody took room for");
+    check_sees_count(&f, &shard->counters.inserts, 0, "the entries do not add up");
+    check_sees_count(&f, &shard->entries, 0, "the entries do not add up");
     fixture_close(&f);
+}
+
+/* The line in which slot 0 stands, and where. */
+static struct pnx_cache_line *line_of_first(struct pnx_cache_shard *shard, uint32_t *ret_position) {
+    for (uint32_t l = 0; l < shard->own_table->n_lines; l++) {
+        struct pnx_cache_line *line = &shard->own_table->lines[l];
+        for (uint32_t i = 0; i < 8; i++) {
+            if ((line->tags_low.v >> (8 * i) & 0xff) && line->slot[i].v == 0) {
+                *ret_position = i;
+                return line;
+            }
+        }
+    }
+    test_fail(__FILE__, __LINE__, "slot 0 stands nowhere");
 }
 
 TEST(an_index_that_is_not_in_order_is_seen) {
     struct fixture f;
-    open_filled(&f);
-    struct pnx_cache_index *ix = &f.cache->index;
-    size_t much = (size_t)1 << 30;
-    check_sees_u32(&f, &ix->live, LIVE + 1, "the index's counts do not add up");
-    check_sees_u32(&f, &ix->mask, ix->mask * 4 + 3, "the mask does not fit the buckets");
-    check_sees(&f, &ix->bytes, &much, sizeof(much), "holds more memory than its entries count for");
+    struct pnx_cache_shard *shard = open_filled(&f);
+    uint32_t at = 0;
+    struct pnx_cache_line *line = line_of_first(shard, &at);
+    check_sees_u32(&f, &shard->live, LIVE + 1, "the index's counts do not add up");
+    check_sees_u64(&f, &line->tags_low.v, line->tags_low.v & ~(UINT64_C(0xff) << (8 * at)),
+            "the index's counts do not add up");
+    check_sees_u32(&f, &line->slot[at].v, LIVE, "the index holds a slot that is not live");
+    check_sees_u32(&f, &line->slot[at].v, 100000, "the index holds a slot that does not exist");
+    check_sees_u32(&f, &line->passed.v, 1, "do not add up");
+    check_sees_u32(&f, &pnx__cache_entry_of(shard, 0)->u.in.slot, LIVE,
+            "the index holds a slot that is not live");
+    uint32_t high = record(shard, 0)->hash;
+    check_sees_u32(&f, &record(shard, 0)->hash, high ^ UINT32_C(0x80000000),
+            "behind a line that nobody went past");
     fixture_close(&f);
 }
 
-/* The head of the bucket of a live slot that is the only one there. */
-static struct pnx_cache_slot *lonely_bucket(struct fixture *f) {
-    struct pnx_cache_index *ix = &f->cache->index;
-    for (uint32_t b = 0; b < ix->buckets; b++) {
-        uint32_t head = slot(f, b)->head;
-        if (head != PNX_CACHE_NONE && slot(f, head)->chain == PNX_CACHE_NONE)
-            return slot(f, b);
-    }
-    test_fail(__FILE__, __LINE__, "each bucket is empty or shared");
-}
-
-TEST(a_chain_that_is_not_in_order_is_seen) {
+TEST(a_list_of_free_slots_that_is_not_in_order_is_seen) {
     struct fixture f;
-    open_filled(&f);
-    struct pnx_cache_slot *bucket = lonely_bucket(&f);
-    struct pnx_cache_slot *only = slot(&f, bucket->head);
-    check_sees_u32(&f, &bucket->head, LIVE, "a chain holds a slot that is not live");
-    check_sees_u32(&f, &bucket->head, 1000, "a chain holds a slot that is not live");
-    check_sees_u32(&f, &bucket->head, PNX_CACHE_NONE, "the chains lack live slots");
-    check_sees_u32(&f, &only->hash, only->hash + 1, "a slot is in the wrong bucket");
-    check_sees_u32(&f, &only->entry->slot, LIVE, "an entry does not know its slot");
-    check_sees_u32(&f, &only->chain, bucket->head, "the chains hold more slots than are live");
-    fixture_close(&f);
-}
-
-TEST(a_list_of_holes_that_is_not_in_order_is_seen) {
-    struct fixture f;
-    open_filled(&f);
-    struct pnx_cache_index *ix = &f.cache->index;
-    struct pnx_cache_slot *first = slot(&f, ix->first_hole);
-    check_sees_u32(&f, &ix->first_hole, 0, "the list of holes is broken");
-    check_sees_u32(&f, &first->prev, 0, "the list of holes is broken");
-    check_sees_u32(&f, &first->chain, PNX_CACHE_NONE, "there are fewer holes than counted");
+    struct pnx_cache_shard *shard = open_filled(&f);
+    check_sees_u32(&f, &shard->free_first, 0, "the list of free slots is broken");
+    check_sees_u32(&f, &shard->used, LIVE + 1, "the list of free slots is broken");
+    check_sees_u32(&f, &record(shard, shard->free_first)->heap_pos, PNX_CACHE_NONE,
+            "the slots do not add up");
     fixture_close(&f);
 }
 
 TEST(a_heap_that_is_not_in_order_is_seen) {
     struct fixture f;
-    open_filled(&f);
-    struct pnx_cache_index *ix = &f.cache->index;
+    struct pnx_cache_shard *shard = open_filled(&f);
     pnx_ns soon = 1;
     pnx_ns never = PNX_NEVER;
-    check_sees_u32(&f, &ix->timed, LIVE + 1, "the heap holds more slots than are live");
-    check_sees_u32(&f, &ix->timed, TIMED + 1, "the heap holds slots that are not live");
-    check_sees(&f, &slot(&f, 0)->expires, &never, sizeof(never), "and does not expire");
-    check_sees_u32(&f, &slot(&f, 0)->heap_pos, 1, "a slot is not where it stands in the heap");
-    check_sees(&f, &slot(&f, 1)->expires, &soon, sizeof(soon), "expires before its parent");
+    check_sees_u32(&f, &shard->timed, LIVE + 1, "the heap holds more slots than are live");
+    check_sees_u32(&f, &shard->timed, TIMED + 1, "the heap holds slots that are not live");
+    check_sees(&f, &record(shard, 0)->expires, &never, sizeof(never), "and does not expire");
+    check_sees_u32(&f, &record(shard, 0)->heap_pos, 1, "a slot is not where it stands in the heap");
+    check_sees(&f, &record(shard, 1)->expires, &soon, sizeof(soon), "expires before its parent");
     fixture_close(&f);
 }
 
-/* As in policies/lru.c. */
-struct lru_word {
-    uint32_t newer;
-    uint32_t older;
-};
-
-TEST(an_lru_list_that_is_not_in_order_is_seen) {
+TEST(a_policy_that_does_not_hold_what_the_shard_does_is_seen) {
     struct fixture f;
-    open_filled(&f);
-    struct pnx_cache_index *ix = &f.cache->index;
-    struct lru_word *newest = pnx__cache_policy_word(ix, LIVE - 1);
-    struct lru_word *oldest = pnx__cache_policy_word(ix, 0);
-    CHECK_EQ(newest->newer, PNX_CACHE_NONE);
-    CHECK_EQ(newest->older, LIVE - 2);
-    CHECK_EQ(oldest->older, PNX_CACHE_NONE);
-    check_sees_u32(&f, &newest->older, LIVE, "the LRU list holds a slot that is not live");
-    check_sees_u32(&f, &newest->newer, 0, "the LRU list's links do not agree");
-    check_sees_u32(&f, &newest->older, PNX_CACHE_NONE, "the LRU list's tail is not its last slot");
+    struct pnx_cache_shard *shard = open_filled(&f);
+    shard->policy->remove(shard->policy_state, 0);
+    CHECK_EQ(pnx_cache_check(f.cache, &f.err), PNX_E_BROKEN);
+    CHECK_CONTAINS(f.err.message, "the list does not hold the held slots");
+    shard->policy->insert(shard->policy_state, 0);
+    check_invariants(&f);
     fixture_close(&f);
 }

@@ -2,6 +2,7 @@
 /* P4 and P5: each value is destroyed exactly once, with its cause, outside all locks; callbacks may call back. */
 #include "cache/common.h"
 
+#include <patinox/reclaim.h>
 #include <patinox/shutdown.h>
 
 #include <pthread.h>
@@ -537,5 +538,6 @@ TEST(a_cache_may_be_released_after_its_registry_was_shut_down_and_released) {
     CHECK_EQ(pnx_registry_shutdown(registry, PNX_SEC, NULL), 0);
     pnx_registry_release(&registry);
     pnx_cache_release(&cache);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
     test_env_check_empty(&te);
 }

@@ -2,6 +2,8 @@
 /* Memory that cannot be had: every allocation, and the budget's refusals; what the budget asks back. */
 #include "cache/common.h"
 
+#include <patinox/reclaim.h>
+
 static int load_big(
         void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
     (void)ctx, (void)key, (void)key_size, (void)deadline;
@@ -50,6 +52,7 @@ static int whole_life(struct test_env *te, void *ctx) {
     if (cache)
         CHECK_EQ(pnx_cache_check(cache, NULL), 0);
     pnx_cache_release(&cache);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
     pnx_budget_release(&budget);
     pnx_registry_release(&registry);
     return rc;

@@ -149,16 +149,20 @@ static void no_op_destroy(void *ctx, const struct pnx_cache_removed *removed) {
     CHECK_EQ(memcmp(removed->key, &value->key, sizeof(value->key)), 0);
 }
 
-static void world_open(void) {
+static void world_open_with(const char *policy, uint32_t shards) {
     fixture_open(&w.f, PNX_CACHE_OPTS(.capacity = 16384, .negative_ttl = 50, .ttl = 1000,
-                               .destroy = no_op_destroy));
+                               .destroy = no_op_destroy, .policy = policy, .shards = shards));
     for (int i = 0; i < KEYS; i++)
         pthread_mutex_init(&w.writer[i], NULL);
 }
 
-TEST_LIMIT(p6_nobody_is_given_a_value_older_than_one_that_was_published_before_asking, 120) {
+static void world_open(void) {
+    world_open_with(NULL, 0);
+}
+
+static void torture_all(const char *policy, uint32_t shards) {
     w.steps = test_slow() ? 5000 : 100000;
-    world_open();
+    world_open_with(policy, shards);
     test_threads(8, torture, NULL);
     struct pnx_cache_stats stats = stats_of(&w.f);
     CHECK_EQ(stats.pinned, 0);
@@ -166,6 +170,14 @@ TEST_LIMIT(p6_nobody_is_given_a_value_older_than_one_that_was_published_before_a
     CHECK(stats.load_waits > 0);
     CHECK(stats.loads > 0);
     fixture_close(&w.f);
+}
+
+TEST_LIMIT(p6_nobody_is_given_a_value_older_than_one_that_was_published_before_asking, 120) {
+    torture_all("lru", 1);
+}
+
+TEST_LIMIT(p6_nor_where_lookups_take_no_lock_and_there_are_shards, 120) {
+    torture_all("s3-fifo", 4);
 }
 
 /* Threads that load without pause while the cache is closed and its budget asks for memory. */

@@ -133,6 +133,8 @@ bool x_lock_is_free(const void *mutex) {
 static uint64_t peek(const void *word, unsigned size) {
     uint64_t value8;
     uint32_t value4;
+    if (size == 1)
+        return *(const unsigned char *)word;
     if (size == 8) {
         memcpy(&value8, word, 8);
         return value8;
@@ -143,7 +145,9 @@ static uint64_t peek(const void *word, unsigned size) {
 
 static void poke(void *word, unsigned size, uint64_t value) {
     uint32_t value4 = (uint32_t)value;
-    if (size == 8)
+    if (size == 1)
+        *(unsigned char *)word = (unsigned char)value;
+    else if (size == 8)
         memcpy(word, &value, 8);
     else
         memcpy(word, &value4, 4);
@@ -162,7 +166,7 @@ static void append(struct x_thread *self, struct x_loc *loc, void *word, uint64_
     struct x_store *store = x_from_pool(sizeof(*store));
     uint32_t epoch = x_tick(self);
     store->older = loc->last;
-    store->value = loc->size == 4 ? (uint32_t)value : value;
+    store->value = loc->size == 1 ? (uint8_t)value : loc->size == 4 ? (uint32_t)value : value;
     store->index = loc->last->index + 1;
     store->epoch = epoch;
     store->thread = (uint8_t)x_index(self);
@@ -198,7 +202,8 @@ static void take_plain_write(struct x_loc *loc, uint64_t value) {
 
 /* The location of an atomic word, whose oldest store is what was in memory when it was first touched. */
 static struct x_loc *atomic_loc(const void *word, unsigned size, const char *what) {
-    if (size != 4 && size != 8)
+    /* A byte stands first of four, of which the others are nothing. */
+    if (size != 4 && size != 8 && (size != 1 || (uintptr_t)word % 4 != 0))
         x_fail(X_MISUSE, "an atomic of %u bytes", size);
     struct x_loc *loc = look_up(word);
     x_check_block(loc->granule, what);

@@ -28,6 +28,7 @@ struct pnx_thread *pnx__thread(void) {
     if (!x.self->made_record) {
         x.self->made_record = true;
         x.self->record.id = x_self() + 1;
+        x.self->record.number = (uint32_t)x.self->record.id;
         x.self->record.shard = x_self() % PNX_THREAD_SHARDS;
     }
     return &x.self->record;

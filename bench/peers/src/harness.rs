@@ -53,6 +53,26 @@ pub fn cycle_by<W: FnMut(u64)>(
     version: &str,
     make: impl Fn(usize) -> W + Send + Sync + 'static,
 ) -> bool {
+    run(batch, args, version, make, String::new)
+}
+
+/// The same as cycle(), with what fields tells at the end: further fields, each with a comma before it.
+pub fn cycle_telling<W: FnMut(u64)>(
+    args: &Args,
+    version: &str,
+    make: impl Fn(usize) -> W + Send + Sync + 'static,
+    fields: impl FnOnce() -> String,
+) -> bool {
+    run(BATCH, args, version, make, fields)
+}
+
+fn run<W: FnMut(u64)>(
+    batch: u64,
+    args: &Args,
+    version: &str,
+    make: impl Fn(usize) -> W + Send + Sync + 'static,
+    fields: impl FnOnce() -> String,
+) -> bool {
     let threads = args.threads;
     let make = Arc::new(make);
     let barrier = Arc::new(Barrier::new(threads + 1));
@@ -89,7 +109,8 @@ pub fn cycle_by<W: FnMut(u64)>(
     let ns = (ended - began).as_nanos() as f64 * threads as f64 / operations as f64;
     let cpu = results.iter().map(|result| result.3).sum::<f64>() * 1e9 / operations as f64;
     println!(
-        "{{\"version\":\"{version}\",\"ns_per_op\":{ns:.3},\"cpu_ns_per_op\":{cpu:.3},\"operations\":{operations}}}"
+        "{{\"version\":\"{version}\",\"ns_per_op\":{ns:.3},\"cpu_ns_per_op\":{cpu:.3},\"operations\":{operations}{}}}",
+        fields()
     );
     true
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The peers in Rust, started by bench/run exactly as the C programs are (see bench/bench.h).
+mod caches;
 mod files;
 mod harness;
 mod maps;
@@ -9,6 +10,7 @@ mod share;
 fn main() {
     let args = harness::Args::parse();
     let known = match args.case.split('/').next() {
+        Some("cache") => caches::run(&args),
         Some("map") => files::run(&args),
         Some("pool") => pool::run(&args),
         Some("share") if args.case.starts_with("share/cmap") => maps::run(&args),

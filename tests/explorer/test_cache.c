@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_cache.c - lookups of a cache beside all that changes what they look at: puts, replacements, removals, evictions,
+ * expiry, clears, other tables, slots that are used again, and the end of references and of the cache.
+ *
+ * Tables have room for one slot at first, so that the second key brings another table.  Values are bytes that say which
+ * version they are, or addresses of race-checked cells; memory is the explorer's.
+ */
+#include "explorer/explorer.h"
+
+#include "cache/internal.h"
+#include "share/reclaim.h"
+
+#include <errno.h>
+
+struct state {
+    struct pnx_cache *cache;
+    struct pnx_cache_ref ref;
+    struct x_cell cells[4];
+    struct pnx_a32 destroyed;
+    struct pnx_a32 told;
+};
+
+/* Bounds of the ordinary run, which is to be short; ./test --long goes further. */
+#define SOME   (test_long() ? 3u : 2u)
+#define FEW    (test_long() ? 2u : 1u)
+#define FLOOR  100
+#define RANDOM (test_long() ? 50000u : 1000u)
+
+static void destroy(void *ctx, const struct pnx_cache_removed *removed) {
+    struct state *state = ctx;
+    x_cell_write(removed->value, 13); /* nobody may be reading it */
+    pnx_fetch_add(&state->destroyed, 1, PNX_RELAXED, "test.destroyed");
+}
+
+static void make_cache(struct state *state, const char *policy, uint64_t entries) {
+    (void)pnx_reclaim_default();
+    CHECK_EQ(pnx__cache_create(
+                     PNX_CACHE_OPTS(.env = x_env(), .capacity_entries = entries, .policy = policy,
+                             .destroy = destroy, .ctx = state, .registry = pnx_registry_off(),
+                             .stats = pnx_stats_off(), .budget = pnx_budget_off()),
+                     1, NULL, &state->cache),
+            0);
+}
+
+/* A thread's first section takes a lock, which would order what the test is to see unordered. */
+static void become_known(void) {
+    pnx_reclaim_enter(NULL);
+    pnx_reclaim_exit(NULL);
+}
+
+/* What an assist does, with the least around it. */
+static void drive(void) {
+    struct pnx_reclaim *domain = pnx__reclaim_resolve(NULL);
+    struct pnx_reclaim_effects effects = {0};
+    pnx__mutex_lock(&domain->lock);
+    pnx__reclaim_step(domain, PNX_BEGIN_IF_RETIRED, &effects);
+    pnx__mutex_unlock(&domain->lock);
+    pnx__reclaim_effects(domain, &effects);
+    pnx__reclaim_run(domain, UINT64_MAX, false);
+}
+
+static void put(struct state *state, char key, struct x_cell *cell, pnx_ns ttl) {
+    x_cell_write(cell, 42);
+    CHECK_EQ(pnx_cache_put_pointer(state->cache, &key, 1, cell, sizeof(*cell), ttl), 0);
+}
+
+/* Finds the key or not; what is found is whole, and stays while there is a reference. */
+static int look(struct state *state, char key) {
+    struct pnx_cache_ref ref = {0};
+    int rc = pnx_cache_get(state->cache, &key, 1, &ref);
+    CHECK(rc == 0 || rc == -ENOENT || rc == -ESHUTDOWN);
+    if (rc == 0)
+        CHECK_EQ(x_cell_read(pnx_cache_ref_data(&ref)), 42);
+    pnx_cache_ref_release(&ref);
+    return rc;
+}
+
+static void clean_up(void *arg) {
+    struct state *state = arg;
+    struct pnx_error err = {0};
+    if (state->cache)
+        CHECK_MSG(pnx_cache_check(state->cache, &err) == 0, "%s", err.message);
+    pnx_cache_release(&state->cache);
+    CHECK_EQ(pnx_reclaim_close(NULL, PNX_NEVER), 0);
+}
+
+/* ---- a key that comes, is replaced, goes ---- */
+
+static void set_up(void *arg) {
+    make_cache(arg, "clock", 4);
+}
+static void set_up_one(void *arg) {
+    set_up(arg);
+    struct state *state = arg;
+    put(state, 'a', &state->cells[0], 0);
+}
+
+static void put_first(void *arg) {
+    struct state *state = arg;
+    become_known();
+    put(state, 'a', &state->cells[0], 0);
+}
+static void look_for_first(void *arg) {
+    look(arg, 'a');
+}
+
+TEST(p10_what_was_put_is_found_whole) {
+    x_explore(&(const struct x_test){.name = "cache_put",
+            .size = sizeof(struct state),
+            .setup = set_up,
+            .thread = {put_first, look_for_first, look_for_first},
+            .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+static void replace(void *arg) {
+    struct state *state = arg;
+    become_known();
+    put(state, 'a', &state->cells[1], 0);
+    drive();
+}
+static void find_always(void *arg) {
+    CHECK_EQ(look(arg, 'a'), 0);
+}
+
+TEST(p10_a_key_that_is_replaced_is_always_found) {
+    x_explore(&(const struct x_test){.name = "cache_replace",
+            .size = sizeof(struct state),
+            .setup = set_up_one,
+            .thread = {replace, find_always, find_always},
+            .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+static void remove_and_drive(void *arg) {
+    struct state *state = arg;
+    become_known();
+    CHECK_EQ(pnx_cache_remove(state->cache, "a", 1), 0);
+    drive();
+}
+static void all_destroyed(void *arg) {
+    struct state *state = arg;
+    CHECK_EQ(pnx_load(&state->destroyed, PNX_RELAXED, "test.final"), 1);
+    clean_up(arg);
+}
+
+TEST(p4_what_is_removed_under_a_reader_is_destroyed_once_and_freed_after_it) {
+    x_explore(&(const struct x_test){.name = "cache_remove",
+            .size = sizeof(struct state),
+            .setup = set_up_one,
+            .thread = {remove_and_drive, look_for_first, look_for_first},
+            .final = all_destroyed,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+    x_explore(&(const struct x_test){.name = "cache_remove_fences",
+            .size = sizeof(struct state),
+            .setup = set_up_one,
+            .thread = {remove_and_drive, look_for_first},
+            .final = all_destroyed,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .fences = true,
+            .floor = FLOOR});
+}
+
+/* ---- bytes, copied without a reference ---- */
+
+struct version {
+    uint64_t key;
+    uint64_t number;
+};
+static void make_bytes(struct state *state, uint64_t entries) {
+    (void)pnx_reclaim_default();
+    CHECK_EQ(pnx__cache_create(PNX_CACHE_OPTS(.env = x_env(), .capacity_entries = entries,
+                                       .policy = "clock", .registry = pnx_registry_off(),
+                                       .stats = pnx_stats_off(), .budget = pnx_budget_off()),
+                     1, NULL, &state->cache),
+            0);
+}
+static void put_version(struct state *state, uint64_t key, uint64_t number) {
+    const struct version value = {key, number};
+    CHECK_EQ(pnx_cache_put(state->cache, &key, 8, &value, sizeof(value), 0), 0);
+}
+static uint64_t copy_version(struct state *state, uint64_t key) {
+    struct version value = {0};
+    CHECK_EQ(pnx_cache_get_copy(state->cache, &key, 8, &value, sizeof(value), NULL), 0);
+    CHECK_EQ(value.key, key);
+    return value.number;
+}
+static void set_up_bytes(void *arg) {
+    make_bytes(arg, 4);
+    put_version(arg, 1, 1);
+}
+static void next_versions(void *arg) {
+    become_known();
+    put_version(arg, 1, 2);
+    put_version(arg, 1, 3);
+    drive();
+}
+static void copy_twice(void *arg) {
+    uint64_t first = copy_version(arg, 1);
+    CHECK(copy_version(arg, 1) >= first);
+}
+
+TEST(p10_copies_never_go_back) {
+    x_explore(&(const struct x_test){.name = "cache_copy",
+            .size = sizeof(struct state),
+            .setup = set_up_bytes,
+            .thread = {next_versions, copy_twice},
+            .final = clean_up,
+            .preemptions = 3,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+/* ---- other tables ---- */
+
+static void put_more(void *arg) {
+    become_known();
+    put_version(arg, 2, 1); /* the first that needs another table */
+    put_version(arg, 3, 1);
+    drive();
+}
+static void copy_always(void *arg) {
+    CHECK_EQ(copy_version(arg, 1), 1);
+}
+
+TEST(p10_a_key_stays_found_while_the_index_grows) {
+    x_explore(&(const struct x_test){.name = "cache_grow",
+            .size = sizeof(struct state),
+            .setup = set_up_bytes,
+            .thread = {put_more, copy_always},
+            .final = clean_up,
+            .preemptions = 3,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+/* ---- slots that are used again ---- */
+
+static void set_up_full(void *arg) {
+    make_cache(arg, "clock", 1);
+    struct state *state = arg;
+    put(state, 'a', &state->cells[0], 0);
+}
+static void evict_first(void *arg) {
+    struct state *state = arg;
+    become_known();
+    put(state, 'b', &state->cells[1], 0); /* in the slot of a */
+    drive();
+}
+static void look_for_both(void *arg) {
+    look(arg, 'a');
+    look(arg, 'b');
+}
+static void one_destroyed(void *arg) {
+    struct state *state = arg;
+    CHECK_EQ(pnx_load(&state->destroyed, PNX_RELAXED, "test.one"), 1);
+    CHECK_EQ(look(state, 'a'), -ENOENT);
+    CHECK_EQ(look(state, 'b'), 0);
+    clean_up(arg);
+}
+
+TEST(p10_a_slot_that_is_used_again_never_gives_another_keys_value) {
+    x_explore(&(const struct x_test){.name = "cache_evict",
+            .size = sizeof(struct state),
+            .setup = set_up_full,
+            .thread = {evict_first, look_for_both},
+            .final = one_destroyed,
+            .preemptions = 3,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+/* ---- expiry and clears ---- */
+
+static void set_up_timed(void *arg) {
+    set_up(arg);
+    struct state *state = arg;
+    put(state, 'a', &state->cells[0], 1000 * PNX_SEC);
+}
+static void expire(void *arg) {
+    struct state *state = arg;
+    become_known();
+    pnx_cache_tick(state->cache, PNX_NEVER - 1); /* the caller says that it is late */
+    drive();
+}
+
+TEST(p4_what_expires_under_a_reader_is_destroyed_once) {
+    x_explore(&(const struct x_test){.name = "cache_expire",
+            .size = sizeof(struct state),
+            .setup = set_up_timed,
+            .thread = {expire, look_for_first, expire},
+            .final = all_destroyed,
+            .preemptions = FEW,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+static void set_up_two(void *arg) {
+    set_up_one(arg);
+    struct state *state = arg;
+    put(state, 'b', &state->cells[1], 0);
+}
+static void clear(void *arg) {
+    struct state *state = arg;
+    become_known();
+    CHECK_EQ(pnx_cache_clear(state->cache), 0);
+    drive();
+}
+static void look_at_one_moment(void *arg) {
+    if (look(arg, 'a') == -ENOENT)
+        CHECK_EQ(look(arg, 'b'), -ENOENT);
+}
+
+TEST(p10_a_clear_takes_effect_for_all_keys_at_one_moment) {
+    x_explore(&(const struct x_test){.name = "cache_clear",
+            .size = sizeof(struct state),
+            .setup = set_up_two,
+            .thread = {clear, look_at_one_moment},
+            .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+/* ---- the end ---- */
+
+static void set_up_referred(void *arg) {
+    set_up_one(arg);
+    struct state *state = arg;
+    CHECK_EQ(pnx_cache_get(state->cache, "a", 1, &state->ref), 0);
+}
+static void release_cache(void *arg) {
+    struct state *state = arg;
+    become_known();
+    pnx_cache_release(&state->cache);
+    drive();
+}
+static void release_ref(void *arg) {
+    struct state *state = arg;
+    become_known();
+    CHECK_EQ(x_cell_read(pnx_cache_ref_data(&state->ref)), 42);
+    pnx_cache_ref_release(&state->ref);
+    drive();
+}
+
+TEST(p4_the_last_reference_and_the_cache_may_end_at_once) {
+    x_explore(&(const struct x_test){.name = "cache_end",
+            .size = sizeof(struct state),
+            .setup = set_up_referred,
+            .thread = {release_cache, release_ref},
+            .final = all_destroyed,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+/* ---- loads ---- */
+
+static int load_cell(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    struct state *state = ctx;
+    (void)key, (void)key_size, (void)deadline;
+    CHECK_EQ(pnx_fetch_add(&state->told, 1, PNX_RELAXED, "test.loads"), 0);
+    x_cell_write(&state->cells[0], 42);
+    return pnx_cache_load_set_pointer(load, &state->cells[0], sizeof(state->cells[0]));
+}
+static void load_first(void *arg) {
+    struct state *state = arg;
+    struct pnx_cache_ref ref = {0};
+    become_known();
+    CHECK_EQ(pnx_cache_get_or_load(state->cache, "a", 1, load_cell, state, PNX_NEVER, NULL, &ref),
+            0);
+    CHECK_EQ(x_cell_read(pnx_cache_ref_data(&ref)), 42);
+    pnx_cache_ref_release(&ref);
+}
+
+TEST(p6_one_loads_and_both_have_the_value) {
+    x_explore(&(const struct x_test){.name = "cache_load",
+            .size = sizeof(struct state),
+            .setup = set_up,
+            .thread = {load_first, load_first},
+            .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = 20});
+}
