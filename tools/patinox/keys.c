@@ -55,7 +55,7 @@ static int add_page(struct keys *keys, struct failure *failure) {
         keys->pages = pages;
         keys->page_room = room;
     }
-    uint64_t *page = malloc(sizeof(uint64_t) << KEYS_PAGE_LOG);
+    uint64_t *page = calloc((size_t)1 << KEYS_PAGE_LOG, sizeof(*page));
     if (!page)
         return fail(failure, "out of memory for %u keys", keys->count);
     keys->pages[keys->page_count++] = page;
