@@ -367,7 +367,8 @@ enum pnx_populate {
  * raise SIGBUS.  What it says holds until somebody changes the file.
  * Returns 0 when the pages are there, 1 when the system cannot do that (Linux before 5.14) and the range was only read.
  * -ESTALE beyond the file's end, -EIO, -ENOSPC or -EDQUOT for a hole without room, -ENOMEM, -EACCES to WRITE into a
- * read-only mapping, -ERANGE, -EINVAL, -ESHUTDOWN once it is closed, -EDEADLK from within a layout's validate.
+ * read-only mapping, -EAGAIN when the system refuses pages that are there, -ERANGE, -EINVAL, -ESHUTDOWN once it is closed,
+ * -EDEADLK from within a layout's validate.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_populate(
         struct pnx_mapping *mapping, uint64_t offset, size_t n, enum pnx_populate how);
