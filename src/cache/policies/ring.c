@@ -139,6 +139,17 @@ uint32_t pnx__ring_pop(struct pnx__rings *rings, uint32_t queue) {
     return PNX_CACHE_NO_SLOT;
 }
 
+void pnx__ring_unpop(struct pnx__rings *rings, uint32_t queue, uint32_t slot) {
+    struct pnx__ring *q = &rings->queue[queue];
+    if (q->refs == 0)
+        q->end = 1;
+    else
+        q->begin--; /* the pop has left its place */
+    rings->chunks[q->first].refs[q->begin] = slot;
+    q->refs++;
+    q->count++;
+}
+
 void pnx__ring_remove(struct pnx__rings *rings, uint32_t queue, uint32_t slot) {
     struct pnx__ring *q = &rings->queue[queue];
     if (stale(rings, q, slot) == q->limit)

@@ -62,6 +62,8 @@ void pnx__rings_grow(struct pnx__rings *rings, const struct pnx__rings *from);
 void pnx__ring_push(struct pnx__rings *rings, uint32_t queue, uint32_t slot);
 /* Takes the oldest slot out; NO_SLOT when there is none. */
 uint32_t pnx__ring_pop(struct pnx__rings *rings, uint32_t queue);
+/* Puts the slot that was popped last back as the oldest, before anything else is popped from the queue. */
+void pnx__ring_unpop(struct pnx__rings *rings, uint32_t queue, uint32_t slot);
 /* Takes a slot out that is in the queue. */
 void pnx__ring_remove(struct pnx__rings *rings, uint32_t queue, uint32_t slot);
 

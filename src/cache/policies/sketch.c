@@ -6,14 +6,16 @@
 
 #include <string.h>
 
-#define LINE_WORDS 8u
-#define ROWS       4u
-#define SAMPLE     10u /* additions an entry between halvings */
+#define LINE_WORDS  8u
+#define ROWS        4u
+#define LEAST_LINES 64u /* for small caches a line more costs little, and errors much */
+#define SAMPLE      10u /* additions an entry between halvings */
 
-void pnx__sketch_layout(struct pnx__sketch *sketch, struct pnx__layout *layout, uint32_t entries) {
-    uint32_t lines = 32; /* for small caches a line more costs little, and errors much */
-    while (lines < (entries + LINE_WORDS - 1) / LINE_WORDS)
-        lines *= 2;
+void pnx__sketch_layout(struct pnx__sketch *sketch, struct pnx__layout *layout, uint32_t entries,
+        uint32_t entries_per_line) {
+    uint32_t lines = entries / entries_per_line + 1;
+    if (lines < LEAST_LINES)
+        lines = LEAST_LINES;
     uint64_t *words = pnx__layout_take(layout, (uint64_t)lines * LINE_WORDS, sizeof(uint64_t));
     if (!layout->base)
         return;
@@ -32,13 +34,17 @@ struct counter {
 };
 
 static struct counter counter(const struct pnx__sketch *sketch, uint64_t mixed, uint32_t row) {
-    uint32_t line = (uint32_t)(mixed >> 32) & (sketch->lines - 1);
+    uint32_t line = (uint32_t)((mixed >> 32) * sketch->lines >> 32);
     uint32_t bits =
             (uint32_t)(mixed >> (row * 8)) & 31; /* which word of two, which counter of 16 */
     return (struct counter){
             .word = &sketch->words[line * (uint64_t)LINE_WORDS + row * 2 + (bits & 1)],
             .shift = (bits >> 1) * 4,
     };
+}
+
+static uint32_t value(struct counter c) {
+    return (uint32_t)(*c.word >> c.shift) & PNX__SKETCH_MAX;
 }
 
 static uint64_t mix(const struct pnx__sketch *sketch, uint32_t hash) {
@@ -51,17 +57,23 @@ static void halve(struct pnx__sketch *sketch) {
     sketch->added /= 2;
 }
 
-void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash) {
+/* Only counters that are below the new count are raised: the others have counted other hashes, too. */
+void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash, uint32_t times) {
     uint64_t mixed = mix(sketch, hash);
-    bool added = false;
+    uint32_t least = PNX__SKETCH_MAX;
+    for (uint32_t row = 0; row < ROWS; row++) {
+        uint32_t count = value(counter(sketch, mixed, row));
+        least = count < least ? count : least;
+    }
+    uint32_t more = times < PNX__SKETCH_MAX - least ? times : PNX__SKETCH_MAX - least;
     for (uint32_t row = 0; row < ROWS; row++) {
         struct counter c = counter(sketch, mixed, row);
-        if ((*c.word >> c.shift & PNX__SKETCH_MAX) < PNX__SKETCH_MAX) {
-            *c.word += UINT64_C(1) << c.shift;
-            added = true;
-        }
+        uint32_t count = value(c);
+        if (count < least + more)
+            *c.word += (uint64_t)(least + more - count) << c.shift;
     }
-    if (added && ++sketch->added >= sketch->sample)
+    sketch->added += more;
+    if (sketch->added >= sketch->sample)
         halve(sketch);
 }
 
@@ -69,18 +81,20 @@ uint32_t pnx__sketch_count(const struct pnx__sketch *sketch, uint32_t hash) {
     uint64_t mixed = mix(sketch, hash);
     uint32_t least = PNX__SKETCH_MAX;
     for (uint32_t row = 0; row < ROWS; row++) {
-        struct counter c = counter(sketch, mixed, row);
-        uint32_t count = (uint32_t)(*c.word >> c.shift) & PNX__SKETCH_MAX;
+        uint32_t count = value(counter(sketch, mixed, row));
         least = count < least ? count : least;
     }
     return least;
 }
 
-/* Each line of the smaller one is the lines of the larger whose numbers end in the same bits. */
+/* Lines have hashes in order, so each line of the larger one has hashes of one line of the smaller, but at its ends. */
 void pnx__sketch_copy(struct pnx__sketch *sketch, const struct pnx__sketch *from) {
-    size_t bytes = (size_t)from->lines * LINE_WORDS * sizeof(uint64_t);
-    for (uint32_t line = 0; line < sketch->lines; line += from->lines)
-        memcpy(sketch->words + (size_t)line * LINE_WORDS, from->words, bytes);
+    for (uint32_t line = 0; line < sketch->lines; line++) {
+        uint64_t source = (uint64_t)line * from->lines / sketch->lines;
+        memcpy(sketch->words + (size_t)line * LINE_WORDS, from->words + source * LINE_WORDS,
+                LINE_WORDS * sizeof(uint64_t));
+    }
     sketch->salt = from->salt;
-    sketch->added = from->added;
+    uint64_t added = (uint64_t)from->added * sketch->sample / from->sample;
+    sketch->added = (uint32_t)added;
 }

@@ -16,17 +16,19 @@
 
 struct pnx__sketch {
     uint64_t *words; /* lines of eight, 16 counters each */
-    uint32_t lines;  /* a power of two */
+    uint32_t lines;
     uint32_t sample; /* additions after which all are halved */
     uint32_t added;
     uint32_t salt;
 };
 
-/* Measures or places a sketch for so many entries: 8 bytes each, up to the next power of two. */
-void pnx__sketch_layout(struct pnx__sketch *sketch, struct pnx__layout *layout, uint32_t entries);
+/* Measures or places a sketch for so many entries: 64 bytes for as many as share a line. */
+void pnx__sketch_layout(struct pnx__sketch *sketch, struct pnx__layout *layout, uint32_t entries,
+        uint32_t entries_per_line);
 /* Copies the counts of a sketch into one that is as large or larger. */
 void pnx__sketch_copy(struct pnx__sketch *sketch, const struct pnx__sketch *from);
-void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash);
+/* Counts a hash so many times more. */
+void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash, uint32_t times);
 /* At most PNX__SKETCH_MAX; at least what was added, before it was halved. */
 uint32_t pnx__sketch_count(const struct pnx__sketch *sketch, uint32_t hash);
 

@@ -32,6 +32,7 @@ enum { WINDOW, PROBATION, PROTECTED, REGIONS };
 #define LET_IN          128 /* one in so many of them */
 
 #define SAMPLE_REQUESTS 10     /* for each held slot, between two steps */
+#define SKETCH_LINE     8      /* entries: 8 bytes each */
 #define FIRST_STEP      0.0625 /* of the capacity */
 #define STEP_DECAY      0.98
 #define JUMP            0.05 /* change of the hit ratio that starts the steps afresh */
@@ -62,7 +63,7 @@ static size_t layout(struct w_tinylfu *w, uint32_t slots) {
     pnx__layout_take(&l, 1, sizeof(*w));
     struct pnx__slot_link *links = pnx__layout_take(&l, slots, sizeof(*links));
     uint8_t *region = pnx__layout_take(&l, slots, sizeof(*region));
-    pnx__sketch_layout(w ? &w->sketch : NULL, &l, slots);
+    pnx__sketch_layout(w ? &w->sketch : NULL, &l, slots, SKETCH_LINE);
     if (w) {
         w->links = links;
         w->region = region;
@@ -174,7 +175,7 @@ static void spill(struct w_tinylfu *w) {
 
 static void w_insert(void *state, uint32_t slot) {
     struct w_tinylfu *w = state;
-    pnx__sketch_add(&w->sketch, pnx_cache_slot_hash(w->view, slot));
+    pnx__sketch_add(&w->sketch, pnx_cache_slot_hash(w->view, slot), 1);
     enter(w, WINDOW, slot);
     /* Two at most, so that a window that has become smaller gets there by and by; the new one stays. */
     for (int i = 0; i < 2 && w->weight[WINDOW] > w->window_most && w->list[WINDOW].count > 1; i++)
@@ -187,7 +188,7 @@ static void w_insert(void *state, uint32_t slot) {
 static void w_hit(void *state, uint32_t slot) {
     struct w_tinylfu *w = state;
     uint32_t region = w->region[slot];
-    pnx__sketch_add(&w->sketch, pnx_cache_slot_hash(w->view, slot));
+    pnx__sketch_add(&w->sketch, pnx_cache_slot_hash(w->view, slot), 1);
     leave(w, slot);
     enter(w, region == PROBATION ? PROTECTED : region, slot);
     demote(w);
