@@ -5,6 +5,7 @@
 
 #include <patinox/cache_policy.h>
 
+extern const struct pnx_cache_policy pnx__cache_policy_auto;
 extern const struct pnx_cache_policy pnx__cache_policy_lru;
 extern const struct pnx_cache_policy pnx__cache_policy_lfu;
 extern const struct pnx_cache_policy pnx__cache_policy_sieve;

@@ -2,8 +2,9 @@
 /* cache/policies/table.c - the table of the library's policies */
 #include "cache/policies/policies.h"
 
-/* In the order in which they are shown.  "auto" will stand first. */
+/* In the order in which they are shown. */
 static const struct pnx_cache_policy *const policies[] = {
+        &pnx__cache_policy_auto,
         &pnx__cache_policy_lru,
         &pnx__cache_policy_lfu,
         &pnx__cache_policy_sieve,

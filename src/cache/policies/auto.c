@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cache/policies/auto.c - the default: behaves as FIFO, CLOCK, S3-FIFO or TinyLFU, whichever small shadows say hits most.
+ *
+ * Four shadow caches, one for each mode, see the requests for a part of the keys (all of them, for a cache of up to
+ * 512 entries) and count what they hit, the longest ago the least.  When one has hit clearly more than the one of the
+ * mode in use, the cache takes its mode; entries stay where they are (cache/policies/auto_engine.h).  In
+ * docs/design/2026-11-30-auto.md stand what else was tried, and figures.
+ *
+ *      requests --one key in 2^k--> shadows: FIFO, CLOCK, S3, TINYLFU --hits--> scores --the best--> mode of the engine
+ *
+ * While the cache fills for the first time it evicts nothing, but shadows do: they get half the capacity that would be
+ * their part of what the cache holds, so that a mode stands when the first victim is due.
+ *
+ *   P1  The shadows and all about them take at most 64 KiB, whatever the capacity.
+ *   P2  Hits are counted in hit bytes only; access() is asked for one key in 2^k, so that shadows have no more than 512
+ *       entries each.
+ */
+#include "cache/policies/auto_shadow.h"
+#include "cache/policies/policies.h"
+
+#include <assert.h>
+
+#define MODES        PNX__AUTO_MODES
+#define MEMORY       30.0 /* requests for each entry of a shadow, after which a hit counts 1/e */
+#define MEMORY_FIRST 8.0  /* the same, while the cache fills */
+#define LEAD         0.04 /* hits for each entry of a shadow that make a mode clearly better */
+#define LEAD_LEAST   4.0  /* hits */
+#define LEAD_AGAIN   0.15 /* and more, for each hit of the mode in use that the better one misses */
+#define FIRST_SHARE  2    /* while the cache fills: of two entries, one */
+#define FIRST_LEAST  16   /* entries */
+#define FIRST_MODE   PNX__AUTO_FIFO
+#define SHIFT_MOST   24u
+#define SPARSE_AFTER 512u /* requests, after which shadows with few entries see more keys */
+
+struct adaptive {
+    struct pnx_cache_policy_wants wants;
+    struct pnx__auto_engine engine;
+    struct pnx__auto_shadow shadow[MODES];
+    double score[MODES];
+    double apart[MODES][MODES]; /* requests that the first hits and the second misses */
+    uint64_t capacity;
+    uint64_t seen; /* requests, since the part of the keys was last changed */
+    uint32_t kind;
+    uint32_t shift; /* shadows see one key in 2^shift */
+    bool started;   /* the cache has been full */
+};
+
+static_assert(sizeof(struct adaptive) <= 4096, "the rest of 64 KiB is for tables");
+
+static size_t layout(struct adaptive *a, uint32_t slots) {
+    struct pnx__layout l = {.base = (unsigned char *)a};
+    pnx__layout_take(&l, 1, sizeof(*a));
+    for (uint32_t mode = 0; mode < MODES; mode++)
+        pnx__auto_shadow_layout(a ? &a->shadow[mode] : NULL, &l, mode);
+    pnx__auto_engine_layout(a ? &a->engine : NULL, &l, slots, true, true);
+    return pnx__layout_bytes(&l);
+}
+
+static size_t auto_memory(const struct pnx_cache_policy_params *params, uint32_t slots) {
+    (void)params;
+    return slots > PNX_CACHE_SLOTS_MAX ? 0 : layout(NULL, slots);
+}
+
+static uint64_t held_weight(const struct adaptive *a) {
+    return a->engine.weight[PNX__AUTO_SMALL] + a->engine.weight[PNX__AUTO_MAIN];
+}
+
+/* The part of the capacity that shadows have now. */
+static uint64_t shadow_capacity(const struct adaptive *a) {
+    uint64_t whole = a->capacity >> a->shift;
+    uint32_t held = pnx__auto_engine_held(&a->engine);
+    if (a->started || held == 0)
+        return a->started || whole < FIRST_LEAST ? whole : FIRST_LEAST;
+    uint64_t weight = held_weight(a), least = FIRST_LEAST * (weight / held);
+    uint64_t part = (weight >> a->shift) / FIRST_SHARE;
+    part = part > least ? part : least;
+    return part < whole ? part : whole;
+}
+
+static void set_rate(struct adaptive *a, uint32_t shift) {
+    for (uint32_t mode = 0; mode < MODES; mode++)
+        pnx__auto_shadow_thin(&a->shadow[mode], (UINT32_C(1) << shift) - 1);
+    a->shift = shift;
+    a->wants.access_mask = (UINT32_C(1) << shift) - 1;
+    a->seen = 0;
+}
+
+static void set_shadows(struct adaptive *a) {
+    uint64_t capacity = shadow_capacity(a);
+    for (uint32_t mode = 0; mode < MODES; mode++) {
+        if (a->shadow[mode].engine.capacity != capacity)
+            pnx__auto_shadow_resize(&a->shadow[mode], capacity);
+    }
+}
+
+/* Where entries weigh 1 the part is known; else it is all keys, and halves whenever shadows are crowded. */
+static uint32_t least_shift(const struct adaptive *a) {
+    uint32_t shift = 0;
+    while (a->kind == PNX_CACHE_CAPACITY_ENTRIES && a->capacity >> shift > PNX__SHADOW_SLOTS)
+        shift++;
+    return shift;
+}
+
+static void auto_init(void *memory, const struct pnx_cache_policy_params *params, uint32_t slots) {
+    struct adaptive *a = memory;
+    layout(a, slots);
+    a->kind = params->kind;
+    a->capacity = params->capacity;
+    a->wants.hit_max = PNX__AUTO_HIT_MAX;
+    a->wants.access = 1;
+    pnx__auto_engine_init(&a->engine, params->slots, a->capacity, params->seed, FIRST_MODE);
+    for (uint32_t mode = 0; mode < MODES; mode++)
+        pnx__auto_shadow_init(&a->shadow[mode], a->capacity, params->seed, mode);
+    set_rate(a, least_shift(a));
+    set_shadows(a);
+}
+
+static void auto_grow(void *state, void *memory, uint32_t slots) {
+    const struct adaptive *old = state;
+    struct adaptive *a = memory;
+    *a = *old;
+    layout(a, slots);
+    pnx__auto_engine_copy(&a->engine, &old->engine);
+    for (uint32_t mode = 0; mode < MODES; mode++)
+        pnx__auto_shadow_copy(&a->shadow[mode], &old->shadow[mode]);
+}
+
+static void auto_insert(void *state, uint32_t slot) {
+    struct adaptive *a = state;
+    pnx__auto_engine_insert(&a->engine, slot);
+}
+
+static void auto_remove(void *state, uint32_t slot) {
+    struct adaptive *a = state;
+    pnx__auto_engine_remove(&a->engine, slot);
+}
+
+static uint32_t auto_victim(void *state, uint32_t hash, uint64_t weight) {
+    struct adaptive *a = state;
+    (void)hash;
+    return pnx__auto_engine_victim(&a->engine, weight);
+}
+
+static void auto_resize(void *state, uint64_t capacity) {
+    struct adaptive *a = state;
+    a->capacity = capacity;
+    pnx__auto_engine_resize(&a->engine, capacity);
+    if (a->kind == PNX_CACHE_CAPACITY_ENTRIES)
+        set_rate(a, least_shift(a));
+    set_shadows(a);
+}
+
+static void auto_reweigh(void *state, uint32_t slot, uint64_t from) {
+    struct adaptive *a = state;
+    pnx__auto_engine_reweigh(&a->engine, slot, from);
+}
+
+/* Keeps shadows' capacity, and the part of the keys that they see, to what the cache and its entries are now. */
+static void adjust(struct adaptive *a) {
+    bool crowded = false;
+    /* Objects that are larger than before show in FIFO first: it keeps nothing for what it was. */
+    bool sparse = a->shadow[PNX__AUTO_FIFO].cells.count < PNX__SHADOW_SLOTS / 4;
+    for (uint32_t mode = 0; mode < MODES; mode++) {
+        crowded |= pnx__auto_shadow_crowded(&a->shadow[mode]);
+        sparse &= a->shadow[mode].cells.count < PNX__SHADOW_SLOTS / 2;
+    }
+    if (crowded && a->shift < SHIFT_MOST)
+        set_rate(a, a->shift + 1);
+    else if (a->kind == PNX_CACHE_CAPACITY_BYTES && a->started && sparse && a->shift > 0 &&
+             a->seen >= SPARSE_AFTER)
+        set_rate(a, a->shift - 1);
+    else if (a->started && a->engine.full)
+        return;
+    if (!a->started && a->engine.full) {
+        a->started = true;
+        for (uint32_t mode = 0; mode < MODES; mode++)
+            a->score[mode] = a->score[a->engine.mode];
+        memset(a->apart, 0, sizeof(a->apart));
+    }
+    set_shadows(a);
+}
+
+/*
+ * Takes the mode that has hit most, if it has clearly.  Where each hits what the other misses, the hits come in turns,
+ * and to follow them would lose those of both: so that counts against a change.
+ */
+static void choose(struct adaptive *a, double entries) {
+    uint32_t mode = a->engine.mode, best = mode;
+    double lead = entries * LEAD > LEAD_LEAST ? entries * LEAD : LEAD_LEAST, most = 0;
+    for (uint32_t other = 0; other < MODES; other++) {
+        double more = a->score[other] - a->score[mode] - lead - LEAD_AGAIN * a->apart[mode][other];
+        best = more > most ? other : best;
+        most = more > most ? more : most;
+    }
+    if (best != mode)
+        pnx__auto_engine_set_mode(&a->engine, best);
+}
+
+/* Scores a request: bit m of hits is set when mode m has hit. */
+static void score(struct adaptive *a, uint32_t hits, double keeps) {
+    for (uint32_t mode = 0; mode < MODES; mode++) {
+        bool hit = hits >> mode & 1;
+        a->score[mode] = a->score[mode] * keeps + hit;
+        for (uint32_t other = 0; other < MODES; other++)
+            a->apart[mode][other] = a->apart[mode][other] * keeps + (hit && !(hits >> other & 1));
+    }
+}
+
+static void auto_access(void *state, uint32_t hash, uint64_t weight, uint32_t slot) {
+    struct adaptive *a = state;
+    (void)slot;
+    adjust(a);
+    if (hash & a->wants.access_mask)
+        return; /* the part has just become smaller */
+    double entries = a->shadow[a->engine.mode].cells.count + 1.0;
+    double keeps = 1 - 1 / (entries * (a->started ? MEMORY : MEMORY_FIRST));
+    uint32_t hits = 0;
+    for (uint32_t mode = 0; mode < MODES; mode++)
+        hits |= (uint32_t)pnx__auto_shadow_request(&a->shadow[mode], hash, weight) << mode;
+    score(a, hits, keeps);
+    a->seen++;
+    choose(a, entries);
+}
+
+static const char *auto_check(const void *state, uint32_t held) {
+    const struct adaptive *a = state;
+    const char *broken = pnx__auto_engine_check(&a->engine, held);
+    for (uint32_t mode = 0; mode < MODES && !broken; mode++)
+        broken = pnx__auto_shadow_check(&a->shadow[mode]);
+    return broken;
+}
+
+const struct pnx_cache_policy pnx__cache_policy_auto = {
+        .size = sizeof(struct pnx_cache_policy),
+        .name = "auto",
+        .description = "fifo, clock, s3-fifo or tinylfu, as shadows of them tell",
+        .flags = PNX_CACHE_POLICY_HASH,
+        .memory = auto_memory,
+        .init = auto_init,
+        .grow = auto_grow,
+        .insert = auto_insert,
+        .remove = auto_remove,
+        .victim = auto_victim,
+        .resize = auto_resize,
+        .reweigh = auto_reweigh,
+        .access = auto_access,
+        .check = auto_check,
+};
