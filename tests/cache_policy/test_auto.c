@@ -231,8 +231,8 @@ TEST(p2_hits_are_bytes_and_one_key_in_many_is_asked_for) {
     for (uint32_t i = 0; i < 100000; i++)
         request(&c, i % 60000, 1);
     CHECK(!c.wants->exact_hits);
-    CHECK_EQ(c.wants->access_mask, 63); /* 32768 / 64 = 512 entries of a shadow */
-    CHECK(c.asked > 100000 / 64 / 2 && c.asked < 100000 / 64 * 2);
+    CHECK_EQ(c.wants->access_mask, 127); /* 32768 / 128 = 256 entries of a shadow */
+    CHECK(c.asked > 100000 / 128 / 2 && c.asked < 100000 / 128 * 2);
     cache_close(&c);
 }
 

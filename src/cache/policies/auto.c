@@ -3,7 +3,7 @@
  * cache/policies/auto.c - the default: behaves as FIFO, CLOCK, S3-FIFO or TinyLFU, whichever small shadows say hits most.
  *
  * Four shadow caches, one for each mode, see the requests for a part of the keys (all of them, for a cache of up to
- * 512 entries) and count what they hit, the longest ago the least.  When one has hit clearly more than the one of the
+ * 496 entries) and count what they hit, the longest ago the least.  When one has hit clearly more than the one of the
  * mode in use, the cache takes its mode; entries stay where they are (cache/policies/auto_engine.h).  In
  * docs/design/2026-11-30-auto.md stand what else was tried, and figures.
  *
@@ -13,7 +13,7 @@
  * their part of what the cache holds, so that a mode stands when the first victim is due.
  *
  *   P1  The shadows and all about them take at most 64 KiB, whatever the capacity.
- *   P2  Hits are counted in hit bytes only; access() is asked for one key in 2^k, so that shadows have no more than 512
+ *   P2  Hits are counted in hit bytes only; access() is asked for one key in 2^k, so that shadows have no more than 496
  *       entries each.
  */
 #include "cache/policies/auto_shadow.h"
@@ -26,12 +26,12 @@
 #define MEMORY_FIRST 8.0  /* the same, while the cache fills */
 #define LEAD         0.04 /* hits for each entry of a shadow that make a mode clearly better */
 #define LEAD_LEAST   4.0  /* hits */
-#define LEAD_AGAIN   0.15 /* and more, for each hit of the mode in use that the better one misses */
+#define LEAD_AGAIN   0.5  /* and more, for each hit of the mode in use that the better one misses */
 #define FIRST_SHARE  2    /* while the cache fills: of two entries, one */
 #define FIRST_LEAST  16   /* entries */
 #define FIRST_MODE   PNX__AUTO_FIFO
 #define SHIFT_MOST   24u
-#define SPARSE_AFTER 512u /* requests, after which shadows with few entries see more keys */
+#define SPARSE_AFTER 500u /* requests, after which shadows with few entries see more keys */
 
 struct adaptive {
     struct pnx_cache_policy_wants wants;

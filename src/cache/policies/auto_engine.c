@@ -10,6 +10,7 @@ enum { SMALL = PNX__AUTO_SMALL, MAIN = PNX__AUTO_MAIN };
 #define S3_HITS     3u      /* more do not count in main */
 #define S3_PROMOTE  2u
 #define GHOST_SHARE 0.9
+#define ADVANTAGE   1   /* of the victim */
 #define OFTEN       6   /* asked for often, for a contender that loses */
 #define LET_IN      128 /* one in so many of them */
 #define SKETCH_LINE 16  /* entries: 4 bytes each */
@@ -182,11 +183,12 @@ static uint32_t evict_small(struct pnx__auto_engine *e) {
     }
 }
 
-/* True when the contender may stay, and the victim goes. */
+/* True when the contender may stay, and the victim goes.  The contender has just been asked for, once in any case: without
+ * an advantage over that, a loop's keys would take each other's places, since the one that comes next has waited longest. */
 static bool wins(struct pnx__auto_engine *e, uint32_t contender, uint32_t victim) {
     uint32_t mine = pnx__sketch_count(&e->sketch, hash_of(e, contender));
     uint32_t its = pnx__sketch_count(&e->sketch, hash_of(e, victim));
-    if (mine > its)
+    if (mine > its + ADVANTAGE)
         return true;
     return mine >= OFTEN && pnx__splitmix(&e->random) % LET_IN == 0;
 }

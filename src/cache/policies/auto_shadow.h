@@ -13,7 +13,7 @@
 #include "cache/policies/auto_engine.h"
 #include "cache/policies/cells.h"
 
-#define PNX__SHADOW_SLOTS 512u
+#define PNX__SHADOW_SLOTS 496u
 
 /* Slots are numbers below `slots`; cells finds them by hash. */
 struct pnx__auto_shadow {
