@@ -6,14 +6,15 @@
 
 enum { SMALL = PNX__AUTO_SMALL, MAIN = PNX__AUTO_MAIN };
 
-#define IN_MAIN     0x8000u /* in a slot's mark */
-#define S3_HITS     3u      /* more do not count in main */
-#define S3_PROMOTE  2u
-#define GHOST_SHARE 0.9
-#define ADVANTAGE   1   /* of the victim */
-#define OFTEN       6   /* asked for often, for a contender that loses */
-#define LET_IN      128 /* one in so many of them */
-#define SKETCH_LINE 16  /* entries: 4 bytes each */
+#define IN_MAIN      0x8000u /* in a slot's mark */
+#define S3_HITS      3u      /* more do not count in main */
+#define S3_PROMOTE   2u
+#define GHOST_SHARE  0.9
+#define ADVANTAGE    1   /* of the victim */
+#define OFTEN        6   /* asked for often, for a contender that loses */
+#define LET_IN       128 /* one in so many of them */
+#define SKETCH_LINE  16  /* entries: 4 bytes each */
+#define SKETCH_LEAST 64u /* lines: for small caches one more costs little, and errors much */
 
 static const double small_share[PNX__AUTO_MODES] = {0, 0, 0.1, 0.01};
 
@@ -23,7 +24,8 @@ void pnx__auto_engine_layout(struct pnx__auto_engine *engine, struct pnx__layout
     if (has_ghost)
         pnx__ghost_table_layout(engine ? &engine->ghost : NULL, layout, slots);
     if (has_sketch)
-        pnx__sketch_layout(engine ? &engine->sketch : NULL, layout, slots, SKETCH_LINE);
+        pnx__sketch_layout(engine ? &engine->sketch : NULL, layout,
+                slots / SKETCH_LINE > SKETCH_LEAST ? slots / SKETCH_LINE : SKETCH_LEAST, slots);
     if (engine) {
         engine->has_ghost = has_ghost;
         engine->has_sketch = has_sketch;
@@ -104,7 +106,7 @@ static void remember(struct pnx__auto_engine *e, uint32_t slot) {
 
 static void count(struct pnx__auto_engine *e, uint32_t slot, uint32_t times) {
     if (e->has_sketch && times > 0)
-        pnx__sketch_add(&e->sketch, hash_of(e, slot), times);
+        pnx__sketch_raise(&e->sketch, hash_of(e, slot), times);
 }
 
 /* Moves the hits of a slot into the sketch, and returns how many they were. */

@@ -6,16 +6,12 @@
 
 #include <string.h>
 
-#define LINE_WORDS  8u
-#define ROWS        4u
-#define LEAST_LINES 64u /* for small caches a line more costs little, and errors much */
-#define SAMPLE      10u /* additions an entry between halvings */
+#define LINE_WORDS 8u
+#define ROWS       4u
+#define SAMPLE     10u /* additions an entry between halvings */
 
-void pnx__sketch_layout(struct pnx__sketch *sketch, struct pnx__layout *layout, uint32_t entries,
-        uint32_t entries_per_line) {
-    uint32_t lines = entries / entries_per_line + 1;
-    if (lines < LEAST_LINES)
-        lines = LEAST_LINES;
+void pnx__sketch_layout(
+        struct pnx__sketch *sketch, struct pnx__layout *layout, uint32_t lines, uint32_t entries) {
     uint64_t *words = pnx__layout_take(layout, (uint64_t)lines * LINE_WORDS, sizeof(uint64_t));
     if (!layout->base)
         return;
@@ -57,24 +53,35 @@ static void halve(struct pnx__sketch *sketch) {
     sketch->added /= 2;
 }
 
-/* Only counters that are below the new count are raised: the others have counted other hashes, too. */
-void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash, uint32_t times) {
+static void added(struct pnx__sketch *sketch, uint32_t times) {
+    sketch->added += times;
+    if (sketch->added >= sketch->sample)
+        halve(sketch);
+}
+
+void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash) {
     uint64_t mixed = mix(sketch, hash);
-    uint32_t least = PNX__SKETCH_MAX;
+    bool any = false;
     for (uint32_t row = 0; row < ROWS; row++) {
-        uint32_t count = value(counter(sketch, mixed, row));
-        least = count < least ? count : least;
+        struct counter c = counter(sketch, mixed, row);
+        if (value(c) < PNX__SKETCH_MAX) {
+            *c.word += UINT64_C(1) << c.shift;
+            any = true;
+        }
     }
+    added(sketch, any);
+}
+
+void pnx__sketch_raise(struct pnx__sketch *sketch, uint32_t hash, uint32_t times) {
+    uint64_t mixed = mix(sketch, hash);
+    uint32_t least = pnx__sketch_count(sketch, hash);
     uint32_t more = times < PNX__SKETCH_MAX - least ? times : PNX__SKETCH_MAX - least;
     for (uint32_t row = 0; row < ROWS; row++) {
         struct counter c = counter(sketch, mixed, row);
-        uint32_t count = value(c);
-        if (count < least + more)
-            *c.word += (uint64_t)(least + more - count) << c.shift;
+        if (value(c) < least + more)
+            *c.word += (uint64_t)(least + more - value(c)) << c.shift;
     }
-    sketch->added += more;
-    if (sketch->added >= sketch->sample)
-        halve(sketch);
+    added(sketch, more);
 }
 
 uint32_t pnx__sketch_count(const struct pnx__sketch *sketch, uint32_t hash) {

@@ -22,13 +22,17 @@ struct pnx__sketch {
     uint32_t salt;
 };
 
-/* Measures or places a sketch for so many entries: 64 bytes for as many as share a line. */
-void pnx__sketch_layout(struct pnx__sketch *sketch, struct pnx__layout *layout, uint32_t entries,
-        uint32_t entries_per_line);
+/* Measures or places a sketch of so many lines of 64 bytes, 32 counters in each of four rows; all are halved after ten additions
+ * for each of so many entries. */
+void pnx__sketch_layout(
+        struct pnx__sketch *sketch, struct pnx__layout *layout, uint32_t lines, uint32_t entries);
 /* Copies the counts of a sketch into one that is as large or larger. */
 void pnx__sketch_copy(struct pnx__sketch *sketch, const struct pnx__sketch *from);
-/* Counts a hash so many times more. */
-void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash, uint32_t times);
+/* Counts a hash once more, in all its counters. */
+void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash);
+/* Counts a hash so many times more, in those of its counters that are below the new count: errors are smaller (Estan and
+ * Varghese, New directions in traffic measurement and accounting, SIGCOMM 2002: conservative update). */
+void pnx__sketch_raise(struct pnx__sketch *sketch, uint32_t hash, uint32_t times);
 /* At most PNX__SKETCH_MAX; at least what was added, before it was halved. */
 uint32_t pnx__sketch_count(const struct pnx__sketch *sketch, uint32_t hash);
 

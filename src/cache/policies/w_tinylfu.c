@@ -32,7 +32,8 @@ enum { WINDOW, PROBATION, PROTECTED, REGIONS };
 #define LET_IN          128 /* one in so many of them */
 
 #define SAMPLE_REQUESTS 10     /* for each held slot, between two steps */
-#define SKETCH_LINE     8      /* entries: 8 bytes each */
+#define SKETCH_LINE     8      /* entries: 8 bytes each, up to the next power of two */
+#define SKETCH_LEAST    32u    /* lines: for small caches one more costs little, and errors much */
 #define FIRST_STEP      0.0625 /* of the capacity */
 #define STEP_DECAY      0.98
 #define JUMP            0.05 /* change of the hit ratio that starts the steps afresh */
@@ -60,10 +61,13 @@ struct w_tinylfu {
 
 static size_t layout(struct w_tinylfu *w, uint32_t slots) {
     struct pnx__layout l = {.base = (unsigned char *)w};
+    uint32_t lines = SKETCH_LEAST;
+    while (lines < (slots + SKETCH_LINE - 1) / SKETCH_LINE)
+        lines *= 2;
     pnx__layout_take(&l, 1, sizeof(*w));
     struct pnx__slot_link *links = pnx__layout_take(&l, slots, sizeof(*links));
     uint8_t *region = pnx__layout_take(&l, slots, sizeof(*region));
-    pnx__sketch_layout(w ? &w->sketch : NULL, &l, slots, SKETCH_LINE);
+    pnx__sketch_layout(w ? &w->sketch : NULL, &l, lines, slots);
     if (w) {
         w->links = links;
         w->region = region;
@@ -175,7 +179,7 @@ static void spill(struct w_tinylfu *w) {
 
 static void w_insert(void *state, uint32_t slot) {
     struct w_tinylfu *w = state;
-    pnx__sketch_add(&w->sketch, pnx_cache_slot_hash(w->view, slot), 1);
+    pnx__sketch_add(&w->sketch, pnx_cache_slot_hash(w->view, slot));
     enter(w, WINDOW, slot);
     /* Two at most, so that a window that has become smaller gets there by and by; the new one stays. */
     for (int i = 0; i < 2 && w->weight[WINDOW] > w->window_most && w->list[WINDOW].count > 1; i++)
@@ -188,7 +192,7 @@ static void w_insert(void *state, uint32_t slot) {
 static void w_hit(void *state, uint32_t slot) {
     struct w_tinylfu *w = state;
     uint32_t region = w->region[slot];
-    pnx__sketch_add(&w->sketch, pnx_cache_slot_hash(w->view, slot), 1);
+    pnx__sketch_add(&w->sketch, pnx_cache_slot_hash(w->view, slot));
     leave(w, slot);
     enter(w, region == PROBATION ? PROTECTED : region, slot);
     demote(w);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // replay CAPACITY,CAPACITY... FILE... - hit ratios of quick_cache and moka over traces: files of numbers of keys, 32 bits each
-// in this machine's order (tests/cache_policy/regret.py --write-keys).  Prints "file peer capacity requests hits" lines.
+// in this machine's order (tests/cache_policy/peers.py writes them).  Prints "file peer capacity requests hits" lines.
 use std::time::Instant;
 
 /// Replays a trace by get, then insert where that misses; returns hits.
