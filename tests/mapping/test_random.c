@@ -6,8 +6,6 @@
  * SEED repeats a run; PNX_MAPPING_SEQUENCE=n begins with the nth sequence, each of which has a seed of its own.
  */
 #include "mapping/help_file.h"
-#include "os/lost.h"
-#include "os/map.h"
 
 #define MOST  150000u /* bytes that a file may have */
 #define COUNT 3       /* mappings at a time */
@@ -136,8 +134,7 @@ static void do_open(struct expected *e, const char *path) {
     opts.mode = e->mode;
     opts.flags = e->resizable ? PNX_MAPPING_RESIZABLE : 0;
     if (e->resizable && below(2))
-        if (e->anonymous || pnx__os_maps_into_reserved())
-            opts.reserve = e->reserve = 1 + below(2 * MOST);
+        opts.reserve = e->reserve = 1 + below(2 * MOST);
     if (below(8) == 0)
         opts.flags |= PNX_MAPPING_POPULATE;
     int rc;
@@ -303,8 +300,6 @@ static void do_else(struct expected *e) {
         break;
     case 2:
         rc = pnx_mapping_populate(e->mapping, offset, n, PNX_POPULATE_READ);
-        if (rc == 1 && pnx__os_populate(0, 0, false) == -EINVAL)
-            rc = 0; /* where nothing tells, they were read */
         CHECK_EQ(rc, e->closed ? -ESHUTDOWN : inside ? 0 : -ERANGE);
         break;
     case 3:
