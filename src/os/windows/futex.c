@@ -18,7 +18,7 @@ int pnx__futex_wait(const struct pnx_a32 *word, uint32_t expected, pnx_ns deadli
     int injected = PNX_OS_FAULT("futex_wait"); /* -EINTR: a spurious wake-up; -ETIMEDOUT */
     if (injected)
         return injected == -ETIMEDOUT ? injected : 0;
-    if (WaitOnAddress((volatile void *)(uintptr_t)&word->v, &expected, sizeof(expected), ms))
+    if (WaitOnAddress((void *)(uintptr_t)&word->v, &expected, sizeof(expected), ms))
         return 0;
     /* The limit may be over a little early, by the system's clock. */
     return deadline != PNX_NEVER && pnx__os_now() >= deadline ? -ETIMEDOUT : 0;
