@@ -16,6 +16,7 @@ EXEMPT = {
 }
 # In a macro, the last part may be an argument: "file.what." #name
 SITE = re.compile(r'^"[a-z][a-z0-9_]*\.[a-z0-9_]+"$|^"[a-z][a-z0-9_]*\.[a-z0-9_.]*" ?#[a-z_]+$')
+STANDS_IN = re.compile(r"^os/windows/")  # os/windows/x.c for os/x.c, with sites of the same names
 ORDERS = {
     "load": {"RELAXED", "ACQUIRE"},
     "store": {"RELAXED", "RELEASE"},
@@ -52,7 +53,7 @@ def arguments(text, start):
 
 def main():
     roots = [pathlib.Path(arg) for arg in sys.argv[1:]] # src, include
-    seen, errors, count = {}, [], 0
+    seen, here, errors, count = {}, {}, [], 0
     paths = ((root, p) for root in roots for p in sorted(root.rglob("*")) if p.suffix in (".c", ".h", ".inc"))
     for root, path in paths:
         name = path.relative_to(root).as_posix()
@@ -75,11 +76,12 @@ def main():
             site, order = args[-1], args[-2]
             if not SITE.match(site):
                 errors.append(f"{where}: site {site} is not a \"file.what\"")
-            # src/os/windows/x.c stands in for src/os/x.c: never are both in one program.
-            key = (site, name.startswith("os/windows/"))
-            if key in seen:
-                errors.append(f"{where}: site {site} is also at {seen[key]}")
-            seen[key] = where
+            elif seen.get(site, name + ":").partition(":")[0] not in (name, STANDS_IN.sub("os/", name)):
+                errors.append(f"{where}: site {site} is also at {seen[site]}")
+            elif (site, name) in here:
+                errors.append(f"{where}: site {site} is also at {here[site, name]}")
+            seen.setdefault(site, where)
+            here[site, name] = where
             allowed = {"PNX_" + o for o in ORDERS.get(match[1], ALL)}
             if order not in allowed:
                 errors.append(f"{where}: {match[1]} with {order}")

@@ -14,7 +14,7 @@ static bool has_holes(HANDLE handle) {
 }
 
 int pnx__os_allocate(int fd, uint64_t offset, uint64_t n) {
-    struct pnx_file_info info;
+    struct pnx_file_info info = {0};
     if (offset > INT64_MAX || n > INT64_MAX - offset)
         return -EFBIG;
     int rc = FAULT("allocate");

@@ -336,7 +336,7 @@ int pnx__os_fsync(int fd) {
 
 /* The file systems of Windows keep a journal of names; there is no call that waits for it, but for administrators. */
 int pnx__os_fsync_dir(const char *path) {
-    struct pnx_file_info info;
+    struct pnx_file_info info = {0};
     int rc = FAULT("open");
     if (rc == 0)
         rc = FAULT("fsync");
@@ -366,7 +366,7 @@ int pnx__os_ftruncate(int fd, uint64_t size) {
 
 /* What is no sparse file has its blocks as soon as it is long enough. */
 int pnx__os_fallocate(int fd, uint64_t size) {
-    struct pnx_file_info info;
+    struct pnx_file_info info = {0};
     if (size > INT64_MAX)
         return -EFBIG;
     int rc = FAULT("fallocate");
