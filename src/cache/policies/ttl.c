@@ -88,7 +88,7 @@ static void sift_down(struct ttl *ttl, uint32_t at, uint32_t slot) {
         if (first >= ttl->timed)
             break;
         uint32_t least = (uint32_t)first;
-        for (uint32_t i = least + 1; i < least + CHILDREN && i < ttl->timed; i++) {
+        for (uint32_t i = least + 1; i < first + CHILDREN && i < ttl->timed; i++) {
             if (expires(ttl, ttl->heap[i]) < expires(ttl, ttl->heap[least]))
                 least = i;
         }
