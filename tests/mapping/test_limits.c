@@ -40,6 +40,8 @@ TEST_LIMIT(sixty_thousand_mappings_and_then_a_clear_error_at_the_systems_limit, 
     CHECK_EQ(rc, -ENOMEM);
     CHECK_STR(err.phase, "map");
     CHECK_CONTAINS(err.message, "vm.max_map_count");
+    pnx_mapping_release(
+            &all[--n]); /* reading a directory takes memory, and may want a mapping for it */
     CHECK_EQ(open_descriptors(), before);
     for (uint64_t i = 0; i < n; i += 997)
         CHECK_EQ(pnx_view_all(all[i]).p[5], byte_at((i * 3 % 8) * page + 5));
