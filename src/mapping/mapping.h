@@ -209,6 +209,8 @@ void pnx__mapping_let_go(struct pnx_mapping *mapping);
 /* One at a time may change a mapping; others wait.  -EDEADLK, -ESTALE as above. */
 int pnx__mapping_change(struct pnx_mapping *mapping);
 void pnx__mapping_changed(struct pnx_mapping *mapping);
+/* Notes more seals, where others look for them; by who changes it. */
+void pnx__mapping_sealed(struct pnx_mapping *mapping, uint32_t seals);
 /* Shuts views out: waits for calls that use the bytes.  -EBUSY with the number of live views. */
 int pnx__mapping_move(struct pnx_mapping *mapping, uint64_t *ret_views);
 /* Puts other bytes in, within a change, and lets views in again; moved: those that were got before are worthless. */

@@ -75,7 +75,7 @@ static int seal_content(struct pnx_mapping *mapping, uint32_t seals, struct pnx_
         (void)pnx__os_lock_pages(bytes->base, bytes->base_size); /* they are in memory anyway */
     }
     if (rc == 0)
-        mapping->seals |= seals;
+        pnx__mapping_sealed(mapping, seals);
     (void)pnx__os_fstat(mapping->fd, &mapping->info);
     struct pnx_fault_pages pages = pnx__bytes_pages(mapping, bytes);
     (void)pnx__fault_resume(&mapping->fault, &pages); /* it could fault before: cannot fail */
@@ -89,7 +89,7 @@ static int seal_size(struct pnx_mapping *mapping, uint32_t seals, struct pnx_err
         return fail(mapping, rc, "open access scopes", err);
     rc = add(mapping, seals, err);
     if (rc == 0)
-        mapping->seals |= seals;
+        pnx__mapping_sealed(mapping, seals);
     (void)pnx__os_fstat(mapping->fd, &mapping->info);
     struct pnx_fault_pages pages = pnx__bytes_pages(mapping, &mapping->bytes);
     (void)pnx__fault_resume(&mapping->fault, &pages);

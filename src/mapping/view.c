@@ -163,6 +163,12 @@ void pnx__mapping_changed(struct pnx_mapping *mapping) {
     pnx__mutex_unlock(&lock);
 }
 
+void pnx__mapping_sealed(struct pnx_mapping *mapping, uint32_t seals) {
+    enter();
+    mapping->seals |= seals;
+    pnx__mutex_unlock(&lock);
+}
+
 int pnx__mapping_move(struct pnx_mapping *mapping, uint64_t *ret_views) {
     int rc = 0;
     enter();

@@ -240,6 +240,28 @@ TEST_LIMIT(a_seal_or_a_resize_gives_up_on_a_scope_that_stays_open_and_nothing_ha
     pnx_mapping_release(&kept.content_sealed);
 }
 
+/* One thread seals the size, the other looks until it sees that. */
+static void seal_or_look(unsigned index, void *ctx) {
+    struct pnx_mapping *mapping = ctx;
+    const uint32_t seals = PNX_SEAL_SHRINK | PNX_SEAL_GROW;
+    if (index == 0) {
+        CHECK_EQ(pnx_mapping_seal(mapping, seals, NULL), 0);
+        return;
+    }
+    do {
+        PNX_AUTO_VIEW view = pnx_view_all(mapping);
+        CHECK(pnx_view_at_mut(&view, 0, 1, 1) != NULL); /* the content is not sealed */
+    } while (info_of(mapping).seals != seals);
+}
+
+TEST(seals_are_seen_by_who_looks_meanwhile) {
+    for (int i = 0; i < 200; i++) {
+        struct pnx_mapping *mapping = memfd(10000, PNX_MAPPING_RESIZABLE, NULL);
+        test_threads(2, seal_or_look, mapping);
+        pnx_mapping_release(&mapping);
+    }
+}
+
 /* ---- snapshots ---- */
 
 TEST(a_snapshot_shows_the_file_as_it_was_whatever_becomes_of_it) {
