@@ -15,7 +15,7 @@ import zlib
 import simulator  # first: it knows the way to results
 import results
 
-POLICIES = ["lru", "lfu", "sieve", "clock", "fifo", "s3-fifo", "w-tinylfu", "lirs", "ttl", "belady"]
+POLICIES = ["auto", "lru", "lfu", "sieve", "clock", "fifo", "s3-fifo", "w-tinylfu", "lirs", "ttl", "belady"]
 
 
 def sized_trace(seed, length=400, keys=40):
