@@ -279,7 +279,7 @@ TEST(a_closed_mapping_keeps_its_pages_and_takes_no_more_requests) {
     for (int resizable = 0; resizable < 2; resizable++) {
         struct pnx_mapping *mapping = opened(make_file("shut", 50000),
                 PNX_MAPPING_OPTS(.mode = W, .flags = resizable ? PNX_MAPPING_RESIZABLE : 0));
-        CHECK_EQ(pnx_mapping_advise(mapping, 0, 50000, PNX_ADVICE_RANDOM), 0);
+        CHECK_EQ(pnx_mapping_advise(mapping, 0, 50000, PNX_ADVICE_WILLNEED), 0);
         pnx_mapping_close(mapping);
         CHECK_EQ(pnx_mapping_advise(mapping, 0, 50000, PNX_ADVICE_NORMAL), 1); /* no error */
         CHECK_EQ(pnx_mapping_advise(mapping, 0, 1, (enum pnx_mapping_advice)6), -EINVAL);
