@@ -161,7 +161,8 @@ class Soak(service.Case):
         for, and how free blocks lie between others; it climbs to a level that shows only after minutes.  So what is
         compared is what is held at rest.
         """
-        self.assertLessEqual(after["objects not reclaimed"], 8)
+        # What a thread's writes took out of the cache waits for 64 of them (cache.h, P1).
+        self.assertLessEqual(after["objects not reclaimed"], 64 * after["threads"])
         limits = {"descriptors": 4, "threads": 4}
         if SLOW == 1:
             limits |= {"heap in use": HEAP_SLACK, "memory outside the heap": OUTSIDE_SLACK}
