@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* caches_patinox.c - the cache cases for us, with default options: values are copied out. */
+/* caches_patinox.c - the cache cases for us, with default options and fixed sizes: values are copied out. */
 #include "bench.h"
 #include "caches.h"
 
@@ -17,10 +17,12 @@ static _Thread_local uint32_t at;
 static _Thread_local uint64_t *keys; /* made of the stream, in the order of the stream */
 static _Thread_local uint64_t asked, found;
 
-static struct bench *make(uint64_t entries) {
+static struct bench *make(uint64_t entries, uint32_t key_bytes) {
     static struct bench bench;
     struct pnx_error err;
-    if (pnx_cache_create(PNX_CACHE_OPTS(.capacity_entries = entries), &err, &bench.cache)) {
+    if (pnx_cache_create(PNX_CACHE_OPTS(.capacity_entries = entries, .key_bytes = key_bytes,
+                                 .value_bytes = sizeof(uint64_t)),
+                &err, &bench.cache)) {
         fprintf(stderr, "%s\n", err.message);
         abort();
     }
@@ -35,7 +37,7 @@ static void put(struct pnx_cache *cache, uint64_t i) {
 
 /* Twice the entries, as the peers have it: nothing is evicted that is asked for. */
 static void *fill(unsigned threads) {
-    struct bench *bench = make(2 * CACHE_ENTRIES);
+    struct bench *bench = make(2 * CACHE_ENTRIES, 8);
     (void)threads;
     for (uint64_t i = 0; i < CACHE_ENTRIES; i++)
         put(bench->cache, i);
@@ -43,7 +45,7 @@ static void *fill(unsigned threads) {
 }
 
 static void *fill_texts(unsigned threads) {
-    struct bench *bench = make(2 * CACHE_ENTRIES);
+    struct bench *bench = make(2 * CACHE_ENTRIES, CACHE_TEXT);
     (void)threads;
     for (uint64_t i = 0; i < CACHE_ENTRIES; i++) {
         char text[CACHE_TEXT];
@@ -55,7 +57,7 @@ static void *fill_texts(unsigned threads) {
 }
 
 static void *fill_large(unsigned threads) {
-    struct bench *bench = make(2ull * CACHE_LARGE);
+    struct bench *bench = make(2ull * CACHE_LARGE, 8);
     (void)threads;
     for (uint64_t i = 0; i < CACHE_LARGE; i++)
         put(bench->cache, i);
@@ -63,7 +65,7 @@ static void *fill_large(unsigned threads) {
 }
 
 static void *fill_for_memory(unsigned threads) {
-    struct bench *bench = make(CACHE_MEMORY);
+    struct bench *bench = make(CACHE_MEMORY, 8);
     (void)threads;
     for (uint64_t i = 0; i < CACHE_MEMORY; i++) {
         uint64_t key = cache_key(i);
@@ -75,11 +77,11 @@ static void *fill_for_memory(unsigned threads) {
 
 static void *begin_mixed(unsigned threads) {
     (void)threads;
-    return make(CACHE_MIXED_ENTRIES);
+    return make(CACHE_MIXED_ENTRIES, 8);
 }
 
 static void *begin_inserts(unsigned threads) {
-    struct bench *bench = make(CACHE_ENTRIES);
+    struct bench *bench = make(CACHE_ENTRIES, 8);
     (void)threads;
     for (; bench->next < 2 * CACHE_ENTRIES; bench->next++)
         put(bench->cache, bench->next);

@@ -106,7 +106,10 @@ struct pnx_cache_opts {
     uint32_t
             shards; /* parts with a lock each, a power of two up to 64; default: by the capacity, 1 below 4096 entries
                         and where hits have an order (P8) */
-    uint32_t flags; /* must be 0 */
+    uint32_t
+            key_bytes; /* size of every key, up to 64, and of every value, up to 256: both or neither.  See Fixed */
+    uint32_t value_bytes; /* sizes */
+    uint32_t flags;       /* must be 0 */
 };
 
 #ifndef __cplusplus
@@ -254,20 +257,63 @@ PNX_API int pnx_cache_clear(struct pnx_cache *cache);
 PNX_API int pnx_cache_each(struct pnx_cache *cache,
         int (*visit)(void *ctx, const struct pnx_cache_ref *ref), void *ctx);
 
+/* ---- fixed sizes ----
+ *
+ * Where all keys have the same size, and all values too, they stand in the index itself: there is no block of memory for an
+ * entry, a lookup reads two lines of the processor's cache, and a put allocates nothing but pages.  Such a cache is made
+ * with key_bytes and value_bytes, or by PNX_CACHE_DEFINE().  What it does otherwise:
+ *
+ *   - Values are copied, always: get_copy(), get_many(), put(), put_if_absent(), remove(), each_copy(), and all that is about the
+ *     whole cache.  There are no references, pointers, loaders and destructors: those calls are -ENOTSUP, destroy is -EINVAL.
+ *   - A size that is another one is -EINVAL.
+ *   - A time to live counts in 67 ms (2^26 ns) and is rounded down; less than PNX_CACHE_FIXED_TTL_MIN is -EINVAL.
+ *   - Of entries of a shard that have expired most, but not always all, go before what the policy would evict (P2): their order is
+ *     known to a bucket of a timing wheel.  None is ever returned (P3).
+ *   - An entry counts pnx_cache_cost_fixed() bytes.  The budget is charged by pages; a removal gives nothing back, and the budget's
+ *     reclaimer, and a clear, empty whole shards.
+ *   - A shard has at most 2^24 - 2 entries.
+ */
+
+#define PNX_CACHE_FIXED_TTL_MIN (INT64_C(1) << 27) /* 134 ms */
+
+/* Returns how many bytes an entry of fixed sizes counts as; SIZE_MAX for sizes that cannot be. */
+PNX_API size_t pnx_cache_cost_fixed(size_t key_bytes, size_t value_bytes);
+
+/*
+ * Calls visit with copies of each entry's key and value, with no lock held, in no order; an entry that comes or goes meanwhile
+ * may be left out, and a key that is removed and put again be seen twice.  A nonzero return ends the walk and is
+ * returned.  Not a use.  -ENOTSUP where sizes are not fixed, -ESHUTDOWN, -EINVAL.
+ */
+PNX_API int pnx_cache_each_copy(struct pnx_cache *cache,
+        int (*visit)(void *ctx, const void *key, const void *value), void *ctx);
+
 /*
  * Defines typed forms for keys of type K and values of type V, which are copied as bytes: K must have no padding.
  *
  *     PNX_CACHE_DEFINE(price_cache, uint64_t, struct price)
  *
+ *     int price_cache_create(const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache **ret_cache);
  *     int price_cache_get(struct pnx_cache *cache, uint64_t key, struct price *ret_value);
  *     int price_cache_get_many(struct pnx_cache *cache, const uint64_t *keys, size_t n, struct price *values,
  *             uint64_t *ret_found);
  *     int price_cache_put(struct pnx_cache *cache, uint64_t key, struct price value, pnx_ns ttl);
+ *     int price_cache_put_if_absent(struct pnx_cache *cache, uint64_t key, struct price value, pnx_ns ttl);
  *     int price_cache_remove(struct pnx_cache *cache, uint64_t key);
  *
- * Errors are those of the functions above; a value that was stored with another size is -ERANGE.
+ * create sets the fixed sizes in a copy of opts; the others work on any cache.  Errors are those of the functions above; a value
+ * that was stored with another size is -ERANGE.
  */
 #define PNX_CACHE_DEFINE(name, K, V) \
+    PNX_CACHE_TYPED_ int name##_create(const struct pnx_cache_opts *opts, struct pnx_error *err, \
+            struct pnx_cache **ret_cache) { \
+        struct pnx_cache_opts fixed; \
+        if (!opts || opts->size != sizeof(fixed)) \
+            return pnx_cache_create(opts, err, ret_cache); \
+        fixed = *opts; \
+        fixed.key_bytes = sizeof(K); \
+        fixed.value_bytes = sizeof(V); \
+        return pnx_cache_create(&fixed, err, ret_cache); \
+    } \
     PNX_CACHE_TYPED_ int name##_get(struct pnx_cache *cache, K key, V *ret_value) { \
         V value; \
         size_t size = 0; \
@@ -284,6 +330,10 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
     } \
     PNX_CACHE_TYPED_ int name##_put(struct pnx_cache *cache, K key, V value, pnx_ns ttl) { \
         return pnx_cache_put(cache, &key, sizeof(key), &value, sizeof(value), ttl); \
+    } \
+    PNX_CACHE_TYPED_ int name##_put_if_absent( \
+            struct pnx_cache *cache, K key, V value, pnx_ns ttl) { \
+        return pnx_cache_put_if_absent(cache, &key, sizeof(key), &value, sizeof(value), ttl); \
     } \
     PNX_CACHE_TYPED_ int name##_remove(struct pnx_cache *cache, K key) { \
         return pnx_cache_remove(cache, &key, sizeof(key)); \

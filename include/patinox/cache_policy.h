@@ -21,7 +21,8 @@
  *   P5  Equal calls on equal parameters give equal victims: what is random comes from the seed.
  *
  * What policies read of a slot (hit byte, weight, hash, expiry) stays with the owner, who describes the place by a
- * struct pnx_cache_slots; so nothing is stored twice.
+ * struct pnx_cache_slots; so nothing is stored twice.  Where a hash or an expiry can be told from what the owner keeps
+ * anyway, it is not stored even once: the description names a function that tells it.
  */
 #ifndef PNX_CACHE_POLICY_H
 #define PNX_CACHE_POLICY_H
@@ -52,6 +53,10 @@ struct pnx_cache_slots {
     uint32_t weight_bytes; /* 4 or 8 */
     uint32_t expires;      /* offset of a pnx_ns, PNX_NEVER for a slot that does not; or NO_FIELD */
     uint32_t reserved_;
+    /* In place of the offsets hash and expires, where they are not NULL. */
+    uint32_t (*hash_of)(const struct pnx_cache_slots *slots, uint32_t slot);
+    pnx_ns (*expires_of)(const struct pnx_cache_slots *slots, uint32_t slot);
+    const void *ctx; /* theirs */
 };
 
 /* The record of a slot. */
@@ -94,6 +99,8 @@ static inline void pnx_cache_slot_bump(
 /* Hash of the slot's key: 32 bits, as good as random. */
 static inline uint32_t pnx_cache_slot_hash(const struct pnx_cache_slots *slots, uint32_t slot) {
     uint32_t hash;
+    if (slots->hash_of)
+        return slots->hash_of(slots, slot);
     memcpy(&hash, pnx_cache_slot_record(slots, slot) + slots->hash, sizeof(hash));
     return hash;
 }
@@ -115,6 +122,8 @@ static inline uint64_t pnx_cache_slot_weight(const struct pnx_cache_slots *slots
 /* When the slot expires; PNX_NEVER where slots have no such field. */
 static inline pnx_ns pnx_cache_slot_expires(const struct pnx_cache_slots *slots, uint32_t slot) {
     pnx_ns expires = PNX_NEVER;
+    if (slots->expires_of)
+        return slots->expires_of(slots, slot);
     if (slots->expires != PNX_CACHE_NO_FIELD)
         memcpy(&expires, pnx_cache_slot_record(slots, slot) + slots->expires, sizeof(expires));
     return expires;

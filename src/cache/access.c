@@ -17,9 +17,8 @@ static bool bad_key(const void *key, size_t key_size) {
 
 /* ---- looking, under the lock ---- */
 
-/* Tells the policy of a request, if it wants to know of this one. */
-static void tell_access_locked(
-        struct pnx_cache_shard *shard, uint64_t hash, const struct pnx_cache_entry *entry) {
+void pnx__cache_tell_access_locked(
+        struct pnx_cache_shard *shard, uint64_t hash, uint32_t slot, size_t cost) {
     if (!shard->policy_state || !shard->policy->access)
         return;
     const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(shard->policy_state);
@@ -30,10 +29,15 @@ static void tell_access_locked(
     if (shard->view.weight != PNX_CACHE_NO_FIELD) {
         /* What a key that is not there would weigh is not known: as much as others.  Relaxed: the lock is held. */
         uint64_t bytes = pnx_load(&shard->bytes, PNX_RELAXED, "cache.access_bytes");
-        weight = entry ? pnx__cache_cost_of(entry) : shard->live ? bytes / shard->live : 1;
+        weight = cost ? cost : shard->live ? bytes / shard->live : 1;
     }
-    shard->policy->access(
-            shard->policy_state, high, weight, entry ? entry->u.in.slot : PNX_CACHE_NO_SLOT);
+    shard->policy->access(shard->policy_state, high, weight, slot);
+}
+
+static void tell_access_locked(
+        struct pnx_cache_shard *shard, uint64_t hash, const struct pnx_cache_entry *entry) {
+    pnx__cache_tell_access_locked(shard, hash, entry ? entry->u.in.slot : PNX_CACHE_NO_SLOT,
+            entry ? pnx__cache_cost_of(entry) : 0);
 }
 
 int pnx__cache_look_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
@@ -130,6 +134,8 @@ int pnx_cache_get(
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
+    if (pnx__cache_is_fixed(cache))
+        return -ENOTSUP;
     struct pnx_cache_entry *entry = NULL;
     uint64_t hash = pnx__hash(cache->seed, key, key_size);
     struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
@@ -170,6 +176,8 @@ int pnx_cache_probe(
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
+    if (pnx__cache_is_fixed(cache))
+        return -ENOTSUP;
     struct pnx_cache_entry *entry = NULL;
     uint64_t hash = pnx__hash(cache->seed, key, key_size);
     struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
@@ -220,8 +228,8 @@ static int copy_free(struct pnx_cache_shard *shard, uint64_t hash, const void *k
     return rc;
 }
 
-int pnx_cache_get_copy(struct pnx_cache *cache, const void *key, size_t key_size, void *buf,
-        size_t cap, size_t *ret_size) {
+__attribute__((noinline)) static int get_entry_copy(struct pnx_cache *cache, const void *key,
+        size_t key_size, void *buf, size_t cap, size_t *ret_size) {
     if (bad_key(key, key_size) || (!buf && cap > 0))
         return -EINVAL;
     int rc = pnx__cache_enter(cache);
@@ -243,6 +251,13 @@ int pnx_cache_get_copy(struct pnx_cache *cache, const void *key, size_t key_size
     }
     rc = count_look(cache, rc);
     return rc ? rc : copied;
+}
+
+int pnx_cache_get_copy(struct pnx_cache *cache, const void *key, size_t key_size, void *buf,
+        size_t cap, size_t *ret_size) {
+    if (cache && pnx__cache_is_fixed(cache))
+        return pnx__cache_fixed_get_copy(cache, key, key_size, buf, cap, ret_size);
+    return get_entry_copy(cache, key, key_size, buf, cap, ret_size);
 }
 
 /* ---- put ---- */
@@ -286,12 +301,29 @@ static int put_entry(struct pnx_cache *cache, const struct put *put, uint64_t ha
     return rc;
 }
 
+static int put_fixed(struct pnx_cache *cache, const struct put *put) {
+    const struct pnx_cache_shape *shape = &cache->shape;
+    if (put->flags & PNX_CACHE_ENTRY_POINTER)
+        return -ENOTSUP;
+    if (!put->key || !put->value || put->ttl < 0 || put->key_size != shape->key_bytes ||
+            put->value_size != shape->value_bytes ||
+            (put->ttl > 0 && put->ttl < PNX_CACHE_FIXED_TTL_MIN))
+        return -EINVAL;
+    int rc = pnx__cache_fixed_put(cache, put->key, put->value, put->ttl, put->if_absent);
+    if (rc == -EFBIG ||
+            rc == -ENOMEM) /* there was no older value: that would have been replaced in its place */
+        pnx__cache_reject(cache, cache->fixed_cost, rc);
+    return rc;
+}
+
 static int put(struct pnx_cache *cache, const struct put *put) {
     if (bad_put(put))
         return -EINVAL;
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
+    if (pnx__cache_is_fixed(cache))
+        return put_fixed(cache, put);
     if (put->key_size > UINT32_MAX)
         return -EFBIG;
     uint64_t hash = pnx__hash(cache->seed, put->key, put->key_size);
@@ -334,6 +366,9 @@ int pnx_cache_remove(struct pnx_cache *cache, const void *key, size_t key_size) 
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
+    if (pnx__cache_is_fixed(cache))
+        return key_size == cache->shape.key_bytes ? pnx__cache_fixed_remove(cache, key, key_size)
+                                                  : -EINVAL;
     struct pnx_cache_effects fx = {0};
     uint64_t hash = pnx__hash(cache->seed, key, key_size);
     struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);

@@ -31,7 +31,23 @@ static const struct pnx_opt_table option_table = {
         .count = sizeof(option_rows) / sizeof(option_rows[0]),
 };
 static_assert(sizeof(struct pnx_cache_opts) <= PNX_OPTS_MAX_SIZE, "the checker has room for it");
-static_assert(sizeof(struct pnx_cache_opts) == 12 * sizeof(void *) + 4 * 8 + 2 * 4, "no padding");
+static_assert(sizeof(struct pnx_cache_opts) == 12 * sizeof(void *) + 4 * 8 + 4 * 4, "no padding");
+
+static int check_fixed(const struct pnx_cache_opts *opts, struct pnx_error *err) {
+    if (!opts->key_bytes != !opts->value_bytes)
+        return pnx__fail_field(err, -EINVAL, opts->key_bytes ? "value_bytes" : "key_bytes",
+                "cache.key_bytes and cache.value_bytes are given together or not at all");
+    if (!opts->key_bytes)
+        return 0;
+    if (opts->destroy)
+        return pnx__fail_field(
+                err, -EINVAL, "destroy", "cache.destroy is told of no value where sizes are fixed");
+    if (opts->ttl < PNX_CACHE_FIXED_TTL_MIN)
+        return pnx__fail_field(err, -EINVAL, "ttl",
+                "cache.ttl is %lld ns; with fixed sizes it is at least %lld", (long long)opts->ttl,
+                (long long)PNX_CACHE_FIXED_TTL_MIN);
+    return 0;
+}
 
 int pnx__cache_opts_resolve(
         const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache_opts *ret_opts) {
@@ -45,8 +61,10 @@ int pnx__cache_opts_resolve(
     if (resolved.capacity == 0 && resolved.capacity_entries == 0)
         return pnx__fail_field(
                 err, -EINVAL, "capacity", "cache.capacity or cache.capacity_entries is required");
-    *ret_opts = resolved;
-    return 0;
+    rc = check_fixed(&resolved, err);
+    if (rc == 0)
+        *ret_opts = resolved;
+    return rc;
 }
 
 int pnx_cache_opts_set(
@@ -56,7 +74,16 @@ int pnx_cache_opts_set(
     return pnx__opts_set(&option_table, opts, name, text, err);
 }
 
+size_t pnx_cache_cost_fixed(size_t key_bytes, size_t value_bytes) {
+    if (key_bytes > PNX_CACHE_KEY_BYTES || value_bytes > PNX_CACHE_VALUE_BYTES)
+        return SIZE_MAX;
+    return sizeof(struct pnx_cache_fixed) + (key_bytes + 3) / 4 * 4 + (value_bytes + 3) / 4 * 4 +
+           PNX_CACHE_FIXED_SHARE;
+}
+
 /* ---- making ---- */
+
+#define FIXED_SHIFT_MOST 12 /* of pages */
 
 /* A registry that is shut down ends the cache, whose maker still has to release it. */
 static int close_row(void *arg, const struct pnx_cancel *cancel) {
@@ -90,7 +117,9 @@ static uint32_t count_shards(const struct pnx_cache_opts *opts, bool exact) {
         return opts->shards;
     uint64_t entries = opts->capacity_entries;
     if (!entries)
-        entries = opts->capacity / (2 * pnx__cache_entry_cost(0, 0, false));
+        entries = opts->key_bytes ? opts->capacity /
+                                            pnx_cache_cost_fixed(opts->key_bytes, opts->value_bytes)
+                                  : opts->capacity / (2 * pnx__cache_entry_cost(0, 0, false));
     if (exact || entries < PNX_CACHE_ONE_SHARD)
         return 1;
     uint32_t shards = 1;
@@ -127,7 +156,11 @@ static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
     cache->destroy = opts->destroy;
     cache->ctx = opts->ctx;
     cache->seed = cache->env.random(cache->env.ctx);
-    cache->kind = opts->capacity ? PNX_CACHE_CAPACITY_BYTES : PNX_CACHE_CAPACITY_ENTRIES;
+    cache->kind = opts->capacity && !opts->key_bytes ? PNX_CACHE_CAPACITY_BYTES
+                                                     : PNX_CACHE_CAPACITY_ENTRIES;
+    cache->time_base = pnx__now(&cache->env);
+    cache->fixed_cost =
+            opts->key_bytes ? pnx_cache_cost_fixed(opts->key_bytes, opts->value_bytes) : 0;
     cache->negative_ttl = opts->negative_ttl;
     cache->load_timeout = opts->load_timeout;
     pnx__mutex_init(&cache->lock, PNX_RANK_CACHE);
@@ -142,6 +175,26 @@ static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
     cache->block.refresh = pnx__cache_refresh;
 }
 
+/* What records look like.  Of fixed sizes a page is about a 64th of what a shard is to hold. */
+static struct pnx_cache_shape shape_of(const struct pnx_cache_opts *opts, uint32_t shards) {
+    struct pnx_cache_shape shape = {
+            .stride = sizeof(struct pnx_cache_record), .shift = PNX_CACHE_PAGE_SHIFT};
+    if (!opts->key_bytes)
+        return shape;
+    uint64_t entries = opts->capacity / pnx_cache_cost_fixed(opts->key_bytes, opts->value_bytes);
+    if (opts->capacity_entries && (!opts->capacity || opts->capacity_entries < entries))
+        entries = opts->capacity_entries;
+    shape.key_bytes = opts->key_bytes;
+    shape.value_bytes = opts->value_bytes;
+    shape.key_words = (opts->key_bytes + 3) / 4;
+    shape.value_words = (opts->value_bytes + 3) / 4;
+    shape.stride =
+            (uint32_t)sizeof(struct pnx_cache_fixed) + 4 * (shape.key_words + shape.value_words);
+    while (shape.shift < FIXED_SHIFT_MOST && entries / shards >> shape.shift > 64)
+        shape.shift++;
+    return shape;
+}
+
 /* Makes the shards and the cells.  -ENOMEM, -EINVAL. */
 static int init_shards(
         struct pnx_cache *cache, const struct pnx_cache_opts *opts, struct pnx_error *err) {
@@ -153,18 +206,26 @@ static int init_shards(
     if (rc)
         return rc;
     uint32_t shards = count_shards(opts, exact);
+    cache->shape = shape_of(opts, shards);
     cache->cells = pnx__alloc_aligned(&cache->env, PNX_CACHE_CELLS, sizeof(*cache->cells), 64);
     if (cache->cells)
         cache->shards = pnx__alloc_aligned(&cache->env, shards, sizeof(*cache->shards), 64);
-    if (!cache->shards)
+    if (cache->shards && opts->key_bytes)
+        cache->wheels = pnx__alloc(&cache->env, shards, sizeof(*cache->wheels));
+    if (!cache->shards || (opts->key_bytes && !cache->wheels)) {
+        pnx__free(&cache->env, cache->shards, shards, sizeof(*cache->shards));
+        cache->shards = NULL;
         return pnx__fail(err, -ENOMEM, 0, "create", "cache: out of memory");
+    }
     cache->n_shards = shards;
+    cache->shard_bits = (uint32_t)__builtin_ctz(shards);
     for (uint32_t i = 0; i < shards; i++)
         pnx__cache_shard_init(&cache->shards[i], cache, policy);
     /* Relaxed: nobody else knows the cache yet. */
     pnx_store(&cache->shards_alive, shards, PNX_RELAXED, "cache.first_alive");
     cache->base_charge = sizeof(*cache) + PNX_CACHE_CELLS * sizeof(*cache->cells) +
-                         shards * (sizeof(*cache->shards) + PNX_CACHE_INDEX_BASE);
+                         shards * (sizeof(*cache->shards) + PNX_CACHE_INDEX_BASE) +
+                         (cache->wheels ? shards * sizeof(*cache->wheels) : 0);
     return 0;
 }
 
@@ -212,6 +273,7 @@ static void free_cache(struct pnx_cache *cache) {
     for (uint32_t i = 0; i < cache->n_shards; i++)
         pnx__cache_shard_drop(&cache->shards[i]);
     pnx__free(&env, cache->shards, cache->n_shards, sizeof(*cache->shards));
+    pnx__free(&env, cache->wheels, cache->n_shards, sizeof(*cache->wheels));
     pnx__free(&env, cache->cells, PNX_CACHE_CELLS, sizeof(*cache->cells));
     if (cache->budget) {
         pnx_budget_uncharge(cache->budget, cache->base_charge);

@@ -12,6 +12,7 @@
  *   load.c     loaders, waiters, the wait-for graph
  *   report.c   statistics, invariants
  *   table.c, heap.c, policies/  slots
+ *   fixed.c, wheel.c   keys and values of fixed sizes, which stand in slots
  *
  * Pattern of every operation that writes: lock a shard, decide, note what is to be done in a struct pnx_cache_effects,
  * unlock, do it.  No operation holds the locks of two shards.  Lookups lock nothing, but where the policy wants to be told
@@ -21,8 +22,10 @@
 #define PNX_SRC_CACHE_INTERNAL_H
 
 #include "base/env.h"
+#include "base/hash.h"
 #include "base/list.h"
 #include "cache/entry.h"
+#include "cache/fixed.h"
 #include "cache/table.h"
 #include "os/mutex.h"
 #include "os/thread.h"
@@ -45,14 +48,25 @@
 #define PNX_CACHE_CELLS \
     64u /* threads that count lookups without read-modify-writes, and one for the rest */
 
-#define PNX_CACHE_PAGE_BYTES (PNX_CACHE_PAGE_SLOTS * sizeof(struct pnx_cache_record))
-
 /*
  * Bytes that an entry counts for the index: its record, its part of the lines and of the policy's state, and what of
  * the two is unused, since they grow by half.
  */
 #define PNX_CACHE_INDEX_SHARE 88
 #define PNX_CACHE_INDEX_BASE  16384 /* what a shard's index may hold beside the shares */
+#define PNX_CACHE_FIXED_SHARE 28    /* the same for fixed sizes, beside the record */
+
+#define PNX_CACHE_WHEEL_LEVELS  5u
+#define PNX_CACHE_WHEEL_BUCKETS 64u
+
+/* Of a shard of fixed sizes, and guarded by its lock; see cache/wheel.c.  A list is the number of its first slot, and one. */
+struct pnx_cache_wheel {
+    uint64_t filled[PNX_CACHE_WHEEL_LEVELS]; /* buckets that hold something */
+    uint32_t tick;                           /* it has come so far */
+    uint32_t level; /* buckets of this tick below this level are still to be looked at */
+    uint32_t due;   /* what is left of the bucket that is looked at */
+    uint32_t list[PNX_CACHE_WHEEL_LEVELS][PNX_CACHE_WHEEL_BUCKETS];
+};
 
 struct pnx_cache_load;
 
@@ -87,10 +101,11 @@ struct pnx_cache_shard {
     uint32_t used; /* slots below are live or free ones */
     uint32_t free_first;
     uint32_t free_last;
-    uint32_t timed; /* elements of the heap */
+    uint32_t timed; /* elements of the heap, or slots in the wheel */
     uint32_t walks; /* while not 0, slots keep their numbers */
     uint32_t n_loads;
-    uint32_t reserved;
+    uint32_t epoch; /* of fixed sizes: the clear after which all that is here was stored */
+    struct pnx_cache_wheel *wheel; /* of fixed sizes */
     struct pnx_link loads[PNX_CACHE_LOAD_BUCKETS];
     struct pnx_a64 bytes; /* of live entries: read without the lock, too, as are the counters */
     struct pnx_a64 entries;
@@ -105,16 +120,23 @@ struct pnx_cache_shard {
  * those that an insert under way has taken out to make room, <= capacity, save while a resize evicts; likewise entries.
  */
 struct pnx_cache {
-    /* fixed at create */
+    /* fixed at create; what lookups read comes first, in two lines */
     uint32_t magic;
     uint32_t fork_generation;
     struct pnx_cache_shard *shards;
     struct pnx_cache_cell *cells;
     uint64_t seed;
     uint32_t n_shards;
-    uint32_t kind;        /* enum pnx_cache_capacity_kind: of what policies are told */
-    uint32_t first_slots; /* of a shard's first table */
-    uint32_t reserved;
+    uint32_t shard_bits;   /* of n_shards */
+    struct pnx_a32 closed; /* written once */
+    struct pnx_a32
+            epoch; /* not fixed: how often it has been cleared; older entries are not visible */
+    struct pnx_cache_shape shape;
+    pnx_ns time_base;               /* from which ticks count */
+    uint32_t kind;                  /* enum pnx_cache_capacity_kind: of what policies are told */
+    uint32_t first_slots;           /* of a shard's first table */
+    size_t fixed_cost;              /* of each entry, where sizes are fixed */
+    struct pnx_cache_wheel *wheels; /* one a shard, where sizes are fixed */
     struct pnx_env env;
     char *name;
     const char *site;
@@ -128,8 +150,6 @@ struct pnx_cache {
     pnx_ns negative_ttl; /* PNX_NEVER: off */
     pnx_ns load_timeout;
 
-    struct pnx_a32 closed;
-    struct pnx_a32 epoch;    /* how often it has been cleared: older entries are not visible */
     struct pnx_a64 capacity; /* UINT64_MAX: no limit; written under lock, as are the next three */
     struct pnx_a64 capacity_entries; /* UINT64_MAX: no limit */
     struct pnx_a64 ttl;              /* pnx_ns */
@@ -161,7 +181,7 @@ struct pnx_cache_effects {
     struct pnx_cache_entry *dead; /* taken out of the cache, in that order: drop its reference */
     struct pnx_cache_entry *last; /* of dead, when there is one */
     struct pnx_cache_spare *spare;
-    struct pnx_cache_table *table; /* to be retired */
+    struct pnx_cache_table *table; /* a list: to be retired */
     uint32_t count;                /* entries in dead */
     uint32_t room_entries;         /* how many of them still count as used */
     size_t bytes;                  /* their cost */
@@ -171,7 +191,9 @@ struct pnx_cache_effects {
 /* What is to be inserted. */
 struct pnx_cache_insert {
     struct pnx_cache_entry
-            *entry; /* with the maker's reference; on success the cache has its own */
+            *entry;  /* with the maker's reference; on success the cache has its own */
+    const void *key; /* this and the next: where sizes are fixed, in place of entry */
+    const void *value;
     uint64_t hash;
     struct pnx_cache_load *load; /* of which it is the result; NULL for a put */
     pnx_ns ttl;                  /* 0: the cache's */
@@ -218,6 +240,16 @@ static inline struct pnx_cache_shard *pnx__cache_shard_of(
     return &cache->shards[hash & (cache->n_shards - 1)];
 }
 
+/* Whether keys and values have fixed sizes and stand in the records: there are no entries. */
+static inline bool pnx__cache_is_fixed(const struct pnx_cache *cache) {
+    return cache->shape.key_bytes > 0;
+}
+
+/* What a page charges to the budget: with fixed sizes all that its entries count. */
+static inline size_t pnx__cache_page_charge(const struct pnx_cache *cache) {
+    return cache->fixed_cost << (pnx__cache_is_fixed(cache) ? cache->shape.shift : 0);
+}
+
 /* ---- shard.c ---- */
 
 void pnx__cache_shard_init(struct pnx_cache_shard *shard, struct pnx_cache *cache,
@@ -258,6 +290,10 @@ bool pnx__cache_slot_ready_locked(
 int pnx__cache_fresh_make(struct pnx_cache_shard *shard, struct pnx_cache_fresh *fresh);
 void pnx__cache_fresh_drop(struct pnx_cache *cache, struct pnx_cache_fresh *fresh);
 
+/* The slot that has been free for longest; ready_locked() said that there is one. */
+uint32_t pnx__cache_take_slot(struct pnx_cache_shard *shard);
+void pnx__cache_give_slot(struct pnx_cache_shard *shard, uint32_t slot);
+
 /* Gives the entry a slot, which stands in the index, the heap and the policy from then on. */
 void pnx__cache_slot_insert_locked(
         struct pnx_cache_shard *shard, struct pnx_cache_entry *entry, uint64_t hash, size_t weight);
@@ -270,6 +306,8 @@ void pnx__cache_slot_remove_locked(struct pnx_cache_shard *shard, uint32_t slot,
 void pnx__cache_slot_hit_locked(struct pnx_cache_shard *shard, uint32_t slot);
 /* Lets go of the memory of a shard that holds nothing. */
 void pnx__cache_shard_tidy_locked(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx);
+/* Lets go of it whatever it holds; there is a table.  The counts are the caller's to correct. */
+void pnx__cache_shard_empty_locked(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx);
 
 static inline struct pnx_cache_entry *pnx__cache_entry_of(
         const struct pnx_cache_shard *shard, uint32_t slot) {
@@ -302,8 +340,21 @@ static inline uint32_t pnx__cache_epoch(const struct pnx_cache *cache) {
 }
 
 void pnx__cache_lock(struct pnx_cache_shard *shard);
+/* The same, for callers who take no notice of entries' own age: where sizes are fixed, drops what is older than a clear. */
+void pnx__cache_lock_current(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx);
+/* Unlocks, when nothing was taken out or its room is kept. */
+void pnx__cache_unlock_kept(struct pnx_cache_shard *shard);
 /* Tells lookups what the policy wants now, gives back the room of what was taken out, and unlocks. */
 void pnx__cache_unlock(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx);
+
+/*
+ * Takes room for one more entry in the shard, evicting from it what goes first; old: what it replaces, or NULL, and what is left of
+ * that.  0, -EFBIG, INSERT_AGAIN and the like.
+ */
+int pnx__cache_make_room_locked(struct pnx_cache_shard *shard,
+        const struct pnx_cache_insert *insert, size_t cost, struct pnx_cache_entry **old,
+        uint32_t batch, struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx);
+void pnx__cache_count_removal(struct pnx_cache_values *values, enum pnx_cache_cause cause);
 
 /* Returns the visible entry of the key, or NULL; one that has expired or was cleared is removed. */
 struct pnx_cache_entry *pnx__cache_find_locked(struct pnx_cache_shard *shard, uint64_t hash,
@@ -318,6 +369,9 @@ void pnx__cache_update_row(struct pnx_cache *cache);
 
 /* Evicts one entry of the shard, an expired one if there is one.  False when nothing is left. */
 bool pnx__cache_evict_locked(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx);
+
+/* Whether the shard has its part of all, about, so that what it takes in pushes out something of its own. */
+bool pnx__cache_has_its_share(const struct pnx_cache_shard *shard);
 
 /* The shard that holds most. */
 struct pnx_cache_shard *pnx__cache_fullest(const struct pnx_cache *cache);
@@ -348,6 +402,10 @@ size_t pnx__cache_run(struct pnx_cache *cache, struct pnx_cache_effects *fx);
 
 #define PNX_CACHE_ABSENT 1 /* a remembered absence */
 
+/* Tells the policy of a request, if it wants to know of this one.  cost: of what was found, or 0. */
+void pnx__cache_tell_access_locked(
+        struct pnx_cache_shard *shard, uint64_t hash, uint32_t slot, size_t cost);
+
 /* Looks a key up as a use: 0 and the entry, PNX_CACHE_ABSENT, -ENOENT (not counted yet), -ESHUTDOWN. */
 int pnx__cache_look_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
         size_t key_size, struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry);
@@ -361,6 +419,55 @@ int pnx__cache_look_free(struct pnx_cache_shard *shard, uint64_t hash, const voi
  * out.  Counts the hit for the policy. */
 int pnx__cache_find_free(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
         const void *key, size_t key_size, struct pnx_cache_entry **ret_entry);
+
+/* ---- fixed.c ---- */
+
+typedef int pnx_cache_visit_copy_fn(void *ctx, const void *key, const void *value);
+
+void pnx__cache_fixed_init(struct pnx_cache_shard *shard, struct pnx_cache_wheel *wheel);
+/* The present tick of the cache's clock. */
+uint32_t pnx__cache_tick_now(const struct pnx_cache *cache);
+
+/* Hash of the key in a record, and its high half. */
+uint64_t pnx__cache_fixed_hash(const struct pnx_cache *cache, const struct pnx_cache_fixed *record);
+static inline uint32_t pnx__cache_fixed_high(
+        const struct pnx_cache *cache, const struct pnx_cache_fixed *record) {
+    return pnx__cache_hash_high(pnx__cache_fixed_hash(cache, record));
+}
+
+/* Locks the shard, and drops what was stored before the last clear. */
+void pnx__cache_fixed_lock(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx);
+int pnx__cache_fixed_try_insert_locked(struct pnx_cache_shard *shard,
+        const struct pnx_cache_insert *insert, uint32_t batch, struct pnx_cache_fresh *fresh,
+        struct pnx_cache_effects *fx);
+void pnx__cache_fixed_remove_locked(struct pnx_cache_shard *shard, uint32_t slot,
+        enum pnx_cache_cause cause, bool told, struct pnx_cache_effects *fx);
+
+/* The calls, for sizes that have been checked: as those of the same names without fixed. */
+int pnx__cache_fixed_get_copy(struct pnx_cache *cache, const void *key, size_t key_size, void *buf,
+        size_t cap, size_t *ret_size);
+int pnx__cache_fixed_put(
+        struct pnx_cache *cache, const void *key, const void *value, pnx_ns ttl, bool if_absent);
+int pnx__cache_fixed_remove(struct pnx_cache *cache, const void *key, size_t key_size);
+int pnx__cache_fixed_each(struct pnx_cache *cache, pnx_cache_visit_copy_fn *visit, void *ctx);
+void pnx__cache_fixed_sweep(struct pnx_cache *cache);
+pnx_ns pnx__cache_fixed_tick(struct pnx_cache_shard *shard, pnx_ns now, uint32_t *budget);
+size_t pnx__cache_fixed_reclaim(struct pnx_cache *cache, size_t want);
+const char *pnx__cache_fixed_check(const struct pnx_cache_shard *shard);
+/* One lookup in a section, of which nothing is counted: 0, -ENOENT, or LOCK. */
+int pnx__cache_fixed_find(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
+        const void *key, size_t key_size, void *value);
+
+/* ---- wheel.c ---- */
+
+/* Puts a slot where the wheel will find it at that tick, unless it is in it already. */
+void pnx__cache_wheel_add(struct pnx_cache_shard *shard, uint32_t slot, uint32_t expires);
+/* Returns a slot that has expired by now, which the wheel does not hold any more, or NONE; *steps: that it may take. */
+uint32_t pnx__cache_wheel_due(struct pnx_cache_shard *shard, uint32_t now, uint32_t *steps);
+/* The tick at which there may be something to do, or TICK_NEVER. */
+uint32_t pnx__cache_wheel_next(const struct pnx_cache_shard *shard);
+void pnx__cache_wheel_reset(struct pnx_cache_shard *shard);
+const char *pnx__cache_wheel_check(const struct pnx_cache_shard *shard);
 
 /* ---- sweep.c ---- */
 

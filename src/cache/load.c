@@ -500,6 +500,9 @@ int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key, size_t key_s
     if (rc)
         return rc == -ESHUTDOWN ? fail_fork(err)
                                 : pnx__fail(err, rc, 0, "wait", "cache: no cache was given");
+    if (pnx__cache_is_fixed(cache))
+        return pnx__fail(err, -ENOTSUP, 0, "lookup",
+                "cache \"%.64s\" has fixed sizes and no references", cache->name);
     if (key_size > UINT32_MAX)
         return pnx__fail(err, -EFBIG, 0, "lookup", "cache \"%.64s\": a key of %zu bytes",
                 cache->name, key_size);

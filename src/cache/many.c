@@ -22,6 +22,7 @@ struct many {
     uint64_t hits;
     uint64_t negative_hits;
     uint64_t misses;
+    size_t record_bytes;
     uint64_t hash[PNX_CACHE_MANY_MAX];
     const struct pnx_cache_table *table[PNX_CACHE_MANY_MAX];
     const void *next[PNX_CACHE_MANY_MAX]; /* what was fetched: line, record; or NULL */
@@ -40,28 +41,29 @@ static void fetch_lines(struct many *many) {
 }
 
 /* The record of the first slot in the line with the key's tag. */
-static const struct pnx_cache_record *guess_record(const struct many *many, size_t i) {
+static const void *guess_record(const struct many *many, size_t i) {
     const struct pnx_cache_line *line = many->next[i];
     uint32_t tag = pnx__cache_tag(many->hash[i]);
     /* Acquire, all: as in cache/table.h, where their partners are. */
-    uint64_t m =
-            pnx__cache_match(pnx_load(&line->tags_low, PNX_ACQUIRE, "cache_many.tags_low"), tag);
-    uint32_t position = m ? (uint32_t)__builtin_ctzll(m) / 8 : 8;
-    if (!m) {
-        m = pnx__cache_match(pnx_load(&line->tags_high, PNX_ACQUIRE, "cache_many.tags_high"), tag);
-        if (!(m & UINT32_MAX))
-            return NULL;
-        position += (uint32_t)__builtin_ctzll(m) / 8;
-    }
+    uint64_t low = pnx_load(&line->tags_low, PNX_ACQUIRE, "cache_many.tags_low");
+    uint64_t high = pnx_load(&line->tags_high, PNX_ACQUIRE, "cache_many.tags_high");
+    uint64_t m = pnx__cache_match(low, high, tag);
+    if (!m)
+        return NULL;
+    uint32_t position = pnx__cache_position(m);
     uint32_t slot = pnx_load(&line->slot[position], PNX_ACQUIRE, "cache_many.slot");
-    return pnx__cache_record(many->table[i], slot);
+    return pnx__cache_is_fixed(many->cache)
+                   ? (const void *)pnx__cache_fixed_at(many->table[i], slot)
+                   : pnx__cache_record(many->table[i], slot);
 }
 
 static void fetch_records(struct many *many) {
     for (size_t i = 0; i < many->n; i++) {
         many->next[i] = guess_record(many, i);
-        if (many->next[i])
-            __builtin_prefetch(many->next[i]);
+        if (!many->next[i])
+            continue;
+        __builtin_prefetch(many->next[i]);
+        __builtin_prefetch((const char *)many->next[i] + many->record_bytes - 1);
     }
 }
 
@@ -88,6 +90,32 @@ static void take(struct many *many, size_t i, const struct pnx_cache_entry *entr
     many->found |= UINT64_C(1) << i;
 }
 
+static void count(struct many *many, size_t i, int rc) {
+    if (rc == PNX_CACHE_LOCK)
+        many->again |= UINT64_C(1) << i;
+    else if (rc == PNX_CACHE_ABSENT)
+        many->negative_hits++;
+    else if (rc != 0)
+        many->misses++;
+}
+
+static void look_up_fixed(struct many *many) {
+    for (size_t i = 0; i < many->n; i++) {
+        const struct pnx_cache_shard *shard = pnx__cache_shard_of(many->cache, many->hash[i]);
+        /* Relaxed: as it comes. */
+        uint64_t wants = pnx_load(&shard->wants, PNX_RELAXED, "cache_many.fixed_wants");
+        int rc = PNX_CACHE_LOCK;
+        if (!pnx__cache_wants_lock(wants, many->hash[i]))
+            rc = pnx__cache_fixed_find(shard, wants, many->hash[i], many->keys + i * many->key_size,
+                    many->key_size, many->values + i * many->value_size);
+        if (rc == 0) {
+            many->hits++;
+            many->found |= UINT64_C(1) << i;
+        }
+        count(many, i, rc);
+    }
+}
+
 static void look_up(struct many *many) {
     for (size_t i = 0; i < many->n; i++) {
         struct pnx_cache_shard *shard = pnx__cache_shard_of(many->cache, many->hash[i]);
@@ -100,12 +128,7 @@ static void look_up(struct many *many) {
                     many->key_size, &entry);
         if (rc == 0)
             take(many, i, entry);
-        else if (rc == PNX_CACHE_LOCK)
-            many->again |= UINT64_C(1) << i;
-        else if (rc == PNX_CACHE_ABSENT)
-            many->negative_hits++;
-        else
-            many->misses++;
+        count(many, i, rc);
     }
 }
 
@@ -114,6 +137,14 @@ static int ask_again(struct many *many) {
     for (uint64_t left = many->again; left; left &= left - 1) {
         size_t i = (size_t)__builtin_ctzll(left);
         struct pnx_cache_ref ref = {0};
+        if (pnx__cache_is_fixed(many->cache)) {
+            int rc = pnx_cache_get_copy(many->cache, many->keys + i * many->key_size,
+                    many->key_size, many->values + i * many->value_size, many->value_size, NULL);
+            if (rc == -ESHUTDOWN)
+                return rc;
+            many->found |= (uint64_t)(rc == 0) << i;
+            continue;
+        }
         int rc = pnx_cache_get(many->cache, many->keys + i * many->key_size, many->key_size, &ref);
         if (rc == -ESHUTDOWN)
             return rc;
@@ -137,6 +168,9 @@ int pnx_cache_get_many(struct pnx_cache *cache, const void *keys, size_t key_siz
         return -E2BIG;
     if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
+    if (pnx__cache_is_fixed(cache) &&
+            (key_size != cache->shape.key_bytes || value_size != cache->shape.value_bytes))
+        return -EINVAL;
     struct many many;
     many.cache = cache;
     many.keys = keys;
@@ -144,12 +178,17 @@ int pnx_cache_get_many(struct pnx_cache *cache, const void *keys, size_t key_siz
     many.n = n;
     many.values = values;
     many.value_size = value_size;
+    many.record_bytes = cache->shape.stride;
     many.found = many.again = many.hits = many.negative_hits = many.misses = 0;
     pnx_reclaim_enter(NULL);
     fetch_lines(&many);
     fetch_records(&many);
-    fetch_entries(&many);
-    look_up(&many);
+    if (pnx__cache_is_fixed(cache)) {
+        look_up_fixed(&many);
+    } else {
+        fetch_entries(&many);
+        look_up(&many);
+    }
     pnx_reclaim_exit(NULL);
     rc = ask_again(&many);
     if (many.hits)

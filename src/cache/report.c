@@ -87,7 +87,8 @@ int pnx_cache_read_stats(struct pnx_cache *cache, struct pnx_cache_stats *ret_st
 /* The conservation laws of struct pnx_cache_shard. */
 static const char *check_sums(const struct pnx_cache_shard *shard) {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < shard->used; i++) {
+    bool fixed = pnx__cache_is_fixed(shard->cache); /* fixed.c has seen to the bytes */
+    for (uint32_t i = 0; !fixed && i < shard->used; i++) {
         const struct pnx_cache_entry *entry = pnx__cache_entry_of(shard, i);
         if (!entry)
             continue;
@@ -101,7 +102,7 @@ static const char *check_sums(const struct pnx_cache_shard *shard) {
         if (record->weight != cost || record->expires != entry->expires)
             return "a record does not say what its entry does";
     }
-    if (bytes != pnx_load(&shard->bytes, PNX_RELAXED, "cache.check_bytes"))
+    if (!fixed && bytes != pnx_load(&shard->bytes, PNX_RELAXED, "cache.check_bytes"))
         return "the bytes do not add up";
 #define LOADED(stat_name) \
     pnx_load(&shard->counters.stat_name, PNX_RELAXED, "cache.check_" #stat_name)
@@ -136,7 +137,8 @@ int pnx_cache_check(struct pnx_cache *cache, struct pnx_error *err) {
     const char *broken = NULL;
     for (uint32_t i = 0; !broken && i < cache->n_shards; i++) {
         struct pnx_cache_shard *shard = &cache->shards[i];
-        pnx__mutex_lock(&shard->lock);
+        struct pnx_cache_effects fx = {0};
+        pnx__cache_lock_current(shard, &fx);
         broken = pnx__cache_shard_check(shard);
         if (!broken)
             broken = check_sums(shard);
@@ -144,7 +146,8 @@ int pnx_cache_check(struct pnx_cache *cache, struct pnx_error *err) {
             broken = pnx__cache_loads_check(shard);
         if (!broken)
             broken = check_room(cache);
-        pnx__mutex_unlock(&shard->lock);
+        pnx__cache_unlock(shard, &fx);
+        pnx__cache_run(cache, &fx);
     }
     return broken ? pnx__fail(err, PNX_E_BROKEN, 0, "check", "cache \"%.64s\": %s", cache->name,
                             broken)

@@ -35,6 +35,8 @@ void pnx__cache_shard_init(struct pnx_cache_shard *shard, struct pnx_cache *cach
             .weight_bytes = sizeof(uint64_t),
             .expires = offsetof(struct pnx_cache_record, expires),
     };
+    if (pnx__cache_is_fixed(cache))
+        pnx__cache_fixed_init(shard, &cache->wheels[shard - cache->shards]);
     for (size_t i = 0; i < PNX_CACHE_LOAD_BUCKETS; i++)
         pnx__list_init(&shard->loads[i]);
 }
@@ -55,7 +57,8 @@ uint64_t pnx__cache_share(const struct pnx_cache *cache) {
     /* Relaxed: the holder of cache->lock wrote them, and tells each policy again when they change. */
     uint64_t bytes = pnx_load(&cache->capacity, PNX_RELAXED, "cache_shard.capacity");
     uint64_t entries = pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache_shard.entries");
-    uint64_t least = pnx__cache_entry_cost(0, 0, false);
+    uint64_t least = pnx__cache_is_fixed(cache) ? (cache->fixed_cost + 1) / 2
+                                                : pnx__cache_entry_cost(0, 0, false);
     uint64_t all = cache->kind == PNX_CACHE_CAPACITY_BYTES ? bytes : entries;
     /* A resize may have left only a limit of the other kind. */
     if (all == UINT64_MAX)
@@ -91,7 +94,8 @@ void pnx__cache_slot_hit_locked(struct pnx_cache_shard *shard, uint32_t slot) {
 static uint32_t next_slots(const struct pnx_cache_shard *shard) {
     const struct pnx_cache *cache = shard->cache;
     uint64_t slots = shard->own_table->slots;
-    if (slots >= PNX_CACHE_SLOTS_MAX)
+    uint64_t most_ever = pnx__cache_is_fixed(cache) ? PNX_CACHE_FIXED_SLOTS : PNX_CACHE_SLOTS_MAX;
+    if (slots >= most_ever)
         return 0;
     uint64_t limit = pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache_shard.slots_limit");
     /* Keys are not spread evenly over shards. */
@@ -104,16 +108,21 @@ static uint32_t next_slots(const struct pnx_cache_shard *shard) {
         next = slots + slots / 8 + 1;
     if (slots == 0 || next <= slots)
         next = slots ? slots + 1 : cache->first_slots;
-    return next < PNX_CACHE_SLOTS_MAX ? (uint32_t)next : PNX_CACHE_SLOTS_MAX;
+    return (uint32_t)(next < most_ever ? next : most_ever);
 }
 
 int pnx__cache_fresh_make(struct pnx_cache_shard *shard, struct pnx_cache_fresh *fresh) {
     struct pnx_cache *cache = shard->cache;
     const struct pnx_env *env = &cache->env;
     if (fresh->page && !fresh->page_memory) {
-        fresh->page_memory = pnx__alloc(env, 1, PNX_CACHE_PAGE_BYTES);
-        if (!fresh->page_memory)
+        size_t charge = pnx__cache_page_charge(cache);
+        if (charge && pnx_budget_charge(cache->budget, charge, 0) != 0)
             return -ENOMEM;
+        fresh->page_memory = pnx__alloc(env, 1, pnx__cache_page_bytes(&cache->shape));
+        if (!fresh->page_memory) {
+            pnx_budget_uncharge(cache->budget, charge);
+            return -ENOMEM;
+        }
     }
     if (!fresh->slots)
         return fresh->page ? 0 : -ENOMEM;
@@ -125,14 +134,16 @@ int pnx__cache_fresh_make(struct pnx_cache_shard *shard, struct pnx_cache_fresh 
     fresh->policy_bytes = shard->policy->memory(&params, fresh->slots);
     fresh->policy_state =
             fresh->policy_bytes ? pnx__alloc_aligned(env, 1, fresh->policy_bytes, 64) : NULL;
-    fresh->table = pnx__cache_table_make(shard, env, fresh->slots);
+    fresh->table = pnx__cache_table_make(shard, env, &cache->shape, fresh->slots);
     return fresh->policy_state && fresh->table ? 0 : -ENOMEM;
 }
 
 void pnx__cache_fresh_drop(struct pnx_cache *cache, struct pnx_cache_fresh *fresh) {
     pnx__cache_table_free(&cache->env, fresh->table);
     pnx__free(&cache->env, fresh->policy_state, 1, fresh->policy_bytes);
-    pnx__free(&cache->env, fresh->page_memory, 1, PNX_CACHE_PAGE_BYTES);
+    if (fresh->page_memory)
+        pnx_budget_uncharge(cache->budget, pnx__cache_page_charge(cache));
+    pnx__free(&cache->env, fresh->page_memory, 1, pnx__cache_page_bytes(&cache->shape));
     *fresh = (struct pnx_cache_fresh){0};
 }
 
@@ -150,8 +161,10 @@ static void put_spare(struct pnx_cache_effects *fx, void *memory, size_t bytes) 
 
 static void publish_table_locked(struct pnx_cache_shard *shard, struct pnx_cache_table *table,
         struct pnx_cache_effects *fx) {
-    if (shard->own_table != &pnx__cache_no_table)
+    if (shard->own_table != &pnx__cache_no_table) {
+        shard->own_table->next = fx->table;
         fx->table = shard->own_table;
+    }
     shard->own_table = table;
     shard->view.pages = table->pages;
     /* Release: pairs with cache.look_table; all of the table. */
@@ -164,6 +177,7 @@ static void install_locked(struct pnx_cache_shard *shard, struct pnx_cache_fresh
     uint32_t slots = fresh->table->slots;
     add_index_bytes(shard, fresh->table->bytes + fresh->policy_bytes,
             shard->own_table->bytes + shard->policy_bytes);
+    fresh->table->epoch = shard->epoch;
     pnx__cache_table_copy(fresh->table, shard->own_table);
     publish_table_locked(shard, fresh->table, fx);
     if (shard->policy_state)
@@ -184,14 +198,14 @@ bool pnx__cache_slot_ready_locked(struct pnx_cache_shard *shard, struct pnx_cach
         return true;
     if (shard->used == shard->own_table->slots) {
         uint32_t slots = next_slots(shard);
-        if (!fresh->table || fx->table || fresh->table->slots < slots || slots == 0) {
+        if (!fresh->table || fresh->table->slots < slots || slots == 0) {
             fresh->slots = slots;
             fresh->page = false;
             return false;
         }
         install_locked(shard, fresh, fx);
     }
-    unsigned char **page = &shard->own_table->pages[shard->used >> PNX_CACHE_PAGE_SHIFT];
+    unsigned char **page = &shard->own_table->pages[shard->used >> shard->view.shift];
     if (!*page) {
         if (!fresh->page_memory) {
             fresh->page = true;
@@ -199,7 +213,7 @@ bool pnx__cache_slot_ready_locked(struct pnx_cache_shard *shard, struct pnx_cach
             return false;
         }
         *page = fresh->page_memory;
-        add_index_bytes(shard, PNX_CACHE_PAGE_BYTES, 0);
+        add_index_bytes(shard, pnx__cache_page_bytes(&shard->cache->shape), 0);
         fresh->page_memory = NULL;
         fresh->page = false;
     }
@@ -207,9 +221,11 @@ bool pnx__cache_slot_ready_locked(struct pnx_cache_shard *shard, struct pnx_cach
 }
 
 void pnx__cache_shard_tidy_locked(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
-    if (shard->live > 0 || shard->walks > 0 || shard->own_table == &pnx__cache_no_table ||
-            fx->table)
-        return;
+    if (shard->live == 0 && shard->walks == 0 && shard->own_table != &pnx__cache_no_table)
+        pnx__cache_shard_empty_locked(shard, fx);
+}
+
+void pnx__cache_shard_empty_locked(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
     shard->own_table->owns_pages = true;
     publish_table_locked(shard, &pnx__cache_no_table, fx);
     put_spare(fx, shard->policy_state, shard->policy_bytes);
@@ -223,22 +239,39 @@ void pnx__cache_shard_tidy_locked(struct pnx_cache_shard *shard, struct pnx_cach
 
 /* ---- slots ---- */
 
-static uint32_t take_slot(struct pnx_cache_shard *shard) {
+/* Where a free slot names the next one. */
+static uint32_t next_free(const struct pnx_cache_shard *shard, uint32_t slot) {
+    if (!pnx__cache_is_fixed(shard->cache))
+        return pnx__cache_record(shard->own_table, slot)->heap_pos;
+    /* Relaxed, here and below: the lock is held, and a reader looks at it in vain. */
+    return pnx_load(
+            &pnx__cache_fixed_at(shard->own_table, slot)->word[0], PNX_RELAXED, "cache.next_free");
+}
+
+static void set_next_free(struct pnx_cache_shard *shard, uint32_t slot, uint32_t next) {
+    if (pnx__cache_is_fixed(shard->cache))
+        pnx_store(&pnx__cache_fixed_at(shard->own_table, slot)->word[0], next, PNX_RELAXED,
+                "cache.set_next_free");
+    else
+        pnx__cache_record(shard->own_table, slot)->heap_pos = next;
+}
+
+uint32_t pnx__cache_take_slot(struct pnx_cache_shard *shard) {
     uint32_t slot = shard->free_first;
     if (slot == PNX_CACHE_NONE)
         return shard->used++;
-    shard->free_first = pnx__cache_record(shard->own_table, slot)->heap_pos;
+    shard->free_first = next_free(shard, slot);
     if (shard->free_first == PNX_CACHE_NONE)
         shard->free_last = PNX_CACHE_NONE;
     return slot;
 }
 
-static void give_slot(struct pnx_cache_shard *shard, uint32_t slot) {
-    pnx__cache_record(shard->own_table, slot)->heap_pos = PNX_CACHE_NONE;
+void pnx__cache_give_slot(struct pnx_cache_shard *shard, uint32_t slot) {
+    set_next_free(shard, slot, PNX_CACHE_NONE);
     if (shard->free_last == PNX_CACHE_NONE)
         shard->free_first = slot;
     else
-        pnx__cache_record(shard->own_table, shard->free_last)->heap_pos = slot;
+        set_next_free(shard, shard->free_last, slot);
     shard->free_last = slot;
 }
 
@@ -249,7 +282,7 @@ static void set_entry(struct pnx_cache_record *record, struct pnx_cache_entry *e
 
 void pnx__cache_slot_insert_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *entry,
         uint64_t hash, size_t weight) {
-    uint32_t slot = take_slot(shard);
+    uint32_t slot = pnx__cache_take_slot(shard);
     struct pnx_cache_record *record = pnx__cache_record(shard->own_table, slot);
     record->weight = weight;
     record->expires = entry->expires;
@@ -290,14 +323,14 @@ void pnx__cache_slot_replace_locked(struct pnx_cache_shard *shard, struct pnx_ca
 void pnx__cache_slot_remove_locked(struct pnx_cache_shard *shard, uint32_t slot, bool told) {
     struct pnx_cache_record *record = pnx__cache_record(shard->own_table, slot);
     struct pnx_cache_entry *entry = pnx__cache_entry_of(shard, slot);
-    pnx__cache_table_take(shard->own_table, record->hash, slot);
+    pnx__cache_table_take(shard->own_table, record->hash, 0, slot);
     if (record->heap_pos != PNX_CACHE_NONE)
         pnx__cache_heap_remove(shard, slot);
     if (!told)
         shard->policy->remove(shard->policy_state, slot);
     set_entry(record, NULL);
     entry->u.in.slot = PNX_CACHE_NONE;
-    give_slot(shard, slot);
+    pnx__cache_give_slot(shard, slot);
     shard->live--;
 }
 
@@ -305,20 +338,21 @@ void pnx__cache_slot_remove_locked(struct pnx_cache_shard *shard, uint32_t slot,
 
 const char *pnx__cache_shard_check(const struct pnx_cache_shard *shard) {
     uint32_t live = 0, holes = 0;
+    bool fixed = pnx__cache_is_fixed(shard->cache);
     const char *broken = pnx__cache_table_check(shard->own_table, &live);
     if (broken)
         return broken;
     if (live != shard->live)
         return "the index's counts do not add up";
     for (uint32_t slot = shard->free_first; slot != PNX_CACHE_NONE && holes <= shard->used;
-            slot = pnx__cache_record(shard->own_table, slot)->heap_pos) {
-        if (slot >= shard->used || pnx__cache_entry_of(shard, slot))
+            slot = next_free(shard, slot)) {
+        if (slot >= shard->used || (!fixed && pnx__cache_entry_of(shard, slot)))
             return "the list of free slots is broken";
         holes++;
     }
     if (holes + live != shard->used || shard->used > shard->own_table->slots)
         return "the slots do not add up";
-    broken = pnx__cache_heap_check(shard);
+    broken = fixed ? pnx__cache_fixed_check(shard) : pnx__cache_heap_check(shard);
     if (!broken && shard->policy_state)
         broken = shard->policy->check(shard->policy_state, shard->live);
     return broken;

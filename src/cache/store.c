@@ -42,6 +42,8 @@ static bool take_used(const struct pnx_cache *cache, struct pnx_a64 *used, uint6
         uint64_t more, uint64_t less) {
     /* Relaxed, both: see add_used(). */
     uint64_t now = pnx_load(used, PNX_RELAXED, "cache.room_now");
+    if (more == less)
+        return true;
     do {
         if (more > less && (more - less > limit || now > limit - (more - less)))
             return false;
@@ -98,6 +100,13 @@ void pnx__cache_lock(struct pnx_cache_shard *shard) {
     pnx__mutex_lock(&shard->lock);
 }
 
+void pnx__cache_lock_current(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
+    if (pnx__cache_is_fixed(shard->cache))
+        pnx__cache_fixed_lock(shard, fx);
+    else
+        pnx__cache_lock(shard);
+}
+
 static void publish_wants_locked(struct pnx_cache_shard *shard) {
     if (!shard->policy_state)
         return;
@@ -112,7 +121,7 @@ static void publish_wants_locked(struct pnx_cache_shard *shard) {
         pnx_store(&shard->wants, word, PNX_RELAXED, "cache.set_wants");
 }
 
-static void unlock(struct pnx_cache_shard *shard) {
+void pnx__cache_unlock_kept(struct pnx_cache_shard *shard) {
     publish_wants_locked(shard);
     pnx__mutex_unlock(&shard->lock);
 }
@@ -120,7 +129,7 @@ static void unlock(struct pnx_cache_shard *shard) {
 void pnx__cache_unlock(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
     if (fx->count > 0)
         give_room(shard->cache, fx);
-    unlock(shard);
+    pnx__cache_unlock_kept(shard);
 }
 
 /* ---- effects ---- */
@@ -156,8 +165,11 @@ size_t pnx__cache_run(struct pnx_cache *cache, struct pnx_cache_effects *fx) {
         pnx__free(&cache->env, spare, spare->bytes, 1);
         spare = next;
     }
-    if (fx->table)
-        retire_table(fx->table);
+    while (fx->table) {
+        struct pnx_cache_table *table = fx->table;
+        fx->table = table->next;
+        retire_table(table);
+    }
     *fx = (struct pnx_cache_effects){0};
     if (retired)
         pnx__reclaim_assist(NULL);
@@ -180,7 +192,7 @@ void pnx__cache_update_row(struct pnx_cache *cache) {
 
 /* ---- under the lock ---- */
 
-static void count_removal(struct pnx_cache_values *values, enum pnx_cache_cause cause) {
+void pnx__cache_count_removal(struct pnx_cache_values *values, enum pnx_cache_cause cause) {
     switch (cause) {
     case PNX_CACHE_EXPLICIT:
         pnx_owner_add(&values->removed_explicit, 1);
@@ -209,7 +221,7 @@ static void take_out(struct pnx_cache_shard *shard, struct pnx_cache_entry *entr
     size_t cost = pnx__cache_cost_of(entry);
     pnx_owner_add(&shard->bytes, (uint64_t)0 - cost);
     pnx_owner_add(&shard->entries, (uint64_t)0 - 1);
-    count_removal(&shard->counters, cause);
+    pnx__cache_count_removal(&shard->counters, cause);
     entry->cause = (uint8_t)cause;
     entry->u.in.next = NULL;
     *(fx->dead ? &fx->last->u.in.next : &fx->dead) = entry;
@@ -252,11 +264,34 @@ struct pnx_cache_entry *pnx__cache_find_locked(struct pnx_cache_shard *shard, ui
     return entry;
 }
 
-/* Evicts what goes first in this shard, for an entry with this hash and weight; old: cleared when it was that. */
-static bool evict_for(struct pnx_cache_shard *shard, uint32_t hash, size_t weight,
+#define EXPIRY_STEPS 8 /* of the wheel, for each entry that has to go */
+
+static bool evict_fixed(
+        struct pnx_cache_shard *shard, uint32_t hash, size_t weight, struct pnx_cache_effects *fx) {
+    enum pnx_cache_cause cause = PNX_CACHE_EXPIRED;
+    uint32_t slot = PNX_CACHE_NONE, steps = EXPIRY_STEPS;
+    if (shard->timed > 0)
+        slot = pnx__cache_wheel_due(shard, pnx__cache_tick_now(shard->cache), &steps);
+    bool told = slot == PNX_CACHE_NONE;
+    if (told) {
+        slot = shard->policy->victim(shard->policy_state, hash, weight);
+        cause = PNX_CACHE_SIZE;
+    }
+    if (slot == PNX_CACHE_NO_SLOT)
+        return false;
+    pnx__cache_fixed_remove_locked(shard, slot, cause, told, fx);
+    return true;
+}
+
+/* Evicts what goes first in this shard, for an entry with this hash and cost; old: cleared when it was that. */
+static bool evict_for(struct pnx_cache_shard *shard, uint32_t hash, size_t cost,
         struct pnx_cache_entry **old, struct pnx_cache_effects *fx) {
     if (shard->live == 0)
         return false;
+    /* In the unit of what the policy was told of the capacity. */
+    size_t weight = shard->cache->kind == PNX_CACHE_CAPACITY_BYTES ? cost : cost > 0;
+    if (pnx__cache_is_fixed(shard->cache))
+        return evict_fixed(shard, hash, weight, fx);
     uint32_t slot = pnx__cache_heap_first(shard);
     enum pnx_cache_cause cause = PNX_CACHE_EXPIRED;
     bool told = false;
@@ -298,17 +333,16 @@ struct pnx_cache_shard *pnx__cache_fullest(const struct pnx_cache *cache) {
     return fullest;
 }
 
-/* Whether the shard has its part of all, about, so that what it takes in pushes out something of its own. */
-static bool has_its_share(const struct pnx_cache_shard *shard) {
+bool pnx__cache_has_its_share(const struct pnx_cache_shard *shard) {
     const struct pnx_cache *cache = shard->cache;
     if (cache->n_shards == 1)
         return true;
     uint64_t entries = pnx_load(&shard->entries, PNX_RELAXED, "cache.own_entries");
     uint64_t bytes = pnx_load(&shard->bytes, PNX_RELAXED, "cache.own_bytes");
     uint64_t used =
-            pnx_load(&cache->used_bytes, PNX_RELAXED, "cache.share_bytes") / cache->n_shards;
+            pnx_load(&cache->used_bytes, PNX_RELAXED, "cache.share_bytes") >> cache->shard_bits;
     uint64_t held =
-            pnx_load(&cache->used_entries, PNX_RELAXED, "cache.share_entries") / cache->n_shards;
+            pnx_load(&cache->used_entries, PNX_RELAXED, "cache.share_entries") >> cache->shard_bits;
     return entries > held - held / 8 || bytes > used - used / 8;
 }
 
@@ -346,6 +380,29 @@ enum {
     INSERT_FRESH,     /* the shard needs memory first */
 };
 
+int pnx__cache_make_room_locked(struct pnx_cache_shard *shard,
+        const struct pnx_cache_insert *insert, size_t cost, struct pnx_cache_entry **old,
+        uint32_t batch, struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx) {
+    struct pnx_cache *cache = shard->cache;
+    if (cost > limit_bytes(cache))
+        return -EFBIG;
+    for (uint32_t evicted = 0;;) {
+        size_t went = *old ? pnx__cache_cost_of(*old) : 0;
+        if (pnx__cache_fits(cache, fx, cost > went ? cost - went : 0, *old ? 0 : 1)) {
+            if (!*old && !pnx__cache_slot_ready_locked(shard, fresh, fx))
+                return INSERT_FRESH;
+            if (take_room(cache, cost, went, *old ? 0 : 1, fx))
+                return 0;
+            continue;
+        }
+        if (evicted++ >= batch)
+            return INSERT_AGAIN;
+        if (!pnx__cache_has_its_share(shard) ||
+                !evict_for(shard, pnx__cache_hash_high(insert->hash), cost, old, fx))
+            return INSERT_ELSEWHERE;
+    }
+}
+
 static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert,
         uint32_t batch, struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx) {
     struct pnx_cache *cache = shard->cache;
@@ -360,23 +417,9 @@ static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cac
             pnx__cache_find_locked(shard, insert->hash, key, entry->key_size, fx);
     if (old && insert->if_absent && !(old->flags & PNX_CACHE_ENTRY_NEGATIVE))
         return -EEXIST;
-    if (cost > limit_bytes(cache))
-        return -EFBIG;
-    for (uint32_t evicted = 0;;) {
-        size_t went = old ? pnx__cache_cost_of(old) : 0;
-        if (pnx__cache_fits(cache, fx, cost > went ? cost - went : 0, old ? 0 : 1)) {
-            if (!old && !pnx__cache_slot_ready_locked(shard, fresh, fx))
-                return INSERT_FRESH;
-            if (take_room(cache, cost, went, old ? 0 : 1, fx))
-                break;
-            continue;
-        }
-        if (evicted++ >= batch)
-            return INSERT_AGAIN;
-        if (!has_its_share(shard) ||
-                !evict_for(shard, pnx__cache_hash_high(insert->hash), cost, &old, fx))
-            return INSERT_ELSEWHERE;
-    }
+    int rc = pnx__cache_make_room_locked(shard, insert, cost, &old, batch, fresh, fx);
+    if (rc)
+        return rc;
     if (!insert->load)
         pnx__cache_overtake_locked(shard, insert->hash, key, entry->key_size);
     link_locked(shard, old, insert, fx);
@@ -391,11 +434,11 @@ static void evict_elsewhere(
         struct pnx_cache *cache, size_t cost, uint32_t batch, struct pnx_cache_effects *fx) {
     struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
     bool found = true;
-    pnx__cache_lock(shard);
+    pnx__cache_lock_current(shard, fx);
     for (uint32_t n = 0; found && n < batch && !pnx__cache_fits(cache, fx, cost, 1); n++)
         found = pnx__cache_evict_locked(shard, fx);
     if (found)
-        unlock(shard);
+        pnx__cache_unlock_kept(shard);
     else
         pnx__cache_unlock(shard, fx);
     if (!found)
@@ -406,13 +449,15 @@ int pnx__cache_insert(struct pnx_cache *cache, const struct pnx_cache_insert *in
     struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, insert->hash);
     struct pnx_cache_fresh fresh = {0};
     struct pnx_cache_effects fx = {0};
-    size_t cost = pnx__cache_cost_of(insert->entry);
+    bool fixed = pnx__cache_is_fixed(cache);
+    size_t cost = fixed ? cache->fixed_cost : pnx__cache_cost_of(insert->entry);
     int rc;
     do {
-        pnx__cache_lock(shard);
-        rc = try_insert_locked(shard, insert, PNX_CACHE_BATCH, &fresh, &fx);
+        pnx__cache_lock_current(shard, &fx);
+        rc = (fixed ? pnx__cache_fixed_try_insert_locked : try_insert_locked)(
+                shard, insert, PNX_CACHE_BATCH, &fresh, &fx);
         if (rc == INSERT_AGAIN || rc == INSERT_ELSEWHERE) {
-            unlock(shard); /* and keeps the room that was made */
+            pnx__cache_unlock_kept(shard); /* and keeps the room that was made */
             if (rc == INSERT_ELSEWHERE)
                 evict_elsewhere(cache, cost, PNX_CACHE_BATCH, &fx);
             continue;

@@ -35,6 +35,10 @@ static void sweep_shard(struct pnx_cache_shard *shard, enum pnx_cache_cause caus
 }
 
 void pnx__cache_sweep(struct pnx_cache *cache, enum pnx_cache_cause cause) {
+    if (pnx__cache_is_fixed(cache)) {
+        pnx__cache_fixed_sweep(cache);
+        return;
+    }
     for (uint32_t i = 0; i < cache->n_shards; i++)
         sweep_shard(&cache->shards[i], cause);
     pnx__cache_update_row(cache);
@@ -123,6 +127,8 @@ int pnx_cache_each(struct pnx_cache *cache,
         return rc;
     if (!visit)
         return -EINVAL;
+    if (pnx__cache_is_fixed(cache))
+        return -ENOTSUP;
     if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
     struct {
@@ -148,6 +154,18 @@ int pnx_cache_each(struct pnx_cache *cache,
         pnx__cache_unlock(shard, &fx);
     }
     return rc;
+}
+
+int pnx_cache_each_copy(struct pnx_cache *cache,
+        int (*visit)(void *ctx, const void *key, const void *value), void *ctx) {
+    int rc = pnx__cache_enter(cache);
+    if (rc)
+        return rc;
+    if (!visit)
+        return -EINVAL;
+    if (!pnx__cache_is_fixed(cache))
+        return -ENOTSUP;
+    return pnx__cache_is_closed(cache) ? -ESHUTDOWN : pnx__cache_fixed_each(cache, visit, ctx);
 }
 
 /* ---- time ---- */
@@ -180,7 +198,9 @@ pnx_ns pnx_cache_tick(struct pnx_cache *cache, pnx_ns now) {
     uint32_t budget = PNX_CACHE_TICK_MAX;
     pnx_ns next = PNX_NEVER;
     for (uint32_t i = 0; i < cache->n_shards; i++) {
-        pnx_ns due = tick_shard(&cache->shards[i], now, &budget);
+        pnx_ns due = pnx__cache_is_fixed(cache)
+                             ? pnx__cache_fixed_tick(&cache->shards[i], now, &budget)
+                             : tick_shard(&cache->shards[i], now, &budget);
         next = due < next ? due : next;
     }
     pnx__cache_update_row(cache);
@@ -211,7 +231,7 @@ static void evict_down(struct pnx_cache *cache) {
     for (bool more = true; more;) {
         struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
         struct pnx_cache_effects fx = {0};
-        pnx__cache_lock(shard);
+        pnx__cache_lock_current(shard, &fx);
         while ((more = !pnx__cache_fits(cache, &fx, 0, 0)) && fx.count < PNX_CACHE_BATCH) {
             if (!pnx__cache_evict_locked(shard, &fx))
                 break;
@@ -249,6 +269,10 @@ int pnx_cache_set_ttl(struct pnx_cache *cache, pnx_ns ttl, struct pnx_error *err
     if (ttl < 0)
         return pnx__fail_field(
                 err, -EINVAL, "ttl", "cache.ttl is negative (%lld ns)", (long long)ttl);
+    if (ttl > 0 && ttl < PNX_CACHE_FIXED_TTL_MIN && pnx__cache_is_fixed(cache))
+        return pnx__fail_field(err, -EINVAL, "ttl",
+                "cache.ttl is %lld ns; with fixed sizes it is at least %lld", (long long)ttl,
+                (long long)PNX_CACHE_FIXED_TTL_MIN);
     /* Relaxed: a number. */
     pnx_store(&cache->ttl, (uint64_t)(ttl == 0 ? PNX_NEVER : ttl), PNX_RELAXED, "cache.set_ttl");
     return 0;
@@ -262,7 +286,9 @@ size_t pnx__cache_reclaim(void *arg, size_t want) {
     size_t freed = 0;
     size_t evicted =
             0; /* what others still refer to frees nothing: do not empty the cache for it */
-    for (bool more = true; more && evicted < want;) {
+    if (pnx__cache_is_fixed(cache))
+        freed = evicted = pnx__cache_fixed_reclaim(cache, want);
+    for (bool more = !pnx__cache_is_fixed(cache); more && evicted < want;) {
         struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
         struct pnx_cache_effects fx = {0};
         pnx__cache_lock(shard);

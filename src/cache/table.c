@@ -20,15 +20,29 @@ struct pnx_cache_table pnx__cache_no_table = {.n_lines = 1, .lines = &no_line};
 
 /* ---- memory ---- */
 
-static uint32_t n_pages(uint32_t slots) {
-    return (uint32_t)(((uint64_t)slots + PNX_CACHE_PAGE_SLOTS - 1) / PNX_CACHE_PAGE_SLOTS);
+static uint32_t n_pages(const struct pnx_cache_shape *shape, uint32_t slots) {
+    return (uint32_t)(((uint64_t)slots + (UINT64_C(1) << shape->shift) - 1) >> shape->shift);
 }
 
-struct pnx_cache_table *pnx__cache_table_make(
-        struct pnx_cache_shard *shard, const struct pnx_env *env, uint32_t slots) {
+/* High half of the hash of the key in a slot. */
+static uint32_t high_of(const struct pnx_cache_table *table, uint32_t slot) {
+    return table->shape.key_bytes
+                   ? pnx__cache_fixed_high(table->shard->cache, pnx__cache_fixed_at(table, slot))
+                   : pnx__cache_record(table, slot)->hash;
+}
+
+size_t pnx__cache_pages_charge(const struct pnx_cache_table *table) {
+    size_t pages = 0;
+    for (uint32_t i = 0; i < n_pages(&table->shape, table->slots); i++)
+        pages += table->pages[i] != NULL;
+    return pages * pnx__cache_page_charge(table->shard->cache);
+}
+
+struct pnx_cache_table *pnx__cache_table_make(struct pnx_cache_shard *shard,
+        const struct pnx_env *env, const struct pnx_cache_shape *shape, uint32_t slots) {
     uint64_t lines = ((uint64_t)slots * 5 + 47) / 48 + 1; /* filled to 4/5 */
     size_t head = (sizeof(struct pnx_cache_table) + 63) & ~(size_t)63;
-    size_t pages = (n_pages(slots) * sizeof(unsigned char *) + 63) & ~(size_t)63;
+    size_t pages = (n_pages(shape, slots) * sizeof(unsigned char *) + 63) & ~(size_t)63;
     size_t bytes = head + pages + lines * sizeof(struct pnx_cache_line);
     char *memory = pnx__alloc_aligned(env, 1, bytes, 64);
     if (!memory)
@@ -36,6 +50,7 @@ struct pnx_cache_table *pnx__cache_table_make(
     struct pnx_cache_table *table = (struct pnx_cache_table *)(void *)memory;
     table->n_lines = (uint32_t)lines;
     table->slots = slots;
+    table->shape = *shape;
     table->pages = (unsigned char **)(void *)(memory + head);
     table->lines = (struct pnx_cache_line *)(void *)(memory + head + pages);
     table->shard = shard;
@@ -46,8 +61,11 @@ struct pnx_cache_table *pnx__cache_table_make(
 void pnx__cache_table_free(const struct pnx_env *env, struct pnx_cache_table *table) {
     if (!table || table == &pnx__cache_no_table)
         return;
-    for (uint32_t i = 0; table->owns_pages && i < n_pages(table->slots); i++)
-        pnx__free(env, table->pages[i], 1, PNX_CACHE_PAGE_BYTES);
+    if (table->owns_pages) {
+        pnx_budget_uncharge(table->shard->cache->budget, pnx__cache_pages_charge(table));
+        for (uint32_t i = 0; i < n_pages(&table->shape, table->slots); i++)
+            pnx__free(env, table->pages[i], 1, pnx__cache_page_bytes(&table->shape));
+    }
     pnx__free(env, table, 1, table->bytes);
 }
 
@@ -83,11 +101,8 @@ static void pass(struct pnx_cache_line *line, uint32_t by) {
 static uint32_t free_position(const struct pnx_cache_line *line) {
     uint64_t low = pnx_load(&line->tags_low, PNX_RELAXED, "cache_table.free_low");
     uint64_t high = pnx_load(&line->tags_high, PNX_RELAXED, "cache_table.free_high");
-    uint64_t m = pnx__cache_match(low, 0);
-    if (m)
-        return (uint32_t)__builtin_ctzll(m) / 8;
-    m = pnx__cache_match(high, 0) & UINT32_MAX;
-    return m ? (uint32_t)__builtin_ctzll(m) / 8 + 8 : PNX_CACHE_LINE_SLOTS;
+    uint64_t m = pnx__cache_match(low, high, 0);
+    return m ? pnx__cache_position(m) : PNX_CACHE_LINE_SLOTS;
 }
 
 void pnx__cache_table_put(
@@ -104,7 +119,19 @@ void pnx__cache_table_put(
 }
 
 /* The position of a slot in the line, or LINE_SLOTS. */
-static uint32_t position_of(const struct pnx_cache_line *line, uint32_t slot) {
+static uint32_t position_of(const struct pnx_cache_line *line, uint32_t tag, uint32_t slot) {
+    if (tag) {
+        /* Relaxed, all: the lock's holder wrote them. */
+        uint64_t low = pnx_load(&line->tags_low, PNX_RELAXED, "cache_table.take_low");
+        uint64_t high = pnx_load(&line->tags_high, PNX_RELAXED, "cache_table.take_high");
+        for (uint64_t m = pnx__cache_match(low, high, tag); m; m &= m - 1) {
+            uint32_t i = pnx__cache_position(m);
+            if (pnx_load(&line->slot[i], PNX_RELAXED, "cache_table.take_slot") == slot &&
+                    tag_at(line, i))
+                return i;
+        }
+        return PNX_CACHE_LINE_SLOTS;
+    }
     for (uint32_t i = 0; i < PNX_CACHE_LINE_SLOTS; i++) {
         if (pnx_load(&line->slot[i], PNX_RELAXED, "cache_table.own_slot") == slot &&
                 tag_at(line, i))
@@ -113,10 +140,11 @@ static uint32_t position_of(const struct pnx_cache_line *line, uint32_t slot) {
     return PNX_CACHE_LINE_SLOTS;
 }
 
-void pnx__cache_table_take(struct pnx_cache_table *table, uint32_t high, uint32_t slot) {
+void pnx__cache_table_take(
+        struct pnx_cache_table *table, uint32_t high, uint32_t tag, uint32_t slot) {
     struct pnx_cache_line *line = pnx__cache_home(table, high);
     uint32_t i;
-    while ((i = position_of(line, slot)) == PNX_CACHE_LINE_SLOTS) {
+    while ((i = position_of(line, tag, slot)) == PNX_CACHE_LINE_SLOTS) {
         pass(line, (uint32_t)-1);
         line = pnx__cache_next_line(table, line);
     }
@@ -124,7 +152,7 @@ void pnx__cache_table_take(struct pnx_cache_table *table, uint32_t high, uint32_
 }
 
 void pnx__cache_table_copy(struct pnx_cache_table *to, const struct pnx_cache_table *from) {
-    uint32_t pages = n_pages(from->slots);
+    uint32_t pages = n_pages(&from->shape, from->slots);
     if (pages > 0)
         memcpy(to->pages, from->pages, pages * sizeof(*to->pages));
     for (uint32_t l = 0; l < from->n_lines; l++) {
@@ -134,12 +162,23 @@ void pnx__cache_table_copy(struct pnx_cache_table *to, const struct pnx_cache_ta
             if (!tag)
                 continue;
             uint32_t slot = pnx_load(&line->slot[i], PNX_RELAXED, "cache_table.copy_slot");
-            pnx__cache_table_put(to, pnx__cache_record(from, slot)->hash, tag, slot);
+            pnx__cache_table_put(to, high_of(from, slot), tag, slot);
         }
     }
 }
 
 /* ---- checking ---- */
+
+static bool is_live(const struct pnx_cache_table *table, uint32_t slot) {
+    if (table->shape.key_bytes)
+        return pnx_load(&pnx__cache_fixed_at(table, slot)->seq, PNX_RELAXED,
+                       "cache_table.check_seq") %
+                       2 ==
+               0;
+    const struct pnx_cache_entry *entry = pnx_load(
+            &pnx__cache_record(table, slot)->entry, PNX_RELAXED, "cache_table.check_entry");
+    return entry && entry->u.in.slot == slot;
+}
 
 const char *pnx__cache_table_check(const struct pnx_cache_table *table, uint32_t *ret_live) {
     uint32_t live = 0;
@@ -153,12 +192,9 @@ const char *pnx__cache_table_check(const struct pnx_cache_table *table, uint32_t
             uint32_t slot = pnx_load(&line->slot[i], PNX_RELAXED, "cache_table.check_slot");
             if (slot >= table->slots || !table->pages[slot >> PNX_CACHE_PAGE_SHIFT])
                 return "the index holds a slot that does not exist";
-            const struct pnx_cache_record *record = pnx__cache_record(table, slot);
-            const struct pnx_cache_entry *entry =
-                    pnx_load(&record->entry, PNX_RELAXED, "cache_table.check_entry");
-            if (!entry || entry->u.in.slot != slot)
+            if (!is_live(table, slot))
                 return "the index holds a slot that is not live";
-            uint32_t home = (uint32_t)(pnx__cache_home(table, record->hash) - table->lines);
+            uint32_t home = (uint32_t)(pnx__cache_home(table, high_of(table, slot)) - table->lines);
             should_pass += l >= home ? l - home : table->n_lines - home + l;
             for (uint32_t p = home; p != l; p = p + 1 == table->n_lines ? 0 : p + 1) {
                 if (!pnx_load(&table->lines[p].passed, PNX_RELAXED, "cache_table.check_path"))

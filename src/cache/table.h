@@ -36,8 +36,8 @@
 #define PNX_CACHE_NONE        UINT32_MAX /* no slot */
 #define PNX_CACHE_LINE_SLOTS  12u
 #define PNX_CACHE_PAGE_SHIFT  7u
-#define PNX_CACHE_PAGE_SLOTS  (1u << PNX_CACHE_PAGE_SHIFT)
-#define PNX_CACHE_FIRST_SLOTS 128u /* of a shard's first table */
+#define PNX_CACHE_PAGE_SLOTS  (1u << PNX_CACHE_PAGE_SHIFT) /* of records that lead to entries */
+#define PNX_CACHE_FIRST_SLOTS 128u                         /* of a shard's first table */
 
 struct pnx_cache_line {
     struct pnx_a64 tags_low; /* of positions 0 to 7; 0: free */
@@ -58,15 +58,36 @@ struct pnx_cache_record {
     uint8_t unused[3];
 };
 
+/*
+ * What records look like: those above, which lead to entries, or keys and values of fixed sizes in the records
+ * themselves (cache/fixed.h).  Fixed when the cache is made.
+ */
+struct pnx_cache_shape {
+    uint32_t stride;    /* bytes of a record */
+    uint32_t shift;     /* a page has 2^shift of them */
+    uint32_t key_bytes; /* the rest is for fixed sizes, else 0 */
+    uint32_t value_bytes;
+    uint32_t key_words; /* of 32 bits, which they take */
+    uint32_t value_words;
+};
+
+static inline size_t pnx__cache_page_bytes(const struct pnx_cache_shape *shape) {
+    return (size_t)shape->stride << shape->shift;
+}
+
 /* Fixed once it is published, but for pages of slots that nobody knows yet. */
 struct pnx_cache_table {
     uint32_t n_lines;
     uint32_t slots; /* it has room for */
+    struct pnx_cache_shape shape;
+    uint32_t
+            epoch; /* of fixed sizes: how often the cache had been cleared before anything stood in it */
     struct pnx_cache_line *lines;
     unsigned char **pages;
     struct pnx_cache_shard *shard;
     size_t bytes;
-    bool owns_pages; /* when it is freed: they go too */
+    bool owns_pages;              /* when it is freed: they go too */
+    struct pnx_cache_table *next; /* on a list of the thread that has replaced it */
     struct pnx_reclaim_node node;
 };
 
@@ -97,51 +118,76 @@ static inline struct pnx_cache_line *pnx__cache_next_line(
     return ++line == table->lines + table->n_lines ? table->lines : line;
 }
 
-/* A bit, the highest of each byte that may equal the tag: the lowest is right, others may be wrong by a bit. */
-static inline uint64_t pnx__cache_match(uint64_t tags, uint32_t tag) {
-    uint64_t x = tags ^ (tag * UINT64_C(0x0101010101010101));
-    return (x - UINT64_C(0x0101010101010101)) & ~x & UINT64_C(0x8080808080808080);
+/*
+ * A bit for each position whose tag may be this one, for pnx__cache_position(): the lowest of the first eight is right, and of
+ * the last four, others may be wrong by a bit.
+ */
+static inline uint64_t pnx__cache_match(uint64_t low, uint64_t high, uint32_t tag) {
+    const uint64_t ones = UINT64_C(0x0101010101010101);
+    uint64_t all = tag * ones, x = low ^ all, y = high ^ (all & UINT32_MAX);
+    x = (x - ones) & ~x & (ones << 7);
+    y = (y - ones) & ~y & (ones << 7 & UINT32_MAX);
+    return x >> 7 | y >> 6;
 }
 
-/* The entry in position i of the line, if it has the key; its slot. */
-static inline struct pnx_cache_entry *pnx__cache_look_at(const struct pnx_cache_table *table,
-        struct pnx_cache_line *line, uint32_t i, const void *key, size_t key_size,
-        uint32_t *ret_slot) {
-    /* Acquire: pairs with cache_table.slot; the slot's page. */
-    uint32_t slot = pnx_load(&line->slot[i], PNX_ACQUIRE, "cache_table.look_slot");
-    /* Acquire: pairs with cache_table.entry; see 2 above. */
-    struct pnx_cache_entry *entry =
-            pnx_load(&pnx__cache_record(table, slot)->entry, PNX_ACQUIRE, "cache_table.look_entry");
-    if (!entry || !pnx__cache_entry_is(entry, key, key_size))
-        return NULL;
-    *ret_slot = slot;
-    return entry;
+/* The position that the lowest bit stands for. */
+static inline uint32_t pnx__cache_position(uint64_t match) {
+    uint32_t bit = (uint32_t)__builtin_ctzll(match);
+    return bit / 8 + bit % 2 * 8;
 }
 
-/* Finds the entry of a key, and its slot; NULL when there is none.  In a section, or under the shard's lock. */
-static inline struct pnx_cache_entry *pnx__cache_table_find(const struct pnx_cache_table *table,
-        uint64_t hash, const void *key, size_t key_size, uint32_t *ret_slot) {
+/* Says whether the key stands in a slot, and what was found; a constant where it is used, so that it is inlined. */
+typedef bool pnx_cache_is_fn(const struct pnx_cache_table *table, uint32_t slot, const void *key,
+        size_t key_size, void *found);
+
+/* Looks for a key from its own line on.  In a section, or under the shard's lock. */
+__attribute__((always_inline)) static inline bool pnx__cache_search(
+        const struct pnx_cache_table *table, uint64_t hash, const void *key, size_t key_size,
+        pnx_cache_is_fn *is, void *found) {
     uint32_t tag = pnx__cache_tag(hash);
     struct pnx_cache_line *line = pnx__cache_home(table, pnx__cache_hash_high(hash));
     for (;;) {
         /* Acquire: pair with cache_table.set_low and set_high; the first page, see 3 above. */
         uint64_t low = pnx_load(&line->tags_low, PNX_ACQUIRE, "cache_table.tags_low");
         uint64_t high = pnx_load(&line->tags_high, PNX_ACQUIRE, "cache_table.tags_high");
-        struct pnx_cache_entry *entry;
-        for (uint64_t m = pnx__cache_match(low, tag); m; m &= m - 1) {
-            uint32_t i = (uint32_t)__builtin_ctzll(m) / 8;
-            if ((entry = pnx__cache_look_at(table, line, i, key, key_size, ret_slot)))
-                return entry;
-        }
-        for (uint64_t m = pnx__cache_match(high, tag) & UINT32_MAX; m; m &= m - 1) {
-            uint32_t i = (uint32_t)__builtin_ctzll(m) / 8 + 8;
-            if ((entry = pnx__cache_look_at(table, line, i, key, key_size, ret_slot)))
-                return entry;
+        for (uint64_t m = pnx__cache_match(low, high, tag); m; m &= m - 1) {
+            /* Acquire: pairs with cache_table.slot; the slot's page. */
+            uint32_t slot = pnx_load(
+                    &line->slot[pnx__cache_position(m)], PNX_ACQUIRE, "cache_table.look_slot");
+            if (is(table, slot, key, key_size, found))
+                return true;
         }
         if (!pnx_load(&line->passed, PNX_RELAXED, "cache_table.passed")) /* see 3 above */
-            return NULL;
+            return false;
         line = pnx__cache_next_line(table, line);
     }
+}
+
+struct pnx_cache_found {
+    struct pnx_cache_entry *entry;
+    uint32_t slot;
+};
+
+static inline bool pnx__cache_entry_at(const struct pnx_cache_table *table, uint32_t slot,
+        const void *key, size_t key_size, void *ret_found) {
+    struct pnx_cache_found *found = ret_found;
+    /* Acquire: pairs with cache_table.entry; see 2 above. */
+    struct pnx_cache_entry *entry =
+            pnx_load(&pnx__cache_record(table, slot)->entry, PNX_ACQUIRE, "cache_table.look_entry");
+    if (!entry || !pnx__cache_entry_is(entry, key, key_size))
+        return false;
+    *found = (struct pnx_cache_found){entry, slot};
+    return true;
+}
+
+/* Finds the entry of a key, and its slot; NULL when there is none.  In a section, or under the shard's lock. */
+static inline struct pnx_cache_entry *pnx__cache_table_find(const struct pnx_cache_table *table,
+        uint64_t hash, const void *key, size_t key_size, uint32_t *ret_slot) {
+    struct pnx_cache_found found;
+    if (!pnx__cache_search(table, hash, key, key_size, pnx__cache_entry_at, &found))
+        return NULL;
+    *ret_slot = found.slot;
+    return found.entry;
 }
 
 /* ---- under the shard's lock, or before anybody else knows the table ---- */
@@ -149,8 +195,9 @@ static inline struct pnx_cache_entry *pnx__cache_table_find(const struct pnx_cac
 /* Puts a slot into the index, whose record says what it is; there is room. */
 void pnx__cache_table_put(
         struct pnx_cache_table *table, uint32_t high, uint32_t tag, uint32_t slot);
-/* Takes it out. */
-void pnx__cache_table_take(struct pnx_cache_table *table, uint32_t high, uint32_t slot);
+/* Takes it out; tag: the key's, or 0 where it is not known. */
+void pnx__cache_table_take(
+        struct pnx_cache_table *table, uint32_t high, uint32_t tag, uint32_t slot);
 /* Puts all that stands in one table into another, empty one, with its pages. */
 void pnx__cache_table_copy(struct pnx_cache_table *to, const struct pnx_cache_table *from);
 
@@ -160,8 +207,10 @@ const char *pnx__cache_table_check(const struct pnx_cache_table *table, uint32_t
 /* ---- memory ---- */
 
 /* Makes an empty table; NULL when there is no memory. */
-struct pnx_cache_table *pnx__cache_table_make(
-        struct pnx_cache_shard *shard, const struct pnx_env *env, uint32_t slots);
+struct pnx_cache_table *pnx__cache_table_make(struct pnx_cache_shard *shard,
+        const struct pnx_env *env, const struct pnx_cache_shape *shape, uint32_t slots);
 void pnx__cache_table_free(const struct pnx_env *env, struct pnx_cache_table *table);
+/* What its pages have charged to the budget: none where entries do that. */
+size_t pnx__cache_pages_charge(const struct pnx_cache_table *table);
 
 #endif

@@ -99,14 +99,14 @@ static uint64_t ghost_limit(const struct pnx__auto_engine *e) {
     return (uint64_t)((double)held * GHOST_SHARE) + 1;
 }
 
-static void remember(struct pnx__auto_engine *e, uint32_t slot) {
+static void remember(struct pnx__auto_engine *e, uint32_t hash) {
     if (e->has_ghost)
-        pnx__ghost_table_push(&e->ghost, hash_of(e, slot));
+        pnx__ghost_table_push(&e->ghost, hash);
 }
 
-static void count(struct pnx__auto_engine *e, uint32_t slot, uint32_t times) {
+static void count(struct pnx__auto_engine *e, uint32_t hash, uint32_t times) {
     if (e->has_sketch && times > 0)
-        pnx__sketch_raise(&e->sketch, hash_of(e, slot), times);
+        pnx__sketch_raise(&e->sketch, hash, times);
 }
 
 /* Moves the hits of a slot into the sketch, and returns how many they were. */
@@ -114,7 +114,7 @@ static uint32_t take_hits(struct pnx__auto_engine *e, uint32_t slot) {
     uint32_t hits = pnx_cache_slot_hits(e->view, slot);
     if (hits == 0)
         return 0;
-    count(e, slot, hits);
+    count(e, hash_of(e, slot), hits);
     pnx_cache_slot_set_hits(e->view, slot, 0);
     return hits;
 }
@@ -125,7 +125,7 @@ static uint32_t take_hit(struct pnx__auto_engine *e, uint32_t slot) {
     if (hits == 0)
         return 0;
     uint32_t left = (hits < S3_HITS ? hits : S3_HITS) - 1;
-    count(e, slot, hits - left);
+    count(e, hash_of(e, slot), hits - left);
     pnx_cache_slot_set_hits(e->view, slot, left);
     return hits;
 }
@@ -137,11 +137,12 @@ static bool new_to_main(const struct pnx__auto_engine *e, bool known) {
 }
 
 void pnx__auto_engine_insert(struct pnx__auto_engine *e, uint32_t slot) {
-    bool known = e->has_ghost && pnx__ghost_table_take(&e->ghost, hash_of(e, slot), ghost_limit(e));
+    uint32_t hash = hash_of(e, slot);
+    bool known = e->has_ghost && pnx__ghost_table_take(&e->ghost, hash, ghost_limit(e));
     if (pnx__auto_engine_held(e) == 0)
         e->full = false;
     pnx_cache_slot_set_hits(e->view, slot, 0);
-    count(e, slot, 1);
+    count(e, hash, 1);
     push(e, new_to_main(e, known) ? MAIN : SMALL, slot);
 }
 
@@ -178,18 +179,18 @@ static uint32_t evict_small(struct pnx__auto_engine *e) {
             return slot;
         uint32_t hits = take_hits(e, slot);
         if (hits < promote || e->mode == PNX__AUTO_FIFO) {
-            remember(e, slot);
+            remember(e, hash_of(e, slot));
             return slot;
         }
         push(e, MAIN, slot);
     }
 }
 
-/* True when the contender may stay, and the victim goes.  The contender has just been asked for, once in any case: without
+/* True when the contender may stay (both are told by their hashes), and the victim goes.  The contender has just been asked for, once in any case: without
  * an advantage over that, a loop's keys would take each other's places, since the one that comes next has waited longest. */
 static bool wins(struct pnx__auto_engine *e, uint32_t contender, uint32_t victim) {
-    uint32_t mine = pnx__sketch_count(&e->sketch, hash_of(e, contender));
-    uint32_t its = pnx__sketch_count(&e->sketch, hash_of(e, victim));
+    uint32_t mine = pnx__sketch_count(&e->sketch, contender);
+    uint32_t its = pnx__sketch_count(&e->sketch, victim);
     if (mine > its + ADVANTAGE)
         return true;
     return mine >= OFTEN && pnx__splitmix(&e->random) % LET_IN == 0;
@@ -197,19 +198,20 @@ static bool wins(struct pnx__auto_engine *e, uint32_t contender, uint32_t victim
 
 /* Small's oldest against main's: the loser is the victim. */
 static uint32_t contend(struct pnx__auto_engine *e) {
-    uint32_t contender = pop(e, SMALL);
+    uint32_t contender = pop(e, SMALL), its_hash = hash_of(e, contender);
     take_hits(e, contender);
     uint32_t victim = evict_main(e);
-    if (victim != PNX_CACHE_NO_SLOT && wins(e, contender, victim)) {
+    uint32_t hash = victim != PNX_CACHE_NO_SLOT ? hash_of(e, victim) : 0;
+    if (victim != PNX_CACHE_NO_SLOT && wins(e, its_hash, hash)) {
         push(e, MAIN, contender);
-        remember(e, victim);
+        remember(e, hash);
         return victim;
     }
     if (victim != PNX_CACHE_NO_SLOT) {
         e->weight[MAIN] += pnx_cache_slot_weight(e->view, victim);
         pnx__ring_unpop(&e->rings, MAIN, victim);
     }
-    remember(e, contender);
+    remember(e, its_hash);
     return contender;
 }
 
@@ -225,7 +227,7 @@ static uint32_t tinylfu_victim(struct pnx__auto_engine *e, uint64_t weight) {
     uint32_t slot = evict_main(e);
     if (slot == PNX_CACHE_NO_SLOT)
         return pop(e, SMALL);
-    remember(e, slot);
+    remember(e, hash_of(e, slot));
     return slot;
 }
 

@@ -1,0 +1,600 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cache/fixed.c - caches of fixed sizes: looking up, storing and removing what stands in the records themselves.
+ *
+ * cache/fixed.h says why readers need no lock.  Capacity, effects and eviction are those of store.c.
+ *
+ *   P1  A hit writes nothing but its count of hits, and takes no lock, unless the policy wants to be told of it in order.
+ *   P2  A put allocates nothing but pages and tables, without the lock; a page is charged to the budget whole.
+ *   P3  What was stored before a clear goes all at once: pages and table are retired, whatever they hold.
+ */
+#include "cache/internal.h"
+
+#include "base/hash_inline.h"
+
+/* ---- what policies are told ---- */
+
+uint64_t pnx__cache_fixed_hash(
+        const struct pnx_cache *cache, const struct pnx_cache_fixed *record) {
+    return cache->shape.key_bytes == 8
+                   ? pnx__hash_inline(cache->seed, record->word, 8)
+                   : pnx__hash(cache->seed, record->word, cache->shape.key_bytes);
+}
+
+static uint32_t hash_of(const struct pnx_cache_slots *slots, uint32_t slot) {
+    const struct pnx_cache_shard *shard = slots->ctx;
+    return pnx__cache_fixed_high(shard->cache, pnx__cache_fixed_at(shard->own_table, slot));
+}
+
+static pnx_ns expires_of(const struct pnx_cache_slots *slots, uint32_t slot) {
+    const struct pnx_cache_shard *shard = slots->ctx;
+    /* Relaxed: the lock is held. */
+    uint32_t tick = pnx_load(&pnx__cache_fixed_at(shard->own_table, slot)->expires, PNX_RELAXED,
+            "cache_fixed.told_expires");
+    return tick == PNX_CACHE_TICK_NEVER
+                   ? PNX_NEVER
+                   : shard->cache->time_base + ((pnx_ns)tick << PNX_CACHE_TICK_SHIFT);
+}
+
+void pnx__cache_fixed_init(struct pnx_cache_shard *shard, struct pnx_cache_wheel *wheel) {
+    const struct pnx_cache_shape *shape = &shard->cache->shape;
+    shard->wheel = wheel;
+    shard->view = (struct pnx_cache_slots){
+            .shift = shape->shift,
+            .stride = shape->stride,
+            .hits = offsetof(struct pnx_cache_fixed, hits),
+            .hash = PNX_CACHE_NO_FIELD,
+            .weight = PNX_CACHE_NO_FIELD,
+            .expires = PNX_CACHE_NO_FIELD,
+            .hash_of = hash_of,
+            .expires_of = expires_of,
+            .ctx = shard,
+    };
+}
+
+uint32_t pnx__cache_tick_now(const struct pnx_cache *cache) {
+    pnx_ns since = pnx__now(&cache->env) - cache->time_base;
+    if (since < 0)
+        return 0; /* the clock has gone back */
+    uint64_t tick = (uint64_t)since >> PNX_CACHE_TICK_SHIFT;
+    return tick < PNX_CACHE_TICK_NEVER ? (uint32_t)tick : PNX_CACHE_TICK_NEVER - 1;
+}
+
+/* The first tick at which what is stored now is gone. */
+static uint32_t tick_after(const struct pnx_cache *cache, pnx_ns ttl) {
+    if (ttl == PNX_NEVER)
+        return PNX_CACHE_TICK_NEVER;
+    pnx_ns at = pnx__deadline(pnx__now(&cache->env), ttl);
+    uint64_t tick =
+            at > cache->time_base ? (uint64_t)(at - cache->time_base) >> PNX_CACHE_TICK_SHIFT : 0;
+    return tick < PNX_CACHE_TICK_NEVER ? (uint32_t)tick : PNX_CACHE_TICK_NEVER - 1;
+}
+
+/* ---- looking, in a section ---- */
+
+/* Copies the value of the key out, at the first try: 0, -ENOENT, or LOCK when it has to be asked for again.  In a section. */
+__attribute__((always_inline)) static inline int find(const struct pnx_cache_shard *shard,
+        uint64_t wants, uint32_t epoch, uint64_t hash, const void *key, size_t key_size,
+        void *value, size_t value_size) {
+    /* Acquire: pairs with cache_shard.publish; all of the table. */
+    const struct pnx_cache_table *table = pnx_load(&shard->table, PNX_ACQUIRE, "cache_fixed.table");
+    struct pnx_cache_found_fixed found;
+    if (table->epoch != epoch ||
+            !pnx__cache_search(table, hash, key, key_size, pnx__cache_fixed_is, &found))
+        return -ENOENT;
+    unsigned char
+            copy[PNX_CACHE_VALUE_BYTES]; /* the caller's stays as it is unless this is found */
+    pnx__cache_fixed_copy(found.record, (uint32_t)(key_size + 3) / 4, copy, value_size);
+    /* Relaxed, all that follow: 1 in cache/fixed.h. */
+    uint32_t expires = pnx_load(&found.record->expires, PNX_RELAXED, "cache_fixed.look_expires");
+    uint32_t hits = pnx_load(&found.record->hits, PNX_RELAXED, "cache_fixed.hits");
+    pnx_fence(PNX_ACQUIRE, "cache_fixed.read"); /* pairs with cache_fixed.write */
+    uint32_t after = pnx_load(&found.record->seq, PNX_RELAXED, "cache_fixed.after");
+    if (__builtin_expect((after ^ found.seq) | (found.seq & 1), 0))
+        return PNX_CACHE_LOCK;
+    if (expires != PNX_CACHE_TICK_NEVER && pnx__cache_tick_now(shard->cache) >= expires)
+        return -ENOENT;
+    if (hits < (uint8_t)(wants & PNX_CACHE_WANTS_HITS)) /* see pnx_cache_slot_bump() */
+        pnx_store(&found.record->hits, (uint8_t)(hits + 1), PNX_RELAXED, "cache_fixed.set_hits");
+    memcpy(value, copy, value_size);
+    return 0;
+}
+
+int pnx__cache_fixed_find(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
+        const void *key, size_t key_size, void *value) {
+    const struct pnx_cache *cache = shard->cache;
+    size_t value_size = cache->shape.value_bytes;
+    uint32_t epoch = pnx__cache_epoch(cache);
+    return key_size == 8 && value_size == 8
+                   ? find(shard, wants, epoch, hash, key, 8, value, 8)
+                   : find(shard, wants, epoch, hash, key, key_size, value, value_size);
+}
+
+/* ---- under the lock ---- */
+
+static void retire_all(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
+    uint32_t live = shard->live;
+    bool closed = pnx__cache_is_closed(shard->cache);
+    pnx__cache_shard_empty_locked(shard, fx);
+    pnx__cache_wheel_reset(shard);
+    shard->live = 0;
+    /* Relaxed: numbers. */
+    pnx_store(&shard->bytes, 0, PNX_RELAXED, "cache_fixed.no_bytes");
+    pnx_store(&shard->entries, 0, PNX_RELAXED, "cache_fixed.no_entries");
+    pnx_owner_add(closed ? &shard->counters.removed_closed : &shard->counters.removed_clear, live);
+    fx->count += live;
+    fx->room_entries += live;
+    fx->room_bytes += live * shard->cache->fixed_cost;
+}
+
+void pnx__cache_fixed_lock(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
+    pnx__cache_lock(shard);
+    uint32_t epoch = pnx__cache_epoch(shard->cache);
+    if (shard->epoch == epoch)
+        return;
+    if (shard->own_table != &pnx__cache_no_table)
+        retire_all(shard, fx);
+    shard->epoch = epoch;
+}
+
+/* The record of the key, or NULL; one that has expired is removed. */
+static struct pnx_cache_fixed *find_locked(struct pnx_cache_shard *shard, uint64_t hash,
+        const void *key, size_t key_size, struct pnx_cache_effects *fx, uint32_t *ret_slot) {
+    struct pnx_cache_found_fixed found;
+    bool there = key_size == 8 ? pnx__cache_search(shard->own_table, hash, key, 8,
+                                         pnx__cache_fixed_is, &found)
+                               : pnx__cache_search(shard->own_table, hash, key, key_size,
+                                         pnx__cache_fixed_is, &found);
+    if (!there)
+        return NULL;
+    /* Relaxed: the lock is held. */
+    uint32_t expires = pnx_load(&found.record->expires, PNX_RELAXED, "cache_fixed.own_expires");
+    if (expires != PNX_CACHE_TICK_NEVER && pnx__cache_tick_now(shard->cache) >= expires) {
+        pnx__cache_fixed_remove_locked(shard, found.slot, PNX_CACHE_EXPIRED, false, fx);
+        return NULL;
+    }
+    *ret_slot = found.slot;
+    return found.record;
+}
+
+/* Takes the slot out of the index, and what readers may find in it. */
+static void take_out(struct pnx_cache_shard *shard, uint32_t slot, bool told) {
+    struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, slot);
+    uint64_t hash = pnx__cache_fixed_hash(shard->cache, record);
+    pnx__mutex_assert_held(&shard->lock);
+    pnx__cache_table_take(shard->own_table, pnx__cache_hash_high(hash), pnx__cache_tag(hash), slot);
+    if (!told)
+        shard->policy->remove(shard->policy_state, slot);
+    /* Relaxed, both: only the lock's holder writes it; the fence comes after. */
+    uint32_t seq = pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.own_seq");
+    pnx_store(&record->seq, seq + 1, PNX_RELAXED, "cache_fixed.gone");
+}
+
+void pnx__cache_fixed_remove_locked(struct pnx_cache_shard *shard, uint32_t slot,
+        enum pnx_cache_cause cause, bool told, struct pnx_cache_effects *fx) {
+    struct pnx_cache *cache = shard->cache;
+    take_out(shard, slot, told);
+    /* Pairs with cache_fixed.read: the free list's word comes after. */
+    pnx_fence(PNX_RELEASE, "cache_fixed.give");
+    pnx__cache_give_slot(shard, slot);
+    shard->live--;
+    pnx_owner_add(&shard->bytes, (uint64_t)0 - cache->fixed_cost);
+    pnx_owner_add(&shard->entries, (uint64_t)0 - 1);
+    pnx__cache_count_removal(&shard->counters, cause);
+    fx->count++;
+    fx->room_entries++;
+    fx->room_bytes += cache->fixed_cost;
+}
+
+static void set_words(struct pnx_a32 *word, const void *bytes, uint32_t n) {
+    for (uint32_t i = 0; i < n / 4; i++) {
+        uint32_t w;
+        memcpy(&w, (const char *)bytes + 4 * (size_t)i, 4);
+        /* Relaxed, both: 1 in cache/fixed.h. */
+        pnx_store(&word[i], w, PNX_RELAXED, "cache_fixed.set_word");
+    }
+    if (n % 4)
+        pnx_store(&word[n / 4], pnx__cache_word_of(bytes, n, n / 4), PNX_RELAXED,
+                "cache_fixed.set_end");
+}
+
+/* Writes the value, and the key where it is given, into a record whose seq is odd, and makes it even. */
+static void write_record(const struct pnx_cache_shape *shape, struct pnx_cache_fixed *record,
+        const void *key, const void *value, uint32_t expires) {
+    pnx_fence(PNX_RELEASE, "cache_fixed.write"); /* pairs with cache_fixed.read */
+    if (key)
+        set_words(record->word, key, shape->key_bytes);
+    set_words(record->word + shape->key_words, value, shape->value_bytes);
+    /* Relaxed, both: as the words. */
+    pnx_store(&record->expires, expires, PNX_RELAXED, "cache_fixed.set_expires");
+    uint32_t seq = pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.odd_seq");
+    /* Release: pairs with cache_fixed.before. */
+    pnx_store(&record->seq, seq + 1, PNX_RELEASE, "cache_fixed.even");
+}
+
+static void replace_locked(struct pnx_cache_shard *shard, struct pnx_cache_fixed *record,
+        uint32_t slot, const void *value, uint32_t expires) {
+    uint32_t seq = pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.even_seq");
+    uint32_t was = pnx_load(&record->expires, PNX_RELAXED, "cache_fixed.old_expires");
+    pnx_store(&record->seq, seq + 1, PNX_RELAXED, "cache_fixed.odd"); /* the fence comes after */
+    write_record(&shard->cache->shape, record, NULL, value, expires);
+    if (expires != PNX_CACHE_TICK_NEVER)
+        pnx__cache_wheel_add(shard, slot, expires);
+    if (was != expires && shard->policy->expiry)
+        shard->policy->expiry(shard->policy_state, slot);
+    pnx__cache_slot_hit_locked(shard, slot);
+    pnx_owner_add(&shard->counters.removed_replaced, 1);
+    pnx_owner_add(&shard->counters.inserts, 1);
+}
+
+/* Puts an entry into a slot in which nothing stands. */
+static void put_in(struct pnx_cache_shard *shard, uint32_t slot,
+        const struct pnx_cache_insert *insert, uint32_t expires) {
+    struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, slot);
+    write_record(&shard->cache->shape, record, insert->key, insert->value, expires);
+    shard->policy->insert(shard->policy_state, slot);
+    if (expires != PNX_CACHE_TICK_NEVER)
+        pnx__cache_wheel_add(shard, slot, expires);
+    pnx__cache_table_put(shard->own_table, pnx__cache_hash_high(insert->hash),
+            pnx__cache_tag(insert->hash), slot);
+    pnx_owner_add(&shard->counters.inserts, 1);
+}
+
+static void insert_locked(
+        struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert, uint32_t expires) {
+    uint32_t slot = pnx__cache_take_slot(shard);
+    struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, slot);
+    /* Relaxed: the lock is held, and nobody knows a slot that never held anything. */
+    if (pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.first_seq") == 0)
+        pnx_store(&record->seq, 1, PNX_RELAXED, "cache_fixed.first_odd");
+    put_in(shard, slot, insert, expires);
+    shard->live++;
+    pnx_owner_add(&shard->bytes, shard->cache->fixed_cost);
+    pnx_owner_add(&shard->entries, 1);
+}
+
+/* In a full cache: puts an entry in the place of the one that goes first, so that room and counts stay as they are.  False
+ * where it is not as simple as that. */
+static bool exchange_locked(
+        struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert, uint32_t expires) {
+    const struct pnx_cache *cache = shard->cache;
+    if (shard->timed > 0 || shard->live == 0 || shard->free_first != PNX_CACHE_NONE ||
+            pnx__cache_fits(cache, NULL, cache->fixed_cost, 1) ||
+            !pnx__cache_fits(cache, NULL, 0, 0) || !pnx__cache_has_its_share(shard))
+        return false;
+    uint32_t slot =
+            shard->policy->victim(shard->policy_state, pnx__cache_hash_high(insert->hash), 1);
+    take_out(shard, slot, true);
+    put_in(shard, slot, insert, expires);
+    pnx_owner_add(&shard->counters.removed_size, 1);
+    return true;
+}
+
+int pnx__cache_fixed_try_insert_locked(struct pnx_cache_shard *shard,
+        const struct pnx_cache_insert *insert, uint32_t batch, struct pnx_cache_fresh *fresh,
+        struct pnx_cache_effects *fx) {
+    struct pnx_cache *cache = shard->cache;
+    uint32_t slot;
+    if (pnx__cache_is_closed(cache))
+        return -ESHUTDOWN;
+    struct pnx_cache_fixed *record =
+            find_locked(shard, insert->hash, insert->key, cache->shape.key_bytes, fx, &slot);
+    if (record && insert->if_absent)
+        return -EEXIST;
+    if (record) {
+        replace_locked(shard, record, slot, insert->value, tick_after(cache, insert->ttl));
+        return 0;
+    }
+    if (exchange_locked(shard, insert, tick_after(cache, insert->ttl)))
+        return 0;
+    struct pnx_cache_entry *none = NULL;
+    int rc = pnx__cache_make_room_locked(shard, insert, cache->fixed_cost, &none, batch, fresh, fx);
+    if (rc == 0)
+        insert_locked(shard, insert, tick_after(cache, insert->ttl));
+    return rc;
+}
+
+/* ---- the calls ---- */
+
+/* Looks the key up as a use, and copies its value out. */
+static int look_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
+        size_t key_size, void *value) {
+    struct pnx_cache *cache = shard->cache;
+    struct pnx_cache_effects fx = {0};
+    uint32_t slot = PNX_CACHE_NO_SLOT;
+    int rc = -ESHUTDOWN;
+    pnx__cache_fixed_lock(shard, &fx);
+    if (!pnx__cache_is_closed(cache)) {
+        struct pnx_cache_fixed *record = find_locked(shard, hash, key, key_size, &fx, &slot);
+        pnx__cache_tell_access_locked(shard, hash, record ? slot : PNX_CACHE_NO_SLOT, 1);
+        if (record) {
+            pnx__cache_slot_hit_locked(shard, slot);
+            pnx__cache_fixed_copy(record, cache->shape.key_words, value, cache->shape.value_bytes);
+        }
+        rc = record ? 0 : -ENOENT;
+    }
+    pnx__cache_unlock(shard, &fx);
+    pnx__cache_run(cache, &fx);
+    return rc;
+}
+
+#define LOOKS 4 /* at a record that is being written, before the lock is asked */
+
+/* The whole call, where the short way has not done. */
+__attribute__((noinline)) static int get_slowly(struct pnx_cache *cache, const void *key,
+        size_t key_size, void *buf, size_t cap, size_t *ret_size) {
+    size_t value_size = cache->shape.value_bytes;
+    if (key_size != cache->shape.key_bytes || !key || (!buf && cap > 0))
+        return -EINVAL;
+    int rc = pnx__cache_enter(cache);
+    if (rc)
+        return rc;
+    if (ret_size)
+        *ret_size = value_size;
+    if (cap < value_size)
+        return -ERANGE;
+    uint64_t hash = pnx__hash(cache->seed, key, key_size);
+    struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
+    /* Relaxed: as it comes. */
+    uint64_t wants = pnx_load(&shard->wants, PNX_RELAXED, "cache_fixed.wants_again");
+    rc = PNX_CACHE_LOCK;
+    pnx_reclaim_enter(NULL);
+    for (uint32_t i = 0; i < LOOKS && rc == PNX_CACHE_LOCK && !pnx__cache_wants_lock(wants, hash);
+            i++)
+        rc = pnx__cache_fixed_find(shard, wants, hash, key, key_size, buf);
+    pnx_reclaim_exit(NULL);
+    if (pnx__cache_is_closed(cache))
+        return -ESHUTDOWN;
+    if (rc == PNX_CACHE_LOCK)
+        rc = look_locked(shard, hash, key, key_size, buf);
+    if (rc == 0)
+        PNX_CACHE_COUNT(cache, hits, 1);
+    else if (rc == -ENOENT)
+        PNX_CACHE_COUNT(cache, misses, 1);
+    return rc;
+}
+
+/* The same in as few instructions as there can be, so that several lookups' cache misses overlap.  What is not as usual is left
+ * to the slow way. */
+__attribute__((always_inline)) static inline int get(struct pnx_cache *cache, const void *key,
+        size_t key_size, void *buf, size_t value_size, size_t *ret_size) {
+    struct pnx_thread *self = PNX_SELF;
+    uint64_t hash = pnx__hash_inline(cache->seed, key, key_size);
+    const struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
+    /* Relaxed: as it comes. */
+    uint64_t wants = pnx_load(&shard->wants, PNX_RELAXED, "cache_fixed.wants");
+    if (!self || self->number - 1 >= PNX_CACHE_CELLS - 1 || !pnx__fork_is(cache->fork_generation) ||
+            pnx__cache_wants_lock(wants, hash))
+        return get_slowly(cache, key, key_size, buf, value_size, ret_size);
+    struct pnx_reclaim_section *section = (struct pnx_reclaim_section *)(void *)self;
+    pnx__reclaim_enter_in(section, NULL);
+    int rc = find(shard, wants, pnx__cache_epoch(cache), hash, key, key_size, buf, value_size);
+    pnx__reclaim_exit_in(section, NULL);
+    /* A closed cache has been cleared: its tables are too old. */
+    if (rc != 0 && (rc == PNX_CACHE_LOCK || pnx__cache_is_closed(cache)))
+        return get_slowly(cache, key, key_size, buf, value_size, ret_size);
+    struct pnx_cache_cell *cell = &cache->cells[self->number];
+    if (ret_size)
+        *ret_size = value_size;
+    if (rc == 0)
+        pnx_owner_add(&cell->hits, 1);
+    else
+        pnx_owner_add(&cell->misses, 1);
+    return rc;
+}
+
+__attribute__((noinline)) static int get_8(
+        struct pnx_cache *cache, const void *key, void *buf, size_t *ret_size) {
+    return get(cache, key, 8, buf, 8, ret_size);
+}
+
+__attribute__((noinline)) static int get_any(
+        struct pnx_cache *cache, const void *key, void *buf, size_t *ret_size) {
+    return get(cache, key, cache->shape.key_bytes, buf, cache->shape.value_bytes, ret_size);
+}
+
+int pnx__cache_fixed_get_copy(struct pnx_cache *cache, const void *key, size_t key_size, void *buf,
+        size_t cap, size_t *ret_size) {
+    if (key_size != cache->shape.key_bytes || cap < cache->shape.value_bytes || !key || !buf)
+        return get_slowly(cache, key, key_size, buf, cap, ret_size);
+    return key_size == 8 && cache->shape.value_bytes == 8 ? get_8(cache, key, buf, ret_size)
+                                                          : get_any(cache, key, buf, ret_size);
+}
+
+/* The usual ways of a put: a value is replaced, or a full cache lets another entry go.  They need no memory, and give none back.
+ * False where it is not as simple as that. */
+static bool put_shortly(struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert) {
+    struct pnx_cache *cache = shard->cache;
+    bool done = false;
+    pnx__cache_lock(shard);
+    if (shard->epoch == pnx__cache_epoch(cache) && shard->timed == 0 && shard->live > 0 &&
+            insert->ttl == PNX_NEVER) {
+        struct pnx_cache_effects none; /* nothing expires */
+        uint32_t slot;
+        struct pnx_cache_fixed *record =
+                find_locked(shard, insert->hash, insert->key, cache->shape.key_bytes, &none, &slot);
+        if (record)
+            replace_locked(shard, record, slot, insert->value, PNX_CACHE_TICK_NEVER);
+        done = record || exchange_locked(shard, insert, PNX_CACHE_TICK_NEVER);
+    }
+    pnx__cache_unlock_kept(shard);
+    return done;
+}
+
+int pnx__cache_fixed_put(
+        struct pnx_cache *cache, const void *key, const void *value, pnx_ns ttl, bool if_absent) {
+    size_t key_size = cache->shape.key_bytes;
+    struct pnx_cache_insert insert = {
+            .key = key,
+            .value = value,
+            .hash = key_size == 8 ? pnx__hash_inline(cache->seed, key, 8)
+                                  : pnx__hash(cache->seed, key, key_size),
+            .ttl = ttl,
+            .if_absent = if_absent,
+    };
+    if (ttl == 0) /* relaxed: a number */
+        insert.ttl = (pnx_ns)pnx_load(&cache->ttl, PNX_RELAXED, "cache_fixed.ttl_now");
+    if (!if_absent && put_shortly(pnx__cache_shard_of(cache, insert.hash), &insert))
+        return 0;
+    return pnx__cache_insert(cache, &insert);
+}
+
+int pnx__cache_fixed_remove(struct pnx_cache *cache, const void *key, size_t key_size) {
+    struct pnx_cache_effects fx = {0};
+    uint64_t hash = pnx__hash(cache->seed, key, key_size);
+    struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
+    uint32_t slot;
+    int rc = -ENOENT;
+    pnx__cache_fixed_lock(shard, &fx);
+    if (pnx__cache_is_closed(cache)) {
+        rc = -ESHUTDOWN;
+    } else if (find_locked(shard, hash, key, key_size, &fx, &slot)) {
+        pnx__cache_fixed_remove_locked(shard, slot, PNX_CACHE_EXPLICIT, false, &fx);
+        rc = 0;
+    }
+    pnx__cache_unlock(shard, &fx);
+    pnx__cache_run(cache, &fx);
+    return rc;
+}
+
+/* Lets go of what was stored before the last clear, or close. */
+void pnx__cache_fixed_sweep(struct pnx_cache *cache) {
+    for (uint32_t i = 0; i < cache->n_shards; i++) {
+        struct pnx_cache_effects fx = {0};
+        pnx__cache_fixed_lock(&cache->shards[i], &fx);
+        pnx__cache_unlock(&cache->shards[i], &fx);
+        pnx__cache_run(cache, &fx);
+    }
+    pnx__cache_update_row(cache);
+}
+
+/* ---- walking ---- */
+
+#define WALK_BYTES 2048 /* of keys and values that are copied at once */
+
+/* Copies what stands in slots from *at on, as much as there is room for; returns how many. */
+static uint32_t copy_some(
+        struct pnx_cache_shard *shard, uint32_t *at, char *buf, struct pnx_cache_effects *fx) {
+    struct pnx_cache *cache = shard->cache;
+    const struct pnx_cache_shape *shape = &cache->shape;
+    size_t pair = (size_t)shape->key_bytes + shape->value_bytes;
+    uint32_t n = 0, now = pnx__cache_tick_now(cache);
+    pnx__cache_fixed_lock(shard, fx);
+    for (uint32_t looked = 0; *at < shard->used && looked < 4 * PNX_CACHE_BATCH; looked++) {
+        if ((n + 1) * pair > WALK_BYTES || pnx__cache_is_closed(cache))
+            break;
+        const struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, (*at)++);
+        /* Relaxed, both: the lock is held. */
+        uint32_t expires = pnx_load(&record->expires, PNX_RELAXED, "cache_fixed.walk_expires");
+        if ((pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.walk_seq") & 1) || expires <= now)
+            continue;
+        memcpy(buf + n * pair, record->word, shape->key_bytes);
+        pnx__cache_fixed_copy(
+                record, shape->key_words, buf + n * pair + shape->key_bytes, shape->value_bytes);
+        n++;
+    }
+    if (*at >= shard->used || pnx__cache_is_closed(cache))
+        *at = PNX_CACHE_NONE;
+    pnx__cache_unlock(shard, fx);
+    return n;
+}
+
+int pnx__cache_fixed_each(struct pnx_cache *cache, pnx_cache_visit_copy_fn *visit, void *ctx) {
+    size_t pair = (size_t)cache->shape.key_bytes + cache->shape.value_bytes;
+    int rc = 0;
+    for (uint32_t i = 0; i < cache->n_shards; i++) {
+        for (uint32_t at = 0; rc == 0 && at != PNX_CACHE_NONE;) {
+            char buf[WALK_BYTES];
+            struct pnx_cache_effects fx = {0};
+            uint32_t n = copy_some(&cache->shards[i], &at, buf, &fx);
+            pnx__cache_run(cache, &fx);
+            for (uint32_t k = 0; rc == 0 && k < n; k++) {
+                PNX_CACHE_CALLING(returned);
+                pnx__mutex_assert_none_held();
+                rc = visit(ctx, buf + k * pair, buf + k * pair + cache->shape.key_bytes);
+                returned = true;
+            }
+        }
+    }
+    return rc;
+}
+
+/* ---- time ---- */
+
+#define TICK_STEPS 64 /* of the wheel, a shard */
+
+pnx_ns pnx__cache_fixed_tick(struct pnx_cache_shard *shard, pnx_ns now, uint32_t *budget) {
+    const struct pnx_cache *cache = shard->cache;
+    struct pnx_cache_effects fx = {0};
+    uint32_t steps = TICK_STEPS, slot;
+    uint32_t tick = now > cache->time_base
+                            ? (uint32_t)((uint64_t)(now - cache->time_base) >> PNX_CACHE_TICK_SHIFT)
+                            : 0;
+    pnx__cache_fixed_lock(shard, &fx);
+    while (*budget > 0 && (slot = pnx__cache_wheel_due(shard, tick, &steps)) != PNX_CACHE_NONE) {
+        pnx__cache_fixed_remove_locked(shard, slot, PNX_CACHE_EXPIRED, false, &fx);
+        (*budget)--;
+    }
+    uint32_t next = pnx__cache_wheel_next(shard);
+    pnx__cache_unlock(shard, &fx);
+    pnx__cache_run(shard->cache, &fx);
+    if (next == PNX_CACHE_TICK_NEVER)
+        return PNX_NEVER;
+    pnx_ns at = cache->time_base + ((pnx_ns)next << PNX_CACHE_TICK_SHIFT);
+    return at > now ? at : now;
+}
+
+/* ---- memory ---- */
+
+/* A page with a hole gives nothing back: the shard that holds most is emptied, then the next. */
+size_t pnx__cache_fixed_reclaim(struct pnx_cache *cache, size_t want) {
+    size_t freed = 0;
+    for (uint32_t i = 0; i < cache->n_shards && freed < want; i++) {
+        struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
+        struct pnx_cache_effects fx = {0};
+        uint64_t bytes = 0;
+        pnx__cache_fixed_lock(shard, &fx);
+        if (shard->own_table != &pnx__cache_no_table) {
+            bytes = pnx__cache_pages_charge(shard->own_table);
+            uint32_t live = shard->live;
+            retire_all(shard, &fx);
+            /* Counted as cleared there: they went for their size. */
+            pnx_owner_add(&shard->counters.removed_clear, (uint64_t)0 - live);
+            pnx_owner_add(&shard->counters.removed_size, live);
+            pnx_owner_add(&shard->counters.reclaimed, bytes);
+        }
+        pnx__cache_unlock(shard, &fx);
+        pnx__cache_run(cache, &fx);
+        if (bytes == 0)
+            break;
+        freed += bytes;
+    }
+    return freed;
+}
+
+/* ---- checking ---- */
+
+const char *pnx__cache_fixed_check(const struct pnx_cache_shard *shard) {
+    const struct pnx_cache *cache = shard->cache;
+    uint32_t live = 0;
+    for (uint32_t slot = 0; slot < shard->used; slot++) {
+        const struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, slot);
+        uint32_t seq = pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.check_seq");
+        if (seq & 1)
+            continue;
+        struct pnx_cache_found_fixed found;
+        uint64_t hash = pnx__hash(cache->seed, record->word, cache->shape.key_bytes);
+        if (!pnx__cache_search(shard->own_table, hash, record->word, cache->shape.key_bytes,
+                    pnx__cache_fixed_is, &found) ||
+                found.slot != slot)
+            return "an entry is not found by its key";
+        live++;
+    }
+    if (live != shard->live)
+        return "the entries do not add up";
+    if (pnx_load(&shard->bytes, PNX_RELAXED, "cache_fixed.check_bytes") != live * cache->fixed_cost)
+        return "the bytes do not add up";
+    if (shard->own_table != &pnx__cache_no_table && shard->own_table->epoch != shard->epoch)
+        return "a table is of another time than its shard";
+    return pnx__cache_wheel_check(shard);
+}
