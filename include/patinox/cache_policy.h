@@ -208,6 +208,10 @@ struct pnx_cache_policy {
      * of what is asked for.  See wants.access.  May be NULL. */
     void (*access)(void *state, uint32_t hash, uint64_t weight, uint32_t slot);
 
+    /* An entry with this hash may come next: a policy may fetch what it is going to look at then, and changes nothing.
+     * May be NULL. */
+    void (*expect)(const void *state, uint32_t hash);
+
     /* Returns what is broken, or NULL.  held: how many slots the owner has inserted and not got back. */
     const char *(*check)(const void *state, uint32_t held);
 };

@@ -383,10 +383,19 @@ __attribute__((always_inline)) static inline int get(struct pnx_cache *cache, co
     return rc;
 }
 
-__attribute__((noinline)) static int get_8(
-        struct pnx_cache *cache, const void *key, void *buf, size_t *ret_size) {
-    return get(cache, key, 8, buf, 8, ret_size);
-}
+/* For the sizes that keys mostly have: numbers, UUIDs, digests. */
+#define GET(key_size) \
+    __attribute__((noinline)) static int get_##key_size( \
+            struct pnx_cache *cache, const void *key, void *buf, size_t *ret_size) { \
+        size_t value_size = cache->shape.value_bytes; \
+        return value_size == 8 ? get(cache, key, key_size, buf, 8, ret_size) \
+                               : get(cache, key, key_size, buf, value_size, ret_size); \
+    }
+GET(4)
+GET(8)
+GET(16)
+GET(24)
+GET(32)
 
 __attribute__((noinline)) static int get_any(
         struct pnx_cache *cache, const void *key, void *buf, size_t *ret_size) {
@@ -397,8 +406,20 @@ int pnx__cache_fixed_get_copy(struct pnx_cache *cache, const void *key, size_t k
         size_t cap, size_t *ret_size) {
     if (key_size != cache->shape.key_bytes || cap < cache->shape.value_bytes || !key || !buf)
         return get_slowly(cache, key, key_size, buf, cap, ret_size);
-    return key_size == 8 && cache->shape.value_bytes == 8 ? get_8(cache, key, buf, ret_size)
-                                                          : get_any(cache, key, buf, ret_size);
+    switch (key_size) {
+    case 4:
+        return get_4(cache, key, buf, ret_size);
+    case 8:
+        return get_8(cache, key, buf, ret_size);
+    case 16:
+        return get_16(cache, key, buf, ret_size);
+    case 24:
+        return get_24(cache, key, buf, ret_size);
+    case 32:
+        return get_32(cache, key, buf, ret_size);
+    default:
+        return get_any(cache, key, buf, ret_size);
+    }
 }
 
 /* The usual ways of a put: a value is replaced, or a full cache lets another entry go.  They need no memory, and give none back.
@@ -409,6 +430,8 @@ static bool put_shortly(struct pnx_cache_shard *shard, const struct pnx_cache_in
     pnx__cache_lock(shard);
     if (shard->epoch == pnx__cache_epoch(cache) && shard->timed == 0 && shard->live > 0 &&
             insert->ttl == PNX_NEVER) {
+        if (shard->policy->expect)
+            shard->policy->expect(shard->policy_state, pnx__cache_hash_high(insert->hash));
         struct pnx_cache_effects none; /* nothing expires */
         uint32_t slot;
         struct pnx_cache_fixed *record =

@@ -223,6 +223,11 @@ static void auto_access(void *state, uint32_t hash, uint64_t weight, uint32_t sl
     choose(a, entries);
 }
 
+static void auto_expect(const void *state, uint32_t hash) {
+    const struct adaptive *a = state;
+    pnx__auto_engine_expect(&a->engine, hash);
+}
+
 static const char *auto_check(const void *state, uint32_t held) {
     const struct adaptive *a = state;
     const char *broken = pnx__auto_engine_check(&a->engine, held);
@@ -245,5 +250,6 @@ const struct pnx_cache_policy pnx__cache_policy_auto = {
         .resize = auto_resize,
         .reweigh = auto_reweigh,
         .access = auto_access,
+        .expect = auto_expect,
         .check = auto_check,
 };

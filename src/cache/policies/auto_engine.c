@@ -242,6 +242,13 @@ uint32_t pnx__auto_engine_victim(struct pnx__auto_engine *e, uint64_t weight) {
     return slot != PNX_CACHE_NO_SLOT ? slot : evict_main(e);
 }
 
+void pnx__auto_engine_expect(const struct pnx__auto_engine *e, uint32_t hash) {
+    if (e->has_ghost)
+        pnx__ghost_table_fetch(&e->ghost, hash);
+    if (e->has_sketch)
+        pnx__sketch_fetch(&e->sketch, hash);
+}
+
 const char *pnx__auto_engine_check(const struct pnx__auto_engine *e, uint32_t held) {
     const char *broken = pnx__ring_check(&e->rings, SMALL);
     if (!broken)

@@ -65,6 +65,9 @@ void pnx__auto_engine_reweigh(struct pnx__auto_engine *engine, uint32_t slot, ui
 uint32_t pnx__auto_engine_victim(struct pnx__auto_engine *engine, uint64_t weight);
 uint32_t pnx__auto_engine_held(const struct pnx__auto_engine *engine);
 
+/* Fetches what an insert with this hash will look at. */
+void pnx__auto_engine_expect(const struct pnx__auto_engine *engine, uint32_t hash);
+
 /* Returns what is broken, or NULL. */
 const char *pnx__auto_engine_check(const struct pnx__auto_engine *engine, uint32_t held);
 

@@ -36,6 +36,10 @@ static uint32_t age(uint32_t now, uint32_t cell) {
     return (now - cell) & CLOCK_MASK;
 }
 
+void pnx__ghost_table_fetch(const struct pnx__ghost_table *table, uint32_t hash) {
+    __builtin_prefetch(bucket(table, hash), 1);
+}
+
 void pnx__ghost_table_push(struct pnx__ghost_table *table, uint32_t hash) {
     uint32_t *cells = bucket(table, hash), clock = now(table), oldest = 0, most = 0;
     for (uint32_t i = 0; i < WAYS; i++) {

@@ -27,6 +27,8 @@ void pnx__ghost_table_layout(
         struct pnx__ghost_table *table, struct pnx__layout *layout, uint32_t room);
 /* Copies what is in another into an empty one that is as large or larger. */
 void pnx__ghost_table_copy(struct pnx__ghost_table *table, const struct pnx__ghost_table *from);
+/* Fetches what a hash's place is in. */
+void pnx__ghost_table_fetch(const struct pnx__ghost_table *table, uint32_t hash);
 void pnx__ghost_table_push(struct pnx__ghost_table *table, uint32_t hash);
 /* Takes the hash out; false when it is not there, or more than limit came after it. */
 bool pnx__ghost_table_take(struct pnx__ghost_table *table, uint32_t hash, uint64_t limit);

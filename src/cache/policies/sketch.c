@@ -59,6 +59,10 @@ static void added(struct pnx__sketch *sketch, uint32_t times) {
         halve(sketch);
 }
 
+void pnx__sketch_fetch(const struct pnx__sketch *sketch, uint32_t hash) {
+    __builtin_prefetch(counter(sketch, mix(sketch, hash), 0).word, 1);
+}
+
 void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash) {
     uint64_t mixed = mix(sketch, hash);
     bool any = false;

@@ -28,6 +28,8 @@ void pnx__sketch_layout(
         struct pnx__sketch *sketch, struct pnx__layout *layout, uint32_t lines, uint32_t entries);
 /* Copies the counts of a sketch into one that is as large or larger. */
 void pnx__sketch_copy(struct pnx__sketch *sketch, const struct pnx__sketch *from);
+/* Fetches the line of a hash. */
+void pnx__sketch_fetch(const struct pnx__sketch *sketch, uint32_t hash);
 /* Counts a hash once more, in all its counters. */
 void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash);
 /* Counts a hash so many times more, in those of its counters that are below the new count: errors are smaller (Estan and
