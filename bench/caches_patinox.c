@@ -5,7 +5,9 @@
 
 #include <patinox/cache.h>
 
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct bench {
     struct pnx_cache *cache;
@@ -75,6 +77,79 @@ static void *fill_for_memory(unsigned threads) {
     return bench;
 }
 
+/* ---- cache/size-sweep: the size is in the implementation's name ---- */
+
+static uint32_t swept;
+static double swept_bytes;
+
+static void *fill_swept(unsigned threads) {
+    (void)threads;
+    double before = bench_resident_bytes();
+    struct bench *bench = make(swept, 8);
+    for (uint64_t i = 0; i < swept; i++)
+        put(bench->cache, i);
+    swept_bytes = (bench_resident_bytes() - before) / swept;
+    return bench;
+}
+static void tell_swept(void *state, FILE *out) {
+    (void)state;
+    fprintf(out, ",\"bytes_per_entry\":%.1f", swept_bytes);
+}
+
+/* ---- cache/expire ---- */
+
+#define EXPIRE_ENTRIES 1000000u
+#define EXPIRE_TICK    16 /* operations between two ticks */
+#define TAIL_STEPS     32 /* of each power of two */
+
+/* Times of single operations: a histogram of 1/32 steps. */
+static uint32_t tail[64 * TAIL_STEPS];
+static uint64_t tail_count, most_expired;
+static bool still;
+
+static uint64_t now_ns(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+static void note(uint64_t ns) {
+    uint32_t high = 63 - (uint32_t)__builtin_clzll(ns | TAIL_STEPS);
+    tail[(high - 5) * TAIL_STEPS + (uint32_t)(ns >> (high - 5)) % TAIL_STEPS +
+            (high > 5 ? TAIL_STEPS : 0)]++;
+    tail_count++;
+}
+static double tail_ns(double share) {
+    uint64_t left = (uint64_t)((double)tail_count * (1 - share));
+    uint32_t i = 64 * TAIL_STEPS - 1;
+    for (; i > 0 && tail[i] <= left; i--)
+        left -= tail[i];
+    uint32_t high = i / TAIL_STEPS;
+    return high < 1 ? i : (double)((uint64_t)(TAIL_STEPS + i % TAIL_STEPS) << (high - 1));
+}
+static pnx_ns random_ttl(uint64_t *random) {
+    *random += 0x9E3779B97F4A7C15u;
+    return still ? 3600 * PNX_SEC : (pnx_ns)(200 + cache_mix(*random) % 1000) * PNX_MS;
+}
+static uint64_t ttl_random;
+
+static void *fill_expiring(unsigned threads) {
+    struct bench *bench = make(EXPIRE_ENTRIES + EXPIRE_ENTRIES / 8, 8);
+    (void)threads;
+    for (uint64_t i = 0; i < EXPIRE_ENTRIES; i++) {
+        uint64_t key = cache_key(i);
+        if (pnx_cache_put(bench->cache, &key, 8, &i, 8, random_ttl(&ttl_random)))
+            abort();
+    }
+    return bench;
+}
+
+static uint64_t expired_so_far(struct pnx_cache *cache) {
+    struct pnx_cache_stats stats = {.size = sizeof(stats)};
+    if (pnx_cache_read_stats(cache, &stats))
+        abort();
+    return stats.removed_expired;
+}
+
 static void *begin_mixed(unsigned threads) {
     (void)threads;
     return make(CACHE_MIXED_ENTRIES, 8);
@@ -108,6 +183,14 @@ static void enter_zipf(void *state, unsigned index) {
 static void enter_large(void *state, unsigned index) {
     (void)state;
     make_keys(index, CACHE_LARGE, 0);
+}
+static void enter_swept(void *state, unsigned index) {
+    (void)state;
+    make_keys(index, swept, 0);
+}
+static void enter_expiring(void *state, unsigned index) {
+    (void)state;
+    make_keys(index, EXPIRE_ENTRIES, 0);
 }
 static void enter_mixed(void *state, unsigned index) {
     (void)state;
@@ -204,6 +287,38 @@ static void insert(void *state, unsigned index, uint64_t n) {
         put(bench->cache, bench->next++);
 }
 
+/* A get, a put of what was missed, and now and then a tick; each is timed.  How many a call expires is looked at now and then. */
+static void expire(void *state, unsigned index, uint64_t n) {
+    struct bench *bench = state;
+    (void)index;
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t key = keys[next()], value;
+        uint64_t t0 = now_ns();
+        int rc = pnx_cache_get_copy(bench->cache, &key, 8, &value, 8, NULL);
+        uint64_t t1 = now_ns();
+        note(t1 - t0);
+        if ((rc || i % 4 == 0) &&
+                pnx_cache_put(bench->cache, &key, 8, &key, 8, random_ttl(&ttl_random)))
+            abort();
+        uint64_t t2 = now_ns();
+        note(t2 - t1);
+        if (i % EXPIRE_TICK == 0) {
+            bool watch = i % 128 == 0;
+            uint64_t before = watch ? expired_so_far(bench->cache) : 0;
+            t1 = now_ns();
+            (void)pnx_cache_tick(bench->cache, (pnx_ns)t1);
+            note(now_ns() - t1);
+            uint64_t expired = watch ? expired_so_far(bench->cache) - before : 0;
+            most_expired = expired > most_expired ? expired : most_expired;
+        }
+    }
+}
+static void tell_tail(void *state, FILE *out) {
+    (void)state;
+    fprintf(out, ",\"op_p9999_ns\":%.0f,\"expired_at_once\":%llu", tail_ns(0.9999),
+            (unsigned long long)most_expired);
+}
+
 static uint64_t all_asked, all_found; /* with __atomic */
 static void leave_mixed(void *state, unsigned index) {
     (void)state, (void)index;
@@ -244,8 +359,28 @@ static const struct bench_row rows[] = {
                                 .leave_thread = leave_mixed,
                                 .fields = tell_hits,
                                 .tear_down = tear_down}},
+        {"cache/size-sweep", {.set_up = fill_swept,
+                                     .work = hit,
+                                     .enter_thread = enter_swept,
+                                     .fields = tell_swept,
+                                     .tear_down = tear_down}},
+        {"cache/expire", {.set_up = fill_expiring,
+                                 .work = expire,
+                                 .enter_thread = enter_expiring,
+                                 .fields = tell_tail,
+                                 .tear_down = tear_down}},
         ROW("cache/memory", NULL, fill_for_memory, NULL, NULL),
 };
+
+/* "patinox-10k": 10,000. */
+static uint32_t size_of(const char *impl) {
+    char *unit;
+    const char *number = strchr(impl, '-');
+    unsigned long n = number ? strtoul(number + 1, &unit, 10) : 0;
+    if (n == 0)
+        abort();
+    return (uint32_t)n * (*unit == 'm' ? 1000000u : 1000u);
+}
 
 int main(int argc, char **argv) {
     struct bench_args args = bench_parse(argc, argv);
@@ -256,6 +391,9 @@ int main(int argc, char **argv) {
             continue;
         impl.name = args.impl;
         impl.version = pnx_version();
+        still = strcmp(args.impl, "patinox-still") == 0;
+        if (strcmp(args.case_name, "cache/size-sweep") == 0)
+            swept = size_of(args.impl);
         if (strcmp(args.case_name, "cache/memory") == 0)
             return bench_memory(&args, &impl, CACHE_MEMORY);
         return bench_cycle(&args, &impl);

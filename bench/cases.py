@@ -40,7 +40,9 @@ RUST_POOLS = ("r2d2", "deadpool", "bb8")
 POOL_BOUNDED = {**POOL, "patinox-bounded": "bench_pool_static"}
 IN_ORDER = Target("patinox", 0, unit="inversions_traced")
 CACHES = {"patinox": "bench_caches_static", "patinox-so": "bench_caches_shared"}
-CACHE_PEERS = {"quick_cache": "rust", "moka": "rust", "lru": "rust"}
+CACHE_STATIC = "bench_caches_static"
+CACHE_PEERS = {"quick_cache": "rust", "moka": "rust", "lru": "rust", "ghashtable-lru": "bench_caches_peers"}
+SWEPT = ("1k", "10k", "100k", "1m", "10m")
 HITS = {"entries": 100_000, "value": "u64"}
 FILES = {"patinox": "bench_files_static", "patinox-so": "bench_files_shared"}
 FILES_PEERS, FILE = "bench_files_peers", {"file": "1 GiB, in the page cache"}
@@ -134,6 +136,12 @@ CASES = {
         [("patinox", 0.6, "quick_cache", None)], ours=CACHES),
     "cache/insert-evict": case(
         {"entries": 100_000}, CACHE_PEERS, [("patinox", 1.0, "quick_cache", None)], ours=CACHES, threads=(1,)),
+    "cache/expire": case(
+        {"entries": 1_000_000, "ttl_ms": "200 to 1200", "still": "ttl of an hour"}, {},
+        [Target("patinox", 1.5, "patinox-still", unit="op_p9999_ns"), Target("patinox", 8, unit="expired_at_once")],
+        ours={"patinox": CACHE_STATIC, "patinox-still": CACHE_STATIC}, threads=(1,)),
+    "cache/size-sweep": case(
+        {"entries": ", ".join(SWEPT)}, {}, ours={f"patinox-{size}": CACHE_STATIC for size in SWEPT}, threads=(1,)),
     "cache/get-10m": case(
         {"entries": 10_000_000}, {}, ours={"patinox": "bench_caches_static", "patinox-dependent": "bench_caches_static"},
         threads=(1,)),
