@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What may go wrong around reclaim, snapshot and config: forks under load, threads that end anywhere, callbacks that do more. */
-#include "harness/harness.h"
+#include "harness/forks.h"
 #include "share/reclaim.h"
 #include "share/snapshot.h"
 
@@ -136,8 +136,12 @@ static int add_one(void *ctx, void *object) {
 }
 
 static void *write_cell(void *arg) {
-    while (__atomic_load_n(&running, __ATOMIC_RELAXED))
+    for (unsigned i = 0; __atomic_load_n(&running, __ATOMIC_RELAXED); i++) {
         CHECK_EQ(pnx_snapshot_update(arg, add_one, NULL, NULL, NULL), 0);
+        if (i % 16 ==
+                0) /* test_fork_env() does not hold any number of values that wait for readers */
+            CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+    }
     return NULL;
 }
 
@@ -152,7 +156,11 @@ static void writes_in_child(void *arg) {
 
 TEST_LIMIT(snapshot_a_child_writes_whatever_its_parents_threads_were_writing, 30) {
     pthread_t thread;
-    struct pnx_snapshot *cell = make_cell(PNX_SNAPSHOT_OPTS(.history_depth = 3));
+    value_type.env = test_fork_env();
+    struct pnx_snapshot *cell =
+            make_cell(PNX_SNAPSHOT_OPTS(.env = test_fork_env(), .history_depth = 3));
+    /* What allocates once in a thread has done so. */
+    CHECK_EQ(pnx_snapshot_update(cell, add_one, NULL, NULL, NULL), 0);
     __atomic_store_n(&running, 1, __ATOMIC_RELAXED);
     CHECK_EQ(pthread_create(&thread, NULL, write_cell, cell), 0);
     for (int i = 0; i < (test_slow() ? 50 : 500); i++)
@@ -205,8 +213,12 @@ TEST_LIMIT(config_a_child_uses_it_whatever_its_parents_threads_were_doing, 60) {
     const char *path = test_path("c");
     struct pnx_config *config = NULL;
     test_write_file(path, "1", 1);
-    CHECK_EQ(pnx_config_create(PNX_CONFIG_OPTS(.path = path, .parse = parse_value), NULL, &config),
+    value_type.env = test_fork_env();
+    CHECK_EQ(pnx_config_create(
+                     PNX_CONFIG_OPTS(.env = test_fork_env(), .path = path, .parse = parse_value),
+                     NULL, &config),
             0);
+    CHECK_EQ(pnx_config_reload(config, NULL), 0); /* what allocates once in a thread has done so */
     __atomic_store_n(&running, 1, __ATOMIC_RELAXED);
     CHECK_EQ(pthread_create(&threads[0], NULL, ask_config, config), 0);
     CHECK_EQ(pthread_create(&threads[1], NULL, reload_config, config), 0);
