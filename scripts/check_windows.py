@@ -33,13 +33,14 @@ def read_results(folder):
 
 
 def programs(root):
-    return {f"{module}.{path.stem.removeprefix('test_')}" for module in MODULES
-            for path in (root / "tests" / module).glob("test_*.c")}
+    """Each program's file, by the program's name."""
+    folders = {module: f"{module}." for module in MODULES} | {"cache_policy": "cache.policy_"}
+    return {prefix + path.stem.removeprefix("test_"): path for folder, prefix in folders.items()
+            for path in (root / "tests" / folder).glob("test_*.c")}
 
 
-def tests_of(root, program):
-    module, _, name = program.partition(".")
-    return set(re.findall(r"^TEST(?:_LIMIT)?\((\w+)", (root / f"tests/{module}/test_{name}.c").read_text(), re.M))
+def tests_of(path):
+    return set(re.findall(r"^TEST(?:_LIMIT)?\((\w+)", path.read_text(), re.M))
 
 
 def list_objections(root):
@@ -48,7 +49,7 @@ def list_objections(root):
         program, _, test = name.rpartition(".") if name.count(".") == 2 else (name, "", "")
         if not reason:
             yield f"left-out: {name} has no reason"
-        if program not in known or (test and test not in tests_of(root, program)):
+        if program not in known or (test and test not in tests_of(known[program])):
             yield f"left-out: {name} is nothing"
     for name, reason in rows(root / "tests/windows/expected-skips"):
         if not reason:
@@ -65,7 +66,7 @@ def list_objections(root):
 def objections(root, results):
     left_out = list(rows(root / "tests/windows/left-out"))
     expected = list(rows(root / "tests/windows/expected-skips"))
-    known = programs(root) | {"os.windows"}
+    known = {*programs(root), "os.windows"}
     used = set()
     without = {name for name, _ in left_out}
     ran = {name.rpartition(".")[0] for name in results}

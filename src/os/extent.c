@@ -6,8 +6,8 @@
  */
 #include "os/extent.h"
 
-#include "os/fault.h"
 #include "os/file.h"
+#include "os/retry.h"
 
 #include <errno.h>
 #include <linux/fs.h> /* FICLONE */
@@ -15,24 +15,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Makes the call until a signal no longer interrupts it; rc is its result, or -errno. */
-#define RETRY(rc, name, call) \
-    do { \
-        int injected_ = PNX_OS_FAULT(name); \
-        if (injected_) { \
-            (rc) = injected_; \
-        } else { \
-            (rc) = (call); \
-            if ((rc) < 0) \
-                (rc) = -errno; \
-        } \
-    } while ((rc) == -EINTR)
-
 int pnx__os_allocate(int fd, uint64_t offset, uint64_t n) {
     int rc;
     if (offset > INT64_MAX || n > INT64_MAX - offset)
         return -EFBIG;
-    RETRY(rc, "allocate", fallocate(fd, 0, (off_t)offset, (off_t)n));
+    PNX_OS_RETRY(rc, "allocate", fallocate(fd, 0, (off_t)offset, (off_t)n));
     return rc == -ENOSYS ? -ENOTSUP : rc; /* EOPNOTSUPP is the same number */
 }
 
@@ -41,7 +28,7 @@ int pnx__os_pwrite_full(int fd, const void *data, size_t n, uint64_t offset) {
         return -EFBIG;
     for (size_t done = 0; done < n;) {
         int64_t rc;
-        RETRY(rc, "pwrite",
+        PNX_OS_RETRY(rc, "pwrite",
                 pwrite(fd, (const char *)data + done, n - done, (off_t)(offset + done)));
         if (rc < 0)
             return (int)rc;
@@ -56,19 +43,20 @@ int pnx__os_sync_start(int fd, uint64_t offset, uint64_t n) {
     int rc;
     if (offset > INT64_MAX || n > INT64_MAX - offset)
         return -EFBIG;
-    RETRY(rc, "sync_start", sync_file_range(fd, (off_t)offset, (off_t)n, SYNC_FILE_RANGE_WRITE));
+    PNX_OS_RETRY(
+            rc, "sync_start", sync_file_range(fd, (off_t)offset, (off_t)n, SYNC_FILE_RANGE_WRITE));
     return rc == -ENOSYS || rc == -ESPIPE ? -ENOTSUP : rc;
 }
 
 int pnx__os_fdatasync(int fd) {
     int rc;
-    RETRY(rc, "fdatasync", fdatasync(fd));
+    PNX_OS_RETRY(rc, "fdatasync", fdatasync(fd));
     return rc;
 }
 
 int pnx__os_clone(int fd, const char *dir) {
     int rc, clone;
-    RETRY(clone, "clone", open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    PNX_OS_RETRY(clone, "clone", open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     if (clone < 0)
         return clone;
     do {
@@ -82,7 +70,7 @@ int pnx__os_clone(int fd, const char *dir) {
 
 int pnx__os_memfd(const char *name) {
     int rc;
-    RETRY(rc, "memfd", memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    PNX_OS_RETRY(rc, "memfd", memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
     return rc;
 }
 
@@ -96,13 +84,13 @@ int pnx__os_seal(int fd, unsigned seals) {
     for (size_t i = 0; i < sizeof(seal_words) / sizeof(seal_words[0]); i++)
         if (seals & seal_words[i].ours)
             words |= seal_words[i].theirs;
-    RETRY(rc, "seal", fcntl(fd, F_ADD_SEALS, words));
+    PNX_OS_RETRY(rc, "seal", fcntl(fd, F_ADD_SEALS, words));
     return rc == -EINVAL ? -ENOTSUP : rc;
 }
 
 int pnx__os_seals(int fd) {
     int rc;
-    RETRY(rc, "seals", fcntl(fd, F_GET_SEALS));
+    PNX_OS_RETRY(rc, "seals", fcntl(fd, F_GET_SEALS));
     if (rc < 0)
         return rc == -EINVAL ? -ENOTSUP : rc;
     unsigned seals = 0;

@@ -8,7 +8,7 @@
  */
 #include "os/file.h"
 
-#include "os/fault.h"
+#include "os/retry.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -20,34 +20,21 @@
 /* The longest single transfer: Linux moves no more in one call, and the count must fit an ssize_t. */
 #define IO_MAX ((size_t)INT_MAX & ~(size_t)4095)
 
-/* Makes the call until a signal no longer interrupts it; rc is its result, or -errno. */
-#define RETRY(rc, name, call) \
-    do { \
-        int injected_ = PNX_OS_FAULT(name); \
-        if (injected_) { \
-            (rc) = injected_; \
-        } else { \
-            (rc) = (call); \
-            if ((rc) < 0) \
-                (rc) = -errno; \
-        } \
-    } while ((rc) == -EINTR)
-
 int pnx__os_open(const char *path, int flags, unsigned mode) {
     int rc;
-    RETRY(rc, "open", open(path, flags | O_CLOEXEC, (mode_t)mode));
+    PNX_OS_RETRY(rc, "open", open(path, flags | O_CLOEXEC, (mode_t)mode));
     return rc;
 }
 
 int pnx__os_openat(int dir, const char *path, int flags, unsigned mode) {
     int rc;
-    RETRY(rc, "openat", openat(dir, path, flags | O_CLOEXEC, (mode_t)mode));
+    PNX_OS_RETRY(rc, "openat", openat(dir, path, flags | O_CLOEXEC, (mode_t)mode));
     return rc;
 }
 
 int pnx__os_dup(int fd) {
     int rc;
-    RETRY(rc, "dup", fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    PNX_OS_RETRY(rc, "dup", fcntl(fd, F_DUPFD_CLOEXEC, 0));
     return rc;
 }
 
@@ -98,7 +85,7 @@ static void fill(const struct stat *st, struct pnx_file_info *ret_info) {
 int pnx__os_fstat(int fd, struct pnx_file_info *ret_info) {
     struct stat st;
     int rc;
-    RETRY(rc, "fstat", fstat(fd, &st));
+    PNX_OS_RETRY(rc, "fstat", fstat(fd, &st));
     if (rc == 0)
         fill(&st, ret_info);
     return rc;
@@ -107,7 +94,7 @@ int pnx__os_fstat(int fd, struct pnx_file_info *ret_info) {
 int pnx__os_stat(const char *path, struct pnx_file_info *ret_info) {
     struct stat st;
     int rc;
-    RETRY(rc, "stat", stat(path, &st));
+    PNX_OS_RETRY(rc, "stat", stat(path, &st));
     if (rc == 0)
         fill(&st, ret_info);
     return rc;
@@ -116,7 +103,7 @@ int pnx__os_stat(const char *path, struct pnx_file_info *ret_info) {
 int pnx__os_lstat(const char *path, struct pnx_file_info *ret_info) {
     struct stat st;
     int rc;
-    RETRY(rc, "lstat", lstat(path, &st));
+    PNX_OS_RETRY(rc, "lstat", lstat(path, &st));
     if (rc == 0)
         fill(&st, ret_info);
     return rc;
@@ -128,7 +115,7 @@ static size_t at_most(size_t n) {
 
 int64_t pnx__os_read(int fd, void *buf, size_t n) {
     int64_t rc;
-    RETRY(rc, "read", read(fd, buf, at_most(n)));
+    PNX_OS_RETRY(rc, "read", read(fd, buf, at_most(n)));
     return rc;
 }
 
@@ -136,13 +123,13 @@ int64_t pnx__os_pread(int fd, void *buf, size_t n, uint64_t offset) {
     int64_t rc;
     if (offset > INT64_MAX)
         return -EOVERFLOW;
-    RETRY(rc, "pread", pread(fd, buf, at_most(n), (off_t)offset));
+    PNX_OS_RETRY(rc, "pread", pread(fd, buf, at_most(n), (off_t)offset));
     return rc;
 }
 
 int64_t pnx__os_write(int fd, const void *data, size_t n) {
     int64_t rc;
-    RETRY(rc, "write", write(fd, data, at_most(n)));
+    PNX_OS_RETRY(rc, "write", write(fd, data, at_most(n)));
     return rc;
 }
 
@@ -186,7 +173,7 @@ int pnx__os_write_full(int fd, const void *data, size_t n) {
 
 int pnx__os_fsync(int fd) {
     int rc;
-    RETRY(rc, "fsync", fsync(fd));
+    PNX_OS_RETRY(rc, "fsync", fsync(fd));
     return rc;
 }
 
@@ -203,7 +190,7 @@ int pnx__os_ftruncate(int fd, uint64_t size) {
     int rc;
     if (size > INT64_MAX)
         return -EFBIG;
-    RETRY(rc, "ftruncate", ftruncate(fd, (off_t)size));
+    PNX_OS_RETRY(rc, "ftruncate", ftruncate(fd, (off_t)size));
     return rc;
 }
 
@@ -220,25 +207,25 @@ int pnx__os_fallocate(int fd, uint64_t size) {
 
 int pnx__os_rename(const char *from, const char *to) {
     int rc;
-    RETRY(rc, "rename", rename(from, to));
+    PNX_OS_RETRY(rc, "rename", rename(from, to));
     return rc;
 }
 
 int pnx__os_unlink(const char *path) {
     int rc;
-    RETRY(rc, "unlink", unlink(path));
+    PNX_OS_RETRY(rc, "unlink", unlink(path));
     return rc;
 }
 
 int pnx__os_mkdir(const char *path, unsigned mode) {
     int rc;
-    RETRY(rc, "mkdir", mkdir(path, (mode_t)mode));
+    PNX_OS_RETRY(rc, "mkdir", mkdir(path, (mode_t)mode));
     return rc;
 }
 
 int pnx__os_rmdir(const char *path) {
     int rc;
-    RETRY(rc, "rmdir", rmdir(path));
+    PNX_OS_RETRY(rc, "rmdir", rmdir(path));
     return rc;
 }
 
@@ -256,7 +243,7 @@ int pnx__os_advise(void *base, size_t n, enum pnx_os_advice advice) {
             [PNX_OS_ADVICE_COLD] = MADV_COLD,
     };
     int rc;
-    RETRY(rc, "madvise", madvise(base, n, words[advice]));
+    PNX_OS_RETRY(rc, "madvise", madvise(base, n, words[advice]));
     return rc;
 }
 

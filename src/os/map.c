@@ -7,8 +7,8 @@
  */
 #include "os/map.h"
 
-#include "os/fault.h"
 #include "os/file.h"
+#include "os/retry.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -62,10 +62,7 @@ int pnx__os_remap(void *base, size_t old_n, size_t n, void **ret_base) {
 static int advise(const char *name, void *base, size_t n, int advice) {
     int rc;
     (void)name; /* where no failure can be injected */
-    do {
-        int injected = PNX_OS_FAULT(name);
-        rc = injected ? injected : madvise(base, n, advice) ? -errno : 0;
-    } while (rc == -EINTR);
+    PNX_OS_RETRY(rc, name, madvise(base, n, advice));
     return rc;
 }
 
@@ -103,10 +100,7 @@ int pnx__os_lock_limit(uint64_t *ret_bytes) {
 
 int pnx__os_sync_pages(void *base, size_t n) {
     int rc;
-    do {
-        int injected = PNX_OS_FAULT("msync");
-        rc = injected ? injected : msync(base, n, MS_SYNC) ? -errno : 0;
-    } while (rc == -EINTR);
+    PNX_OS_RETRY(rc, "msync", msync(base, n, MS_SYNC));
     return rc;
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/atomic.h"
 #include "os/fault.h"
+#include "os/records.h"
 
 #include <errno.h>
 #include <linux/membarrier.h>
@@ -34,35 +35,10 @@ struct pnx_a32 pnx__asymmetric;
 struct pnx_aptr pnx__fork_page;        /* set at the start; NULL when the kernel lacks the advice */
 static struct pnx_a32 fork_last = {1}; /* at least the number on the page of this process */
 
-/* All records: a list that only grows, newest first. */
-static struct pnx_aptr records;
-static struct pnx_a32 forgotten; /* how often all have been freed */
-static struct pnx_aptr at_exit;  /* void (*)(struct pnx_thread *) */
-
 static void drop_record(void *arg) {
-    struct pnx_thread *record = arg;
-    if (record->rwdata_n)
-        record->rwdata_end(record);
-    /* acquire: pairs with thread.at_exit; the function's tables are ready */
-    void (*fn)(struct pnx_thread *) = (void (*)(struct pnx_thread *))(uintptr_t)pnx_load(
-            &at_exit, PNX_ACQUIRE, "thread.exit_hook");
-    if (fn)
-        fn(record);
-    if (record->latches)
-        record->latches_end(record); /* last: what runs before may still be their owner */
+    pnx__record_end(arg);
     pnx_self_ = NULL;
-    /* One that ends inside an edit or a compute owns a latch, which knows it by its record for ever. */
-    pnx_store(&record->owned, record->latches ? 2 : 0, PNX_RELEASE,
-            "thread.give_back"); /* pairs with thread.claim */
-}
-
-void pnx__thread_abandon(struct pnx_thread *thread) {
-    pnx_store(&thread->owned, 2, PNX_RELEASE, "thread.abandon"); /* pairs with thread.is_here */
-}
-
-void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread)) {
-    /* pairs with thread.exit_hook */
-    pnx_store(&at_exit, (void *)(uintptr_t)fn, PNX_RELEASE, "thread.at_exit");
+    pnx__record_give_back(arg);
 }
 
 static void forked_child(void) {
@@ -72,12 +48,7 @@ static void forked_child(void) {
 
 /* A child has none of its parent's other threads, and none of its own gets their records. */
 static void mark_others(void) {
-    struct pnx_thread *record = pnx_load(&records, PNX_RELAXED, "thread.fork_list"); /* alone */
-    for (; record; record = record->next) {
-        uint32_t owned = pnx_load(&record->owned, PNX_RELAXED, "thread.fork_owned");
-        if (record != pnx_self_ && owned)
-            pnx_store(&record->owned, 2, PNX_RELAXED, "thread.fork_mark");
-    }
+    pnx__records_lose_others(pnx_self_);
 }
 
 static bool register_barrier(void) {
@@ -108,96 +79,37 @@ static void start_up(void) {
     pnx_store(&pnx__asymmetric, register_barrier(), PNX_RELAXED, "thread.set_asymmetric");
 }
 
-/*
- * Takes a record that was given back.  In a child the records of the parent's other threads never are: what they
- * own, latches for instance, must not look like anybody's in the child.
- */
-static struct pnx_thread *claim_record(void) {
-    /* acquire: pairs with thread.push; the record is all there */
-    struct pnx_thread *record = pnx_load(&records, PNX_ACQUIRE, "thread.list");
-    for (; record; record = record->next) {
-        uint32_t found = pnx_load(&record->owned, PNX_RELAXED, "thread.look"); /* a hint */
-        /* acquire: pairs with thread.give_back; the thread before has ended its use */
-        if (!found && pnx_cas(&record->owned, &found, 1, PNX_ACQUIRE, "thread.claim")) {
-            size_t own = offsetof(struct pnx_thread, id);
-            memset((unsigned char *)record + own, 0, offsetof(struct pnx_thread, number) - own);
-            return record;
-        }
-    }
-    return NULL;
-}
-
-static struct pnx_thread *make_record(void) {
-    static struct pnx_a32 last_number;
-    void *memory = PNX_OS_FAULT("thread_record")
-                           ? NULL
-                           : aligned_alloc(_Alignof(struct pnx_thread), sizeof(struct pnx_thread));
-    if (!memory)
-        return NULL;
-    struct pnx_thread *record = memset(memory, 0, sizeof(*record));
-    pnx_store(&record->owned, 1, PNX_RELAXED, "thread.first_owner"); /* thread.push publishes */
-    record->number = pnx_fetch_add(&last_number, 1, PNX_RELAXED, "thread.number") +
-                     1;                                          /* only uniqueness matters */
-    void *head = pnx_load(&records, PNX_RELAXED, "thread.head"); /* only compared, and stored */
-    do
-        record->next = head;
-    while (!pnx_cas(&records, &head, record, PNX_RELEASE, "thread.push")); /* thread.list */
-    return record;
-}
-
 static bool has_key(void) {
     return pnx_load(&key_made, PNX_RELAXED, "thread.has_key") != 0; /* see where it is written */
 }
 
 struct pnx_thread *pnx__thread(void) {
-    static struct pnx_a64 last_id;
     if (pnx_self_)
         return pnx_self_;
     pthread_once(&once, start_up);
     if (!has_key())
         return NULL;
-    struct pnx_thread *record = claim_record();
-    if (!record)
-        record = make_record();
+    struct pnx_thread *record = pnx__record_take();
     if (!record)
         return NULL;
     if (pthread_setspecific(key, record) != 0) {
-        pnx_store(&record->owned, 0, PNX_RELEASE, "thread.undo"); /* pairs with thread.claim */
+        pnx__record_give_back(record);
         return NULL;
     }
-    record->id =
-            pnx_fetch_add(&last_id, 1, PNX_RELAXED, "thread.id") + 1; /* only uniqueness matters */
-    record->shard = (uint32_t)(record->id % PNX_THREAD_SHARDS);
     pnx_self_ = record;
     return record;
 }
 
-bool pnx__thread_is_here(const struct pnx_thread *thread) {
-    /* acquire: pairs with thread.abandon, thread.give_back; what a thread that has ended did is visible */
-    return pnx_load(&thread->owned, PNX_ACQUIRE, "thread.is_here") == 1;
-}
-
 void pnx__threads_forget(void) {
-    /* acquire: as thread.list */
-    struct pnx_thread *record = pnx_exchange(&records, NULL, PNX_ACQUIRE, "thread.forget");
+    struct pnx_thread *records = pnx__records_unlist();
     pnx_self_ = NULL;
-    /* Relaxed, as is the load: no other thread uses the library while this runs. */
-    pnx_fetch_add(&forgotten, 1, PNX_RELAXED, "thread.forgotten");
     if (has_key()) {
         /* Threads that end later still have their records under the old key, and must not find them. */
         pthread_key_delete(key);
         bool made = pthread_key_create(&key, drop_record) == 0;
         pnx_store(&key_made, made, PNX_RELAXED, "thread.key_again"); /* there are no others */
     }
-    while (record) {
-        struct pnx_thread *next = record->next;
-        free(record);
-        record = next;
-    }
-}
-
-uint32_t pnx__threads_forgotten(void) {
-    return pnx_load(&forgotten, PNX_RELAXED, "thread.how_often");
+    pnx__records_free(records);
 }
 
 /*

@@ -126,9 +126,10 @@ struct pnx_shutdown_state {
     struct pnx_shutdown_sweep sweep; /* only when not whole */
     enum pnx_shutdown_barrier barrier;
     int barrier_code;
-    pnx_ns until;                       /* when the leader will look again by itself */
-    bool recordless;                    /* a worker could not work for want of a thread's record */
-    bool over;                          /* no cleanup may be started any more */
+    pnx_ns until;    /* when the leader will look again by itself */
+    uint32_t seen;   /* registry->changed before the leader's last look; tests wait for it */
+    bool recordless; /* a worker could not work for want of a thread's record */
+    bool over;       /* no cleanup may be started any more */
     struct pnx_shutdown_worker *active; /* the one that may start cleanups; NULL: none */
     struct pnx_shutdown_worker workers[PNX_SHUTDOWN_WORKERS];
     struct pnx_shutdown_member window[PNX_SHUTDOWN_WINDOW];

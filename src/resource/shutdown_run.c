@@ -294,6 +294,7 @@ void pnx__shutdown_run(struct pnx_registry *registry) {
         if (due < until)
             until = due;
         state->until = until;
+        state->seen = seen;
         bool finished =
                 now >= state->deadline || (state->left == 0 && !wants_barrier_locked(state) &&
                                                   state->barrier != PNX_BARRIER_RUNS);

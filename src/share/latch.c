@@ -257,6 +257,15 @@ void pnx__latches_end(struct pnx_thread *owner) {
     pnx__mutex_unlock(&lock);
 }
 
+uint32_t pnx__latch_waiters(const struct pnx_latch *latch) {
+    uint32_t n = 0;
+    pnx__mutex_lock(&lock);
+    PNX_LIST_EACH (link, after, &sleepers)
+        n += PNX_CONTAINER(link, struct waiter, asleep)->thread->waits_for == latch;
+    pnx__mutex_unlock(&lock);
+    return n;
+}
+
 bool pnx__latch_mine(const struct pnx_latch *latch) {
     const struct pnx_thread *self = pnx__thread();
     /* relaxed: only this thread makes itself the owner, or is made so while it sleeps */

@@ -66,6 +66,9 @@ void pnx__latch_awaited(struct pnx_thread *thread);
 
 void pnx__latch_release_marked(struct pnx_latch *latch);
 
+/* Returns how many sleep until the latch is theirs; tests wait for it. */
+uint32_t pnx__latch_waiters(const struct pnx_latch *latch);
+
 /* At the end of a thread that owns latches: gives them to those who wait. */
 void pnx__latches_end(struct pnx_thread *owner);
 

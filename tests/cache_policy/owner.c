@@ -1,19 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cache_policy/owner.h"
 
+#include "base/env.h"
+#include "base/env_system.h"
+
 #define GUARD 64 /* bytes behind a state that no policy may touch */
 
 struct owner_record *owner_record(const struct owner *o, uint32_t slot) {
     return (struct owner_record *)(void *)pnx_cache_slot_record(&o->view, slot);
 }
 
-static void *take_state(size_t bytes) {
-    void *memory = NULL;
+void *owner_take_state(size_t bytes) {
     CHECK(bytes > 0);
-    CHECK_EQ(posix_memalign(&memory, 64, bytes + GUARD), 0);
-    memset(memory, 0, bytes);
+    void *memory = pnx__alloc_aligned(pnx__env_system(), 1, bytes + GUARD, 64); /* zeroed */
+    CHECK(memory);
     memset((char *)memory + bytes, 0x5a, GUARD);
     return memory;
+}
+
+void owner_free_state(void *state, size_t bytes) {
+    const unsigned char *guard = (const unsigned char *)state + bytes;
+    for (int i = 0; i < GUARD; i++)
+        CHECK_MSG(guard[i] == 0x5a, "a policy has written behind its memory");
+    pnx__free(pnx__env_system(), state, 1, bytes + GUARD);
 }
 
 static void check_guard(const struct owner *o) {
@@ -48,13 +57,12 @@ void owner_open(struct owner *o, const struct pnx_cache_policy *policy, uint64_t
             .seed = seed,
             .kind = weight_bytes ? PNX_CACHE_CAPACITY_BYTES : PNX_CACHE_CAPACITY_ENTRIES};
     o->state_bytes = policy->memory(&o->params, room);
-    o->state = take_state(o->state_bytes);
+    o->state = owner_take_state(o->state_bytes);
     policy->init(o->state, &o->params, room);
 }
 
 void owner_close(struct owner *o) {
-    check_guard(o);
-    free(o->state);
+    owner_free_state(o->state, o->state_bytes);
     for (uint32_t i = 0; i < OWNER_PAGES; i++)
         free(o->pages[i]);
 }
@@ -143,11 +151,11 @@ void owner_expiry(struct owner *o, uint32_t slot, pnx_ns expires) {
 
 void owner_grow(struct owner *o, uint32_t room) {
     size_t bytes = o->policy->memory(&o->params, room);
-    void *memory = take_state(bytes);
+    void *memory = owner_take_state(bytes);
     check_guard(o);
     o->policy->grow(o->state, memory, room);
     memset(o->state, 0xdd, o->state_bytes); /* nobody needs it any more */
-    free(o->state);
+    owner_free_state(o->state, o->state_bytes);
     o->state = memory;
     o->state_bytes = bytes;
     o->room = room;

@@ -35,6 +35,10 @@ struct owner {
     uint64_t evicted;
 };
 
+/* Memory for the state of a policy, zeroed; freed, it has not been written behind its end. */
+void *owner_take_state(size_t bytes);
+void owner_free_state(void *state, size_t bytes);
+
 /* weight_bytes: 4 or 8, 0 for entries. */
 void owner_open(struct owner *o, const struct pnx_cache_policy *policy, uint64_t capacity,
         uint32_t weight_bytes, uint32_t room, uint64_t seed);

@@ -11,6 +11,7 @@ struct cache {
     const struct pnx_cache_policy *policy;
     const struct pnx_cache_policy_wants *wants; /* first member of the state */
     void *state;
+    size_t state_bytes;
     struct pnx_cache_policy_params params;
     struct pnx_cache_slots view;
     unsigned char *page;
@@ -64,10 +65,8 @@ static void cache_open(struct cache *c, const char *name, uint64_t capacity, uin
             .capacity = capacity,
             .seed = 1,
             .kind = kind};
-    size_t memory = c->policy->memory(&c->params, slots);
-    CHECK(memory > 0);
-    CHECK_EQ(posix_memalign(&c->state, 64, memory), 0);
-    memset(c->state, 0, memory);
+    c->state_bytes = c->policy->memory(&c->params, slots);
+    c->state = owner_take_state(c->state_bytes);
     c->policy->init(c->state, &c->params, slots);
     c->wants = (const struct pnx_cache_policy_wants *)c->state;
 }
@@ -75,7 +74,7 @@ static void cache_open(struct cache *c, const char *name, uint64_t capacity, uin
 static void cache_close(struct cache *c) {
     const char *broken = c->policy->check(c->state, c->held);
     CHECK_MSG(!broken, "%s: %s", c->policy->name, broken);
-    free(c->state);
+    owner_free_state(c->state, c->state_bytes);
     free(c->page);
     free(c->slot_of);
     free(c->key_of);

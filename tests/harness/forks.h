@@ -3,7 +3,8 @@
  * harness/forks.h - forks while other threads are in the middle of whatever they do: the child must find it usable.
  *
  * The child may call no malloc(), nor may what it uses: the C library's survives a fork, but a sanitizer's has locks that
- * another thread may hold for ever in the child.
+ * another thread may hold for ever in the child.  Where a test is about what is allocated it takes test_fork_env(), and
+ * has each thread use once, before the first fork, what allocates once in a thread.
  */
 #ifndef PNX_TESTS_HARNESS_FORKS_H
 #define PNX_TESTS_HARNESS_FORKS_H
@@ -14,6 +15,42 @@
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* Blocks of one size, each with a word that says whether it is taken: nothing that a fork could find half done. */
+enum { TEST_FORK_BLOCK = 1 << 17, TEST_FORK_BLOCKS = 256 };
+struct test_fork_blocks {
+    _Alignas(64) unsigned char memory[TEST_FORK_BLOCKS][TEST_FORK_BLOCK];
+    uint32_t taken[TEST_FORK_BLOCKS];
+};
+
+static inline void *test_fork_alloc(void *ctx, size_t size, size_t align) {
+    struct test_fork_blocks *blocks = ctx;
+    CHECK(size <= TEST_FORK_BLOCK && align <= 64);
+    for (unsigned i = 0; i < TEST_FORK_BLOCKS; i++) {
+        if (!__atomic_exchange_n(&blocks->taken[i], 1, __ATOMIC_ACQUIRE))
+            return blocks->memory[i];
+    }
+    return NULL;
+}
+
+static inline void test_fork_free(void *ctx, void *p, size_t size) {
+    struct test_fork_blocks *blocks = ctx;
+    size_t at = (size_t)((unsigned char *)p - blocks->memory[0]) / TEST_FORK_BLOCK;
+    (void)size;
+    __atomic_store_n(&blocks->taken[at], 0, __ATOMIC_RELEASE);
+}
+
+/* Memory for what is allocated and freed on both sides of forks.  NULL, the system's, where that survives them. */
+static inline const struct pnx_env *test_fork_env(void) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    static struct test_fork_blocks blocks;
+    static const struct pnx_env env = {
+            .size = sizeof(env), .ctx = &blocks, .alloc = test_fork_alloc, .free = test_fork_free};
+    return &env;
+#else
+    return NULL;
+#endif
+}
 
 struct test_forks {
     int (*use)(void *ctx); /* returns 0 when all is well, else a small number */

@@ -112,8 +112,12 @@ void test_threads(unsigned n, void (*fn)(unsigned index, void *ctx), void *ctx);
 /* Runs fn in a forked child.  Returns its exit status, or -signal.  Skips the test where there is no fork(). */
 int test_child(void (*fn)(void *ctx), void *ctx);
 
+/* Returns when all other threads of this process sleep.  For a fork beside threads that wait, or are about to: none is then
+ * in the middle of a malloc(), whose locks a sanitizer leaves locked in the child. */
+void test_others_asleep(void);
+
 /*
- * The same for what does not care where its process comes from: without fork() it is a new one, in which the test has been
+ * As test_child(), for what does not care where its process comes from: without fork() it is a new one, in which the test has been
  * run up to this call.
  */
 int test_apart(void (*fn)(void *ctx), void *ctx);

@@ -2,9 +2,11 @@
 /* process.c - see harness/process.h: tests in forked children. */
 #include "harness/process.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -73,6 +75,35 @@ int test_child(void (*fn)(void *ctx), void *ctx) {
     while (waitpid(pid, &status, 0) < 0)
         CHECK(errno == EINTR);
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* How a thread of this process is, as in /proc/self/task/ID/stat; 0: it has ended. */
+static char thread_state(const char *id) {
+    char text[512];
+    snprintf(text, sizeof(text), "/proc/self/task/%s/stat", id);
+    FILE *file = fopen(text, "r");
+    size_t n = file ? fread(text, 1, sizeof(text) - 1, file) : 0;
+    if (file)
+        fclose(file);
+    text[n] = 0;
+    const char *name_end = strrchr(text, ')'); /* "ID (NAME) STATE ..." */
+    return n && name_end ? name_end[2] : 0;
+}
+
+void test_others_asleep(void) {
+    bool busy = true;
+    while (busy) {
+        busy = false;
+        sched_yield();
+        DIR *tasks = opendir("/proc/self/task");
+        CHECK(tasks);
+        for (const struct dirent *task; (task = readdir(tasks));) {
+            long id = strtol(task->d_name, NULL, 10);
+            char state = id && id != (long)gettid() ? thread_state(task->d_name) : 0;
+            busy = busy || (state && state != 'S');
+        }
+        closedir(tasks);
+    }
 }
 
 int test_apart(void (*fn)(void *ctx), void *ctx) {

@@ -19,11 +19,16 @@
 #define PAGE ((size_t)sysconf(_SC_PAGESIZE))
 
 /* Opens a file of n pages of known bytes, mapped whatever its size. */
-static inline struct pnx_mapping *map_path(const char *path) {
+static inline struct pnx_mapping *map_path_in(const struct pnx_env *env, const char *path) {
     struct pnx_mapping *mapping = NULL;
-    CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.small_max = 1), NULL, &mapping), 0);
+    CHECK_EQ(pnx_mapping_open(path, PNX_MAPPING_OPTS(.env = env, .small_max = 1), NULL, &mapping),
+            0);
     CHECK_EQ(pnx_mapping_backing(mapping), PNX_BACKING_MMAP);
     return mapping;
+}
+
+static inline struct pnx_mapping *map_path(const char *path) {
+    return map_path_in(NULL, path);
 }
 
 static inline struct pnx_mapping *map_pages(const char *name, size_t pages) {

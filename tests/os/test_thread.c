@@ -36,6 +36,33 @@ TEST(p1_each_thread_has_one_record_and_its_own_number) {
     }
 }
 
+struct owned {
+    struct pnx_thread *record;
+    uint32_t number;
+};
+
+static void look_at_number(void *arg) {
+    struct owned *owned = arg;
+    owned->record = pnx__thread();
+    CHECK(owned->record);
+    owned->number = owned->record->number;
+}
+
+TEST(p1_a_record_keeps_its_number_from_owner_to_owner) {
+    struct owned first, other, next;
+    look_at_number(&first);
+    CHECK(first.number != 0);
+    struct pnx_os_thread *thread = NULL;
+    CHECK_EQ(pnx__thread_start("other", look_at_number, &other, &thread), 0);
+    pnx__thread_join(&thread);
+    CHECK(other.number != 0 && other.number != first.number);
+    CHECK_EQ(pnx__thread_start("next", look_at_number, &next, &thread), 0);
+    pnx__thread_join(&thread);
+    CHECK(next.record == other.record);
+    CHECK_EQ(next.number, other.number);
+    CHECK(first.record->number == first.number);
+}
+
 static void touch_record(void *arg) {
     (void)arg;
     CHECK(pnx__thread());

@@ -5,7 +5,7 @@
 
 #include "harness/harness.h"
 #include "os/futex.h"
-#include "registry/shutdown_state.h"
+#include "resource/shutdown.h"
 
 #include <patinox/shutdown.h>
 
@@ -112,10 +112,45 @@ static inline void pass_until(struct pnx_registry *registry, pnx_ns time) {
     pass(registry, time - now_of_case());
 }
 
-/* A millisecond passes, in less than one: while a test waits for what must come about in time. */
+/*
+ * Whether nothing more comes about by itself while the time stands still: the leader has seen all there was to see, and
+ * nobody runs or starts a cleanup, but those that are overdue.
+ */
+static inline bool is_quiet(struct pnx_registry *registry) {
+    struct pnx_shutdown_state *state = registry->shutdown;
+    const struct pnx_shutdown_sweep *sweep = &state->sweep;
+    pnx_ns now = now_of_case();
+    uint32_t changed = pnx_load(&registry->changed, PNX_RELAXED, "test.quiet");
+    pnx__mutex_lock(&state->lock);
+    bool idle = !state->active && !pnx__order_has_turn_locked(state, now);
+    bool seen = state->seen == changed && state->until > now;
+    if (!state->whole)
+        seen = seen && sweep->after == UINT64_MAX && !sweep->stirred && sweep->changed == changed;
+    bool quiet = state->over || (idle && seen);
+    pnx__mutex_unlock(&state->lock);
+    return quiet;
+}
+
+static inline void await_quiet(struct pnx_registry *registry) {
+    while (!is_quiet(registry))
+        sched_yield();
+}
+
+/*
+ * A millisecond passes, or the pause before the next try, in less than that: while a test waits for what must come about in
+ * time.  Only when all has been done that was due before, or the time would be over before a thread that is slow has done
+ * its part.
+ */
 static inline void creep(struct pnx_registry *registry) {
-    pass(registry, PNX_MS);
-    usleep(100);
+    struct pnx_shutdown_state *state = registry->shutdown;
+    await_quiet(registry);
+    pnx__mutex_lock(&state->lock);
+    pnx_ns whole = state->again ? state->again->due : PNX_NEVER;
+    pnx_ns swept = state->sweep.again ? state->sweep.retry_at : PNX_NEVER;
+    bool tries = state->until == (state->whole ? whole : swept) && state->until != PNX_NEVER;
+    pnx_ns next = tries ? state->until : now_of_case() + PNX_MS;
+    pnx__mutex_unlock(&state->lock);
+    pass_until(registry, next);
 }
 
 static inline pnx_resource_id add_with(struct pnx_registry *registry, struct item *item,

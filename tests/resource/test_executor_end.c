@@ -651,6 +651,7 @@ TEST(in_a_forked_child_an_executor_is_empty_and_refuses) {
     hold_up(f.executor, &holder);
     f.id = submit(f.executor, WORK_JOB(&work, .delay_ns = PNX_NEVER));
     submit(f.ticked, WORK_JOB(&work));
+    test_others_asleep();
     CHECK_EQ(test_child(use_in_child, &f), 42);
     sem_post(&gate);
     CHECK_EQ(pnx_executor_cancel(f.executor, f.id), 0);
@@ -673,6 +674,7 @@ static void forget_and_release(void *ctx) {
 
 TEST(a_forked_child_that_has_forgotten_its_parents_rows_may_release_its_executor) {
     struct pnx_executor *executor = create(NULL);
+    test_others_asleep();
     CHECK_EQ(test_child(forget_and_release, executor), 42);
     finish(&executor);
 }

@@ -793,6 +793,7 @@ static void check_fork(uint32_t flags) {
     opts.debounce_ns = 60 * PNX_SEC; /* the thread stays out of it */
     CHECK_EQ(pnx_config_create(&opts, NULL, &config), 0);
     put(path, "5");
+    test_others_asleep(); /* its thread has begun */
     CHECK_EQ(test_child(use_in_child, config), -SIGKILL);
     if (flags & PNX_CONFIG_THREAD) {
         /* The descriptor is shared: a signal of the child's would keep the parent's thread awake for ever. */

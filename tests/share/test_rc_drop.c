@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rc: P7 to P9 of patinox/rc.h, the layout that is inlined into programs, and what debug builds say. */
-#include "harness/harness.h"
+#include "harness/forks.h"
 #include "share/rc.h"
 
 #include <patinox/budget.h>
@@ -367,6 +367,7 @@ static void churns_in_child(void *ctx) {
 
 TEST(p7_a_child_can_register_and_drop_whatever_its_parent_was_doing) {
     pthread_t thread;
+    thing_type.env = test_fork_env();
     struct thing *first = make_thing(0);
     drop_hooked(NULL); /* the first one of the process; what is done once is not what is tested */
     memset(trace, 0, sizeof(trace));

@@ -117,7 +117,7 @@ int setitimer(int which, const struct itimerval *value, struct itimerval *ret_be
 
 /* ---- threads ---- */
 
-/* winpthreads' does not unwind. */
+/* winpthreads' does not unwind.  A test that shows something all the same calls it as (pthread_exit)(value). */
 _Noreturn void posix_pthread_exit(void *value);
 #define pthread_exit(value) posix_pthread_exit(value)
 int posix_pthread_cancel(pthread_t thread);

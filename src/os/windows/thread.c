@@ -12,9 +12,9 @@
 
 #include "base/atomic.h"
 #include "os/fault.h"
+#include "os/records.h"
 #include "os/windows/windows.h"
 
-#include <malloc.h>
 #include <process.h>
 #include <pthread.h>
 #include <string.h>
@@ -26,11 +26,6 @@ struct pnx_a32 pnx__asymmetric;
 
 static struct pnx_a32 generation = {1};
 struct pnx_aptr pnx__fork_page = {&generation};
-
-/* All records: a list that only grows, newest first. */
-static struct pnx_aptr records;
-static struct pnx_a32 forgotten; /* how often all have been freed */
-static struct pnx_aptr at_exit;  /* void (*)(struct pnx_thread *) */
 
 static DWORD slot_now(void) {
     return pnx_load(&slot, PNX_RELAXED, "thread.slot"); /* pthread_once published it */
@@ -49,28 +44,9 @@ static void WINAPI drop_record(void *arg) {
     if (!record ||
             pnx_load(&freeing, PNX_RELAXED, "thread.freeing")) /* the caller's own, or none */
         return;
-    if (record->rwdata_n)
-        record->rwdata_end(record);
-    /* acquire: pairs with thread.at_exit; the function's tables are ready */
-    void (*fn)(struct pnx_thread *) = (void (*)(struct pnx_thread *))(uintptr_t)pnx_load(
-            &at_exit, PNX_ACQUIRE, "thread.exit_hook");
-    if (fn)
-        fn(record);
-    if (record->latches)
-        record->latches_end(record); /* last: what runs before may still be their owner */
+    pnx__record_end(record);
     FlsSetValue(slot_now(), NULL);
-    /* One that ends inside an edit or a compute owns a latch, which knows it by its record for ever. */
-    pnx_store(&record->owned, record->latches ? 2 : 0, PNX_RELEASE,
-            "thread.give_back"); /* pairs with thread.claim */
-}
-
-void pnx__thread_abandon(struct pnx_thread *thread) {
-    pnx_store(&thread->owned, 2, PNX_RELEASE, "thread.abandon"); /* pairs with thread.is_here */
-}
-
-void pnx__thread_at_exit(void (*fn)(struct pnx_thread *thread)) {
-    /* pairs with thread.exit_hook */
-    pnx_store(&at_exit, (void *)(uintptr_t)fn, PNX_RELEASE, "thread.at_exit");
+    pnx__record_give_back(record);
 }
 
 /* Wine has the function, which does nothing there: it orders nothing. */
@@ -100,83 +76,30 @@ static void start_up(void) {
     pnx_store(&pnx__asymmetric, has_heavy_barrier(), PNX_RELAXED, "thread.set_asymmetric");
 }
 
-/* Takes a record that was given back. */
-static struct pnx_thread *claim_record(void) {
-    /* acquire: pairs with thread.push; the record is all there */
-    struct pnx_thread *record = pnx_load(&records, PNX_ACQUIRE, "thread.list");
-    for (; record; record = record->next) {
-        uint32_t found = pnx_load(&record->owned, PNX_RELAXED, "thread.look"); /* a hint */
-        /* acquire: pairs with thread.give_back; the thread before has ended its use */
-        if (!found && pnx_cas(&record->owned, &found, 1, PNX_ACQUIRE, "thread.claim")) {
-            size_t own = offsetof(struct pnx_thread, id);
-            memset((unsigned char *)record + own, 0, sizeof(*record) - own);
-            return record;
-        }
-    }
-    return NULL;
-}
-
-static struct pnx_thread *make_record(void) {
-    void *memory = PNX_OS_FAULT("thread_record") ? NULL
-                                                 : _aligned_malloc(sizeof(struct pnx_thread),
-                                                           _Alignof(struct pnx_thread));
-    if (!memory)
-        return NULL;
-    struct pnx_thread *record = memset(memory, 0, sizeof(*record));
-    pnx_store(&record->owned, 1, PNX_RELAXED, "thread.first_owner"); /* thread.push publishes */
-    void *head = pnx_load(&records, PNX_RELAXED, "thread.head");     /* only compared, and stored */
-    do
-        record->next = head;
-    while (!pnx_cas(&records, &head, record, PNX_RELEASE, "thread.push")); /* thread.list */
-    return record;
-}
-
 struct pnx_thread *pnx__thread(void) {
-    static struct pnx_a64 last_id;
     struct pnx_thread *record = PNX_SELF;
     if (record)
         return record;
     pthread_once(&once, start_up);
     if (slot_now() == FLS_OUT_OF_INDEXES)
         return NULL;
-    record = claim_record();
-    if (!record)
-        record = make_record();
+    record = pnx__record_take();
     if (!record)
         return NULL;
     if (!FlsSetValue(slot_now(), record)) {
-        pnx_store(&record->owned, 0, PNX_RELEASE, "thread.undo"); /* pairs with thread.claim */
+        pnx__record_give_back(record);
         return NULL;
     }
-    record->id =
-            pnx_fetch_add(&last_id, 1, PNX_RELAXED, "thread.id") + 1; /* only uniqueness matters */
-    record->shard = (uint32_t)(record->id % PNX_THREAD_SHARDS);
     return record;
 }
 
-bool pnx__thread_is_here(const struct pnx_thread *thread) {
-    /* acquire: pairs with thread.abandon, thread.give_back; what a thread that has ended did is visible */
-    return pnx_load(&thread->owned, PNX_ACQUIRE, "thread.is_here") == 1;
-}
-
 void pnx__threads_forget(void) {
-    /* acquire: as thread.list */
-    struct pnx_thread *record = pnx_exchange(&records, NULL, PNX_ACQUIRE, "thread.forget");
-    /* Relaxed: no other thread uses the library while this runs. */
-    pnx_fetch_add(&forgotten, 1, PNX_RELAXED, "thread.forgotten");
+    struct pnx_thread *records = pnx__records_unlist();
     if (slot_now() != FLS_OUT_OF_INDEXES) {
         free_slot(); /* threads that end later must not find their records */
         make_slot();
     }
-    while (record) {
-        struct pnx_thread *next = record->next;
-        _aligned_free(record);
-        record = next;
-    }
-}
-
-uint32_t pnx__threads_forgotten(void) {
-    return pnx_load(&forgotten, PNX_RELAXED, "thread.how_often");
+    pnx__records_free(records);
 }
 
 /*

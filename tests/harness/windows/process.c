@@ -259,6 +259,10 @@ enum test_result test_process_run(
 
 /* ---- apart ---- */
 
+void test_others_asleep(void) {
+    /* Nobody is going to fork. */
+}
+
 int test_child(void (*fn)(void *ctx), void *ctx) {
     (void)fn;
     (void)ctx;
