@@ -15,7 +15,7 @@ C11 = set("""assert complex ctype errno fenv float inttypes iso646 limits locale
 stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype""".split())
 # What a file may include besides, and why.
 ALSO = {
-    "src/base/hash.c": {"xxhash.h"},  # header only, at build time
+    "src/base/hash_inline.h": {"xxhash.h"},  # header only, at build time
     "src/adapters/sqlite": {"sqlite3.h"},  # what the adapter adapts
 }
 INCLUDE = re.compile(r"^\s*#\s*include\s*<([^>]+)>")
