@@ -9,6 +9,10 @@
  *
  *      requests --one key in 2^k--> shadows: FIFO, CLOCK, S3, TINYLFU --hits--> scores --the best--> mode of the engine
  *
+ * Where nothing is inserted nothing has to go, and it does not matter how: each insert pays for so many requests that shadows
+ * are shown, and when they have been shown, the policy wants to be told of none until the next one.  A cache that only
+ * hits then locks for none of its hits; below 99.8 % of hits, all are shown.
+ *
  * While the cache fills for the first time it evicts nothing, but shadows do: they get half the capacity that would be
  * their part of what the cache holds, so that a mode stands when the first victim is due.
  *
@@ -31,6 +35,8 @@
 #define FIRST_LEAST  16   /* entries */
 #define FIRST_MODE   PNX__AUTO_FIFO
 #define SHIFT_MOST   24u
+#define PAYS         512u /* requests that shadows are shown for each insert */
+#define PAID_MOST    (16 * PAYS)
 #define SPARSE_AFTER 500u /* requests, after which shadows with few entries see more keys */
 
 struct adaptive {
@@ -43,6 +49,7 @@ struct adaptive {
     uint64_t seen; /* requests, since the part of the keys was last changed */
     uint32_t kind;
     uint32_t shift; /* shadows see one key in 2^shift */
+    uint32_t paid;  /* requests that they may still be shown */
     bool started;   /* the cache has been full */
 };
 
@@ -128,6 +135,8 @@ static void auto_grow(void *state, void *memory, uint32_t slots) {
 
 static void auto_insert(void *state, uint32_t slot) {
     struct adaptive *a = state;
+    a->paid = a->paid + PAYS < PAID_MOST ? a->paid + PAYS : PAID_MOST;
+    a->wants.access = 1;
     pnx__auto_engine_insert(&a->engine, slot);
 }
 
@@ -211,6 +220,8 @@ static void auto_access(void *state, uint32_t hash, uint64_t weight, uint32_t sl
     struct adaptive *a = state;
     (void)slot;
     adjust(a);
+    if (a->paid > 0 && --a->paid == 0)
+        a->wants.access = 0;
     if (hash & a->wants.access_mask)
         return; /* the part has just become smaller */
     double entries = a->shadow[a->engine.mode].cells.count + 1.0;
