@@ -93,7 +93,8 @@ def holdings(server):
                      "descriptors": len(os.listdir(process + "/fd")),
                      "threads": len(os.listdir(process + "/task"))})
         if SLOW == 1:  # a sanitizer has a heap of its own, and keeps freed memory for a while
-            seen[-1]["heap in use"] = number["process_heap_used_bytes"] - cached
+            waits = sum(int(value) for value in re.findall(r"(?m)^patinox_reclaim_pending_memory_bytes{.*} (\d+)$", text))
+            seen[-1]["heap in use"] = number["process_heap_used_bytes"] - cached - waits
         outside.append(number["process_resident_memory_bytes"] - number.get("process_heap_bytes", 0))
         return seen[-3:] == seen[-1:] * 3
     try:
