@@ -14,7 +14,7 @@ import time
 import service
 from service import LONG, SLOW
 
-SECONDS = 60 if LONG else 10
+SECONDS = 60 if LONG else 10 if SLOW == 1 else 4
 CONNECTIONS = 64
 THREADS = 8  # each drives its share of the connections
 WARM_UP = 500  # answers a thread, before the first look: caches, buffers and threads reach their size
