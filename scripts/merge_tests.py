@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""merge_tests.py OUT NAME=BUILD[:LABEL]... - writes a CTestTestfile.cmake that holds the tests of several builds.
+"""merge_tests.py OUT NAME=BUILD[:-LABEL]... - writes a CTestTestfile.cmake that holds the tests of several builds.
 
 Tests of the first build keep their names; those of the others get "NAME:" in front.  So one run of ctest, with
-one summary, covers all builds.  With :-LABEL, tests that carry that label are left out of that build.
+one summary, covers all builds.  With :-LABEL, once or several times, tests that carry
+such a label are left out of that build.
 """
 import json
 import subprocess
@@ -37,11 +38,11 @@ def main(out, builds):
     lines = []
     for position, build in enumerate(builds):
         name, _, rest = build.partition("=")
-        path, _, without = rest.partition(":-")
+        path, *without = rest.split(":-")
         prefix = "" if position == 0 else name + ":"
         for test in tests_of(path):
             properties = {item["name"]: item["value"] for item in test.get("properties", [])}
-            if without and without in properties.get("LABELS", []):
+            if set(without) & set(properties.get("LABELS", [])):
                 continue
             title = quote(prefix + test["name"])
             lines.append(f"add_test({title} {' '.join(quote(word) for word in test['command'])})")
