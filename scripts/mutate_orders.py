@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COVERED = ["src/base/", "src/stats/", "src/registry/", "src/budget/", "src/share/", "src/resource/shutdown",
-           "src/resource/executor", "src/pool/", "src/mapping/fault", "src/os/lock.", "src/os/ranges.", "include/patinox/",
+           "src/resource/executor", "src/pool/", "src/cache/", "src/mapping/fault", "src/os/lock.", "src/os/ranges.", "include/patinox/",
            "tests/explorer/os_thread.c"]
 # Where the explorer has files of its own instead: each ordered site is told from the text, and needs a reason.
 UNEXPLORED = ["src/os/"]

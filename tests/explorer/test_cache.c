@@ -19,6 +19,7 @@ struct state {
     struct x_cell cells[4];
     struct pnx_a32 destroyed;
     struct pnx_a32 told;
+    uint64_t high; /* a key at a position above the first eight of its line */
 };
 
 /* Bounds of the ordinary run, which is to be short; ./test --long goes further. */
@@ -175,13 +176,16 @@ struct version {
     uint64_t key;
     uint64_t number;
 };
-static void make_bytes(struct state *state, uint64_t entries) {
+static void make_bytes_with(struct state *state, uint64_t entries, uint32_t first_slots) {
     (void)pnx_reclaim_default();
     CHECK_EQ(pnx__cache_create(PNX_CACHE_OPTS(.env = x_env(), .capacity_entries = entries,
                                        .policy = "clock", .registry = pnx_registry_off(),
                                        .stats = pnx_stats_off(), .budget = pnx_budget_off()),
-                     1, NULL, &state->cache),
+                     first_slots, NULL, &state->cache),
             0);
+}
+static void make_bytes(struct state *state, uint64_t entries) {
+    make_bytes_with(state, entries, 1);
 }
 static void put_version(struct state *state, uint64_t key, uint64_t number) {
     const struct version value = {key, number};
@@ -330,6 +334,57 @@ TEST(p10_a_clear_takes_effect_for_all_keys_at_one_moment) {
             .floor = FLOOR});
 }
 
+/* ---- the upper positions of a line ---- */
+
+/* Whether the key's own line has its first eight positions taken, and another one free. */
+static bool would_stand_high(const struct pnx_cache *cache, uint64_t key) {
+    const struct pnx_cache_table *table = cache->shards->own_table;
+    uint64_t hash = pnx__hash(cache->seed, &key, sizeof(key));
+    const struct pnx_cache_line *line = pnx__cache_home(table, pnx__cache_hash_high(hash));
+    uint64_t low = pnx_load(&line->tags_low, PNX_RELAXED, "test.low");
+    uint64_t high = pnx_load(&line->tags_high, PNX_RELAXED, "test.high");
+    uint64_t free = pnx__cache_match(low, high, 0);
+    return free && pnx__cache_position(free) >= 8;
+}
+
+/* Fills a line's first eight positions, and puts a key behind them.  Key 1 stands at the first position of its own. */
+static void set_up_high(void *arg) {
+    struct state *state = arg;
+    make_bytes_with(state, 64, 40);
+    for (uint64_t key = 1; state->high == 0; key++) {
+        CHECK(key < 40);
+        if (would_stand_high(state->cache, key))
+            state->high = key;
+        put_version(state, key, 1);
+    }
+}
+static void remove_both(void *arg) {
+    struct state *state = arg;
+    const uint64_t first = 1;
+    become_known();
+    CHECK_EQ(pnx_cache_remove(state->cache, &first, 8), 0);
+    CHECK_EQ(pnx_cache_remove(state->cache, &state->high, 8), 0);
+}
+static bool misses(struct state *state, uint64_t key) {
+    struct version value;
+    return pnx_cache_get_copy(state->cache, &key, 8, &value, sizeof(value), NULL) == -ENOENT;
+}
+static void look_in_turn(void *arg) {
+    if (misses(arg, ((struct state *)arg)->high))
+        CHECK(misses(arg, 1)); /* it went first */
+}
+
+TEST(p10_who_misses_what_went_last_misses_what_went_before) {
+    x_explore(&(const struct x_test){.name = "cache_high",
+            .size = sizeof(struct state),
+            .setup = set_up_high,
+            .thread = {remove_both, look_in_turn},
+            .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = 20});
+}
+
 /* ---- the end ---- */
 
 static void set_up_referred(void *arg) {
@@ -357,6 +412,62 @@ TEST(p4_the_last_reference_and_the_cache_may_end_at_once) {
             .setup = set_up_referred,
             .thread = {release_cache, release_ref},
             .final = all_destroyed,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+/* Two shards, of which the last to have nothing pending frees the cache. */
+struct two {
+    struct pnx_cache_ref ref[2];
+};
+
+static void set_up_shards(void *arg) {
+    struct two *two = arg;
+    struct pnx_cache *cache;
+    (void)pnx_reclaim_default();
+    CHECK_EQ(pnx__cache_create(
+                     PNX_CACHE_OPTS(.env = x_env(), .capacity_entries = 8, .policy = "clock",
+                             .shards = 2, .registry = pnx_registry_off(), .stats = pnx_stats_off(),
+                             .budget = pnx_budget_off()),
+                     1, NULL, &cache),
+            0);
+    for (char key = 'a'; !two->ref[0].entry || !two->ref[1].entry; key++) {
+        CHECK_EQ(pnx_cache_put(cache, &key, 1, "x", 1, 0), 0);
+        struct pnx_cache_ref ref = {0};
+        CHECK_EQ(pnx_cache_get(cache, &key, 1, &ref), 0);
+        struct pnx_cache_ref *place = &two->ref[ref.entry->shard - cache->shards];
+        if (place->entry)
+            pnx_cache_ref_release(&ref);
+        else
+            *place = ref;
+    }
+    pnx_cache_release(&cache);
+    drive();
+}
+static void release_first(void *arg) {
+    struct two *two = arg;
+    become_known();
+    pnx_cache_ref_release(&two->ref[0]);
+    drive();
+}
+static void release_second(void *arg) {
+    struct two *two = arg;
+    become_known();
+    pnx_cache_ref_release(&two->ref[1]);
+    drive();
+}
+static void nothing_left(void *arg) {
+    (void)arg;
+    CHECK_EQ(pnx_reclaim_close(NULL, PNX_NEVER), 0);
+}
+
+TEST(p4_the_last_shard_frees_the_cache) {
+    x_explore(&(const struct x_test){.name = "cache_end_shards",
+            .size = sizeof(struct two),
+            .setup = set_up_shards,
+            .thread = {release_first, release_second},
+            .final = nothing_left,
             .preemptions = SOME,
             .random = RANDOM,
             .floor = FLOOR});

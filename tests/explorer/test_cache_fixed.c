@@ -276,3 +276,21 @@ TEST(what_is_found_with_others_is_whole) {
             .random = RANDOM,
             .floor = FLOOR});
 }
+
+static void grow_under_many(void *arg) {
+    become_known();
+    put(arg, 3, 1); /* needs another table */
+    put(arg, 4, 1);
+    drive();
+}
+
+TEST(what_is_found_with_others_is_found_while_the_index_grows) {
+    x_explore(&(const struct x_test){.name = "cache_fixed_many_grow",
+            .size = sizeof(struct state),
+            .setup = set_up_two,
+            .thread = {grow_under_many, look_at_many},
+            .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+}

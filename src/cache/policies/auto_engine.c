@@ -13,7 +13,7 @@ enum { SMALL = PNX__AUTO_SMALL, MAIN = PNX__AUTO_MAIN };
 #define ADVANTAGE    1   /* of the victim */
 #define OFTEN        6   /* asked for often, for a contender that loses */
 #define LET_IN       128 /* one in so many of them */
-#define SKETCH_LINE  16  /* entries: 4 bytes each */
+#define SKETCH_LINE  64  /* entries: 1 byte each */
 #define SKETCH_LEAST 64u /* lines: for small caches one more costs little, and errors much */
 
 static const double small_share[PNX__AUTO_MODES] = {0, 0, 0.1, 0.01};

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cache/policies/ghost_table.h - hashes of entries that have gone, 4.5 bytes each: a table that forgets by itself.
+ * cache/policies/ghost_table.h - hashes of entries that have gone, 2.3 bytes each: a table that forgets by itself.
  *
- * A cell has 18 bits of the hash and, in the others, when it came, counted in hashes that came in all.  A cell whose
+ * A cell has 11 bits of the hash and, in the others, when it came, counted in hashes that came in all.  A cell whose
  * hash came too long ago is as good as empty; where a bucket is full of others the oldest makes room.  Next to
- * cache/policies/ghost.h it takes half the memory, and is wrong about some hashes in a hundred.
+ * cache/policies/ghost.h it takes a quarter of the memory, and is wrong about some hashes in a hundred.
  *
  *   P1  A hash that limit others have followed is not found.
  */
@@ -16,7 +16,7 @@
 #include <stdbool.h>
 
 struct pnx__ghost_table {
-    uint32_t *cells; /* buckets of eight; 0: empty */
+    uint16_t *cells; /* buckets of sixteen; 0: empty */
     uint32_t buckets;
     uint32_t unit; /* hashes for which the clock stands still */
     uint64_t came; /* hashes in all */
