@@ -213,6 +213,10 @@ void test_process_skip(const char *reason) {
     leave(TEST_EXIT_SKIP);
 }
 
+bool test_can_fork(void) {
+    return false;
+}
+
 /* tests/windows/left-out: "program.test REASON" a line. */
 const char *test_process_left_out(const char *program, const char *test) {
     static char line[512];
