@@ -90,7 +90,7 @@ __attribute__((always_inline)) static inline int find(const struct pnx_cache_sha
     uint32_t hits = pnx_load(&found.record->hits, PNX_RELAXED, "cache_fixed.hits");
     pnx_fence(PNX_ACQUIRE, "cache_fixed.read"); /* pairs with cache_fixed.write */
     uint32_t after = pnx_load(&found.record->seq, PNX_RELAXED, "cache_fixed.after");
-    if (__builtin_expect((after ^ found.seq) | (found.seq & 1), 0))
+    if (__builtin_expect(((after ^ found.seq) | (found.seq & 1)) != 0, 0))
         return PNX_CACHE_LOCK;
     if (expires != PNX_CACHE_TICK_NEVER && pnx__cache_tick_now(shard->cache) >= expires)
         return -ENOENT;

@@ -97,6 +97,9 @@ bool test_slow(void);
  * nothing else to do. */
 double test_others_s(void);
 
+/* Whether the system has fork(): for a test in which it is one thing of many that happen. */
+bool test_can_fork(void);
+
 /* The root of the source tree: PNX_SOURCE_DIR from the environment, else where this program was built from. */
 const char *test_source_dir(void);
 

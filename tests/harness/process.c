@@ -27,6 +27,10 @@ void test_process_start(const struct test_case *first, uint64_t seed) {
     sigprocmask(SIG_BLOCK, &set, NULL); /* wait_limited() takes it */
 }
 
+bool test_can_fork(void) {
+    return true;
+}
+
 const char *test_process_left_out(const char *program, const char *test) {
     (void)program;
     (void)test;
