@@ -52,22 +52,23 @@ void pnx__cache_fixed_init(struct pnx_cache_shard *shard, struct pnx_cache_wheel
     };
 }
 
-uint32_t pnx__cache_tick_now(const struct pnx_cache *cache) {
-    pnx_ns since = pnx__now(&cache->env) - cache->time_base;
-    if (since < 0)
-        return 0; /* the clock has gone back */
-    uint64_t tick = (uint64_t)since >> PNX_CACHE_TICK_SHIFT;
+/* The tick of a moment: the first before the cache was made, the last but one when there are no more. */
+static inline uint32_t tick_at(const struct pnx_cache *cache, pnx_ns at) {
+    if (at <= cache->time_base)
+        return 0;
+    uint64_t tick = ((uint64_t)at - (uint64_t)cache->time_base) >> PNX_CACHE_TICK_SHIFT;
     return tick < PNX_CACHE_TICK_NEVER ? (uint32_t)tick : PNX_CACHE_TICK_NEVER - 1;
+}
+
+uint32_t pnx__cache_tick_now(const struct pnx_cache *cache) {
+    return tick_at(cache, pnx__now(&cache->env));
 }
 
 /* The first tick at which what is stored now is gone. */
 static uint32_t tick_after(const struct pnx_cache *cache, pnx_ns ttl) {
     if (ttl == PNX_NEVER)
         return PNX_CACHE_TICK_NEVER;
-    pnx_ns at = pnx__deadline(pnx__now(&cache->env), ttl);
-    uint64_t tick =
-            at > cache->time_base ? (uint64_t)(at - cache->time_base) >> PNX_CACHE_TICK_SHIFT : 0;
-    return tick < PNX_CACHE_TICK_NEVER ? (uint32_t)tick : PNX_CACHE_TICK_NEVER - 1;
+    return tick_at(cache, pnx__deadline(pnx__now(&cache->env), ttl));
 }
 
 /* ---- looking, in a section ---- */
@@ -550,11 +551,9 @@ pnx_ns pnx__cache_fixed_tick(struct pnx_cache_shard *shard, pnx_ns now, uint32_t
     const struct pnx_cache *cache = shard->cache;
     struct pnx_cache_effects fx = {0};
     uint32_t steps = TICK_STEPS, slot;
-    uint32_t tick = now > cache->time_base
-                            ? (uint32_t)((uint64_t)(now - cache->time_base) >> PNX_CACHE_TICK_SHIFT)
-                            : 0;
     pnx__cache_fixed_lock(shard, &fx);
-    while (*budget > 0 && (slot = pnx__cache_wheel_due(shard, tick, &steps)) != PNX_CACHE_NONE) {
+    while (*budget > 0 && (slot = pnx__cache_wheel_due(shard, tick_at(cache, now), &steps)) !=
+                                  PNX_CACHE_NONE) {
         pnx__cache_fixed_remove_locked(shard, slot, PNX_CACHE_EXPIRED, false, &fx);
         (*budget)--;
     }
