@@ -330,10 +330,13 @@ __attribute__((noinline)) static int get_slowly(struct pnx_cache *cache, const v
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
-    if (ret_size)
-        *ret_size = value_size;
-    if (cap < value_size)
+    if (pnx__cache_is_closed(cache))
+        return -ESHUTDOWN;
+    if (cap < value_size) {
+        if (ret_size)
+            *ret_size = value_size;
         return -ERANGE;
+    }
     uint64_t hash = pnx__hash(cache->seed, key, key_size);
     struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
     /* Relaxed: as it comes. */
@@ -348,6 +351,8 @@ __attribute__((noinline)) static int get_slowly(struct pnx_cache *cache, const v
         return -ESHUTDOWN;
     if (rc == PNX_CACHE_LOCK)
         rc = look_locked(shard, hash, key, key_size, buf);
+    if (rc == 0 && ret_size)
+        *ret_size = value_size;
     if (rc == 0)
         PNX_CACHE_COUNT(cache, hits, 1);
     else if (rc == -ENOENT)
@@ -375,13 +380,14 @@ __attribute__((always_inline)) static inline int get(struct pnx_cache *cache, co
     if (rc != 0 && (rc == PNX_CACHE_LOCK || pnx__cache_is_closed(cache)))
         return get_slowly(cache, key, key_size, buf, value_size, ret_size);
     struct pnx_cache_cell *cell = &cache->cells[self->number];
+    if (rc != 0) {
+        pnx_owner_add(&cell->misses, 1);
+        return rc;
+    }
     if (ret_size)
         *ret_size = value_size;
-    if (rc == 0)
-        pnx_owner_add(&cell->hits, 1);
-    else
-        pnx_owner_add(&cell->misses, 1);
-    return rc;
+    pnx_owner_add(&cell->hits, 1);
+    return 0;
 }
 
 /* For the sizes that keys mostly have: numbers, UUIDs, digests. */
