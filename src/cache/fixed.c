@@ -113,28 +113,33 @@ int pnx__cache_fixed_find(const struct pnx_cache_shard *shard, uint64_t wants, u
 
 /* ---- under the lock ---- */
 
-static void retire_all(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
+/* Lets go of all that the shard holds, for the given cause. */
+static void retire_all(struct pnx_cache_shard *shard, struct pnx_a64 *removed_for,
+        struct pnx_cache_effects *fx) {
     uint32_t live = shard->live;
-    bool closed = pnx__cache_is_closed(shard->cache);
     pnx__cache_shard_empty_locked(shard, fx);
     pnx__cache_wheel_reset(shard);
     shard->live = 0;
     /* Relaxed: numbers. */
     pnx_store(&shard->bytes, 0, PNX_RELAXED, "cache_fixed.no_bytes");
     pnx_store(&shard->entries, 0, PNX_RELAXED, "cache_fixed.no_entries");
-    pnx_owner_add(closed ? &shard->counters.removed_closed : &shard->counters.removed_clear, live);
+    pnx_owner_add(removed_for, live);
     fx->count += live;
     fx->room_entries += live;
     fx->room_bytes += live * shard->cache->fixed_cost;
 }
 
 void pnx__cache_fixed_lock(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
+    struct pnx_cache_values *counters = &shard->counters;
     pnx__cache_lock(shard);
     uint32_t epoch = pnx__cache_epoch(shard->cache);
     if (shard->epoch == epoch)
         return;
     if (shard->own_table != &pnx__cache_no_table)
-        retire_all(shard, fx);
+        retire_all(shard,
+                pnx__cache_is_closed(shard->cache) ? &counters->removed_closed
+                                                   : &counters->removed_clear,
+                fx);
     shard->epoch = epoch;
 }
 
@@ -574,21 +579,33 @@ pnx_ns pnx__cache_fixed_tick(struct pnx_cache_shard *shard, pnx_ns now, uint32_t
 
 /* ---- memory ---- */
 
-/* A page with a hole gives nothing back: the shard that holds most is emptied, then the next. */
+/* The shard with most memory: it may have removed all that stood there. */
+static struct pnx_cache_shard *largest(const struct pnx_cache *cache) {
+    struct pnx_cache_shard *shard = cache->shards;
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < cache->n_shards; i++) {
+        /* Relaxed: a number, to choose by. */
+        uint64_t bytes =
+                pnx_load(&cache->shards[i].index_bytes, PNX_RELAXED, "cache_fixed.largest");
+        if (bytes > most) {
+            most = bytes;
+            shard = &cache->shards[i];
+        }
+    }
+    return shard;
+}
+
+/* A page with a hole gives nothing back: the largest shard is emptied, then the next. */
 size_t pnx__cache_fixed_reclaim(struct pnx_cache *cache, size_t want) {
     size_t freed = 0;
     for (uint32_t i = 0; i < cache->n_shards && freed < want; i++) {
-        struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
+        struct pnx_cache_shard *shard = largest(cache);
         struct pnx_cache_effects fx = {0};
         uint64_t bytes = 0;
         pnx__cache_fixed_lock(shard, &fx);
         if (shard->own_table != &pnx__cache_no_table) {
             bytes = pnx__cache_pages_charge(shard->own_table);
-            uint32_t live = shard->live;
-            retire_all(shard, &fx);
-            /* Counted as cleared there: they went for their size. */
-            pnx_owner_add(&shard->counters.removed_clear, (uint64_t)0 - live);
-            pnx_owner_add(&shard->counters.removed_size, live);
+            retire_all(shard, &shard->counters.removed_size, &fx);
             pnx_owner_add(&shard->counters.reclaimed, bytes);
         }
         pnx__cache_unlock(shard, &fx);
