@@ -114,8 +114,8 @@ int pnx__cache_fixed_find(const struct pnx_cache_shard *shard, uint64_t wants, u
 /* ---- under the lock ---- */
 
 /* Lets go of all that the shard holds, for the given cause. */
-static void retire_all(struct pnx_cache_shard *shard, struct pnx_a64 *removed_for,
-        struct pnx_cache_effects *fx) {
+static void retire_all(
+        struct pnx_cache_shard *shard, struct pnx_a64 *removed_for, struct pnx_cache_effects *fx) {
     uint32_t live = shard->live;
     pnx__cache_shard_empty_locked(shard, fx);
     pnx__cache_wheel_reset(shard);
@@ -563,8 +563,8 @@ pnx_ns pnx__cache_fixed_tick(struct pnx_cache_shard *shard, pnx_ns now, uint32_t
     struct pnx_cache_effects fx = {0};
     uint32_t steps = TICK_STEPS, slot;
     pnx__cache_fixed_lock(shard, &fx);
-    while (*budget > 0 && (slot = pnx__cache_wheel_due(shard, tick_at(cache, now), &steps)) !=
-                                  PNX_CACHE_NONE) {
+    while (*budget > 0 &&
+            (slot = pnx__cache_wheel_due(shard, tick_at(cache, now), &steps)) != PNX_CACHE_NONE) {
         pnx__cache_fixed_remove_locked(shard, slot, PNX_CACHE_EXPIRED, false, &fx);
         (*budget)--;
     }
