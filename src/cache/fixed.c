@@ -148,9 +148,9 @@ static struct pnx_cache_fixed *find_locked(struct pnx_cache_shard *shard, uint64
         const void *key, size_t key_size, struct pnx_cache_effects *fx, uint32_t *ret_slot) {
     struct pnx_cache_found_fixed found;
     bool there = key_size == 8 ? pnx__cache_search(shard->own_table, hash, key, 8,
-                                         pnx__cache_fixed_is, &found)
+                                         pnx__cache_fixed_is_locked, &found)
                                : pnx__cache_search(shard->own_table, hash, key, key_size,
-                                         pnx__cache_fixed_is, &found);
+                                         pnx__cache_fixed_is_locked, &found);
     if (!there)
         return NULL;
     /* Relaxed: the lock is held. */
@@ -630,7 +630,7 @@ const char *pnx__cache_fixed_check(const struct pnx_cache_shard *shard) {
         struct pnx_cache_found_fixed found;
         uint64_t hash = pnx__hash(cache->seed, record->word, cache->shape.key_bytes);
         if (!pnx__cache_search(shard->own_table, hash, record->word, cache->shape.key_bytes,
-                    pnx__cache_fixed_is, &found) ||
+                    pnx__cache_fixed_is_locked, &found) ||
                 found.slot != slot)
             return "an entry is not found by its key";
         live++;
