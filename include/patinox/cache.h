@@ -267,6 +267,7 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
  *     whole cache.  There are no references, pointers, loaders and destructors: those calls are -ENOTSUP, destroy is -EINVAL.
  *   - A size that is another one is -EINVAL.
  *   - A time to live counts in 67 ms (2^26 ns) and is rounded down; less than PNX_CACHE_FIXED_TTL_MIN is -EINVAL.
+ *     These are counted in 32 bits: nothing with a time to live is returned later than nine years after the cache was made.
  *   - Of entries of a shard that have expired most, but not always all, go before what the policy would evict (P2): their order is
  *     known to a bucket of a timing wheel.  None is ever returned (P3).
  *   - An entry counts pnx_cache_cost_fixed() bytes.  The budget is charged by pages; a removal gives nothing back, and the budget's

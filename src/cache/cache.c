@@ -75,7 +75,8 @@ int pnx_cache_opts_set(
 }
 
 size_t pnx_cache_cost_fixed(size_t key_bytes, size_t value_bytes) {
-    if (key_bytes > PNX_CACHE_KEY_BYTES || value_bytes > PNX_CACHE_VALUE_BYTES)
+    if (key_bytes == 0 || key_bytes > PNX_CACHE_KEY_BYTES || value_bytes == 0 ||
+            value_bytes > PNX_CACHE_VALUE_BYTES)
         return SIZE_MAX;
     return sizeof(struct pnx_cache_fixed) + (key_bytes + 3) / 4 * 4 + (value_bytes + 3) / 4 * 4 +
            PNX_CACHE_FIXED_SHARE;

@@ -52,22 +52,23 @@ void pnx__cache_fixed_init(struct pnx_cache_shard *shard, struct pnx_cache_wheel
     };
 }
 
-uint32_t pnx__cache_tick_now(const struct pnx_cache *cache) {
-    pnx_ns since = pnx__now(&cache->env) - cache->time_base;
-    if (since < 0)
-        return 0; /* the clock has gone back */
-    uint64_t tick = (uint64_t)since >> PNX_CACHE_TICK_SHIFT;
+/* The tick of a moment: the first before the cache was made, the last but one when there are no more. */
+static inline uint32_t tick_at(const struct pnx_cache *cache, pnx_ns at) {
+    if (at <= cache->time_base)
+        return 0;
+    uint64_t tick = ((uint64_t)at - (uint64_t)cache->time_base) >> PNX_CACHE_TICK_SHIFT;
     return tick < PNX_CACHE_TICK_NEVER ? (uint32_t)tick : PNX_CACHE_TICK_NEVER - 1;
+}
+
+uint32_t pnx__cache_tick_now(const struct pnx_cache *cache) {
+    return tick_at(cache, pnx__now(&cache->env));
 }
 
 /* The first tick at which what is stored now is gone. */
 static uint32_t tick_after(const struct pnx_cache *cache, pnx_ns ttl) {
     if (ttl == PNX_NEVER)
         return PNX_CACHE_TICK_NEVER;
-    pnx_ns at = pnx__deadline(pnx__now(&cache->env), ttl);
-    uint64_t tick =
-            at > cache->time_base ? (uint64_t)(at - cache->time_base) >> PNX_CACHE_TICK_SHIFT : 0;
-    return tick < PNX_CACHE_TICK_NEVER ? (uint32_t)tick : PNX_CACHE_TICK_NEVER - 1;
+    return tick_at(cache, pnx__deadline(pnx__now(&cache->env), ttl));
 }
 
 /* ---- looking, in a section ---- */
@@ -112,28 +113,33 @@ int pnx__cache_fixed_find(const struct pnx_cache_shard *shard, uint64_t wants, u
 
 /* ---- under the lock ---- */
 
-static void retire_all(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
+/* Lets go of all that the shard holds, for the given cause. */
+static void retire_all(
+        struct pnx_cache_shard *shard, struct pnx_a64 *removed_for, struct pnx_cache_effects *fx) {
     uint32_t live = shard->live;
-    bool closed = pnx__cache_is_closed(shard->cache);
     pnx__cache_shard_empty_locked(shard, fx);
     pnx__cache_wheel_reset(shard);
     shard->live = 0;
     /* Relaxed: numbers. */
     pnx_store(&shard->bytes, 0, PNX_RELAXED, "cache_fixed.no_bytes");
     pnx_store(&shard->entries, 0, PNX_RELAXED, "cache_fixed.no_entries");
-    pnx_owner_add(closed ? &shard->counters.removed_closed : &shard->counters.removed_clear, live);
+    pnx_owner_add(removed_for, live);
     fx->count += live;
     fx->room_entries += live;
     fx->room_bytes += live * shard->cache->fixed_cost;
 }
 
 void pnx__cache_fixed_lock(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
+    struct pnx_cache_values *counters = &shard->counters;
     pnx__cache_lock(shard);
     uint32_t epoch = pnx__cache_epoch(shard->cache);
     if (shard->epoch == epoch)
         return;
     if (shard->own_table != &pnx__cache_no_table)
-        retire_all(shard, fx);
+        retire_all(shard,
+                pnx__cache_is_closed(shard->cache) ? &counters->removed_closed
+                                                   : &counters->removed_clear,
+                fx);
     shard->epoch = epoch;
 }
 
@@ -142,9 +148,9 @@ static struct pnx_cache_fixed *find_locked(struct pnx_cache_shard *shard, uint64
         const void *key, size_t key_size, struct pnx_cache_effects *fx, uint32_t *ret_slot) {
     struct pnx_cache_found_fixed found;
     bool there = key_size == 8 ? pnx__cache_search(shard->own_table, hash, key, 8,
-                                         pnx__cache_fixed_is, &found)
+                                         pnx__cache_fixed_is_locked, &found)
                                : pnx__cache_search(shard->own_table, hash, key, key_size,
-                                         pnx__cache_fixed_is, &found);
+                                         pnx__cache_fixed_is_locked, &found);
     if (!there)
         return NULL;
     /* Relaxed: the lock is held. */
@@ -329,10 +335,13 @@ __attribute__((noinline)) static int get_slowly(struct pnx_cache *cache, const v
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
-    if (ret_size)
-        *ret_size = value_size;
-    if (cap < value_size)
+    if (pnx__cache_is_closed(cache))
+        return -ESHUTDOWN;
+    if (cap < value_size) {
+        if (ret_size)
+            *ret_size = value_size;
         return -ERANGE;
+    }
     uint64_t hash = pnx__hash(cache->seed, key, key_size);
     struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
     /* Relaxed: as it comes. */
@@ -347,6 +356,8 @@ __attribute__((noinline)) static int get_slowly(struct pnx_cache *cache, const v
         return -ESHUTDOWN;
     if (rc == PNX_CACHE_LOCK)
         rc = look_locked(shard, hash, key, key_size, buf);
+    if (rc == 0 && ret_size)
+        *ret_size = value_size;
     if (rc == 0)
         PNX_CACHE_COUNT(cache, hits, 1);
     else if (rc == -ENOENT)
@@ -374,13 +385,14 @@ __attribute__((always_inline)) static inline int get(struct pnx_cache *cache, co
     if (rc != 0 && (rc == PNX_CACHE_LOCK || pnx__cache_is_closed(cache)))
         return get_slowly(cache, key, key_size, buf, value_size, ret_size);
     struct pnx_cache_cell *cell = &cache->cells[self->number];
+    if (rc != 0) {
+        pnx_owner_add(&cell->misses, 1);
+        return rc;
+    }
     if (ret_size)
         *ret_size = value_size;
-    if (rc == 0)
-        pnx_owner_add(&cell->hits, 1);
-    else
-        pnx_owner_add(&cell->misses, 1);
-    return rc;
+    pnx_owner_add(&cell->hits, 1);
+    return 0;
 }
 
 /* For the sizes that keys mostly have: numbers, UUIDs, digests. */
@@ -550,11 +562,9 @@ pnx_ns pnx__cache_fixed_tick(struct pnx_cache_shard *shard, pnx_ns now, uint32_t
     const struct pnx_cache *cache = shard->cache;
     struct pnx_cache_effects fx = {0};
     uint32_t steps = TICK_STEPS, slot;
-    uint32_t tick = now > cache->time_base
-                            ? (uint32_t)((uint64_t)(now - cache->time_base) >> PNX_CACHE_TICK_SHIFT)
-                            : 0;
     pnx__cache_fixed_lock(shard, &fx);
-    while (*budget > 0 && (slot = pnx__cache_wheel_due(shard, tick, &steps)) != PNX_CACHE_NONE) {
+    while (*budget > 0 &&
+            (slot = pnx__cache_wheel_due(shard, tick_at(cache, now), &steps)) != PNX_CACHE_NONE) {
         pnx__cache_fixed_remove_locked(shard, slot, PNX_CACHE_EXPIRED, false, &fx);
         (*budget)--;
     }
@@ -569,21 +579,33 @@ pnx_ns pnx__cache_fixed_tick(struct pnx_cache_shard *shard, pnx_ns now, uint32_t
 
 /* ---- memory ---- */
 
-/* A page with a hole gives nothing back: the shard that holds most is emptied, then the next. */
+/* The shard with most memory: it may have removed all that stood there. */
+static struct pnx_cache_shard *largest(const struct pnx_cache *cache) {
+    struct pnx_cache_shard *shard = cache->shards;
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < cache->n_shards; i++) {
+        /* Relaxed: a number, to choose by. */
+        uint64_t bytes =
+                pnx_load(&cache->shards[i].index_bytes, PNX_RELAXED, "cache_fixed.largest");
+        if (bytes > most) {
+            most = bytes;
+            shard = &cache->shards[i];
+        }
+    }
+    return shard;
+}
+
+/* A page with a hole gives nothing back: the largest shard is emptied, then the next. */
 size_t pnx__cache_fixed_reclaim(struct pnx_cache *cache, size_t want) {
     size_t freed = 0;
     for (uint32_t i = 0; i < cache->n_shards && freed < want; i++) {
-        struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
+        struct pnx_cache_shard *shard = largest(cache);
         struct pnx_cache_effects fx = {0};
         uint64_t bytes = 0;
         pnx__cache_fixed_lock(shard, &fx);
         if (shard->own_table != &pnx__cache_no_table) {
             bytes = pnx__cache_pages_charge(shard->own_table);
-            uint32_t live = shard->live;
-            retire_all(shard, &fx);
-            /* Counted as cleared there: they went for their size. */
-            pnx_owner_add(&shard->counters.removed_clear, (uint64_t)0 - live);
-            pnx_owner_add(&shard->counters.removed_size, live);
+            retire_all(shard, &shard->counters.removed_size, &fx);
             pnx_owner_add(&shard->counters.reclaimed, bytes);
         }
         pnx__cache_unlock(shard, &fx);
@@ -608,7 +630,7 @@ const char *pnx__cache_fixed_check(const struct pnx_cache_shard *shard) {
         struct pnx_cache_found_fixed found;
         uint64_t hash = pnx__hash(cache->seed, record->word, cache->shape.key_bytes);
         if (!pnx__cache_search(shard->own_table, hash, record->word, cache->shape.key_bytes,
-                    pnx__cache_fixed_is, &found) ||
+                    pnx__cache_fixed_is_locked, &found) ||
                 found.slot != slot)
             return "an entry is not found by its key";
         live++;

@@ -93,6 +93,18 @@ __attribute__((always_inline)) static inline bool pnx__cache_fixed_is(
     return differ == 0;
 }
 
+/*
+ * The same under the shard's lock, where an odd number says that nothing stands in the record.  A search comes to such
+ * records, too, since tags may be wrong by a bit and free positions name the slots that stood there; and what is left of a key,
+ * with the free list's link in front, may be the words of another.
+ */
+__attribute__((always_inline)) static inline bool pnx__cache_fixed_is_locked(
+        const struct pnx_cache_table *table, uint32_t slot, const void *key, size_t key_size,
+        void *ret_found) {
+    const struct pnx_cache_found_fixed *found = ret_found;
+    return pnx__cache_fixed_is(table, slot, key, key_size, ret_found) && !(found->seq & 1);
+}
+
 /* Copies a value of n bytes out; it is one value only if seq has not changed. */
 __attribute__((always_inline)) static inline void pnx__cache_fixed_copy(
         const struct pnx_cache_fixed *record, uint32_t key_words, void *value, size_t n) {

@@ -190,7 +190,7 @@ const char *pnx__cache_table_check(const struct pnx_cache_table *table, uint32_t
             if (!tag_at(line, i))
                 continue;
             uint32_t slot = pnx_load(&line->slot[i], PNX_RELAXED, "cache_table.check_slot");
-            if (slot >= table->slots || !table->pages[slot >> PNX_CACHE_PAGE_SHIFT])
+            if (slot >= table->slots || !table->pages[slot >> table->shape.shift])
                 return "the index holds a slot that does not exist";
             if (!is_live(table, slot))
                 return "the index holds a slot that is not live";

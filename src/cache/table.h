@@ -5,8 +5,9 @@
  *     hash --> line: [ 12 tags of 8 bits | passed | 12 slots ] --> record of the slot: [ entry | hits | ... ] --> entry
  *
  * A line is one cache line.  A key stands in the first line from its own on that had room; every line that it went past
- * counts it in passed, so that a search goes on only where that is not 0.  Slots are small numbers, used again first in,
- * first out; their records lie in pages.  A table knows its lines and the pages; a larger one takes its place whole.
+ * counts it in passed, so that a search goes on only where that is not 0, and at most through all lines.  Slots are small
+ * numbers, used again first in, first out; their records lie in pages.  A table knows its lines and the pages; a larger
+ * one takes its place whole.
  *
  * Who writes: the holder of the shard's lock.  Why a reader in a section needs no validation.  Fix one key, present or not:
  *  1. While a key is present in one table it stays where it is: nothing moves in a table, and a new value for the key
@@ -145,8 +146,9 @@ __attribute__((always_inline)) static inline bool pnx__cache_search(
         const struct pnx_cache_table *table, uint64_t hash, const void *key, size_t key_size,
         pnx_cache_is_fn *is, void *found) {
     uint32_t tag = pnx__cache_tag(hash);
-    struct pnx_cache_line *line = pnx__cache_home(table, pnx__cache_hash_high(hash));
-    for (;;) {
+    struct pnx_cache_line *const home = pnx__cache_home(table, pnx__cache_hash_high(hash));
+    struct pnx_cache_line *line = home;
+    do {
         /* Acquire: pair with cache_table.set_low and set_high; the first page, see 3 above. */
         uint64_t low = pnx_load(&line->tags_low, PNX_ACQUIRE, "cache_table.tags_low");
         uint64_t high = pnx_load(&line->tags_high, PNX_ACQUIRE, "cache_table.tags_high");
@@ -160,7 +162,8 @@ __attribute__((always_inline)) static inline bool pnx__cache_search(
         if (!pnx_load(&line->passed, PNX_RELAXED, "cache_table.passed")) /* see 3 above */
             return false;
         line = pnx__cache_next_line(table, line);
-    }
+    } while (line != home); /* in a small table each line may have been gone past by some key */
+    return false;
 }
 
 struct pnx_cache_found {

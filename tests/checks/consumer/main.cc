@@ -74,6 +74,35 @@ static int with_options() {
     return 0;
 }
 
+// Typed caches are made of inline functions.
+struct point {
+    int32_t x, y;
+};
+PNX_CACHE_DEFINE(points, uint64_t, point)
+
+static int with_a_typed_cache() {
+    pnx_error err;
+    pnx_cache_opts opts = pnx_cache_opts_init();
+    opts.capacity_entries = 4;
+    pnx_cache *cache = nullptr;
+    if (points_create(&opts, &err, &cache))
+        return 1;
+    const uint64_t keys[2] = {1, 2};
+    point found[2] = {{0, 0}, {0, 0}};
+    uint64_t mask = 0;
+    if (points_put(cache, 1, point{3, 4}, 0) ||
+            points_put_if_absent(cache, 1, point{5, 6}, 0) != -EEXIST)
+        return 2;
+    if (points_get(cache, 1, &found[0]) || found[0].x != 3 || found[0].y != 4)
+        return 3;
+    if (points_get_many(cache, keys, 2, found, &mask) != 1 || mask != 1)
+        return 4;
+    if (points_remove(cache, 1) || points_remove(cache, 1) != -ENOENT)
+        return 5;
+    pnx_cache_release(&cache);
+    return 0;
+}
+
 static int resource;
 
 static int connect_one(void *, pnx_ns, pnx_error *, void **ret_resource) {
@@ -160,6 +189,8 @@ int main() {
         return 20 + wrong;
     if (int wrong = with_the_rest())
         return 30 + wrong;
+    if (int wrong = with_a_typed_cache())
+        return 40 + wrong;
     std::printf("patinox %s from C++: %s\n", pnx_version(), pnx_errname(PNX_E_SHARED));
     return pnx_shutdown(PNX_SEC, nullptr) == 0 ? 0 : 1;
 }
