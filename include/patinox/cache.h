@@ -272,7 +272,7 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
  *     known to a bucket of a timing wheel.  None is ever returned (P3).
  *   - An entry counts pnx_cache_cost_fixed() bytes.  The budget is charged by pages; a removal gives nothing back, and the budget's
  *     reclaimer, and a clear, empty whole shards.
- *   - A shard has at most 2^24 - 2 entries.
+ *   - A shard has at most 2^24 - 2 entries, and evicts beyond that.
  */
 
 #define PNX_CACHE_FIXED_TTL_MIN (INT64_C(1) << 27) /* 134 ms */

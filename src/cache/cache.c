@@ -321,6 +321,7 @@ int pnx__cache_create(const struct pnx_cache_opts *opts, uint32_t first_slots,
     cache->env = env;
     cache->name = name;
     cache->first_slots = first_slots;
+    cache->slots_most = resolved.key_bytes ? PNX_CACHE_FIXED_SLOTS : PNX_CACHE_SLOTS_MAX;
     init(cache, &resolved);
     rc = init_shards(cache, &resolved, err);
     if (rc == 0)

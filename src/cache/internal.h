@@ -135,6 +135,7 @@ struct pnx_cache {
     pnx_ns time_base;               /* from which ticks count */
     uint32_t kind;                  /* enum pnx_cache_capacity_kind: of what policies are told */
     uint32_t first_slots;           /* of a shard's first table */
+    uint32_t slots_most;            /* of a shard */
     size_t fixed_cost;              /* of each entry, where sizes are fixed */
     struct pnx_cache_wheel *wheels; /* one a shard, where sizes are fixed */
     struct pnx_env env;

@@ -94,8 +94,7 @@ void pnx__cache_slot_hit_locked(struct pnx_cache_shard *shard, uint32_t slot) {
 static uint32_t next_slots(const struct pnx_cache_shard *shard) {
     const struct pnx_cache *cache = shard->cache;
     uint64_t slots = shard->own_table->slots;
-    uint64_t most_ever = pnx__cache_is_fixed(cache) ? PNX_CACHE_FIXED_SLOTS : PNX_CACHE_SLOTS_MAX;
-    if (slots >= most_ever)
+    if (slots >= cache->slots_most)
         return 0;
     uint64_t limit = pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache_shard.slots_limit");
     /* Keys are not spread evenly over shards. */
@@ -108,7 +107,7 @@ static uint32_t next_slots(const struct pnx_cache_shard *shard) {
         next = slots + slots / 8 + 1;
     if (slots == 0 || next <= slots)
         next = slots ? slots + 1 : cache->first_slots;
-    return (uint32_t)(next < most_ever ? next : most_ever);
+    return (uint32_t)(next < cache->slots_most ? next : cache->slots_most);
 }
 
 int pnx__cache_fresh_make(struct pnx_cache_shard *shard, struct pnx_cache_fresh *fresh) {

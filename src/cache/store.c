@@ -389,8 +389,14 @@ int pnx__cache_make_room_locked(struct pnx_cache_shard *shard,
     for (uint32_t evicted = 0;;) {
         size_t went = *old ? pnx__cache_cost_of(*old) : 0;
         if (pnx__cache_fits(cache, fx, cost > went ? cost - went : 0, *old ? 0 : 1)) {
-            if (!*old && !pnx__cache_slot_ready_locked(shard, fresh, fx))
-                return INSERT_FRESH;
+            if (!*old && !pnx__cache_slot_ready_locked(shard, fresh, fx)) {
+                if (fresh->slots || fresh->page)
+                    return INSERT_FRESH;
+                /* The shard has all the slots that it can have. */
+                if (!evict_for(shard, pnx__cache_hash_high(insert->hash), cost, old, fx))
+                    return -ENOMEM;
+                continue;
+            }
             if (take_room(cache, cost, went, *old ? 0 : 1, fx))
                 return 0;
             continue;

@@ -58,3 +58,22 @@ TEST_LIMIT(a_small_full_cache_takes_millions_of_keys_one_after_the_other, 120) {
         fixture_close(&f);
     }
 }
+
+/* A real one has 2^24 and more: the number is a smaller one here. */
+TEST(a_shard_with_all_the_slots_that_it_can_have_evicts) {
+    for (uint32_t bytes = 0; bytes <= 8; bytes += 8) {
+        struct fixture f;
+        fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 10000, .shards = 1, .key_bytes = bytes,
+                                 .value_bytes = bytes, .policy = "fifo"));
+        f.cache->slots_most = 300;
+        for (uint64_t key = 0; key < 1000; key++)
+            CHECK_EQ(put(&f, key), 0);
+        check_invariants(&f);
+        struct pnx_cache_stats stats = stats_of(&f);
+        CHECK_EQ(stats.entries, 300);
+        CHECK_EQ(stats.removed_size, 700);
+        CHECK_EQ(get(&f, 699), -ENOENT);
+        CHECK_EQ(get(&f, 700), 0);
+        fixture_close(&f);
+    }
+}
