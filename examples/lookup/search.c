@@ -210,22 +210,56 @@ static int load_results(struct search *search, pnx_ns deadline, struct lookup_bu
     return rc;
 }
 
-/* The cache's loader. */
-static int load(
-        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *into) {
-    (void)key;
-    (void)key_size;
-    struct search *search = ctx;
+/* Asks the database, and gives the cache what it says. */
+static int load_answer(struct search *search, pnx_ns deadline, struct pnx_cache_load *into) {
     struct lookup_buffer out = {0};
     struct value_head head = {0};
+    pnx_ns refresh = atomic_load_explicit(&search->store->cache_refresh, memory_order_relaxed);
     lookup_buffer_add(&out, &head, sizeof(head));
     int rc = load_results(search, deadline, &out);
+    if (!rc)
+        rc = pnx_cache_load_set_refresh(into, refresh);
     if (!rc) {
         head.total = search->total;
         memcpy(out.data, &head, sizeof(head));
         rc = pnx_cache_load_set(into, out.data, out.size);
     }
     lookup_buffer_free(&out);
+    return rc;
+}
+
+/* The cache's loader for who asks. */
+static int load(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *into) {
+    (void)key;
+    (void)key_size;
+    return load_answer(ctx, deadline, into);
+}
+
+int lookup_search_again(
+        void *ctx, const void *bytes, size_t size, pnx_ns deadline, struct pnx_cache_load *into) {
+    struct lookup_store *store = ctx;
+    struct pnx_error err = {0};
+    struct lookup_query query = {0};
+    struct key_head head;
+    memcpy(&head, bytes, sizeof(head));
+    if (head.generation != atomic_load(&store->number))
+        return -ENOENT; /* another index is in force, and nobody asks by this key any more */
+    query.size = size - sizeof(head);
+    memcpy(query.text, (const char *)bytes + sizeof(head), query.size);
+    struct search search = {.store = store,
+            .err = &err,
+            .query = &query,
+            .limit = head.limit,
+            .offset = head.offset};
+    int rc = lookup_store_enter(store, &err);
+    if (rc)
+        return rc;
+    rc = load_answer(&search, deadline, into);
+    lookup_store_leave(store);
+    if (rc)
+        lookup_log(store->env_or_null, PNX_LOG_DEBUG,
+                "an answer cannot be asked for anew, and the old one is served: %s", err.message);
     return rc;
 }
 
@@ -265,7 +299,7 @@ static struct lookup_answer answer_of(const struct pnx_cache_ref *ref) {
             .results = data + sizeof(head),
             .results_size = pnx_cache_ref_size(ref) - sizeof(head),
             .total = head.total,
-            .cached = ref->source == PNX_CACHE_FOUND,
+            .cached = ref->source == PNX_CACHE_FOUND || ref->source == PNX_CACHE_STALE,
             .hold = *ref,
     };
 }

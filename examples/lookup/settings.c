@@ -76,9 +76,10 @@ static uint64_t get(const struct lookup_settings *from, const struct setting *se
 }
 
 static bool in_range(const struct setting *setting, uint64_t number) {
-    bool never = setting->offset == offsetof(struct lookup_settings, cache_ttl_ns) &&
-                 number == (uint64_t)PNX_NEVER;
-    return never || (number >= setting->min && number <= setting->max);
+    bool may_be_never = setting->offset == offsetof(struct lookup_settings, cache_ttl_ns) ||
+                        setting->offset == offsetof(struct lookup_settings, cache_refresh_ns);
+    return (may_be_never && number == (uint64_t)PNX_NEVER) ||
+           (number >= setting->min && number <= setting->max);
 }
 
 int lookup_settings_check(const struct lookup_settings *to_check, struct pnx_error *err) {
@@ -217,9 +218,7 @@ static int read_level(const struct parse *parse, const struct setting *setting, 
 }
 
 static int check_range(const struct parse *parse, const struct setting *setting, uint64_t number) {
-    bool never = setting->offset == offsetof(struct lookup_settings, cache_ttl_ns) &&
-                 number == (uint64_t)PNX_NEVER;
-    if (never || (number >= setting->min && number <= setting->max))
+    if (in_range(setting, number))
         return 0;
     unsigned line = find_line(parse, setting->name);
     if (setting->kind == TIME)

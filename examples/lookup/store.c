@@ -63,6 +63,16 @@ static int open_executor(
             err, &store->executor);
 }
 
+/* What does not fit in is tried again when it is asked for the next time: a lookup must never wait for this. */
+static int open_refresher(
+        struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
+    return pnx_executor_create(PNX_EXECUTOR_OPTS(.name = "refresh", .env = store->env_or_null,
+                                       .registry = opts->registry, .stats = opts->stats,
+                                       .budget = store->budget, .workers = 1, .max_workers = 2,
+                                       .queue_max = 64, .on_full = PNX_EXECUTOR_REJECT),
+            err, &store->refresher);
+}
+
 static int open_pool(
         struct lookup_store *store, const struct lookup_store_opts *opts, struct pnx_error *err) {
     const struct pnx_sqlite *source = store->generation->source;
@@ -80,14 +90,19 @@ static int open_cache(
             PNX_CACHE_OPTS(.name = "lookup", .env = store->env_or_null, .registry = opts->registry,
                     .stats = opts->stats, .budget = store->budget,
                     .capacity = (size_t)store->settings.cache_bytes,
-                    .ttl = store->settings.cache_ttl_ns),
+                    .ttl = store->settings.cache_ttl_ns, .executor = store->refresher,
+                    .refresh_loader = lookup_search_again, .refresh_ctx = store),
             err, &store->cache);
 }
 
 /* Lets all parts go, the last first.  The store is closed, and nobody is inside a call. */
 static void release_parts(struct lookup_store *store) {
     pnx_executor_release(&store->executor);
+    /* The cache is closed: refreshes that run have seen that, or are about to; they must be over before it goes. */
+    if (store->refresher)
+        (void)pnx_executor_close(store->refresher, PNX_NEVER, NULL);
     pnx_cache_release(&store->cache);
+    pnx_executor_release(&store->refresher);
     pnx_pool_release(&store->pool);
     lookup_generation_release(&store->generation);
     pnx_budget_release(&store->budget);
@@ -129,6 +144,8 @@ static int open_parts(
         rc = open_generation(store, opts, err);
     if (!rc)
         rc = open_pool(store, opts, err);
+    if (!rc)
+        rc = open_refresher(store, opts, err);
     if (!rc)
         rc = open_cache(store, opts, err);
     if (!rc)
@@ -179,6 +196,8 @@ static int take_opts(struct lookup_store *store, const struct lookup_store_opts 
         return lookup_fail(err, -EINVAL, "options", "max_file_bytes is more than 512 MiB");
     atomic_store_explicit(
             &store->search_timeout, store->settings.search_timeout_ns, memory_order_relaxed);
+    atomic_store_explicit(
+            &store->cache_refresh, store->settings.cache_refresh_ns, memory_order_relaxed);
     *ret_opts = opts;
     return lookup_settings_check(&store->settings, err);
 }
@@ -313,6 +332,7 @@ static int apply_locked(
     }
     store->settings = *next;
     atomic_store_explicit(&store->search_timeout, next->search_timeout_ns, memory_order_relaxed);
+    atomic_store_explicit(&store->cache_refresh, next->cache_refresh_ns, memory_order_relaxed);
     return 0;
 }
 

@@ -49,12 +49,14 @@ struct lookup_store {
     struct lookup_generation *generation; /* in force; under mutex once there is a pool */
     struct pnx_pool *pool;
     struct pnx_cache *cache;
-    struct pnx_executor *executor; /* builds the index again; one job at a time */
+    struct pnx_executor *executor;  /* builds the index again; one job at a time */
+    struct pnx_executor *refresher; /* asks for answers anew, while the old ones are served */
     pnx_resource_id row;
     pthread_mutex_t applying; /* held by lookup_store_apply() */
     pthread_mutex_t mutex;    /* guards all_left, generation and opened */
     struct lookup_settings settings;
     _Atomic pnx_ns search_timeout;
+    _Atomic pnx_ns cache_refresh;
     _Atomic uint64_t callers; /* inside a call that uses the parts; and the bit LOOKUP_CLOSED */
     bool all_left;            /* the last of them has gone after closing; with the mutex */
     pthread_cond_t left;      /* all_left became true */
@@ -80,6 +82,10 @@ struct lookup_connection {
 
 /* How the pool treats them; its ctx is the store.  A connect takes the generation that is in force when it begins. */
 const struct pnx_pool_manager *lookup_connection_manager(void);
+
+/* The cache's loader for answers that are asked for anew: ctx is the store, and the key says what is asked. */
+int lookup_search_again(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *into);
 
 /*
  * Gets the generation for the corpus as it is now: at the start, when none is in force, and again.  progress may be NULL.

@@ -22,22 +22,38 @@
  *   P3  An entry is never returned once its time to live has passed on the clock of the environment.
  *   P4  Each value is destroyed exactly once, with its cause, after it has left the cache and its last
  *       reference has been released, on the thread that did the later of the two.
- *   P5  Loaders, destructors and visitors run with no lock held, and may call the cache again.  They must return:
- *       one that throws, or ends its thread, aborts the process.
- *   P6  At most one loader runs for a key; all who ask meanwhile share its result or its error.  A result that
+ *   P5  Loaders, destructors, visitors and callbacks of requests run with no lock held, and may call the cache again.  They
+ *       must return: one that throws, or ends its thread, aborts the process.
+ *   P6  At most one loader runs for a key (but see P15); all who ask meanwhile share its result or its error.  A result that
  *       was overtaken by a put, a remove or a clear of the key is handed to those who waited, never stored.
  *   P7  A load that waits for itself, directly or through other keys, caches and threads, functions on keys of maps,
  *       writers of snapshots and reloads of configs, is -EDEADLK.  Waits for other things, locks of yours say, are
  *       not seen: there the timeout ends the circle.
- *   P8  A hit allocates nothing.  It takes no lock and writes nothing that other threads' hits write, but for a
- *       reference's count (not for pnx_cache_get_copy()), and a small count of hits up to the policy's maximum.  Policies
+ *   P8  A hit allocates nothing, but for one that begins a refresh (P12).  It takes no lock and writes nothing that other threads' hits write, but for a
+ *       reference's count (not for pnx_cache_get_copy()), a small count of hits up to the policy's maximum, and what P11 says.  Policies
  *       to which hits have an order (lru, lfu, w-tinylfu, lirs, and those of yours that say so) lock the key's shard.
  *   P9  A put that fails with -EFBIG or -ENOMEM leaves no older value behind: what it meant to replace is gone.
  *   P10 Calls on one key are linearizable: each takes effect at one moment between its call and its return, lookups
  *       included; while a key is stored, and replaced, no lookup misses it.  A clear takes effect for all keys at one moment.
+ *   P11 With ttl_access an entry also expires once nobody has used it for that time, or up to min(1 s, ttl_access / 16)
+ *       sooner: a use is written down only when the last one that was is older than that, so that hits rarely write.
+ *       Whatever comes first holds.  A clock that goes back makes nothing expire sooner.
+ *   P12 A value that is older than refresh_after, and has not expired, is returned at once, and refreshed: by the executor
+ *       where there is one, with refresh_loader, whoever finds it; else by the first that asks with a loader, in its call, while
+ *       all others get the old value.  One refresh of a key runs at a time.  One that fails leaves the old value, and is tried
+ *       again when refresh_backoff has passed; -ENOENT is no failure: the old value goes.
+ *   P13 With stale_if_error, a value that has expired is kept for that time more: when a load of its key fails, all who
+ *       waited get it instead of the error, and so do those who ask before refresh_backoff has passed.  Lookups that do not
+ *       load never return it, and nothing else may see it; it counts, and goes before all entries that have not expired.
+ *       A put, a remove or a clear of the key ends it.
+ *   P14 Each request that pnx_cache_get_async() accepted is told its outcome once, unless pnx_cache_cancel() took it back.
+ *       Its callback runs with no lock held, and never inside another one on the same thread.
+ *   P15 A load that its loader keeps is one like others, until it is ended, or found to be past its deadline: then it is
+ *       given up, and whoever waited for it and has time left leads the next one.
  *
  * All times are on the environment's clock, pnx_now() by default; it is read only for entries that expire.
- * Only get_or_load() waits for anything.
+ * Only get_or_load() waits for anything.  (With an executor, a lookup may submit a job to it: give it a policy for when it is
+ * full that does not block.)
  *
  * Fork: a cache belongs to the process that made it.  In a forked child every call on it is -ESHUTDOWN, its
  * references stay readable, and releasing either destroys nothing.
@@ -57,6 +73,7 @@ PNX_BEGIN_DECLS
 
 struct pnx_cache; /* safe to use from any thread */
 struct pnx_cache_policy;
+struct pnx_executor;
 
 /* Why a value left the cache. */
 enum pnx_cache_cause {
@@ -85,6 +102,15 @@ struct pnx_cache_removed {
  */
 typedef void pnx_cache_destroy_fn(void *ctx, const struct pnx_cache_removed *removed);
 
+struct pnx_cache_load; /* a load under way, as its loader sees it; valid during the loader's call (but see keeping, below) */
+
+/*
+ * Makes the value of a key: calls one of the two below and returns 0; or returns a negative error.  -ENOENT says
+ * that there is no such thing and is remembered for the cache's negative_ttl.  Should end by deadline.
+ */
+typedef int pnx_cache_load_fn(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load);
+
 struct pnx_cache_opts {
     size_t size;      /* set by PNX_CACHE_OPTS */
     const char *name; /* copied; label in statistics, events and reports; default "cache" */
@@ -110,6 +136,23 @@ struct pnx_cache_opts {
             key_bytes; /* size of every key, up to 64, and of every value, up to 256: both or neither.  See Fixed */
     uint32_t value_bytes; /* sizes */
     uint32_t flags;       /* must be 0 */
+    /* times (P11) */
+    pnx_ns ttl_access; /* how long an entry stays that nobody uses; default PNX_NEVER */
+    uint32_t
+            ttl_jitter; /* per cent: each time to live is shortened at random by up to that; default 0 */
+    uint32_t reserved; /* must be 0 */
+    pnx_ns refresh_after; /* how old a value becomes before it is refreshed while it is served (P12); default PNX_NEVER */
+    pnx_ns refresh_backoff; /* how long after a failed refresh until another one is tried; default 1 s */
+    pnx_ns stale_if_error; /* how long past its end a value is kept for the case that a load fails (P13); default 0 */
+    struct pnx_executor
+            *executor; /* runs refreshes; must outlive the cache; default: those who ask do */
+    pnx_cache_load_fn
+            *refresh_loader; /* loader of these refreshes, required with executor; default: none */
+    void *refresh_ctx;       /* its first argument */
+    /* How outcomes of requests come to your loop: called with no lock held, it must have run(arg) called soon, once, on
+     * whichever thread you like.  Default: at once, on the thread that had the news. */
+    void (*post)(void *post_ctx, void (*run)(void *arg), void *arg);
+    void *post_ctx;
 };
 
 #ifndef __cplusplus
@@ -161,6 +204,7 @@ enum pnx_cache_source {
     PNX_CACHE_FOUND = 1, /* it was stored */
     PNX_CACHE_LOADED,    /* this call's loader made it */
     PNX_CACHE_SHARED,    /* the loader of another caller, for which this call waited, made it */
+    PNX_CACHE_STALE, /* it was stored, and is to be refreshed (P12), or has expired and could not be loaded (P13) */
 };
 
 /* A reference to an entry.  A value: belongs to one thread at a time, may be handed on; {0} refers to none. */
@@ -265,6 +309,7 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
  *
  *   - Values are copied, always: get_copy(), get_many(), put(), put_if_absent(), remove(), each_copy(), and all that is about the
  *     whole cache.  There are no references, pointers, loaders and destructors: those calls are -ENOTSUP, destroy is -EINVAL.
+ *   - So are ttl_access, ttl_jitter, refresh_after, stale_if_error and executor.
  *   - A size that is another one is -EINVAL.
  *   - A time to live counts in 67 ms (2^26 ns) and is rounded down; less than PNX_CACHE_FIXED_TTL_MIN is -EINVAL.
  *     These are counted in 32 bits: nothing with a time to live is returned later than nine years after the cache was made.
@@ -343,15 +388,6 @@ PNX_API int pnx_cache_each_copy(struct pnx_cache *cache,
 
 /* ---- loading ---- */
 
-struct pnx_cache_load; /* a load under way, as its loader sees it; valid during the loader's call */
-
-/*
- * Makes the value of a key: calls one of the two below and returns 0; or returns a negative error.  -ENOENT says
- * that there is no such thing and is remembered for the cache's negative_ttl.  Should end by deadline.
- */
-typedef int pnx_cache_load_fn(
-        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load);
-
 /* Gives the value as bytes, which are copied; a second call replaces the first.  -ENOMEM, -EINVAL. */
 PNX_API PNX_NODISCARD int pnx_cache_load_set(
         struct pnx_cache_load *load, const void *value, size_t value_size);
@@ -362,6 +398,12 @@ PNX_API PNX_NODISCARD int pnx_cache_load_set_pointer(
 
 /* Sets the time to live of this result, or of the absence.  -EINVAL when negative. */
 PNX_API int pnx_cache_load_set_ttl(struct pnx_cache_load *load, pnx_ns ttl);
+
+/*
+ * Sets when this result is to be refreshed (P12), instead of the option's refresh_after; PNX_NEVER: not at all.  Before the
+ * value is set: else -EALREADY, unless the cache has one of the options that refresh or keep values.  -EINVAL.
+ */
+PNX_API int pnx_cache_load_set_refresh(struct pnx_cache_load *load, pnx_ns refresh_after);
 
 /*
  * Finds an entry, or makes it by calling loader in this thread, or waits for another caller's loader of the same
@@ -376,14 +418,82 @@ PNX_API PNX_NODISCARD int pnx_cache_get_or_load(struct pnx_cache *cache, const v
         size_t key_size, pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout,
         struct pnx_error *err, struct pnx_cache_ref *ret_ref);
 
-/* ---- running it ---- */
+/*
+ * Loads a key anew, whether it is there or not, in this thread; meanwhile others find the value that is there, and those that
+ * find none wait for this one.  What becomes of the old value: P12.  With loader NULL, it is the option's refresh_loader,
+ * which the executor runs where there is one: 0 says that it was handed over.  Never waits: -EALREADY when a load of the key
+ * is under way.  Else as pnx_cache_get_or_load(); -EINVAL also when there is no loader; what submitting to the executor
+ * returned.
+ */
+PNX_API int pnx_cache_refresh(struct pnx_cache *cache, const void *key, size_t key_size,
+        pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout, struct pnx_error *err);
 
-#define PNX_CACHE_TICK_MAX 8 /* entries that one tick removes at most */
+/* ---- loading without waiting ---- */
+
+struct pnx_cache_request;
 
 /*
- * Removes entries that have expired by now (the environment's clock), at most PNX_CACHE_TICK_MAX.  Returns when
- * it wants to be called next: now itself when more are due, PNX_NEVER when nothing expires or it is closed.
- * Never needed for P3, only to give memory back early.
+ * Tells how a request ended: 0 and a reference, which is the callback's now; or what pnx_cache_get_or_load() would have
+ * returned, with err as there (valid during the call).  The request, its key included, is the caller's again and may be
+ * used anew or freed here.  Never runs inside another one on the same thread.
+ */
+typedef void pnx_cache_request_fn(struct pnx_cache_request *request, int code,
+        struct pnx_cache_ref ref, const struct pnx_error *err);
+
+/*
+ * A lookup that waits without a thread.  Zero it, set the upper half, and keep it, and the key, where they are until its
+ * callback has been called, or pnx_cache_cancel() returned 0.
+ */
+struct pnx_cache_request {
+    pnx_cache_request_fn *done;  /* required */
+    void *arg;                   /* yours */
+    unsigned char private_[240]; /* the cache's */
+};
+
+/*
+ * As pnx_cache_get_or_load(), but tells the outcome to request->done: perhaps before this has returned, through the option
+ * post if that is set, else on the thread that ends the load.  Blocking callers and requests share loads.  The loader is
+ * called in this call, or where a request has to take over from a load that failed; it may keep its load and end it later:
+ * see pnx_cache_load_finish().  ctx must stay until the loader has ended, which may be after done.  A value that is to be
+ * refreshed is told at once, and then refreshed as by pnx_cache_get_or_load().
+ *
+ * timeout 0 neither loads nor waits: -ETIMEDOUT, unless the key is there.  No thread watches over deadlines: those of requests
+ * are kept by pnx_cache_tick(), or when the load ends.  No circle of waiting goes through a request, so -EDEADLK is not told.
+ * Returns 0: done will be called, once.  Else nothing is: -EINVAL, -EBUSY for a request that is under way, -EFBIG,
+ * -ESHUTDOWN in a forked child, -ENOTSUP where sizes are fixed.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_get_async(struct pnx_cache *cache, const void *key,
+        size_t key_size, pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout,
+        struct pnx_cache_request *request);
+
+/*
+ * Takes a request back; a load that it began goes on.  0: it is over, and done will not be called.  -EALREADY: its outcome
+ * came first; done has been called, is being called, or will be (with -ECANCELED if it would have to wait again).  Never
+ * waits.  -EINVAL.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_cancel(struct pnx_cache_request *request);
+
+/*
+ * Keeping: a loader that was called for a request, or by the executor, may return -EINPROGRESS and keep its load, and the
+ * key that it was given, for as long as it likes.  Somebody then sets the value as a loader does, and ends the load here with
+ * what a loader would return; once, from any thread, also before the loader has returned, and after the cache was closed or
+ * released.  Until then the cache's memory stays.  A load that is past its deadline then has been given up, when a tick or
+ * somebody who asked for the key found that: -ETIMEDOUT was told, others may load, and what it made is destroyed.
+ * 0, or -EALREADY when it was given up: load is gone in either case.  -ENOTSUP, and it is not, when the loader was called by
+ * pnx_cache_get_or_load(), pnx_cache_refresh() or a refresh in their call: it must make its value before it returns.  -EINVAL.
+ */
+PNX_API int pnx_cache_load_finish(struct pnx_cache_load *load, int code);
+
+/* ---- running it ---- */
+
+#define PNX_CACHE_TICK_MAX \
+    8 /* entries that one tick removes, and deadlines that it keeps, at most */
+
+/*
+ * Removes entries that have expired by now (the environment's clock), and ends requests and kept loads whose deadline has
+ * passed; at most PNX_CACHE_TICK_MAX of all these.  Returns when it wants to be called next: now itself when more are due,
+ * PNX_NEVER when nothing expires or it is closed.  Needed for the deadlines of requests only; never for P3, but to give
+ * memory back early.
  */
 PNX_API pnx_ns pnx_cache_tick(struct pnx_cache *cache, pnx_ns now);
 
@@ -395,7 +505,9 @@ PNX_API int pnx_cache_resize(
 PNX_API int pnx_cache_set_ttl(struct pnx_cache *cache, pnx_ns ttl, struct pnx_error *err);
 
 /* Returns how many bytes an entry counts as; SIZE_MAX when the sum overflows.  An entry with a pointer counts as one with
- * that many bytes, pnx_cache_cost(key_size, sizeof(void *)), and the size that is given with the pointer. */
+ * that many bytes, pnx_cache_cost(key_size, sizeof(void *)), and the size that is given with the pointer.  In a cache
+ * with ttl_access, refresh_after or stale_if_error an entry counts as one with a value of PNX_CACHE_TIMES_COST bytes more. */
+#define PNX_CACHE_TIMES_COST 16
 PNX_API size_t pnx_cache_cost(size_t key_size, size_t value_size);
 
 /* The rows of patinox/stats/cache.def. */

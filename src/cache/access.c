@@ -9,6 +9,8 @@
 #include "cache/internal.h"
 
 #include "base/hash.h"
+#include "cache/expiry.h"
+#include "cache/load.h"
 #include "share/reclaim.h"
 
 static bool bad_key(const void *key, size_t key_size) {
@@ -41,14 +43,17 @@ static void tell_access_locked(
 }
 
 int pnx__cache_look_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
-        size_t key_size, struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry) {
+        size_t key_size, pnx_ns *ret_now, struct pnx_cache_effects *fx,
+        struct pnx_cache_entry **ret_entry, struct pnx_cache_entry **ret_kept) {
     struct pnx_cache *cache = shard->cache;
     if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
-    struct pnx_cache_entry *entry = pnx__cache_find_locked(shard, hash, key, key_size, fx);
+    struct pnx_cache_entry *entry =
+            pnx__cache_see_locked(shard, hash, key, key_size, ret_now, fx, ret_kept);
     tell_access_locked(shard, hash, entry);
     if (!entry)
         return -ENOENT;
+    pnx__cache_touch(cache, entry, *ret_now);
     pnx__cache_slot_hit_locked(shard, entry->u.in.slot);
     if (entry->flags & PNX_CACHE_ENTRY_NEGATIVE)
         return PNX_CACHE_ABSENT;
@@ -60,7 +65,8 @@ static int look_and_pin_locked(struct pnx_cache_shard *shard, uint64_t hash, con
         size_t key_size, struct pnx_cache_entry **ret_entry) {
     struct pnx_cache_effects fx = {0};
     pnx__cache_lock(shard);
-    int rc = pnx__cache_look_locked(shard, hash, key, key_size, &fx, ret_entry);
+    pnx_ns now = 0;
+    int rc = pnx__cache_look_locked(shard, hash, key, key_size, &now, &fx, ret_entry, NULL);
     if (rc == 0)
         pnx__cache_pin(*ret_entry, 1);
     pnx__cache_unlock(shard, &fx);
@@ -81,8 +87,10 @@ int pnx__cache_find_free(const struct pnx_cache_shard *shard, uint64_t wants, ui
         return -ENOENT;
     if (entry->epoch != pnx__cache_epoch(cache))
         return PNX_CACHE_LOCK;
-    if (entry->expires != PNX_NEVER && pnx__now(&cache->env) >= entry->expires)
-        return PNX_CACHE_LOCK;
+    pnx_ns now = 0;
+    if (pnx__cache_expired(cache, entry, &now))
+        return pnx__cache_is_kept(cache, entry, now) ? -ENOENT : PNX_CACHE_LOCK;
+    pnx__cache_touch(cache, entry, now);
     uint32_t most = (uint32_t)(wants & PNX_CACHE_WANTS_HITS);
     if (most) {
         struct pnx_a8 *hits = &pnx__cache_record(table, slot)->hits;
@@ -143,7 +151,8 @@ int pnx_cache_get(
     if (rc == PNX_CACHE_LOCK)
         rc = look_and_pin_locked(shard, hash, key, key_size, &entry);
     if (rc == 0)
-        *ret_ref = (struct pnx_cache_ref){.entry = entry, .source = PNX_CACHE_FOUND};
+        *ret_ref =
+                (struct pnx_cache_ref){.entry = entry, .source = pnx__cache_source(cache, entry)};
     return count_look(cache, rc);
 }
 
@@ -154,9 +163,12 @@ static int probe_locked(struct pnx_cache_shard *shard, uint64_t hash, const void
     int rc = -ESHUTDOWN;
     pnx__cache_lock(shard);
     if (!pnx__cache_is_closed(shard->cache)) {
-        struct pnx_cache_entry *entry = pnx__cache_find_locked(shard, hash, key, key_size, &fx);
+        pnx_ns now = 0;
+        struct pnx_cache_entry *entry =
+                pnx__cache_see_locked(shard, hash, key, key_size, &now, &fx, NULL);
         rc = -ENOENT;
         if (entry && !(entry->flags & PNX_CACHE_ENTRY_NEGATIVE)) {
+            pnx__cache_touch(shard->cache, entry, now);
             tell_access_locked(shard, hash, entry);
             pnx__cache_slot_hit_locked(shard, entry->u.in.slot);
             pnx__cache_pin(entry, 1);
@@ -186,7 +198,8 @@ int pnx_cache_probe(
         rc = probe_locked(shard, hash, key, key_size, &entry);
     if (rc == 0) {
         PNX_CACHE_COUNT(cache, hits, 1);
-        *ret_ref = (struct pnx_cache_ref){.entry = entry, .source = PNX_CACHE_FOUND};
+        *ret_ref =
+                (struct pnx_cache_ref){.entry = entry, .source = pnx__cache_source(cache, entry)};
     }
     return rc == PNX_CACHE_ABSENT ? -ENOENT : rc;
 }
@@ -220,7 +233,8 @@ static int copy_free(struct pnx_cache_shard *shard, uint64_t hash, const void *k
         return PNX_CACHE_LOCK;
     pnx_reclaim_enter(NULL);
     int rc = pnx__cache_find_free(shard, wants, hash, key, key_size, &entry);
-    if (rc == 0 && entry->value_size > COPY_IN_SECTION_MAX)
+    if (rc == 0 && (entry->value_size > COPY_IN_SECTION_MAX ||
+                           pnx__cache_to_be_refreshed(shard->cache, entry)))
         rc = PNX_CACHE_LOCK;
     if (rc == 0)
         *ret_copied = copy_out(entry, buf, cap, ret_size);
@@ -245,6 +259,7 @@ __attribute__((noinline)) static int get_entry_copy(struct pnx_cache *cache, con
         if (rc == PNX_CACHE_LOCK)
             rc = look_and_pin_locked(shard, hash, key, key_size, &ref.entry);
         if (rc == 0) {
+            pnx__cache_source(cache, ref.entry); /* has it refreshed, if it is time */
             copied = copy_out(ref.entry, buf, cap, ret_size);
             pnx_cache_ref_release(&ref);
         }
@@ -281,8 +296,7 @@ static bool bad_put(const struct put *put) {
 /* Makes the entry and stores it; on failure nothing is left of it. */
 static int put_entry(struct pnx_cache *cache, const struct put *put, uint64_t hash) {
     /* A hint spares copying what is far too large; inserting decides. */
-    size_t cost = pnx__cache_entry_cost(
-            put->key_size, put->value_size, (put->flags & PNX_CACHE_ENTRY_POINTER) != 0);
+    size_t cost = pnx__cache_entry_cost(put->key_size, put->value_size, put->flags);
     uint64_t limit = pnx_load(&cache->capacity, PNX_RELAXED, "cache.hint_put");
     if (cost == SIZE_MAX || cost > limit)
         return -EFBIG;
@@ -329,8 +343,7 @@ static int put(struct pnx_cache *cache, const struct put *put) {
     uint64_t hash = pnx__hash(cache->seed, put->key, put->key_size);
     rc = put_entry(cache, put, hash);
     if (rc == -EFBIG || rc == -ENOMEM) {
-        size_t cost = pnx__cache_entry_cost(
-                put->key_size, put->value_size, (put->flags & PNX_CACHE_ENTRY_POINTER) != 0);
+        size_t cost = pnx__cache_entry_cost(put->key_size, put->value_size, put->flags);
         if (!put->if_absent)
             pnx__cache_forget(cache, hash, put->key, put->key_size);
         pnx__cache_reject(cache, cost, rc);

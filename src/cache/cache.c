@@ -31,7 +31,7 @@ static const struct pnx_opt_table option_table = {
         .count = sizeof(option_rows) / sizeof(option_rows[0]),
 };
 static_assert(sizeof(struct pnx_cache_opts) <= PNX_OPTS_MAX_SIZE, "the checker has room for it");
-static_assert(sizeof(struct pnx_cache_opts) == 12 * sizeof(void *) + 4 * 8 + 4 * 4, "no padding");
+static_assert(sizeof(struct pnx_cache_opts) == 17 * sizeof(void *) + 8 * 8 + 6 * 4, "no padding");
 
 static int check_fixed(const struct pnx_cache_opts *opts, struct pnx_error *err) {
     if (!opts->key_bytes != !opts->value_bytes)
@@ -42,6 +42,15 @@ static int check_fixed(const struct pnx_cache_opts *opts, struct pnx_error *err)
     if (opts->destroy)
         return pnx__fail_field(
                 err, -EINVAL, "destroy", "cache.destroy is told of no value where sizes are fixed");
+    const char *field = opts->ttl_access != PNX_NEVER      ? "ttl_access"
+                        : opts->ttl_jitter                 ? "ttl_jitter"
+                        : opts->refresh_after != PNX_NEVER ? "refresh_after"
+                        : opts->stale_if_error             ? "stale_if_error"
+                        : opts->executor                   ? "executor"
+                                                           : NULL;
+    if (field)
+        return pnx__fail_field(
+                err, -EINVAL, field, "cache.%s is not to be had where sizes are fixed", field);
     if (opts->ttl < PNX_CACHE_FIXED_TTL_MIN)
         return pnx__fail_field(err, -EINVAL, "ttl",
                 "cache.ttl is %lld ns; with fixed sizes it is at least %lld", (long long)opts->ttl,
@@ -58,6 +67,9 @@ int pnx__cache_opts_resolve(
     if (resolved.shards & (resolved.shards - 1))
         return pnx__fail_field(err, -EINVAL, "shards",
                 "cache.shards is %u; it must be a power of two", resolved.shards);
+    if (resolved.executor && !resolved.refresh_loader)
+        return pnx__fail_field(err, -EINVAL, "refresh_loader",
+                "cache.refresh_loader is required where there is an executor");
     if (resolved.capacity == 0 && resolved.capacity_entries == 0)
         return pnx__fail_field(
                 err, -EINVAL, "capacity", "cache.capacity or cache.capacity_entries is required");
@@ -120,7 +132,7 @@ static uint32_t count_shards(const struct pnx_cache_opts *opts, bool exact) {
     if (!entries)
         entries = opts->key_bytes ? opts->capacity /
                                             pnx_cache_cost_fixed(opts->key_bytes, opts->value_bytes)
-                                  : opts->capacity / (2 * pnx__cache_entry_cost(0, 0, false));
+                                  : opts->capacity / (2 * pnx__cache_entry_cost(0, 0, 0));
     if (exact || entries < PNX_CACHE_ONE_SHARD)
         return 1;
     uint32_t shards = 1;
@@ -164,6 +176,19 @@ static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
             opts->key_bytes ? pnx_cache_cost_fixed(opts->key_bytes, opts->value_bytes) : 0;
     cache->negative_ttl = opts->negative_ttl;
     cache->load_timeout = opts->load_timeout;
+    cache->ttl_access = opts->ttl_access;
+    cache->touch_after = opts->ttl_access / 16 < PNX_SEC ? opts->ttl_access / 16 : PNX_SEC;
+    cache->ttl_jitter = opts->ttl_jitter;
+    cache->refresh_after = opts->refresh_after;
+    cache->refresh_backoff = opts->refresh_backoff;
+    cache->stale_if_error = opts->stale_if_error;
+    cache->executor = opts->executor;
+    cache->refresh_loader = opts->refresh_loader;
+    cache->refresh_ctx = opts->refresh_ctx;
+    cache->post = opts->post;
+    cache->post_ctx = opts->post_ctx;
+    cache->timed = opts->ttl_access != PNX_NEVER || opts->refresh_after != PNX_NEVER ||
+                   opts->stale_if_error != 0;
     pnx__mutex_init(&cache->lock, PNX_RANK_CACHE);
     /* Relaxed, all: nobody else knows the cache yet. */
     pnx_store(&cache->ttl, (uint64_t)opts->ttl, PNX_RELAXED, "cache.first_ttl");

@@ -13,6 +13,8 @@
 #include <assert.h>
 
 static_assert(sizeof(struct pnx_cache_entry) == 64, "one line, and the value behind it is aligned");
+static_assert(sizeof(struct pnx_cache_times) == PNX_CACHE_TIMES_COST, "what is told to users");
+static_assert(sizeof(struct pnx_cache_times) == 16, "the entry behind them is aligned");
 
 /* What malloc takes for n bytes, as glibc does it: 8 bytes more, in steps of 16; whole pages when large. */
 static size_t rounded(size_t n) {
@@ -22,12 +24,18 @@ static size_t rounded(size_t n) {
     return n < mmap_from ? (n + 8 + 15) & ~(size_t)15 : (n + 16 + 4095) & ~(size_t)4095;
 }
 
-size_t pnx__cache_entry_cost(size_t key_size, size_t value_size, bool pointer) {
+static size_t times_bytes(uint8_t flags) {
+    return flags & PNX_CACHE_ENTRY_TIMED ? sizeof(struct pnx_cache_times) : 0;
+}
+
+size_t pnx__cache_entry_cost(size_t key_size, size_t value_size, uint8_t flags) {
     size_t block;
     size_t cost;
+    bool pointer = (flags & PNX_CACHE_ENTRY_POINTER) != 0;
     size_t outside = pointer ? value_size : 0;
     size_t inside = pointer ? sizeof(void *) : value_size;
-    if (__builtin_add_overflow(key_size, sizeof(struct pnx_cache_entry), &block) ||
+    size_t head = sizeof(struct pnx_cache_entry) + times_bytes(flags);
+    if (__builtin_add_overflow(key_size, head, &block) ||
             __builtin_add_overflow(block, inside, &block))
         return SIZE_MAX;
     block = rounded(block);
@@ -38,25 +46,36 @@ size_t pnx__cache_entry_cost(size_t key_size, size_t value_size, bool pointer) {
 }
 
 size_t pnx_cache_cost(size_t key_size, size_t value_size) {
-    return pnx__cache_entry_cost(key_size, value_size, false);
+    return pnx__cache_entry_cost(key_size, value_size, 0);
 }
 
 static size_t block_bytes(const struct pnx_cache_entry *entry) {
-    return sizeof(*entry) + pnx__cache_entry_inside(entry) + entry->key_size;
+    return times_bytes(entry->flags) + sizeof(*entry) + pnx__cache_entry_inside(entry) +
+           entry->key_size;
+}
+
+static void *block_of(struct pnx_cache_entry *entry) {
+    return (char *)entry - times_bytes(entry->flags);
 }
 
 struct pnx_cache_entry *pnx__cache_entry_make(struct pnx_cache_shard *shard, const void *key,
         size_t key_size, const void *value, size_t value_size, uint8_t flags) {
     const struct pnx_env *env = &shard->cache->env;
     bool pointer = (flags & PNX_CACHE_ENTRY_POINTER) != 0;
-    if (key_size > UINT32_MAX || pnx__cache_entry_cost(key_size, value_size, pointer) == SIZE_MAX)
+    if (shard->cache->timed && !(flags & PNX_CACHE_ENTRY_NEGATIVE))
+        flags |= PNX_CACHE_ENTRY_TIMED;
+    if (key_size > UINT32_MAX || pnx__cache_entry_cost(key_size, value_size, flags) == SIZE_MAX)
         return NULL;
     size_t inside = pointer ? sizeof(value) : value_size;
+    size_t times = times_bytes(flags);
     /* Not pnx__alloc: there is no point in clearing what is written at once. */
-    struct pnx_cache_entry *entry =
-            env->alloc(env->ctx, sizeof(struct pnx_cache_entry) + inside + key_size, 16);
-    if (!entry)
+    char *block =
+            env->alloc(env->ctx, times + sizeof(struct pnx_cache_entry) + inside + key_size, 16);
+    if (!block)
         return NULL;
+    struct pnx_cache_entry *entry = (struct pnx_cache_entry *)(void *)(block + times);
+    if (times)
+        *pnx__cache_entry_times(entry) = (struct pnx_cache_times){{0}, {0}};
     /* Relaxed: the cache, or the caller's use of it, is still in it. */
     pnx_fetch_add(&shard->pending, 1, PNX_RELAXED, "cache.entry_pending");
     *entry = (struct pnx_cache_entry){
@@ -79,7 +98,7 @@ struct pnx_cache_entry *pnx__cache_entry_make(struct pnx_cache_shard *shard, con
 
 static void free_block(struct pnx_cache_entry *entry) {
     struct pnx_cache_shard *shard = entry->shard;
-    pnx__free(&shard->cache->env, entry, block_bytes(entry), 1);
+    pnx__free(&shard->cache->env, block_of(entry), block_bytes(entry), 1);
     pnx__cache_settled(shard);
 }
 

@@ -24,6 +24,14 @@ enum {
     PNX_CACHE_ENTRY_POINTER = 1, /* the value is the user's: its address stands behind the header */
     PNX_CACHE_ENTRY_NEGATIVE =
             2, /* a remembered absence: no value, never destroyed by the user's function */
+    PNX_CACHE_ENTRY_TIMED = 4, /* the block begins with times that change: struct pnx_cache_times */
+};
+
+/* Stands before the entry in its block, where the cache needs it (expiry.h). */
+struct pnx_cache_times {
+    struct pnx_a64 used; /* pnx_ns: the last use that was written down */
+    struct pnx_a64
+            soft; /* when it is to be refreshed, and what has become of that: see refresh.h */
 };
 
 struct pnx_cache_shard;
@@ -58,6 +66,11 @@ static inline void *pnx__cache_entry_value(const struct pnx_cache_entry *entry) 
     return value;
 }
 
+/* The times of an entry that is TIMED. */
+static inline struct pnx_cache_times *pnx__cache_entry_times(const struct pnx_cache_entry *entry) {
+    return (struct pnx_cache_times *)(uintptr_t)entry - 1;
+}
+
 /* Bytes of the value in the block. */
 static inline size_t pnx__cache_entry_inside(const struct pnx_cache_entry *entry) {
     return entry->flags & PNX_CACHE_ENTRY_POINTER ? sizeof(void *) : entry->value_size;
@@ -74,17 +87,17 @@ static inline bool pnx__cache_entry_is(
            (key_size == 0 || memcmp(pnx__cache_entry_key(entry), key, key_size) == 0);
 }
 
-/* What an entry of these sizes counts; SIZE_MAX on overflow. */
-size_t pnx__cache_entry_cost(size_t key_size, size_t value_size, bool pointer);
+/* What an entry of these sizes and flags counts; SIZE_MAX on overflow. */
+size_t pnx__cache_entry_cost(size_t key_size, size_t value_size, uint8_t flags);
 
 /* What this entry counts. */
 static inline size_t pnx__cache_cost_of(const struct pnx_cache_entry *entry) {
-    return pnx__cache_entry_cost(
-            entry->key_size, entry->value_size, (entry->flags & PNX_CACHE_ENTRY_POINTER) != 0);
+    return pnx__cache_entry_cost(entry->key_size, entry->value_size, entry->flags);
 }
 
 /*
- * Makes an entry with one reference, the caller's; value is copied unless flags say otherwise.  Charges nothing.
+ * Makes an entry with one reference, the caller's; value is copied unless flags say otherwise; TIMED also where the
+ * cache's options want it.  Charges nothing.
  * NULL when there is no memory.
  */
 struct pnx_cache_entry *pnx__cache_entry_make(struct pnx_cache_shard *shard, const void *key,

@@ -10,6 +10,10 @@
  *   many.c     lookups of many keys at once
  *   sweep.c    clear, walk, tick, resize, reclaim: all that touches many entries, in batches
  *   load.c     loaders, waiters, the wait-for graph
+ *   load_end.c what becomes of a load's result, and of those who waited
+ *   refresh.c  values that are replaced while they are served
+ *   async.c    waiting without a thread; loads that outlast their loader's call
+ *   expiry.c   when entries expire: after they were stored, or used
  *   report.c   statistics, invariants
  *   table.c, heap.c, policies/  slots
  *   fixed.c, wheel.c   keys and values of fixed sizes, which stand in slots
@@ -24,6 +28,7 @@
 #include "base/env.h"
 #include "base/hash.h"
 #include "base/list.h"
+#include "base/pheap.h"
 #include "cache/entry.h"
 #include "cache/fixed.h"
 #include "cache/table.h"
@@ -75,6 +80,7 @@ struct pnx_cache_cell {
     struct pnx_a64 hits;
     struct pnx_a64 misses;
     struct pnx_a64 negative_hits;
+    struct pnx_a64 stale_hits;
     struct pnx_a64
             pinned; /* taken less given back: less than 0 where they are given back by other threads */
 } __attribute__((aligned(64)));
@@ -107,6 +113,8 @@ struct pnx_cache_shard {
     uint32_t epoch; /* of fixed sizes: the clear after which all that is here was stored */
     struct pnx_cache_wheel *wheel; /* of fixed sizes */
     struct pnx_link loads[PNX_CACHE_LOAD_BUCKETS];
+    struct pnx_heap load_timers;    /* of loads that go on without a thread */
+    struct pnx_heap request_timers; /* of requests that wait for one */
     struct pnx_a64 bytes; /* of live entries: read without the lock, too, as are the counters */
     struct pnx_a64 entries;
     struct pnx_a64 index_bytes;
@@ -150,6 +158,18 @@ struct pnx_cache {
     size_t base_charge;
     pnx_ns negative_ttl; /* PNX_NEVER: off */
     pnx_ns load_timeout;
+    pnx_ns ttl_access;    /* PNX_NEVER: off */
+    pnx_ns touch_after;   /* a use is written down when the last one that was is older than that */
+    pnx_ns refresh_after; /* PNX_NEVER: off, unless a loader says so */
+    pnx_ns refresh_backoff;        /* after a failure */
+    pnx_ns stale_if_error;         /* 0: off */
+    struct pnx_executor *executor; /* borrowed; NULL: those who ask refresh */
+    pnx_cache_load_fn *refresh_loader;
+    void *refresh_ctx;
+    void (*post)(void *post_ctx, void (*run)(void *arg), void *arg);
+    void *post_ctx;
+    uint32_t ttl_jitter;
+    bool timed; /* entries have struct pnx_cache_times */
 
     struct pnx_a64 capacity; /* UINT64_MAX: no limit; written under lock, as are the next three */
     struct pnx_a64 capacity_entries; /* UINT64_MAX: no limit */
@@ -198,6 +218,7 @@ struct pnx_cache_insert {
     uint64_t hash;
     struct pnx_cache_load *load; /* of which it is the result; NULL for a put */
     pnx_ns ttl;                  /* 0: the cache's */
+    pnx_ns soft;                 /* when it is to be refreshed; 0: as the cache says */
     bool if_absent;
 };
 
@@ -357,9 +378,15 @@ int pnx__cache_make_room_locked(struct pnx_cache_shard *shard,
         uint32_t batch, struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx);
 void pnx__cache_count_removal(struct pnx_cache_values *values, enum pnx_cache_cause cause);
 
-/* Returns the visible entry of the key, or NULL; one that has expired or was cleared is removed. */
+/* Returns the visible entry of the key, or NULL; one that has expired or was cleared is removed.  For writers. */
 struct pnx_cache_entry *pnx__cache_find_locked(struct pnx_cache_shard *shard, uint64_t hash,
         const void *key, size_t key_size, struct pnx_cache_effects *fx);
+
+/* The same for lookups, which leave what is kept for the case of an error (*ret_kept, which may be NULL: that one, or NULL);
+ * *ret_now: the clock, if it was read. */
+struct pnx_cache_entry *pnx__cache_see_locked(struct pnx_cache_shard *shard, uint64_t hash,
+        const void *key, size_t key_size, pnx_ns *ret_now, struct pnx_cache_effects *fx,
+        struct pnx_cache_entry **ret_kept);
 
 /* Takes the entry out, for the given cause. */
 void pnx__cache_remove_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *entry,
@@ -407,9 +434,13 @@ size_t pnx__cache_run(struct pnx_cache *cache, struct pnx_cache_effects *fx);
 void pnx__cache_tell_access_locked(
         struct pnx_cache_shard *shard, uint64_t hash, uint32_t slot, size_t cost);
 
-/* Looks a key up as a use: 0 and the entry, PNX_CACHE_ABSENT, -ENOENT (not counted yet), -ESHUTDOWN. */
+/*
+ * Looks a key up as a use: 0 and the entry, PNX_CACHE_ABSENT, -ENOENT (not counted yet), -ESHUTDOWN.  *ret_now: the clock,
+ * where it was read; *ret_kept, with -ENOENT: one that has expired and is kept for the case of an error, or NULL.
+ */
 int pnx__cache_look_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
-        size_t key_size, struct pnx_cache_effects *fx, struct pnx_cache_entry **ret_entry);
+        size_t key_size, pnx_ns *ret_now, struct pnx_cache_effects *fx,
+        struct pnx_cache_entry **ret_entry, struct pnx_cache_entry **ret_kept);
 
 /* The same without the lock, where that can be; pinned.  PNX_CACHE_LOCK: it has to be asked for under the lock. */
 #define PNX_CACHE_LOCK 4
@@ -483,6 +514,9 @@ size_t pnx__cache_reclaim(void *cache, size_t want);
 void pnx__cache_overtake_locked(
         struct pnx_cache_shard *shard, uint64_t hash, const void *key, size_t key_size);
 bool pnx__cache_load_overtaken(const struct pnx_cache_load *load);
+
+/* Ends waits and kept loads whose time is over by now, at most *budget; returns when the next one is. */
+pnx_ns pnx__cache_tick_loads(struct pnx_cache_shard *shard, pnx_ns now, uint32_t *budget);
 
 /* Sends all who wait for loads of the closed cache away with -ESHUTDOWN. */
 void pnx__cache_cancel_waiters(struct pnx_cache *cache);

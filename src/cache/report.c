@@ -5,6 +5,7 @@
 #include "cache/internal.h"
 
 #include "base/error.h"
+#include "cache/expiry.h"
 
 uint64_t pnx__cache_pinned(const struct pnx_cache *cache) {
     uint64_t pinned = 0;
@@ -20,6 +21,7 @@ static void sum_cells(const struct pnx_cache *cache, struct pnx_cache_values *su
         sum->hits.v += pnx_load(&cell->hits, PNX_RELAXED, "cache.sum_hits");
         sum->misses.v += pnx_load(&cell->misses, PNX_RELAXED, "cache.sum_misses");
         sum->negative_hits.v += pnx_load(&cell->negative_hits, PNX_RELAXED, "cache.sum_negative");
+        sum->stale_hits.v += pnx_load(&cell->stale_hits, PNX_RELAXED, "cache.sum_stale");
     }
     sum->pinned.v = pnx__cache_pinned(cache);
 }
@@ -99,7 +101,7 @@ static const char *check_sums(const struct pnx_cache_shard *shard) {
         if (pnx_load(&entry->refs, PNX_RELAXED, "cache.check_refs") == 0)
             return "a stored entry has no reference";
         const struct pnx_cache_record *record = pnx__cache_record(shard->own_table, i);
-        if (record->weight != cost || record->expires != entry->expires)
+        if (record->weight != cost || !pnx__cache_record_is_timely(shard->cache, entry, record))
             return "a record does not say what its entry does";
     }
     if (!fixed && bytes != pnx_load(&shard->bytes, PNX_RELAXED, "cache.check_bytes"))

@@ -12,6 +12,8 @@
  */
 #include "cache/internal.h"
 
+#include "cache/expiry.h"
+
 #include <assert.h>
 
 void pnx__cache_shard_init(struct pnx_cache_shard *shard, struct pnx_cache *cache,
@@ -58,7 +60,7 @@ uint64_t pnx__cache_share(const struct pnx_cache *cache) {
     uint64_t bytes = pnx_load(&cache->capacity, PNX_RELAXED, "cache_shard.capacity");
     uint64_t entries = pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache_shard.entries");
     uint64_t least = pnx__cache_is_fixed(cache) ? (cache->fixed_cost + 1) / 2
-                                                : pnx__cache_entry_cost(0, 0, false);
+                                                : pnx__cache_entry_cost(0, 0, 0);
     uint64_t all = cache->kind == PNX_CACHE_CAPACITY_BYTES ? bytes : entries;
     /* A resize may have left only a limit of the other kind. */
     if (all == UINT64_MAX)
@@ -284,13 +286,13 @@ void pnx__cache_slot_insert_locked(struct pnx_cache_shard *shard, struct pnx_cac
     uint32_t slot = pnx__cache_take_slot(shard);
     struct pnx_cache_record *record = pnx__cache_record(shard->own_table, slot);
     record->weight = weight;
-    record->expires = entry->expires;
+    record->expires = pnx__cache_due(shard->cache, entry);
     record->hash = pnx__cache_hash_high(hash);
     record->heap_pos = PNX_CACHE_NONE;
     entry->u.in.slot = slot;
     shard->live++;
     shard->policy->insert(shard->policy_state, slot);
-    if (entry->expires != PNX_NEVER)
+    if (record->expires != PNX_NEVER)
         pnx__cache_heap_push(shard, slot);
     set_entry(record, entry);
     pnx__cache_table_put(shard->own_table, record->hash, pnx__cache_tag(hash), slot);
@@ -306,15 +308,15 @@ void pnx__cache_slot_replace_locked(struct pnx_cache_shard *shard, struct pnx_ca
     if (record->heap_pos != PNX_CACHE_NONE)
         pnx__cache_heap_remove(shard, slot);
     record->weight = weight;
-    record->expires = entry->expires;
+    record->expires = pnx__cache_due(shard->cache, entry);
     entry->u.in.slot = slot;
     old->u.in.slot = PNX_CACHE_NONE;
-    if (entry->expires != PNX_NEVER)
+    if (record->expires != PNX_NEVER)
         pnx__cache_heap_push(shard, slot);
     set_entry(record, entry);
     if (was != weight && policy->reweigh && shard->view.weight != PNX_CACHE_NO_FIELD)
         policy->reweigh(shard->policy_state, slot, was);
-    if (expired != entry->expires && policy->expiry)
+    if (expired != record->expires && policy->expiry)
         policy->expiry(shard->policy_state, slot);
     pnx__cache_slot_hit_locked(shard, slot);
 }

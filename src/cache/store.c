@@ -12,6 +12,7 @@
  */
 #include "cache/internal.h"
 
+#include "cache/expiry.h"
 #include "share/reclaim.h"
 
 int pnx__cache_enter(const struct pnx_cache *cache) {
@@ -244,24 +245,40 @@ void pnx__cache_remove_locked(struct pnx_cache_shard *shard, struct pnx_cache_en
     remove_slot(shard, entry, cause, false, fx);
 }
 
-struct pnx_cache_entry *pnx__cache_find_locked(struct pnx_cache_shard *shard, uint64_t hash,
+/* Finds the entry of the key, whether it has expired or not; one that was cleared is removed. */
+static struct pnx_cache_entry *find_any_locked(struct pnx_cache_shard *shard, uint64_t hash,
         const void *key, size_t key_size, struct pnx_cache_effects *fx) {
-    struct pnx_cache *cache = shard->cache;
     uint32_t slot;
     struct pnx_cache_entry *entry =
             pnx__cache_table_find(shard->own_table, hash, key, key_size, &slot);
-    if (!entry)
-        return NULL;
-    if (entry->epoch != pnx__cache_epoch(cache)) {
-        pnx__cache_remove_locked(shard, entry, PNX_CACHE_CLEAR, fx);
-        return NULL;
-    }
-    /* Read here and not before locking, so that waiting for the lock cannot make an entry outlive its time. */
-    if (entry->expires != PNX_NEVER && pnx__now(&cache->env) >= entry->expires) {
+    if (!entry || entry->epoch == pnx__cache_epoch(shard->cache))
+        return entry;
+    pnx__cache_remove_locked(shard, entry, PNX_CACHE_CLEAR, fx);
+    return NULL;
+}
+
+struct pnx_cache_entry *pnx__cache_find_locked(struct pnx_cache_shard *shard, uint64_t hash,
+        const void *key, size_t key_size, struct pnx_cache_effects *fx) {
+    pnx_ns now;
+    struct pnx_cache_entry *entry = find_any_locked(shard, hash, key, key_size, fx);
+    /* The clock is read here and not before locking, so that waiting for the lock cannot make an entry outlive its time. */
+    if (!entry || !pnx__cache_expired(shard->cache, entry, &now))
+        return entry;
+    pnx__cache_remove_locked(shard, entry, PNX_CACHE_EXPIRED, fx);
+    return NULL;
+}
+
+struct pnx_cache_entry *pnx__cache_see_locked(struct pnx_cache_shard *shard, uint64_t hash,
+        const void *key, size_t key_size, pnx_ns *ret_now, struct pnx_cache_effects *fx,
+        struct pnx_cache_entry **ret_kept) {
+    struct pnx_cache_entry *entry = find_any_locked(shard, hash, key, key_size, fx);
+    if (!entry || !pnx__cache_expired(shard->cache, entry, ret_now))
+        return entry;
+    if (!pnx__cache_is_kept(shard->cache, entry, *ret_now))
         pnx__cache_remove_locked(shard, entry, PNX_CACHE_EXPIRED, fx);
-        return NULL;
-    }
-    return entry;
+    else if (ret_kept)
+        *ret_kept = entry;
+    return NULL;
 }
 
 #define EXPIRY_STEPS 8 /* of the wheel, for each entry that has to go */
@@ -292,11 +309,10 @@ static bool evict_for(struct pnx_cache_shard *shard, uint32_t hash, size_t cost,
     size_t weight = shard->cache->kind == PNX_CACHE_CAPACITY_BYTES ? cost : cost > 0;
     if (pnx__cache_is_fixed(shard->cache))
         return evict_fixed(shard, hash, weight, fx);
-    uint32_t slot = pnx__cache_heap_first(shard);
+    uint32_t slot = pnx__cache_expired_slot_locked(shard);
     enum pnx_cache_cause cause = PNX_CACHE_EXPIRED;
     bool told = false;
-    if (slot == PNX_CACHE_NONE ||
-            pnx__cache_record(shard->own_table, slot)->expires > pnx__now(&shard->cache->env)) {
+    if (slot == PNX_CACHE_NONE) {
         slot = shard->policy->victim(shard->policy_state, hash, weight);
         cause = PNX_CACHE_SIZE;
         told = true;
@@ -351,12 +367,9 @@ static void link_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *o
     struct pnx_cache *cache = shard->cache;
     struct pnx_cache_entry *entry = insert->entry;
     size_t cost = pnx__cache_cost_of(entry);
-    pnx_ns ttl = insert->ttl;
-    if (ttl == 0) /* relaxed: a number */
-        ttl = (pnx_ns)pnx_load(&cache->ttl, PNX_RELAXED, "cache.ttl_now");
-    entry->expires = ttl == PNX_NEVER ? PNX_NEVER : pnx__deadline(pnx__now(&cache->env), ttl);
     entry->epoch = pnx__cache_epoch(cache);
     entry->u.in.seq = shard->next_seq++;
+    pnx__cache_set_times(cache, entry, insert);
     entry->u.in.stored = 1;
     /* Relaxed: the maker holds another. */
     pnx_fetch_add(&entry->refs, 1, PNX_RELAXED, "cache.entry_store");

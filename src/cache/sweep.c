@@ -9,6 +9,7 @@
 #include "cache/internal.h"
 
 #include "base/error.h"
+#include "cache/expiry.h"
 #include "share/reclaim.h"
 
 /* ---- clearing ---- */
@@ -78,7 +79,8 @@ static bool walk_sees(const struct pnx_cache *cache, const struct pnx_cache_entr
         return false;
     if (entry->flags & PNX_CACHE_ENTRY_NEGATIVE)
         return false;
-    return entry->expires == PNX_NEVER || pnx__now(&cache->env) < entry->expires;
+    pnx_ns now;
+    return !pnx__cache_expired(cache, entry, &now);
 }
 
 static void walk_next(struct pnx_cache_shard *shard, struct walk *walk) {
@@ -184,8 +186,11 @@ static pnx_ns tick_shard(struct pnx_cache_shard *shard, pnx_ns now, uint32_t *bu
         next = expires > now ? expires : now;
         if (expires > now || *budget == 0)
             break;
-        pnx__cache_remove_locked(shard, pnx__cache_entry_of(shard, slot), PNX_CACHE_EXPIRED, &fx);
         (*budget)--;
+        /* One that was used meanwhile goes later; looking it up counts, too. */
+        if (pnx__cache_settle_locked(shard, slot) <= now)
+            pnx__cache_remove_locked(
+                    shard, pnx__cache_entry_of(shard, slot), PNX_CACHE_EXPIRED, &fx);
     }
     pnx__cache_unlock(shard, &fx);
     pnx__cache_run(shard->cache, &fx);
@@ -193,7 +198,7 @@ static pnx_ns tick_shard(struct pnx_cache_shard *shard, pnx_ns now, uint32_t *bu
 }
 
 pnx_ns pnx_cache_tick(struct pnx_cache *cache, pnx_ns now) {
-    if (pnx__cache_enter(cache) != 0)
+    if (pnx__cache_enter(cache) != 0 || pnx__cache_is_closed(cache))
         return PNX_NEVER;
     uint32_t budget = PNX_CACHE_TICK_MAX;
     pnx_ns next = PNX_NEVER;
@@ -201,6 +206,8 @@ pnx_ns pnx_cache_tick(struct pnx_cache *cache, pnx_ns now) {
         pnx_ns due = pnx__cache_is_fixed(cache)
                              ? pnx__cache_fixed_tick(&cache->shards[i], now, &budget)
                              : tick_shard(&cache->shards[i], now, &budget);
+        next = due < next ? due : next;
+        due = pnx__cache_tick_loads(&cache->shards[i], now, &budget);
         next = due < next ? due : next;
     }
     pnx__cache_update_row(cache);

@@ -503,3 +503,198 @@ TEST(p6_one_loads_and_both_have_the_value) {
             .random = RANDOM,
             .floor = 20});
 }
+
+/* ---- refreshing ---- */
+
+/* A clock that set-ups move, while there are no threads. */
+static pnx_ns clock_now;
+static pnx_ns read_clock(void *ctx) {
+    (void)ctx;
+    return clock_now;
+}
+
+static void make_timed(struct state *state, const struct pnx_cache_opts *more) {
+    (void)pnx_reclaim_default();
+    struct pnx_env env = *x_env();
+    struct pnx_cache_opts opts = *more;
+    clock_now = 1000;
+    env.now = read_clock;
+    opts.env = &env;
+    opts.capacity_entries = 4;
+    opts.policy = "clock";
+    opts.destroy = destroy;
+    opts.ctx = state;
+    opts.registry = pnx_registry_off();
+    opts.stats = pnx_stats_off();
+    opts.budget = pnx_budget_off();
+    CHECK_EQ(pnx__cache_create(&opts, 1, NULL, &state->cache), 0);
+}
+
+static void set_up_soft(void *arg) {
+    struct state *state = arg;
+    make_timed(state, PNX_CACHE_OPTS(.refresh_after = 100));
+    put(state, 'a', &state->cells[1], 0);
+    clock_now += 200;
+}
+static void load_soft(void *arg) {
+    struct state *state = arg;
+    struct pnx_cache_ref ref = {0};
+    become_known();
+    CHECK_EQ(pnx_cache_get_or_load(state->cache, "a", 1, load_cell, state, PNX_NEVER, NULL, &ref),
+            0); /* the loader checks that it is the only one */
+    CHECK_EQ(x_cell_read(pnx_cache_ref_data(&ref)), 42);
+    CHECK(pnx_cache_ref_data(&ref) == &state->cells[ref.source == PNX_CACHE_STALE ? 1 : 0]);
+    pnx_cache_ref_release(&ref);
+}
+static void was_refreshed(void *arg) {
+    struct state *state = arg;
+    CHECK_EQ(pnx_load(&state->told, PNX_RELAXED, "test.refreshed"), 1);
+    CHECK_EQ(pnx_load(&state->destroyed, PNX_RELAXED, "test.old_gone"), 1);
+    clean_up(arg);
+}
+
+TEST(p12_one_refreshes_and_the_others_have_the_old_value_or_the_new) {
+    x_explore(&(const struct x_test){.name = "cache_refresh",
+            .size = sizeof(struct state),
+            .setup = set_up_soft,
+            .thread = {load_soft, load_soft},
+            .final = was_refreshed,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+static void remove_soft(void *arg) {
+    struct state *state = arg;
+    become_known();
+    CHECK_EQ(pnx_cache_remove(state->cache, "a", 1), 0);
+}
+static void load_soft_once(void *arg) {
+    struct state *state = arg;
+    struct pnx_cache_ref ref = {0};
+    become_known();
+    CHECK_EQ(pnx_cache_get_or_load(state->cache, "a", 1, load_cell, state, PNX_NEVER, NULL, &ref),
+            0);
+    CHECK_EQ(x_cell_read(pnx_cache_ref_data(&ref)), 42);
+    pnx_cache_ref_release(&ref);
+}
+
+TEST(p12_a_refresh_and_a_remove_may_meet) {
+    x_explore(&(const struct x_test){.name = "cache_refresh_remove",
+            .size = sizeof(struct state),
+            .setup = set_up_soft,
+            .thread = {load_soft_once, remove_soft},
+            .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = 20});
+}
+
+/* ---- requests and kept loads ---- */
+
+struct asking {
+    struct state state; /* first */
+    struct pnx_cache_request request[2];
+    struct pnx_cache_load *kept;
+    struct pnx_a32 told[2];
+};
+
+static void note_told(struct pnx_cache_request *request, int code, struct pnx_cache_ref ref,
+        const struct pnx_error *err) {
+    (void)err;
+    if (code == 0)
+        CHECK_EQ(x_cell_read(pnx_cache_ref_data(&ref)), 42);
+    else
+        CHECK_EQ(code, -ETIMEDOUT);
+    pnx_cache_ref_release(&ref);
+    pnx_fetch_add((struct pnx_a32 *)request->arg, 1, PNX_RELAXED, "test.told");
+}
+static int keep_load(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    struct asking *asking = ctx;
+    (void)key, (void)key_size, (void)deadline;
+    asking->kept = load;
+    return -EINPROGRESS;
+}
+static void ask_async(struct asking *asking, int i) {
+    asking->request[i].done = note_told;
+    asking->request[i].arg = &asking->told[i];
+    CHECK_EQ(pnx_cache_get_async(asking->state.cache, "a", 1, keep_load, asking,
+                     i ? PNX_NEVER : 100, &asking->request[i]),
+            0);
+}
+static void set_up_kept(void *arg) {
+    struct asking *asking = arg;
+    make_timed(&asking->state, PNX_CACHE_OPTS(.shards = 1));
+    ask_async(asking, 0);
+}
+static void end_kept(void *arg) {
+    struct asking *asking = arg;
+    become_known();
+    struct pnx_cache_load *load = asking->kept;
+    x_cell_write(&asking->state.cells[0], 42);
+    CHECK_EQ(pnx_cache_load_set_pointer(load, &asking->state.cells[0], sizeof(struct x_cell)), 0);
+    int rc = pnx_cache_load_finish(load, 0);
+    CHECK(rc == 0 || rc == -EALREADY);
+}
+static void tick_late(void *arg) {
+    struct asking *asking = arg;
+    become_known();
+    for (int i = 0; i < 2; i++)
+        pnx_cache_tick(asking->state.cache, 1200);
+}
+static void told_once(void *arg) {
+    struct asking *asking = arg;
+    CHECK_EQ(pnx_load(&asking->told[0], PNX_RELAXED, "test.told_first"), 1);
+    clean_up(&asking->state);
+}
+
+TEST(p15_a_kept_load_is_ended_once_by_its_maker_or_by_its_deadline) {
+    x_explore(&(const struct x_test){.name = "cache_kept",
+            .size = sizeof(struct asking),
+            .setup = set_up_kept,
+            .thread = {end_kept, tick_late},
+            .final = told_once,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = 20});
+}
+
+static void ask_second(void *arg) {
+    become_known();
+    ask_async(arg, 1);
+}
+static void both_told(void *arg) {
+    struct asking *asking = arg;
+    CHECK_EQ(pnx_load(&asking->told[1], PNX_RELAXED, "test.told_second"), 1);
+    told_once(arg);
+}
+
+TEST(p14_a_request_that_comes_as_the_load_ends_is_told_once) {
+    x_explore(&(const struct x_test){.name = "cache_ask",
+            .size = sizeof(struct asking),
+            .setup = set_up_kept,
+            .thread = {end_kept, ask_second},
+            .final = both_told,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = 20});
+}
+
+static void take_back(void *arg) {
+    struct asking *asking = arg;
+    become_known();
+    if (pnx_cache_cancel(&asking->request[0]) == 0)
+        pnx_fetch_add(&asking->told[0], 1, PNX_RELAXED, "test.taken_back");
+}
+
+TEST(p14_a_request_is_taken_back_or_told) {
+    x_explore(&(const struct x_test){.name = "cache_cancel",
+            .size = sizeof(struct asking),
+            .setup = set_up_kept,
+            .thread = {end_kept, take_back},
+            .final = told_once,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = 20});
+}

@@ -311,6 +311,7 @@ class Life(service.Case):
                 "budget", "cache", "config", "executor", "http server", "pool", "snapshot", "sqlite source")}
             expected["connection", "lookup"] = ("done", connections)
             expected["executor", "index"] = ("done", 1)
+            expected["executor", "refresh"] = ("done", 1)
             expected["lookup store", self.path("data")] = ("done", 1)
             expected["mapping", "texts"] = ("done", 1)
             expected["watch", "settings"] = ("done", 1)
@@ -372,6 +373,24 @@ class Life(service.Case):
         service.wait_for("the new settings", lambda: server.stats()["cache"]["capacity"] == 1 << 20)
         self.assertEqual(server.stats()["pool"]["max"], 3)
         server.wait_log(r"event config_changed of lookup, file: 2")
+        self.assert_clean_end(server)
+
+    def test_answers_are_asked_for_anew_while_the_old_ones_are_served(self):
+        server = self.start(environment={"LOOKUP_CACHE_REFRESH": "1ms"})
+        server.search("cedar")
+
+        def counts():
+            families = {family.name: family for family in
+                        text_string_to_metric_families(server.get("/metrics").body.decode())}
+            return [families["patinox_cache_" + name].samples[0].value for name in ("refreshes", "stale_hits", "misses")]
+
+        def refreshed():
+            self.assertTrue(server.search("cedar").json()["cached"])  # whatever runs in the background
+            return counts()[0] > 0
+        service.wait_for("a refresh", refreshed)
+        _, stale, misses = counts()
+        self.assertGreater(stale, 0)
+        self.assertEqual(misses, 1)
         self.assert_clean_end(server)
 
     def test_variables_count_without_a_file_too(self):

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <sched.h>
 
 static json_t *body_of(const struct lookup_answer *answer, const char *query) {
     char *text = NULL;
@@ -267,6 +268,81 @@ TEST(p4_identical_searches_at_the_same_time_read_the_database_once) {
     lookup_store_release(&store);
 }
 
+/* ---- answers that are asked for anew ---- */
+
+/* A store whose answers are past their time a millisecond after they were made, and the one connection to its database. */
+static struct lookup_store *open_refreshing(struct pnx_lease *ret_lease) {
+    struct lookup_settings settings;
+    lookup_settings_default(&settings);
+    settings.pool_max = 1;
+    settings.cache_refresh_ns = PNX_MS;
+    put_small_corpus();
+    struct lookup_store_opts opts = default_opts();
+    opts.settings = &settings;
+    struct lookup_store *store = NULL;
+    struct pnx_error err = {0};
+    CHECK_EQ(lookup_store_open(&opts, &err, &store), 0);
+    struct lookup_answer answer = search(store, "fox");
+    CHECK(!answer.cached);
+    lookup_answer_release(&answer);
+    CHECK_EQ(pnx_pool_acquire(lookup_store_pool(store), 10 * PNX_SEC, &err, ret_lease), 0);
+    pnx_ns made = pnx_now();
+    while (pnx_now() < made + 2 * PNX_MS) /* on the clock that the cache reads */
+        sched_yield();
+    return store;
+}
+
+static struct pnx_cache_stats cache_stats(struct lookup_store *store) {
+    struct pnx_cache_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_cache_read_stats(lookup_store_cache(store), &stats), 0);
+    return stats;
+}
+
+static void check_served(struct lookup_store *store) {
+    struct lookup_answer answer = {0};
+    struct pnx_error err = {0};
+    CHECK_EQ(lookup_store_search_cached(store, "fox", 3, 0, 0, &err, &answer), 0);
+    CHECK(answer.cached);
+    CHECK_EQ(answer.total, 3);
+    lookup_answer_release(&answer);
+    answer = search(store, "fox");
+    CHECK(answer.cached);
+    lookup_answer_release(&answer);
+}
+
+TEST(p4_an_answer_past_its_refresh_time_is_served_while_one_job_asks_anew) {
+    struct pnx_lease lease = {0};
+    struct lookup_store *store = open_refreshing(&lease);
+    for (int i = 0; i < 10; i++)
+        check_served(store); /* without the database, whose connection the test has */
+    struct pnx_cache_stats stats = cache_stats(store);
+    CHECK_EQ(stats.stale_hits, 20);
+    CHECK_EQ(stats.loading, 1);
+    CHECK_EQ(stats.refreshes, 0);
+    CHECK_EQ(info_of(store).searches, 21);
+    pnx_lease_release(&lease);
+    while (cache_stats(store).refreshes == 0)
+        sched_yield();
+    CHECK_EQ(info_of(store).database_reads, 2);
+    CHECK_EQ(cache_stats(store).refresh_failures, 0);
+    check_served(store);
+    lookup_store_release(&store);
+}
+
+TEST(p4_a_refresh_that_fails_leaves_the_old_answer) {
+    struct pnx_lease lease = {0};
+    struct lookup_store *store = open_refreshing(&lease);
+    CHECK_EQ(pnx_pool_close(lookup_store_pool(store), 0),
+            1); /* no connection is to be had any more */
+    check_served(store);
+    while (cache_stats(store).refresh_failures == 0)
+        sched_yield();
+    check_served(store);
+    CHECK_EQ(info_of(store).database_reads, 1);
+    pnx_lease_release(&lease);
+    lookup_store_release(&store);
+}
+
 /* ---- documents ---- */
 
 TEST(document_is_the_text_with_title_path_and_etag) {
@@ -323,6 +399,7 @@ TEST(apply_changes_pool_cache_and_budget) {
     settings.pool_max = 9;
     settings.cache_bytes = 1 << 20;
     settings.cache_ttl_ns = PNX_SEC;
+    settings.cache_refresh_ns = PNX_SEC / 2;
     settings.budget_bytes = 64 << 20;
     settings.search_timeout_ns = 2 * PNX_SEC;
     struct pnx_error err = {0};

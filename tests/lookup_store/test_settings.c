@@ -14,6 +14,7 @@ TEST(defaults_are_what_the_header_says) {
     CHECK_EQ(settings.pool_max, 4);
     CHECK_EQ(settings.cache_bytes, 64 << 20);
     CHECK_EQ(settings.cache_ttl_ns, 300 * PNX_SEC);
+    CHECK_EQ(settings.cache_refresh_ns, 240 * PNX_SEC);
     CHECK_EQ(settings.budget_bytes, 512 << 20);
     CHECK_EQ(settings.search_timeout_ns, 5 * PNX_SEC);
     CHECK_EQ(settings.log_level, PNX_LOG_INFO);
@@ -28,6 +29,7 @@ TEST(every_field_is_read) {
     struct lookup_settings settings;
     struct pnx_error err;
     CHECK_EQ(parse("{\"pool_max\": 7, \"cache_bytes\": \"2MiB\", \"cache_ttl\": \"10s\",\n"
+                   " \"cache_refresh\": \"8s\","
                    " \"budget_bytes\": 104857600, \"search_timeout\": \"250ms\", \"log_level\": "
                    "\"debug\"}",
                      &err, &settings),
@@ -35,11 +37,14 @@ TEST(every_field_is_read) {
     CHECK_EQ(settings.pool_max, 7);
     CHECK_EQ(settings.cache_bytes, 2 << 20);
     CHECK_EQ(settings.cache_ttl_ns, 10 * PNX_SEC);
+    CHECK_EQ(settings.cache_refresh_ns, 8 * PNX_SEC);
     CHECK_EQ(settings.budget_bytes, 100 << 20);
     CHECK_EQ(settings.search_timeout_ns, 250 * PNX_MS);
     CHECK_EQ(settings.log_level, PNX_LOG_DEBUG);
     CHECK_EQ(parse("{\"cache_ttl\": \"never\"}", &err, &settings), 0);
     CHECK_EQ(settings.cache_ttl_ns, PNX_NEVER);
+    CHECK_EQ(parse("{\"cache_refresh\": \"never\"}", &err, &settings), 0);
+    CHECK_EQ(settings.cache_refresh_ns, PNX_NEVER);
     CHECK_EQ(lookup_settings_check(&settings, &err), 0);
 }
 

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A loader that does what a test tells it to, for the tests of refreshing and of requests. */
+#ifndef PNX_TESTS_CACHE_SCRIPT_H
+#define PNX_TESTS_CACHE_SCRIPT_H
+
+#include "cache/common.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+struct script {
+    struct fixture *f;
+    int calls; /* with the lock, as is what follows */
+    int started;
+    int code;          /* returned instead of a value */
+    const char *value; /* NULL: none is set */
+    pnx_ns ttl;
+    pnx_ns refresh;
+    pnx_ns seen_deadline;
+    struct pnx_cache_load *kept; /* of a loader that returned -EINPROGRESS */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool closed_gate; /* loaders wait until the test opens it */
+};
+
+static inline void script_init(struct script *s, struct fixture *f, const char *value) {
+    *s = (struct script){.f = f, .value = value};
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->changed, NULL);
+}
+
+static inline void script_gate(struct script *s, bool closed) {
+    pthread_mutex_lock(&s->lock);
+    s->closed_gate = closed;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static inline void script_await_started(struct script *s, int n) {
+    pthread_mutex_lock(&s->lock);
+    while (s->started < n)
+        pthread_cond_wait(&s->changed, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Until n callers have waited for loads of the cache: an event that the cache counts. */
+static inline void await_waiters(struct fixture *f, uint64_t n) {
+    while (stats_of(f).load_waits < n)
+        sched_yield();
+}
+
+static inline int script_loader(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    struct script *s = ctx;
+    CHECK(key_size == 0 || key);
+    pthread_mutex_lock(&s->lock);
+    s->seen_deadline = deadline;
+    s->calls++;
+    s->started++;
+    pthread_cond_broadcast(&s->changed);
+    while (s->closed_gate)
+        pthread_cond_wait(&s->changed, &s->lock);
+    int code = s->code;
+    const char *value = s->value;
+    if (s->ttl)
+        CHECK_EQ(pnx_cache_load_set_ttl(load, s->ttl), 0);
+    if (s->refresh)
+        CHECK_EQ(pnx_cache_load_set_refresh(load, s->refresh), 0);
+    if (code == -EINPROGRESS)
+        s->kept = load;
+    pthread_mutex_unlock(&s->lock);
+    if (code)
+        return code;
+    return value ? pnx_cache_load_set(load, value, strlen(value) + 1) : 0;
+}
+
+/* Loads the key "k" and checks what comes. */
+static inline int script_load(struct script *s, struct pnx_cache_ref *ref) {
+    return pnx_cache_get_or_load(
+            s->f->cache, "k", 1, script_loader, s, 5 * PNX_SEC, &s->f->err, ref);
+}
+
+static inline void check_loads(struct script *s, const char *value, uint32_t source) {
+    struct pnx_cache_ref ref = {0};
+    int rc = script_load(s, &ref);
+    CHECK_MSG(rc == 0, "%s: %s", pnx_errname(rc), s->f->err.message);
+    CHECK_STR(pnx_cache_ref_data(&ref), value);
+    CHECK_EQ(ref.source, source);
+    pnx_cache_ref_release(&ref);
+}
+
+#endif
