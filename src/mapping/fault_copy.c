@@ -180,6 +180,8 @@ static int probe(struct pnx_fault_record *record, uint64_t offset, size_t n) {
         return 0; /* nothing, or nothing that can be lost */
     struct pnx_file_info now;
     int rc = pnx__os_populate(from, to - from, false);
+    if (rc == -EINVAL && record->pages.fd < 0)
+        return -ENOTSUP; /* nobody can be asked */
     if (rc == -EINVAL)
         rc = probe_by_reading(record, from, to);
     if (rc == 0 || rc == -ENOMEM)
@@ -209,7 +211,9 @@ int pnx_fault_state(const struct pnx_mapping *mapping, uint64_t *ret_offset) {
     if (!mapping)
         return -EINVAL;
     int rc = pnx__fault_poison(&mapping->fault, &offset);
+    /* What stands before the data never changes, unlike where both are: see lead() in bytes.c. */
+    uint64_t before = mapping->offset % pnx__os_map_grain();
     if (rc && ret_offset)
-        *ret_offset = offset;
+        *ret_offset = offset > before ? offset - before : 0;
     return rc;
 }

@@ -221,8 +221,6 @@ void pnx__fault_retire(struct pnx_fault_record *record, void (*fn)(struct pnx_fa
 int pnx__fault_poison(const struct pnx_fault_record *record, uint64_t *ret_offset) {
     /* Relaxed: the word is all there is to know. */
     uint64_t poison = pnx_load(&record->head.poison, PNX_RELAXED, "fault.ask");
-    uint64_t lost = poison >> PNX_FAULT_CODE_BITS << PNX_FAULT_UNIT_BITS; /* from the first page */
-    uint64_t before = (uint64_t)((uintptr_t)record->head.data - record->head.from);
-    *ret_offset = poison && lost > before ? lost - before : 0;
+    *ret_offset = poison >> PNX_FAULT_CODE_BITS << PNX_FAULT_UNIT_BITS;
     return pnx__fault_code(poison);
 }

@@ -91,7 +91,10 @@ int pnx__fault_resume(struct pnx_fault_record *record, const struct pnx_fault_pa
 void pnx__fault_retire(
         struct pnx_fault_record *record, void (*fn)(struct pnx_fault_record *record));
 
-/* Returns 0, or the error that scopes on the mapping end with; *ret_offset: the first byte lost, from head.data on. */
+/*
+ * Returns 0, or the error that scopes on the mapping end with; *ret_offset: the first page lost, counted from head.from.  Any
+ * thread, at any time: looks at nothing that suspend() hands out.
+ */
 int pnx__fault_poison(const struct pnx_fault_record *record, uint64_t *ret_offset);
 
 #endif

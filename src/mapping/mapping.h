@@ -11,7 +11,8 @@
  * what concerns the file's length, layout.c checks content, view.c gives views and keeps them apart from resize.c, which
  * gives another length.  pages.c has advice, locks and flushes, mapping.c life and questions.
  *
- * In a mapping that is not RESIZABLE the bytes never change once it is open, so nobody needs a lock to use them.
+ * In a mapping that is neither RESIZABLE nor a memfd, which can be sealed, nothing of this changes once it is open, so
+ * nobody needs a lock to use it.
  */
 #ifndef PNX_SRC_MAPPING_MAPPING_H
 #define PNX_SRC_MAPPING_MAPPING_H
@@ -57,8 +58,8 @@ struct pnx_mapping_bytes {
 /*
  * Owned by its references.
  * Fixed once opened: all down to values, which are atomic, as are refs and closed.
- * Under the lock of all mappings (view.c): changing to busy; the bytes, too, where the mapping is RESIZABLE, and then they
- * change only while changing.  Whoever has set changing may read all of them without the lock.
+ * Under the lock of all mappings (view.c): changing to busy; the bytes, too, where the mapping is RESIZABLE or memory, and
+ * then they change only while changing, as do the seals.  Whoever has set changing may read all of them without the lock.
  */
 struct pnx_mapping {
     struct pnx_fault_record fault; /* first: patinox/fault_inl.h */
@@ -94,7 +95,7 @@ struct pnx_mapping {
     struct pnx_file_info
             seen;   /* the file when it was opened, or resized: what later looks compare with */
     uint64_t views; /* RESIZABLE: got and not released */
-    uint64_t busy;  /* RESIZABLE: calls that use the bytes */
+    uint64_t busy;  /* RESIZABLE, memory: calls that use the bytes */
     uint32_t busy_generation; /* ... in which process */
     struct pnx_a32 turns;     /* grows when somebody may go on.  A futex */
     uint32_t epoch;
@@ -108,6 +109,12 @@ struct pnx_mapping {
     uint32_t seals;
     struct pnx_mapping *next_live; /* debug builds: view.c */
 };
+
+/* Whether the bytes may be stored to, as long as the seals are these. */
+static inline bool pnx__mapping_writable(const struct pnx_mapping *mapping, uint32_t seals) {
+    return mapping->mode == PNX_MAPPING_PRIVATE ||
+           (mapping->mode == PNX_MAPPING_WRITE && !(seals & PNX_SEAL_WRITE));
+}
 
 /* ---- mapping.c ---- */
 
@@ -227,7 +234,7 @@ struct pnx_mapping_look {
 };
 struct pnx_mapping_look pnx__mapping_look(const struct pnx_mapping *mapping);
 
-/* A view of bytes that nobody else sees yet. */
+/* A view of bytes that nobody else sees yet, or that nobody changes. */
 struct pnx_view pnx__view_of(
         const struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes);
 

@@ -120,7 +120,8 @@ int pnx_mapping_populate(
     int rc = pnx__mapping_hold(mapping, offset, n, &bytes);
     if (rc)
         return rc;
-    if (write && !(pnx__view_of(mapping, &bytes).flags & PNX_VIEW_WRITABLE_))
+    /* What is writable now stays so: content is sealed when nobody uses the bytes. */
+    if (write && !pnx__mapping_writable(mapping, pnx__mapping_look(mapping).seals))
         rc = -EACCES;
     else
         rc = populate(mapping, &bytes, offset, n, write);

@@ -104,19 +104,25 @@ static void forget_locked(struct pnx_mapping *mapping, size_t n) {
     pnx_budget_uncharge(mapping->budget, charged);
 }
 
-/* Lets nobody be inside: no view, no call, no scope. */
+/*
+ * Lets nobody be inside: no view, no call, no scope.  Scopes first, and views may be had as long as one is waited for: who is
+ * in a scope may ask for a view before he ends it.
+ */
 static int shut_out(const struct resize *resize, bool views_too) {
     struct pnx_mapping *mapping = resize->mapping;
-    uint64_t views = 0;
-    int rc = views_too ? pnx__mapping_move(mapping, &views) : 0;
-    if (rc)
-        return live_views(resize, views);
-    rc = pnx__fault_suspend(&mapping->fault, SCOPES_PATIENCE);
+    uint64_t views = views_too ? pnx__mapping_look(mapping).views : 0;
+    if (views)
+        return live_views(resize, views); /* nobody needs to be disturbed */
+    int rc = pnx__fault_suspend(&mapping->fault, SCOPES_PATIENCE);
     if (rc == -EDEADLK)
         return fail(resize, rc, rc, "cannot be resized from within an access scope");
     if (rc)
         return fail(resize, rc, rc, "open access scopes do not end");
-    return 0;
+    rc = views_too ? pnx__mapping_move(mapping, &views) : 0;
+    if (rc == 0)
+        return 0;
+    (void)pnx__fault_resume(&mapping->fault, NULL);
+    return live_views(resize, views);
 }
 
 /*

@@ -19,6 +19,11 @@ static int fail(
             what, pnx_strerror(code), -code);
 }
 
+static int live_views(const struct pnx_mapping *mapping, uint64_t views, struct pnx_error *err) {
+    return pnx__fail(err, -EBUSY, 0, "seal", "mapping: \"%.80s\": %" PRIu64 " live views",
+            mapping->name, views);
+}
+
 static int add(struct pnx_mapping *mapping, uint32_t seals, struct pnx_error *err) {
     int rc = pnx__os_seal(mapping->fd, seals);
     if (rc == -EBUSY)
@@ -50,15 +55,18 @@ static int map_again(const struct pnx_mapping *mapping, enum pnx_os_access acces
  */
 static int seal_content(struct pnx_mapping *mapping, uint32_t seals, struct pnx_error *err) {
     struct pnx_mapping_bytes *bytes = &mapping->bytes;
-    uint64_t views = 0;
+    uint64_t views = pnx__mapping_look(mapping).views;
     void *base;
-    int rc = pnx__mapping_move(mapping, &views);
-    if (rc)
-        return pnx__fail(err, rc, 0, "seal", "mapping: \"%.80s\": %" PRIu64 " live views",
-                mapping->name, views);
-    rc = pnx__fault_suspend(&mapping->fault, SCOPES_PATIENCE);
+    if (views)
+        return live_views(mapping, views, err);
+    /* As in a resize: who is in a scope may ask for a view, so views are shut out when the scopes have ended. */
+    int rc = pnx__fault_suspend(&mapping->fault, SCOPES_PATIENCE);
     if (rc)
         return fail(mapping, rc, "open access scopes", err);
+    if (pnx__mapping_move(mapping, &views)) {
+        (void)pnx__fault_resume(&mapping->fault, NULL);
+        return live_views(mapping, views, err);
+    }
     bool mapped = bytes->backing == PNX_BACKING_MMAP;
     rc = mapped ? pnx__os_reserve(bytes->base, bytes->base_size, &base) : 0;
     if (rc) {

@@ -2,7 +2,7 @@
 /*
  * mapping/view.c - views, and the gate between those who use a mapping's bytes and the one who changes them.
  *
- * Only a RESIZABLE mapping has a gate in use; the bytes of others never change.
+ * Only a RESIZABLE mapping and a memfd, which can be sealed, have a gate in use; the bytes of others never change.
  *
  *     (open) --change--> CHANGING --move--> MOVING --put--> CHANGING --changed--> (open)
  *
@@ -50,6 +50,11 @@ static bool is_closed(const struct pnx_mapping *mapping) {
     return pnx_load(&mapping->closed, PNX_RELAXED, "mapping.closed") != 0;
 }
 
+/* Whether somebody may change what views and calls go by: another length, or seals. */
+static bool is_gated(const struct pnx_mapping *mapping) {
+    return (mapping->flags & PNX_MAPPING_RESIZABLE) || mapping->memory;
+}
+
 static bool holds(const struct pnx_mapping_bytes *bytes, uint64_t offset, size_t n) {
     return offset <= bytes->size && n <= bytes->size - (size_t)offset;
 }
@@ -94,7 +99,7 @@ int pnx__mapping_hold(struct pnx_mapping *mapping, uint64_t offset, size_t n,
         struct pnx_mapping_bytes *ret_bytes) {
     if (is_closed(mapping))
         return -ESHUTDOWN;
-    if (!(mapping->flags & PNX_MAPPING_RESIZABLE)) {
+    if (!is_gated(mapping)) {
         if (!holds(&mapping->bytes, offset, n))
             return -ERANGE;
         *ret_bytes = mapping->bytes;
@@ -116,7 +121,7 @@ int pnx__mapping_hold(struct pnx_mapping *mapping, uint64_t offset, size_t n,
 }
 
 void pnx__mapping_let_go(struct pnx_mapping *mapping) {
-    if (!(mapping->flags & PNX_MAPPING_RESIZABLE))
+    if (!is_gated(mapping))
         return;
     enter();
     if (--mapping->busy == 0 && mapping->moving)
@@ -125,8 +130,8 @@ void pnx__mapping_let_go(struct pnx_mapping *mapping) {
 }
 
 struct pnx_mapping_look pnx__mapping_look(const struct pnx_mapping *mapping) {
-    bool fixed = !(mapping->flags & PNX_MAPPING_RESIZABLE) && !mapping->memory;
-    if (!fixed)
+    bool gated = is_gated(mapping);
+    if (gated)
         enter();
     struct pnx_mapping_look look = {
             .bytes = mapping->bytes,
@@ -135,7 +140,7 @@ struct pnx_mapping_look pnx__mapping_look(const struct pnx_mapping *mapping) {
             .epoch = mapping->epoch,
             .seals = mapping->seals,
     };
-    if (!fixed)
+    if (gated)
         pnx__mutex_unlock(&lock);
     return look;
 }
@@ -205,18 +210,28 @@ void pnx__mapping_put(
 
 struct pnx_view pnx__view_of(
         const struct pnx_mapping *mapping, const struct pnx_mapping_bytes *bytes) {
-    bool writable = mapping->mode == PNX_MAPPING_PRIVATE ||
-                    (mapping->mode == PNX_MAPPING_WRITE && !(mapping->seals & PNX_SEAL_WRITE));
     return (struct pnx_view){
             .p = bytes->data,
             .n = bytes->size,
             .epoch = mapping->epoch,
-            .flags = writable ? PNX_VIEW_WRITABLE_ : 0,
+            .flags = pnx__mapping_writable(mapping, mapping->seals) ? PNX_VIEW_WRITABLE_ : 0,
     };
 }
 
-/* Gets n bytes, or all that there are, and counts the view. */
-static int counted_view(struct pnx_mapping *mapping, uint64_t offset, size_t n, bool all,
+/* A view of nothing, where no other is to be had. */
+static struct pnx_view empty_view(struct pnx_mapping *mapping) {
+    struct pnx_mapping_look look = pnx__mapping_look(mapping);
+    pnx__bytes_empty(&look.bytes);
+    return (struct pnx_view){
+            .p = look.bytes.data,
+            .mapping = mapping,
+            .epoch = look.epoch,
+            .flags = pnx__mapping_writable(mapping, look.seals) ? PNX_VIEW_WRITABLE_ : 0,
+    };
+}
+
+/* Gets n bytes, or all that there are, and counts the view if it can stand in the way of a resize. */
+static int gated_view(struct pnx_mapping *mapping, uint64_t offset, size_t n, bool all,
         struct pnx_view *ret_view) {
     int rc = 0;
     enter();
@@ -225,10 +240,12 @@ static int counted_view(struct pnx_mapping *mapping, uint64_t offset, size_t n, 
     if (rc == 0 && !all && !holds(&mapping->bytes, offset, n))
         rc = -ERANGE;
     if (rc == 0) {
-        mapping->views++;
         *ret_view = pnx__view_of(mapping, &mapping->bytes);
         ret_view->mapping = mapping;
-        ret_view->flags |= PNX_VIEW_COUNTED_;
+        if (mapping->flags & PNX_MAPPING_RESIZABLE) {
+            mapping->views++;
+            ret_view->flags |= PNX_VIEW_COUNTED_;
+        }
         if (!all) {
             ret_view->p += (size_t)offset;
             ret_view->n = n;
@@ -242,16 +259,12 @@ struct pnx_view pnx_view_all(struct pnx_mapping *mapping) {
     struct pnx_view view = {.p = NULL};
     if (!mapping)
         return view;
-    if (is_closed(mapping) || ((mapping->flags & PNX_MAPPING_RESIZABLE) &&
-                                      counted_view(mapping, 0, 0, true, &view) != 0)) {
-        struct pnx_mapping_bytes none;
-        pnx__bytes_empty(&none);
-        view = pnx__view_of(mapping, &none);
-        view.mapping = mapping;
-    } else if (!(mapping->flags & PNX_MAPPING_RESIZABLE)) {
-        view = pnx__view_of(mapping, &mapping->bytes);
-        view.mapping = mapping;
-    }
+    if (is_closed(mapping))
+        return empty_view(mapping);
+    if (is_gated(mapping))
+        return gated_view(mapping, 0, 0, true, &view) ? empty_view(mapping) : view;
+    view = pnx__view_of(mapping, &mapping->bytes);
+    view.mapping = mapping;
     return view;
 }
 
@@ -261,8 +274,8 @@ int pnx_view_get(
         return -EINVAL;
     if (is_closed(mapping))
         return -ESHUTDOWN;
-    if (mapping->flags & PNX_MAPPING_RESIZABLE)
-        return counted_view(mapping, offset, n, false, ret_view);
+    if (is_gated(mapping))
+        return gated_view(mapping, offset, n, false, ret_view);
     if (!holds(&mapping->bytes, offset, n))
         return -ERANGE;
     *ret_view = pnx__view_of(mapping, &mapping->bytes);

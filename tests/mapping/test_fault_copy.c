@@ -309,6 +309,13 @@ TEST(without_a_handler_the_systems_failures_are_errors) {
     cut("q", 2 * PAGE);
     CHECK_EQ(pnx_fault_probe(mapping, 10, 2 * PAGE), -ESTALE);
     CHECK_EQ(pnx_fault_probe(mapping, 10, PAGE), 0);
+    struct pnx_mapping *bare = NULL; /* nor is there a file to read */
+    CHECK_EQ(pnx_mapping_open(test_path("q"),
+                     PNX_MAPPING_OPTS(.small_max = 1, .flags = PNX_MAPPING_NO_DESCRIPTOR), NULL,
+                     &bare),
+            0);
+    CHECK_EQ(pnx_fault_probe(bare, 10, PAGE), -ENOTSUP);
+    pnx_mapping_release(&bare);
     test_os_fault("populate", 1, true, ENOMEM);
     CHECK_EQ(pnx_fault_probe(mapping, 0, 1), -ENOMEM);
     test_os_fault("populate", 1, true, EFAULT);
