@@ -121,8 +121,9 @@ PNX_API PNX_NODISCARD int pnx_fault_run_checked(
  * Copies n bytes at offset of the mapping to dst; n bytes from src to offset of the mapping, which must be writable.
  * No scope is needed.  After an error what was copied is undefined.  Any thread; may wait for the disk.  dst and src may
  * be in another mapping, on which a scope is open.
- * -ERANGE outside the mapping; -ESTALE, -EIO; -EACCES for a mapping that is only read; as pnx_fault_begin() otherwise,
- * but never -ENOTSUP: where faults are not handled the system copies.
+ * -ERANGE outside the mapping; -ESTALE, -EIO; -EACCES for a mapping that is only read; -ESHUTDOWN once it is closed; as
+ * pnx_fault_begin() otherwise.  Where faults are not handled the system copies: -ENOTSUP only where a sandbox forbids
+ * process_vm_readv() and the bytes cannot be read as those of a file, which stores and mappings that are written or private need.
  */
 PNX_API PNX_NODISCARD int pnx_fault_copy_out(
         struct pnx_mapping *mapping, uint64_t offset, void *dst, size_t n);
@@ -150,7 +151,8 @@ PNX_API PNX_NODISCARD int pnx_fault_store_u64(
 /*
  * Asks the system for n bytes at offset, without touching them: 0 when all of them could be had at that moment, which makes
  * a fault soon after less likely and no more.  Works without a signal handler.  Reads what is not in memory.
- * -ERANGE, -ESTALE, -EIO; -EBUSY, -ENOMEM, -EINVAL as pnx_fault_begin().
+ * -ERANGE, -ESTALE, -EIO; -EBUSY, -ENOMEM, -EINVAL as pnx_fault_begin(); -ENOTSUP for a mapping without a descriptor where the
+ * system can be asked for bytes of files only: Linux before 5.14, Windows.
  */
 PNX_API PNX_NODISCARD int pnx_fault_probe(struct pnx_mapping *mapping, uint64_t offset, size_t n);
 
@@ -177,7 +179,8 @@ enum pnx_fault_mode {
  * has been installed since, and passes on to that one.  A handler that passes on to ours, and to which ours passes on,
  * does no harm: the signal goes round once.  Any thread; best called at the start, before threads run.
  * 0; -EINVAL; -ENOTSUP where the platform has no handler: PNX_FAULT_REFUSED is then the only mode, and the default;
- * -EBUSY when the mode is another one already (uninstall first); what sigaction says.
+ * -EBUSY when the mode is another one already (uninstall first); -ENOSPC when 8 handlers have already been found where ours
+ * was to be; what sigaction says.
  */
 PNX_API PNX_NODISCARD int pnx_fault_install(enum pnx_fault_mode mode);
 
@@ -185,8 +188,9 @@ PNX_API PNX_NODISCARD int pnx_fault_install(enum pnx_fault_mode mode);
  * Undoes that: waits until no scope is open, and puts back the handler that was there before.  Afterwards all is as at the
  * start of the process; when no mapping is left, what the library had for scopes is freed too, and a plugin that contains
  * this library may be unloaded.
- * 0, also when nothing was installed; -EBUSY when another handler stands over ours, and may call it: nothing has changed;
- * -EDEADLK inside a scope or a reclaim section, -ETIMEDOUT, PNX_E_BROKEN, -ENOMEM: likewise.
+ * 0, also when nothing was installed; -EBUSY when another handler stands over ours, and may call it, or another thread is
+ * uninstalling: nothing has changed; -EDEADLK inside a scope or a reclaim section, -ETIMEDOUT, PNX_E_BROKEN, -ENOMEM: likewise;
+ * -EINVAL for a timeout that is none.
  */
 PNX_API PNX_NODISCARD int pnx_fault_uninstall(pnx_ns timeout);
 

@@ -189,8 +189,10 @@ static inline struct pnx_mapping_opts pnx_mapping_opts_init(void) {
  * when the bytes had to be copied and are more than copy_max, or do not fit the address space; -ENOSPC and the like when
  * the file could not be lengthened; PNX_E_FORMAT when the content is not as the layout says; -ENOMEM when the budget, the
  * allocator, the address space, or the number of mappings that a process may have (the message says which) is at its end;
- * -EAGAIN when a file kept changing while a snapshot copied it; -ENOTSUP for a policy that the system does not know;
- * -EINVAL, -E2BIG for the options; -ESHUTDOWN.
+ * -ESTALE and -EIO when the file was cut, or could not be read, while a snapshot copied it or its layout was checked; -EAGAIN
+ * when it kept changing while a snapshot copied it, when others made and removed it each time that CREATE looked, and for a
+ * pipe that is empty and does not block; -ENOTSUP for a policy that the system does not know; -EBUSY when the process has no
+ * reclaim domain left for access scopes; -EINVAL, -E2BIG for the options; -ESHUTDOWN.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_open(const char *path, const struct pnx_mapping_opts *opts,
         struct pnx_error *err, struct pnx_mapping **ret_mapping);
@@ -276,16 +278,19 @@ PNX_API int pnx_mapping_read_info(struct pnx_mapping *mapping, struct pnx_mappin
  * Asks whether the file is still as it was when it was opened or last resized: the same size, modification and status
  * change time, and identity.  One fstat; does not look at the path, so a file that was replaced by rename() is unchanged:
  * the mapping has the old one, whole.  A change within one tick of the file system's clock (some ms) may be missed.
+ * The status change time is not compared when the file has more or fewer names than it had, which moves that time.
  * In a WRITE mapping, whose own stores change the times, only size and identity are compared.
  * 0 unchanged, -ESTALE changed, -ENOTSUP for a pipe, a file of /proc, or where there is no descriptor, -EIO and the like
- * when the system cannot tell.
+ * when the system cannot tell; -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_changed(struct pnx_mapping *mapping);
 
 /*
  * Copies n bytes at offset to dst, by a system call where the backing is MMAP, so that it fails where a load
  * would raise SIGBUS.  On failure the content of dst is undefined.  Any thread; may wait for the disk.
- * -ERANGE outside the mapping, -ESTALE when the file has become too short, -EIO, -ESHUTDOWN once it is closed.
+ * -ERANGE outside the mapping, -ESTALE when the file has become too short, -EIO, -ENOMEM, -ESHUTDOWN once it is closed,
+ * -EDEADLK from within a layout's validate, -EINVAL; where a sandbox forbids process_vm_readv(), and the mapping is private or
+ * has no descriptor, as pnx_fault_copy_out().
  */
 PNX_API PNX_NODISCARD int pnx_mapping_copy_out(
         struct pnx_mapping *mapping, uint64_t offset, void *dst, size_t n);
@@ -304,12 +309,15 @@ enum pnx_resize_flags {
  * views stay valid; otherwise, and to shrink, no view may be live, and the epoch rises, since the bytes may have moved.
  * Threads that ask for a view meanwhile wait.  A COPY is read anew.  Private and anonymous bytes are kept; those that an
  * anonymous mapping gains are zero.  A layout is checked on the bytes as they will be.  Blocks; any thread, but not from
- * within an access scope (patinox/fault.h) on this thread: -EDEADLK.
+ * within an access scope (patinox/fault.h) on this thread: -EDEADLK.  Waits until no scope is open, of any mapping, before it
+ * shuts views out: who is in a scope may ask for a view.
  * Windows cuts no file that anybody has mapped: TRUNCATE takes the pages away first (-EBUSY when others have them, too; should
  * they then not be had again the mapping is closed, and empty), and a resize that fails under live views leaves the file longer.
- * -ETIMEDOUT when an access scope stays open for 10 s; -EBUSY when live views stand in the way (err names the count); -ENOTSUP when it was not opened RESIZABLE, or is sealed,
- * or cannot change (a pipe, a snapshot); -ERANGE beyond the end of the file in READ and PRIVATE; -ESTALE when pages of a
- * PRIVATE mapping have been lost; -ENOSPC and the like; -EFBIG; PNX_E_FORMAT; -ENOMEM; -EINVAL for unknown flags; -ESHUTDOWN.
+ * -ETIMEDOUT when an access scope stays open for 10 s; PNX_E_BROKEN when scopes cannot be waited for any more; -EBUSY
+ * when live views stand in the way (err names the count); -ENOTSUP when it was not opened RESIZABLE, or is sealed, or
+ * cannot change (a pipe, a snapshot); -ERANGE beyond the end of the file in READ and PRIVATE; -ESTALE when pages of a
+ * PRIVATE mapping have been lost; -ENOSPC and the like; -EFBIG; PNX_E_FORMAT; -ENOMEM; -EINVAL for unknown flags;
+ * -ESHUTDOWN.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_resize(
         struct pnx_mapping *mapping, uint64_t length, uint32_t flags, struct pnx_error *err);
@@ -350,7 +358,8 @@ PNX_API int pnx_mapping_advise(
  * Keeps all pages of the mapping in memory until they are unlocked or unmapped, and charges them to the budget, unless
  * they are already.  A resize locks what it adds.  Idempotent; waits for the disk.
  * -EPERM or -ENOMEM when RLIMIT_MEMLOCK stands in the way (err says limit and need) or the budget does; -EAGAIN when the
- * system could not; -ESTALE when the file was cut; -ENOTSUP for a copy on the heap.
+ * system could not; -ESTALE when the file was cut; -ENOTSUP for a copy on the heap; -EDEADLK from within a layout's validate;
+ * -EINVAL.  From within an access scope it may wait for another thread's resize, which waits for the scope, until that gives up.
  */
 PNX_API PNX_NODISCARD int pnx_mapping_lock(struct pnx_mapping *mapping, struct pnx_error *err);
 
@@ -365,7 +374,8 @@ enum pnx_populate {
 /*
  * Brings a range into memory now, so that the first touch costs nothing; also the probe that tells where a touch would
  * raise SIGBUS.  What it says holds until somebody changes the file.
- * Returns 0 when the pages are there, 1 when the system cannot do that (Linux before 5.14) and the range was only read.
+ * Returns 0 when the pages are there, 1 when the system cannot do that (Linux before 5.14) and the range was only read, if
+ * there is a file to read it from.
  * -ESTALE beyond the file's end, -EIO, -ENOSPC or -EDQUOT for a hole without room, -ENOMEM, -EACCES to WRITE into a
  * read-only mapping, -EAGAIN when the system refuses pages that are there, -ERANGE, -EINVAL, -ESHUTDOWN once it is closed,
  * -EDEADLK from within a layout's validate.
@@ -415,11 +425,11 @@ PNX_API int pnx_mapping_read_stats(
  * A view (struct pnx_view, mapping_inl.h) holds no reference: it must not outlive the caller's.  Views of a RESIZABLE
  * mapping are counted as live until pnx_view_release(), and hold off a resize that would move or cut the bytes; views of
  * others need no release, though one does no harm.  A pnx_view_sub() is never counted: it ends with the view that it is
- * part of.  Getting a view never blocks, save while a resize moves the bytes.
+ * part of.  Getting a view never blocks, save while a resize moves the bytes or a seal maps them again.
  */
 
 /* Gets n bytes at offset; n may be 0.  -ERANGE, -ESHUTDOWN once the mapping is closed; -ESTALE in a child that was forked
- * while another thread of the parent moved the bytes. */
+ * while another thread of the parent moved the bytes; -EDEADLK from within a layout's validate; -EINVAL. */
 PNX_API PNX_NODISCARD int pnx_view_get(
         struct pnx_mapping *mapping, uint64_t offset, size_t n, struct pnx_view *ret_view);
 
