@@ -109,7 +109,8 @@ int main(void) {
     struct pnx_error err;
     struct pnx_cache *cache = NULL;
     struct pnx_cache_opts opts = *PNX_CACHE_OPTS(.name = "example", .capacity = 64 * 1024,
-            .capacity_entries = 8, .policy = "lru", .destroy = on_destroy, .ctx = &destroyed);
+            .capacity_entries = 8, .policy = "lru", .destroy = on_destroy, .ctx = &destroyed,
+            .curve_samples = 256);
     /* Options can come from a configuration as text. */
     int rc = pnx_cache_opts_set(&opts, "ttl", "10min", &err);
     if (rc == 0)
@@ -136,6 +137,15 @@ int main(void) {
         rc = pnx_cache_read_stats(cache, &stats);
     printf("hits %" PRIu64 ", misses %" PRIu64 ", bytes %" PRIu64 ", entries %" PRIu64 "\n",
             stats.hits, stats.misses, stats.bytes, stats.entries);
+
+    /* Would it be worth while to be twice as large?  An estimate from the requests so far. */
+    const double sizes[] = {0.5, 1, 2};
+    double ratios[3];
+    if (rc == 0)
+        rc = pnx_cache_curve(cache, sizes, 3, ratios);
+    if (rc == 0)
+        printf("hit ratio at half the size %.2f, at this one %.2f, at twice %.2f\n", ratios[0],
+                ratios[1], ratios[2]);
 
     printf("clearing:\n");
     if (rc == 0)

@@ -264,6 +264,30 @@ static int open_store(struct app *app, struct pnx_error *err) {
     return r;
 }
 
+/* The cache of the last run: to have it back is good, to be without it no failure. */
+static void load_answers(struct app *app) {
+    struct pnx_error err = {0};
+    uint64_t answers = 0;
+    int r = lookup_store_load_answers(app->store, &err, &answers);
+    if (r == 0)
+        log_line(PNX_LOG_INFO, "%llu answers of the last run are in the cache",
+                (unsigned long long)answers);
+    else if (r != -ENOENT)
+        log_line(r == -ESTALE ? PNX_LOG_INFO : PNX_LOG_WARNING, "the cache begins empty: %s",
+                err.message);
+}
+
+static void save_answers(struct app *app) {
+    struct pnx_error err = {0};
+    uint64_t answers = 0;
+    int r = lookup_store_save_answers(app->store, &err, &answers);
+    if (r == 0)
+        log_line(PNX_LOG_INFO, "%llu answers are saved for the next start",
+                (unsigned long long)answers);
+    else if (r != -ESHUTDOWN)
+        log_line(PNX_LOG_WARNING, "the answers are not saved: %s", err.message);
+}
+
 static int start(struct app *app, struct pnx_error *err) {
     const struct server_opts opts = {
             .listen_fd = app->listen_fd,
@@ -334,6 +358,8 @@ static int finish(struct app *app) {
     if (app->store &&
             lookup_store_stop_rebuilding(app->store, begin + whole / 4 * 3 - pnx_now()) < 0)
         log_line(PNX_LOG_WARNING, "the index is still being built");
+    if (app->server && app->store)
+        save_answers(app);
     pnx_ns left = begin + whole - pnx_now();
     struct pnx_shutdown_report *report = NULL;
     int r = pnx_shutdown(left > 0 ? left : 0, &report);
@@ -378,8 +404,10 @@ static int run(struct app *app) {
     if (app->listen_fd < 0)
         return give_up(app, EXIT_FAILURE, &err, app->listen_fd);
     r = open_store(app, &err);
-    if (r == 0 && app->signal == 0)
+    if (r == 0 && app->signal == 0) {
+        load_answers(app);
         r = start(app, &err);
+    }
     if (r < 0 && !(r == -ECANCELED && app->signal != 0))
         return give_up(app, EXIT_FAILURE, &err, r);
     if (app->signal == 0)

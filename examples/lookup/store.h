@@ -101,6 +101,18 @@ PNX_NODISCARD int lookup_store_open(const struct lookup_store_opts *opts, struct
 int lookup_store_stop_rebuilding(struct lookup_store *store, pnx_ns timeout);
 
 /*
+ * Fills the cache with the answers that the last run saved in the data directory; for a start.  -ENOENT when there are none;
+ * -ESTALE, PNX_E_FORMAT and others when they are of another index or damaged (err says which): then there are none, and
+ * nothing else is wrong.
+ */
+PNX_NODISCARD int lookup_store_load_answers(
+        struct lookup_store *store, struct pnx_error *err, uint64_t *ret_answers);
+
+/* Saves the answers in the cache for the next start; for an orderly end.  -ENOSPC, -EIO, -ENOMEM, -ESHUTDOWN ... */
+PNX_NODISCARD int lookup_store_save_answers(
+        struct lookup_store *store, struct pnx_error *err, uint64_t *ret_answers);
+
+/*
  * Refuses new searches and documents with -ESHUTDOWN, and waits up to timeout for those that run.
  * Returns 0, or how many connections (or, when there are none, calls) were still in use.  Idempotent.
  */

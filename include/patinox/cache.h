@@ -21,7 +21,8 @@
  *       have expired go before that.  With one shard the order is exactly the policy's.
  *   P3  An entry is never returned once its time to live has passed on the clock of the environment.
  *   P4  Each value is destroyed exactly once, with its cause, after it has left the cache and its last
- *       reference has been released, on the thread that did the later of the two.
+ *       reference has been released, on the thread that did the later of the two, or by the destroy_executor
+ *       of the options.
  *   P5  Loaders, destructors, visitors and callbacks of requests run with no lock held, and may call the cache again.  They
  *       must return: one that throws, or ends its thread, aborts the process.
  *   P6  At most one loader runs for a key (but see P15); all who ask meanwhile share its result or its error.  A result that
@@ -51,6 +52,14 @@
  *   P15 A load that its loader keeps is one like others, until it is ended, or found to be past its deadline: then it is
  *       given up, and whoever waited for it and has time left leads the next one.
  *
+ *   P16 What is reserved is charged to the budget from then on; nobody sees it, and it counts against no capacity, before it
+ *       is committed.
+ *   P17 A compute takes effect at one moment: what its function saw last is what was stored then, so that no change of others
+ *       is lost.  It waits for nobody, and its function runs with no lock held.
+ *   P18 A retain removes what its predicate has refused, and nothing that took its place meanwhile.
+ *   P19 A save leaves the old file whole, or the new one.  A file is loaded as it was saved, or it is refused, and the cache
+ *       stays as it was.
+ *
  * All times are on the environment's clock, pnx_now() by default; it is read only for entries that expire.
  * Only get_or_load() waits for anything.  (With an executor, a lookup may submit a job to it: give it a policy for when it is
  * full that does not block.)
@@ -64,6 +73,7 @@
 #include <patinox/base.h>
 #include <patinox/budget.h>
 #include <patinox/error.h>
+#include <patinox/executor.h>
 #include <patinox/registry.h>
 #include <patinox/stats.h>
 
@@ -77,12 +87,13 @@ struct pnx_executor;
 
 /* Why a value left the cache. */
 enum pnx_cache_cause {
-    PNX_CACHE_EXPLICIT = 1, /* removed by key; or loaded and discarded before it was stored */
-    PNX_CACHE_REPLACED,     /* a newer value took its place, or was meant to (P9) */
-    PNX_CACHE_SIZE,    /* evicted to keep the capacity, too large for it, or the budget asked */
-    PNX_CACHE_EXPIRED, /* its time to live passed */
-    PNX_CACHE_CLEAR,   /* pnx_cache_clear() */
-    PNX_CACHE_CLOSED,  /* pnx_cache_close(), pnx_cache_release() */
+    PNX_CACHE_EXPLICIT =
+            1, /* removed by key; or loaded or computed and discarded before it was stored */
+    PNX_CACHE_REPLACED, /* a newer value took its place, or was meant to (P9) */
+    PNX_CACHE_SIZE,     /* evicted to keep the capacity, too large for it, or the budget asked */
+    PNX_CACHE_EXPIRED,  /* its time to live passed */
+    PNX_CACHE_CLEAR,    /* pnx_cache_clear() */
+    PNX_CACHE_CLOSED,   /* pnx_cache_close(), pnx_cache_release() */
 };
 
 /* A value that has left the cache.  Pointers are valid during the call only, those of yours aside. */
@@ -97,7 +108,8 @@ struct pnx_cache_removed {
 };
 
 /*
- * Destroys a value (P4, P5).  For values that are bytes it is only told: the cache frees them.  May call the
+ * Destroys a value (P4, P5), with its cause: a removal listener, too.  A put that is refused is no removal: its value was never
+ * stored, and is still its owner's.  A loaded value that could not be stored goes with PNX_CACHE_SIZE.  For values that are bytes it is only told: the cache frees them.  May call the
  * cache, release excepted; must not block for long, since it runs in whoever made room.
  */
 typedef void pnx_cache_destroy_fn(void *ctx, const struct pnx_cache_removed *removed);
@@ -153,7 +165,16 @@ struct pnx_cache_opts {
      * whichever thread you like.  Default: at once, on the thread that had the news. */
     void (*post)(void *post_ctx, void (*run)(void *arg), void *arg);
     void *post_ctx;
+    /*
+     * Runs destroy, instead of the thread that let the value go; must outlive the cache and its references.  Up to
+     * PNX_CACHE_DEFERRED_MAX values wait for it, charged and in the order in which they went; when more do, or it
+     * refuses its job, destroy is run at once.  Default: none.
+     */
+    struct pnx_executor *destroy_executor;
+    /* Keys that are followed for pnx_cache_curve(), at most, 256 to 2^20: 44 bytes each; default 0: off. */
+    uint64_t curve_samples;
 };
+#define PNX_CACHE_DEFERRED_MAX 1024
 
 #ifndef __cplusplus
 #define PNX_CACHE_OPTS(...) \
@@ -308,7 +329,8 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
  * with key_bytes and value_bytes, or by PNX_CACHE_DEFINE().  What it does otherwise:
  *
  *   - Values are copied, always: get_copy(), get_many(), put(), put_if_absent(), remove(), each_copy(), and all that is about the
- *     whole cache.  There are no references, pointers, loaders and destructors: those calls are -ENOTSUP, destroy is -EINVAL.
+ *     whole cache.  There are no references, pointers, reservations, computes, views, snapshots on disk, loaders and destructors: those calls are
+ *     -ENOTSUP, destroy is -EINVAL.  Ages at eviction are not counted.
  *   - So are ttl_access, ttl_jitter, refresh_after, stale_if_error and executor.
  *   - A size that is another one is -EINVAL.
  *   - A time to live counts in 67 ms (2^26 ns) and is rounded down; less than PNX_CACHE_FIXED_TTL_MIN is -EINVAL.
@@ -332,6 +354,117 @@ PNX_API size_t pnx_cache_cost_fixed(size_t key_bytes, size_t value_bytes);
  */
 PNX_API int pnx_cache_each_copy(struct pnx_cache *cache,
         int (*visit)(void *ctx, const void *key, const void *value), void *ctx);
+
+/*
+ * Removes the entries that keep refuses, with PNX_CACHE_EXPLICIT, and overtakes loads of their keys.  Walks as pnx_cache_each()
+ * does: entries that come meanwhile are not asked about, and a verdict on a value that has been replaced since is void
+ * (P18).  Remembered absences stay.  Returns how many it removed; -ESHUTDOWN, -EINVAL.
+ */
+typedef bool pnx_cache_keep_fn(void *ctx, const struct pnx_cache_ref *ref);
+PNX_API int64_t pnx_cache_retain(struct pnx_cache *cache, pnx_cache_keep_fn *keep, void *ctx);
+
+/* ---- filling in place ---- */
+
+/*
+ * Memory of an entry that is not stored yet.  Belongs to one thread at a time, may be handed on; {0} is none.  Counts as a
+ * reference: it may outlive the cache.
+ */
+struct pnx_cache_reservation {
+    void *data;  /* for the value: aligned to 16, with whatever was there before */
+    size_t size; /* that was asked for */
+    struct pnx_cache_entry *entry; /* private, as is the next */
+    uint64_t hash;
+};
+
+/*
+ * Makes an entry whose value you fill in place, without a copy: then commit or abort it.  The older value stays and is
+ * found meanwhile, also when this fails.  -EFBIG when it is larger than the whole capacity, -ENOMEM (no memory, or the
+ * budget refused; both count as rejected), -ESHUTDOWN, -EINVAL.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_reserve(struct pnx_cache *cache, const void *key,
+        size_t key_size, size_t value_size, struct pnx_cache_reservation *ret_reservation);
+
+/*
+ * Stores what was reserved, with a value of value_size bytes, at most those reserved; fewer are copied once.  Clears
+ * *reservation whatever it returns, but for -EINVAL and -ERANGE (value_size is more).  Otherwise as pnx_cache_put(), P9
+ * included.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_commit(
+        struct pnx_cache_reservation *reservation, size_t value_size, pnx_ns ttl);
+
+/* The same, only where no entry is; -EEXIST. */
+PNX_API PNX_NODISCARD int pnx_cache_commit_if_absent(
+        struct pnx_cache_reservation *reservation, size_t value_size, pnx_ns ttl);
+
+/* Gives the memory back and clears *reservation; an empty one, and NULL, are fine. */
+PNX_API void pnx_cache_abort(struct pnx_cache_reservation *reservation);
+
+/* Declares a reservation that is aborted at the end of the scope unless it has been committed. */
+#define PNX_AUTO_CACHE_RESERVATION PNX_CLEANUP(pnx_cache_abort) struct pnx_cache_reservation
+
+/* ---- changing ---- */
+
+struct pnx_cache_change; /* what a compute's function decides; valid during its call */
+
+/*
+ * Decides what becomes of a key: calls one of the functions below, or none to leave all as it is, and returns 0; or returns
+ * a negative error, which leaves all as it is, too.  now is empty where nothing is stored, and valid during the call.
+ * It may be called several times, since it runs without a lock: whenever another thread has changed the key meanwhile,
+ * with what is stored then.  So it must have no effect but its decision.
+ */
+typedef int pnx_cache_compute_fn(
+        void *ctx, const struct pnx_cache_ref *now, struct pnx_cache_change *change);
+
+/* Replaces, or adds, bytes, which are copied.  The last decision counts.  -ENOMEM, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_change_set(
+        struct pnx_cache_change *change, const void *value, size_t value_size);
+
+/* The same with bytes that are filled in *ret_data before the function returns. */
+PNX_API PNX_NODISCARD int pnx_cache_change_reserve(
+        struct pnx_cache_change *change, size_t value_size, void **ret_data);
+
+/* The same with a pointer of yours, the cache's from then on: it is destroyed with PNX_CACHE_EXPLICIT when it is not stored. */
+PNX_API PNX_NODISCARD int pnx_cache_change_set_pointer(
+        struct pnx_cache_change *change, void *value, size_t value_size);
+
+/* Removes the entry, if there is one. */
+PNX_API int pnx_cache_change_remove(struct pnx_cache_change *change);
+
+/* Sets the time to live of a new value; 0, the default, is the cache's.  -EINVAL when negative. */
+PNX_API int pnx_cache_change_ttl(struct pnx_cache_change *change, pnx_ns ttl);
+
+/* A new value expires when the one that was seen would have, if one was seen.  -EINVAL. */
+PNX_API int pnx_cache_change_keep_ttl(struct pnx_cache_change *change);
+
+#define PNX_CACHE_COMPUTE_TRIES 4096 /* calls of its function by one compute at most */
+
+/*
+ * Lets fn decide what becomes of the key, atomically (P17): "count up", "append", "remove if it is still this".  A use of
+ * the entry.  ret_ref (may be NULL) gets a reference to what is stored then, or an empty one.  fn may use the cache, but
+ * not change this key: a compute on it is -EDEADLK, other changes never let it end but by -EAGAIN.
+ *
+ * -EAGAIN after PNX_CACHE_COMPUTE_TRIES calls of fn, others having changed the key during each; -EFBIG, -ENOMEM as
+ * pnx_cache_put(), P9 included; -EDEADLK, -ESHUTDOWN, -EINVAL (also when fn returned more than 0), or what fn returned.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_compute(struct pnx_cache *cache, const void *key,
+        size_t key_size, pnx_cache_compute_fn *fn, void *ctx, struct pnx_cache_ref *ret_ref);
+
+/* ---- reading in place ---- */
+
+/* The bytes of a value, in their place. */
+struct pnx_cache_bytes {
+    const void *data; /* aligned to 16 */
+    size_t size;
+};
+
+/*
+ * Finds an entry as pnx_cache_get() does, and shows its bytes without a copy and without a reference, so that it writes
+ * nothing that others write (P8).  Between pnx_reclaim_enter(NULL) and pnx_reclaim_exit(NULL) only, and what it shows is
+ * readable until that exit, whatever happens to the entry.  -EINVAL outside such a section; -ENOTSUP for a pointer, whose
+ * destructor waits for references only; -ENOENT, -ESHUTDOWN.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_view(struct pnx_cache *cache, const void *key, size_t key_size,
+        struct pnx_cache_bytes *ret_view);
 
 /*
  * Defines typed forms for keys of type K and values of type V, which are copied as bytes: K must have no padding.
@@ -396,6 +529,13 @@ PNX_API PNX_NODISCARD int pnx_cache_load_set(
 PNX_API PNX_NODISCARD int pnx_cache_load_set_pointer(
         struct pnx_cache_load *load, void *value, size_t value_size);
 
+/* Gives it as bytes that are filled in *ret_data before the loader returns.  -ENOMEM, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_load_reserve(
+        struct pnx_cache_load *load, size_t value_size, void **ret_data);
+
+/* Cuts bytes given by one of the two down to value_size, which copies them.  -ERANGE, -ENOMEM, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_load_shrink(struct pnx_cache_load *load, size_t value_size);
+
 /* Sets the time to live of this result, or of the absence.  -EINVAL when negative. */
 PNX_API int pnx_cache_load_set_ttl(struct pnx_cache_load *load, pnx_ns ttl);
 
@@ -427,6 +567,81 @@ PNX_API PNX_NODISCARD int pnx_cache_get_or_load(struct pnx_cache *cache, const v
  */
 PNX_API int pnx_cache_refresh(struct pnx_cache *cache, const void *key, size_t key_size,
         pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout, struct pnx_error *err);
+
+/* ---- on disk ---- */
+
+struct pnx_cache_sink; /* where the bytes of a value go; valid during the call */
+
+/* Adds bytes.  -ENOMEM, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_sink_write(
+        struct pnx_cache_sink *sink, const void *data, size_t size);
+
+/* Writes a value that is a pointer as bytes.  0; -ENOENT: leave this one out; another negative error ends the save. */
+typedef int pnx_cache_serialize_fn(
+        void *ctx, const struct pnx_cache_ref *ref, struct pnx_cache_sink *sink);
+
+/* Makes the pointer again, the cache's when it returns 0, and what it counts as.  -ENOENT: leave this one out; another
+ * negative error ends the load. */
+typedef int pnx_cache_deserialize_fn(void *ctx, const void *key, size_t key_size, const void *data,
+        size_t size, void **ret_value, size_t *ret_value_size);
+
+#define PNX_CACHE_LABEL_MAX 255
+
+/* Of a save and the loads of its file; zero selects the default of every field. */
+struct pnx_cache_file_opts {
+    size_t size;       /* set by PNX_CACHE_FILE_OPTS */
+    const char *label; /* what the values were made from: a version, a generation; default "" */
+    pnx_cache_serialize_fn *serialize;     /* default: pointers are left out */
+    pnx_cache_deserialize_fn *deserialize; /* the same */
+    void *ctx;                             /* first argument of both */
+};
+#ifndef __cplusplus
+#define PNX_CACHE_FILE_OPTS(...) \
+    (&(const struct pnx_cache_file_opts){.size = sizeof(struct pnx_cache_file_opts), __VA_ARGS__})
+#else
+static inline struct pnx_cache_file_opts pnx_cache_file_opts_init() {
+    struct pnx_cache_file_opts opts = {};
+    opts.size = sizeof(opts);
+    return opts;
+}
+#endif
+
+/* What a save or a load has done. */
+struct pnx_cache_file_report {
+    size_t size;         /* set by the caller */
+    uint64_t entries;    /* saved, or loaded */
+    uint64_t file_bytes; /* of the file */
+    uint64_t left_out;   /* pointers without a function, or with one that left them out */
+    uint64_t expired;    /* whose time passed between save and load */
+    uint64_t no_room;    /* colder than what there was room for, or refused by the budget */
+    uint64_t present;    /* whose key the cache had already: its value stays */
+};
+
+/*
+ * Writes all entries that are there all the time to a file, with what is left of their times to live: the coldest first, as
+ * far as counts of hits and the order of use tell.  Remembered absences are left out.  The file is written
+ * beside path, for the owner alone, made safe on disk and then given its name; one that fails leaves nothing.  Takes 24
+ * bytes of memory for each entry, and holds locks as pnx_cache_each() does.  opts and ret_report (its size set) may be NULL.
+ *
+ * What the system says of the file: -ENOSPC, -EIO, -EACCES ...; -ENOMEM, -E2BIG, -EINVAL, -ESHUTDOWN, or what serialize
+ * returned.  err says at what.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_save(struct pnx_cache *cache, const char *path,
+        const struct pnx_cache_file_opts *opts, struct pnx_error *err,
+        struct pnx_cache_file_report *ret_report);
+
+/*
+ * Puts what a file holds into the cache, as far as there is room: the hottest, where that is not all.  It evicts nothing,
+ * and entries that are there stay.  Times to live go on by the wall clock, and never back.  The file is checked whole,
+ * checksum by checksum, before the first entry is put.
+ *
+ * -ENOENT, -EACCES, -EIO ...; PNX_E_FORMAT when it is no such file, is damaged, cut short, of another version of the format
+ * or of a machine with another byte order: err says which; -ESTALE when it was saved under another label; -ENOMEM, -E2BIG,
+ * -EINVAL, -ESHUTDOWN, or what deserialize returned: what was put before that stays.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_load_file(struct pnx_cache *cache, const char *path,
+        const struct pnx_cache_file_opts *opts, struct pnx_error *err,
+        struct pnx_cache_file_report *ret_report);
 
 /* ---- loading without waiting ---- */
 
@@ -509,6 +724,15 @@ PNX_API int pnx_cache_set_ttl(struct pnx_cache *cache, pnx_ns ttl, struct pnx_er
  * with ttl_access, refresh_after or stale_if_error an entry counts as one with a value of PNX_CACHE_TIMES_COST bytes more. */
 #define PNX_CACHE_TIMES_COST 16
 PNX_API size_t pnx_cache_cost(size_t key_size, size_t value_size);
+
+/*
+ * Estimates what the hit ratio would have been at other sizes: ratios[i], 0 to 1, for sizes[i] times the capacity as it is,
+ * if the policy were lru.  The requests of a sample of the keys are followed, as many as the option curve_samples says, the
+ * newer ones with more weight.  With a limit in bytes all entries count as large as those that are there are on average.
+ * -ENOTSUP when curve_samples is 0, -EAGAIN when nothing is known yet, -EINVAL also for a size that is not above 0.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_curve(
+        struct pnx_cache *cache, const double *sizes, size_t n, double *ret_ratios);
 
 /* The rows of patinox/stats/cache.def. */
 struct pnx_cache_stats {

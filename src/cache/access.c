@@ -153,6 +153,7 @@ int pnx_cache_get(
     if (rc == 0)
         *ret_ref =
                 (struct pnx_cache_ref){.entry = entry, .source = pnx__cache_source(cache, entry)};
+    pnx__cache_curve_note(cache, hash);
     return count_look(cache, rc);
 }
 
@@ -198,6 +199,7 @@ int pnx_cache_probe(
         rc = probe_locked(shard, hash, key, key_size, &entry);
     if (rc == 0) {
         PNX_CACHE_COUNT(cache, hits, 1);
+        pnx__cache_curve_note(cache, hash);
         *ret_ref =
                 (struct pnx_cache_ref){.entry = entry, .source = pnx__cache_source(cache, entry)};
     }
@@ -264,14 +266,18 @@ __attribute__((noinline)) static int get_entry_copy(struct pnx_cache *cache, con
             pnx_cache_ref_release(&ref);
         }
     }
+    pnx__cache_curve_note(cache, hash);
     rc = count_look(cache, rc);
     return rc ? rc : copied;
 }
 
 int pnx_cache_get_copy(struct pnx_cache *cache, const void *key, size_t key_size, void *buf,
         size_t cap, size_t *ret_size) {
-    if (cache && pnx__cache_is_fixed(cache))
+    if (cache && pnx__cache_is_fixed(cache)) {
+        if (cache->curve && (key || key_size == 0))
+            pnx__cache_curve_note(cache, pnx__hash(cache->seed, key, key_size));
         return pnx__cache_fixed_get_copy(cache, key, key_size, buf, cap, ret_size);
+    }
     return get_entry_copy(cache, key, key_size, buf, cap, ret_size);
 }
 

@@ -31,7 +31,7 @@ static const struct pnx_opt_table option_table = {
         .count = sizeof(option_rows) / sizeof(option_rows[0]),
 };
 static_assert(sizeof(struct pnx_cache_opts) <= PNX_OPTS_MAX_SIZE, "the checker has room for it");
-static_assert(sizeof(struct pnx_cache_opts) == 17 * sizeof(void *) + 8 * 8 + 6 * 4, "no padding");
+static_assert(sizeof(struct pnx_cache_opts) == 18 * sizeof(void *) + 9 * 8 + 6 * 4, "no padding");
 
 static int check_fixed(const struct pnx_cache_opts *opts, struct pnx_error *err) {
     if (!opts->key_bytes != !opts->value_bytes)
@@ -168,6 +168,7 @@ static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
     cache->site = opts->site;
     cache->destroy = opts->destroy;
     cache->ctx = opts->ctx;
+    cache->destroy_executor = opts->destroy_executor;
     cache->seed = cache->env.random(cache->env.ctx);
     cache->kind = opts->capacity && !opts->key_bytes ? PNX_CACHE_CAPACITY_BYTES
                                                      : PNX_CACHE_CAPACITY_ENTRIES;
@@ -245,13 +246,16 @@ static int init_shards(
     }
     cache->n_shards = shards;
     cache->shard_bits = (uint32_t)__builtin_ctz(shards);
+    if (pnx__cache_curve_make(&cache->env, (uint32_t)opts->curve_samples, &cache->curve))
+        return pnx__fail(err, -ENOMEM, 0, "create", "cache: out of memory");
     for (uint32_t i = 0; i < shards; i++)
         pnx__cache_shard_init(&cache->shards[i], cache, policy);
     /* Relaxed: nobody else knows the cache yet. */
     pnx_store(&cache->shards_alive, shards, PNX_RELAXED, "cache.first_alive");
     cache->base_charge = sizeof(*cache) + PNX_CACHE_CELLS * sizeof(*cache->cells) +
                          shards * (sizeof(*cache->shards) + PNX_CACHE_INDEX_BASE) +
-                         (cache->wheels ? shards * sizeof(*cache->wheels) : 0);
+                         (cache->wheels ? shards * sizeof(*cache->wheels) : 0) +
+                         pnx__cache_curve_bytes(cache->curve);
     return 0;
 }
 
@@ -301,6 +305,7 @@ static void free_cache(struct pnx_cache *cache) {
     pnx__free(&env, cache->shards, cache->n_shards, sizeof(*cache->shards));
     pnx__free(&env, cache->wheels, cache->n_shards, sizeof(*cache->wheels));
     pnx__free(&env, cache->cells, PNX_CACHE_CELLS, sizeof(*cache->cells));
+    pnx__cache_curve_drop(&env, cache->curve);
     if (cache->budget) {
         pnx_budget_uncharge(cache->budget, cache->base_charge);
         pnx_budget_release(&cache->budget);

@@ -89,7 +89,7 @@ struct pnx_cache_entry *pnx__cache_entry_make(struct pnx_cache_shard *shard, con
     };
     if (pointer)
         memcpy(entry + 1, &value, sizeof(value));
-    else if (value_size > 0)
+    else if (value && value_size > 0)
         memcpy(entry + 1, value, value_size);
     if (key_size > 0)
         memcpy(pnx__cache_entry_key(entry), key, key_size);
@@ -109,13 +109,27 @@ static void free_retired(struct pnx_reclaim_node *node) {
 void pnx__cache_entry_discard(struct pnx_cache_entry *entry) {
     if (entry->charged)
         pnx_budget_uncharge(entry->shard->cache->budget, pnx__cache_cost_of(entry));
-    if (entry->u.in.stored)
+    if (entry->u.in.used)
         pnx_reclaim_retire(NULL, &entry->u.node, free_retired, block_bytes(entry));
     else
         free_block(entry);
 }
 
-static size_t destroy(struct pnx_cache_entry *entry) {
+struct pnx_cache_entry *pnx__cache_entry_shrink(struct pnx_cache_entry *entry, size_t value_size) {
+    struct pnx_budget *budget = entry->shard->cache->budget;
+    struct pnx_cache_entry *smaller = pnx__cache_entry_make(entry->shard,
+            pnx__cache_entry_key(entry), entry->key_size, entry + 1, value_size, entry->flags);
+    if (!smaller)
+        return NULL;
+    if (entry->charged)
+        pnx_budget_uncharge(budget, pnx__cache_cost_of(entry) - pnx__cache_cost_of(smaller));
+    smaller->charged = entry->charged;
+    entry->charged = 0;
+    pnx__cache_entry_discard(entry);
+    return smaller;
+}
+
+size_t pnx__cache_entry_destroy(struct pnx_cache_entry *entry) {
     struct pnx_cache *cache = entry->shard->cache;
     size_t cost = pnx__cache_cost_of(entry);
     if (entry->detached)
@@ -142,7 +156,7 @@ size_t pnx__cache_entry_drop(struct pnx_cache_entry *entry) {
     /* Pairs with itself: all that other holders did with the entry happens before it is destroyed. */
     if (pnx_fetch_sub(&entry->refs, 1, PNX_ACQ_REL, "cache.entry_drop") != 1)
         return 0;
-    return destroy(entry);
+    return pnx__cache_defer(entry) ? 0 : pnx__cache_entry_destroy(entry);
 }
 
 void pnx__cache_entry_detach(struct pnx_cache_entry *entry) {

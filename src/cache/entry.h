@@ -52,7 +52,8 @@ struct pnx_cache_entry {
             struct pnx_cache_entry *next; /* on a list of the thread that removed it */
             uint64_t seq;                 /* the shard's lock: order of storing in the shard */
             uint32_t slot;                /* the shard's lock: NONE when not stored */
-            uint32_t stored;              /* readers may know it */
+            uint32_t
+                    used; /* the same: the shard's uses when it was stored or last hit in order; 0: readers never knew it */
         } in;
         struct pnx_reclaim_node node; /* once destroyed */
     } u;
@@ -96,18 +97,26 @@ static inline size_t pnx__cache_cost_of(const struct pnx_cache_entry *entry) {
 }
 
 /*
- * Makes an entry with one reference, the caller's; value is copied unless flags say otherwise; TIMED also where the
- * cache's options want it.  Charges nothing.
- * NULL when there is no memory.
+ * Makes an entry with one reference, the caller's; value is copied unless flags say otherwise, or it is NULL: then the
+ * caller fills it.  TIMED also where the cache's options want it.  Charges nothing.  NULL when there is no memory.
  */
 struct pnx_cache_entry *pnx__cache_entry_make(struct pnx_cache_shard *shard, const void *key,
         size_t key_size, const void *value, size_t value_size, uint8_t flags);
+
+/*
+ * Makes an entry with fewer bytes of the value in the place of one that nobody else knows; what it has charged goes along.
+ * NULL when there is no memory: the old one stays.
+ */
+struct pnx_cache_entry *pnx__cache_entry_shrink(struct pnx_cache_entry *entry, size_t value_size);
 
 /* Frees an entry that nobody else knows, without telling the user; gives back what it charged. */
 void pnx__cache_entry_discard(struct pnx_cache_entry *entry);
 
 /* Drops one reference; the last one destroys.  No lock may be held.  Returns the bytes freed. */
 size_t pnx__cache_entry_drop(struct pnx_cache_entry *entry);
+
+/* Tells the user of an entry whose last reference is gone, and frees it.  No lock may be held.  Returns the bytes freed. */
+size_t pnx__cache_entry_destroy(struct pnx_cache_entry *entry);
 
 /* Counts the entry as detached, since others still refer to it; the caller still has a reference. */
 void pnx__cache_entry_detach(struct pnx_cache_entry *entry);

@@ -7,6 +7,10 @@
  *   shard.c    slots, the policy, growing: what a shard is made of
  *   store.c    what happens under a shard's lock: find, insert, remove, evict, expire; capacity
  *   access.c   get, put, remove
+ *   reserve.c  reserve, commit, abort
+ *   compute.c  changes that depend on what is stored; retain
+ *   view.c     lookups in the caller's section
+ *   file_write.c, file_read.c, file.h  snapshots on disk
  *   many.c     lookups of many keys at once
  *   sweep.c    clear, walk, tick, resize, reclaim: all that touches many entries, in batches
  *   load.c     loaders, waiters, the wait-for graph
@@ -15,6 +19,8 @@
  *   async.c    waiting without a thread; loads that outlast their loader's call
  *   expiry.c   when entries expire: after they were stored, or used
  *   report.c   statistics, invariants
+ *   deferred.c destructors that an executor runs
+ *   curve.c    the miss-ratio curve
  *   table.c, heap.c, policies/  slots
  *   fixed.c, wheel.c   keys and values of fixed sizes, which stand in slots
  *
@@ -112,6 +118,7 @@ struct pnx_cache_shard {
     uint32_t n_loads;
     uint32_t epoch; /* of fixed sizes: the clear after which all that is here was stored */
     struct pnx_cache_wheel *wheel; /* of fixed sizes */
+    uint32_t uses; /* stores, and hits that the policy was told of in order: a clock */
     struct pnx_link loads[PNX_CACHE_LOAD_BUCKETS];
     struct pnx_heap load_timers;    /* of loads that go on without a thread */
     struct pnx_heap request_timers; /* of requests that wait for one */
@@ -119,6 +126,7 @@ struct pnx_cache_shard {
     struct pnx_a64 entries;
     struct pnx_a64 index_bytes;
     struct pnx_cache_values counters;
+    struct pnx_histogram eviction_age;
     /* Entries, tables and pages that are not freed yet, and one until the cache is released. */
     struct pnx_a64 pending __attribute__((aligned(64)));
 } __attribute__((aligned(64)));
@@ -151,6 +159,8 @@ struct pnx_cache {
     const char *site;
     pnx_cache_destroy_fn *destroy;
     void *ctx;
+    struct pnx_executor *destroy_executor; /* NULL: none */
+    struct pnx_cache_curve *curve;         /* NULL: off */
     struct pnx_registry *registry;
     pnx_resource_id row;
     struct pnx_budget *budget; /* a reference */
@@ -179,12 +189,18 @@ struct pnx_cache {
     struct pnx_a64 used_bytes __attribute__((aligned(64)));
     struct pnx_a64 used_entries;
     struct pnx_a64 detached;
+    struct pnx_a64 reserved_bytes;
     struct pnx_a64 rejected;
     struct pnx_a64
             row_bytes; /* what the registry's row shows; racy by design, it only thins updates */
 
     struct pnx_mutex lock; /* taken with no shard's lock held; guards what follows */
     uint32_t failures;     /* loads failed in a row */
+    uint32_t deferred;     /* entries on the list that follows, first in, first out */
+    struct pnx_cache_entry *deferred_first;
+    struct pnx_cache_entry *deferred_last;
+    bool draining;               /* a job goes through it, or is about to */
+    struct pnx_a64 all_deferred; /* read without the lock */
     struct pnx_cache_histograms histograms;
 
     struct pnx_cache_values values; /* written by refresh, under the lock of the statistics */
@@ -220,6 +236,11 @@ struct pnx_cache_insert {
     pnx_ns ttl;                  /* 0: the cache's */
     pnx_ns soft;                 /* when it is to be refreshed; 0: as the cache says */
     bool if_absent;
+    /* Of a compute: stored only where expected, or nothing where that is NULL, is the key's entry; else CONFLICT. */
+    bool compare;
+    struct pnx_cache_entry *expected; /* pinned */
+    pnx_ns expires;                   /* 0: as ttl says */
+    uint32_t hits;                    /* that it counts as having had: of a snapshot */
 };
 
 /*
@@ -335,6 +356,13 @@ static inline struct pnx_cache_entry *pnx__cache_entry_of(
         const struct pnx_cache_shard *shard, uint32_t slot) {
     return pnx_load(&pnx__cache_record(shard->own_table, slot)->entry, PNX_RELAXED,
             "cache.entry_of"); /* the lock is held */
+}
+
+/* Notes that the entry is the last one used. */
+static inline void pnx__cache_stamp_locked(
+        struct pnx_cache_shard *shard, struct pnx_cache_entry *entry) {
+    shard->uses += shard->uses == UINT32_MAX ? 2 : 1; /* not 0 */
+    entry->u.in.used = shard->uses;
 }
 
 /* The heap: the slot that expires first, or NONE. */
@@ -523,6 +551,26 @@ void pnx__cache_cancel_waiters(struct pnx_cache *cache);
 
 /* Returns what is broken, or NULL. */
 const char *pnx__cache_loads_check(const struct pnx_cache_shard *shard);
+
+/* ---- deferred.c ---- */
+
+/* Has the executor destroy the entry, whose last reference is gone; false: the caller has to. */
+bool pnx__cache_defer(struct pnx_cache_entry *entry);
+
+/* ---- curve.c ---- */
+
+struct pnx_cache_curve;
+/* 0 with *ret_curve NULL where the option is 0; -ENOMEM. */
+int pnx__cache_curve_make(
+        const struct pnx_env *env, uint32_t samples, struct pnx_cache_curve **ret_curve);
+void pnx__cache_curve_drop(const struct pnx_env *env, struct pnx_cache_curve *curve);
+size_t pnx__cache_curve_bytes(const struct pnx_cache_curve *curve);
+/* A lookup of the key; no lock may be held. */
+void pnx__cache_curve_follow(struct pnx_cache *cache, uint64_t hash);
+static inline void pnx__cache_curve_note(struct pnx_cache *cache, uint64_t hash) {
+    if (__builtin_expect(cache->curve != NULL, 0))
+        pnx__cache_curve_follow(cache, hash);
+}
 
 /* ---- report.c ---- */
 

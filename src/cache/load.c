@@ -322,6 +322,8 @@ int pnx__cache_load_look(struct pnx_cache_load *load, unsigned how, struct pnx_c
     int rc = pnx__cache_look_free(load->shard, load->hash, load->key, load->key_size, &ref.entry);
     if (rc == -ENOENT || rc == PNX_CACHE_LOCK)
         rc = look_locked(load, how, &ref);
+    if (how & PNX_CACHE_LOOK_COUNT)
+        pnx__cache_curve_note(cache, load->hash);
     if ((how & PNX_CACHE_LOOK_COUNT) && (rc == PNX_CACHE_LOOK_WAIT || rc == PNX_CACHE_LOOK_LEAD))
         PNX_CACHE_COUNT(cache, misses, 1);
     if (rc == PNX_CACHE_ABSENT) {

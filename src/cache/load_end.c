@@ -133,6 +133,33 @@ int pnx_cache_load_set_pointer(struct pnx_cache_load *load, void *value, size_t 
     return set_result(load, value, value_size, PNX_CACHE_ENTRY_POINTER);
 }
 
+int pnx_cache_load_reserve(struct pnx_cache_load *load, size_t value_size, void **ret_data) {
+    if (!load || !ret_data)
+        return -EINVAL;
+    struct pnx_cache_entry *entry = pnx__cache_entry_make(load->shard, load->key, load->key_size,
+            NULL, value_size, load->soft ? PNX_CACHE_ENTRY_TIMED : 0);
+    if (!entry)
+        return -ENOMEM;
+    drop_result(load, PNX_CACHE_EXPLICIT);
+    load->result = entry;
+    *ret_data = entry + 1;
+    return 0;
+}
+
+int pnx_cache_load_shrink(struct pnx_cache_load *load, size_t value_size) {
+    if (!load || !load->result || (load->result->flags & PNX_CACHE_ENTRY_POINTER))
+        return -EINVAL;
+    if (value_size > load->result->value_size)
+        return -ERANGE;
+    if (value_size == load->result->value_size)
+        return 0;
+    struct pnx_cache_entry *entry = pnx__cache_entry_shrink(load->result, value_size);
+    if (!entry)
+        return -ENOMEM;
+    load->result = entry;
+    return 0;
+}
+
 int pnx_cache_load_set_ttl(struct pnx_cache_load *load, pnx_ns ttl) {
     if (!load || ttl < 0)
         return -EINVAL;

@@ -190,6 +190,10 @@ int pnx_cache_get_many(struct pnx_cache *cache, const void *keys, size_t key_siz
         look_up(&many);
     }
     pnx_reclaim_exit(NULL);
+    for (size_t i = 0; cache->curve && i < n; i++) {
+        if (!(many.again & UINT64_C(1) << i)) /* those are asked for one by one */
+            pnx__cache_curve_note(cache, many.hash[i]);
+    }
     rc = ask_again(&many);
     if (many.hits)
         PNX_CACHE_COUNT(cache, hits, many.hits);

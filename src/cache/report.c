@@ -49,6 +49,8 @@ void pnx__cache_sum(const struct pnx_cache *cache, struct pnx_cache_values *ret_
     sum_cells(cache, &sum);
     sum.rejected.v = pnx_load(&cache->rejected, PNX_RELAXED, "cache.sum_rejected");
     sum.detached.v = pnx_load(&cache->detached, PNX_RELAXED, "cache.sum_detached");
+    sum.reserved.v = pnx_load(&cache->reserved_bytes, PNX_RELAXED, "cache.sum_reserved");
+    sum.deferred.v = pnx_load(&cache->all_deferred, PNX_RELAXED, "cache.sum_deferred");
     sum.bytes.v = pnx_load(&cache->used_bytes, PNX_RELAXED, "cache.sum_bytes");
     sum.entries.v = pnx_load(&cache->used_entries, PNX_RELAXED, "cache.sum_entries");
     sum.capacity.v = limit_shown(&cache->capacity);
@@ -56,10 +58,26 @@ void pnx__cache_sum(const struct pnx_cache *cache, struct pnx_cache_values *ret_
     *ret_values = sum;
 }
 
+/* The shards' histograms as one. */
+static void refresh_ages(struct pnx_cache *cache) {
+    struct pnx_histogram *sum = &cache->histograms.eviction_age;
+    for (uint32_t b = 0; b <= PNX_HISTOGRAM_BUCKETS; b++) {
+        uint64_t n = 0;
+        for (uint32_t i = 0; i < cache->n_shards; i++) {
+            const struct pnx_histogram *age = &cache->shards[i].eviction_age;
+            n += pnx_load(b < PNX_HISTOGRAM_BUCKETS ? &age->bucket[b] : &age->sum, PNX_RELAXED,
+                    "cache.sum_ages");
+        }
+        pnx_store(b < PNX_HISTOGRAM_BUCKETS ? &sum->bucket[b] : &sum->sum, n, PNX_RELAXED,
+                "cache.fresh_ages");
+    }
+}
+
 void pnx__cache_refresh(const struct pnx_stats_block *block) {
     struct pnx_cache *cache = PNX_CONTAINER(block, struct pnx_cache, block);
     struct pnx_cache_values sum;
     pnx__cache_sum(cache, &sum);
+    refresh_ages(cache);
 #define PNX_STAT(stat_name, kind, unit, level, text) \
     pnx_store(&cache->values.stat_name, sum.stat_name.v, PNX_RELAXED, "cache.fresh_" #stat_name);
 #define PNX_STAT_HISTOGRAM(stat_name, unit, level, text)

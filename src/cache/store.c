@@ -223,6 +223,9 @@ static void take_out(struct pnx_cache_shard *shard, struct pnx_cache_entry *entr
     pnx_owner_add(&shard->bytes, (uint64_t)0 - cost);
     pnx_owner_add(&shard->entries, (uint64_t)0 - 1);
     pnx__cache_count_removal(&shard->counters, cause);
+    if (cause == PNX_CACHE_SIZE) /* in stores, which cost no look at a clock */
+        pnx__histogram_record(&shard->eviction_age,
+                (int64_t)((shard->next_seq - entry->u.in.seq) * shard->cache->n_shards));
     entry->cause = (uint8_t)cause;
     entry->u.in.next = NULL;
     *(fx->dead ? &fx->last->u.in.next : &fx->dead) = entry;
@@ -370,7 +373,9 @@ static void link_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *o
     entry->epoch = pnx__cache_epoch(cache);
     entry->u.in.seq = shard->next_seq++;
     pnx__cache_set_times(cache, entry, insert);
-    entry->u.in.stored = 1;
+    if (insert->expires)
+        entry->expires = insert->expires;
+    pnx__cache_stamp_locked(shard, entry);
     /* Relaxed: the maker holds another. */
     pnx_fetch_add(&entry->refs, 1, PNX_RELAXED, "cache.entry_store");
     if (old) {
@@ -379,6 +384,8 @@ static void link_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *o
     } else {
         pnx__cache_slot_insert_locked(shard, entry, insert->hash, cost);
     }
+    for (uint32_t i = 0; i < insert->hits; i++)
+        pnx__cache_slot_hit_locked(shard, entry->u.in.slot);
     pnx_owner_add(&shard->bytes, cost);
     pnx_owner_add(&shard->entries, 1);
     pnx_owner_add(&shard->counters.inserts, 1);
@@ -436,6 +443,8 @@ static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cac
             pnx__cache_find_locked(shard, insert->hash, key, entry->key_size, fx);
     if (old && insert->if_absent && !(old->flags & PNX_CACHE_ENTRY_NEGATIVE))
         return -EEXIST;
+    if (insert->compare && old != insert->expected)
+        return PNX_E_CONFLICT;
     int rc = pnx__cache_make_room_locked(shard, insert, cost, &old, batch, fresh, fx);
     if (rc)
         return rc;
@@ -527,9 +536,9 @@ int pnx__cache_charge(struct pnx_cache *cache, const struct pnx_cache_insert *in
         return 0;
     /*
      * A full cache evicts before it charges, else each put at a tight budget would shrink others for room that
-     * this cache is about to give back.
+     * this cache is about to give back.  A compute does not: it might evict what it has seen.
      */
-    if (!pnx__cache_fits(cache, NULL, cost, 1))
+    if (!insert->compare && !pnx__cache_fits(cache, NULL, cost, 1))
         make_room_ahead(cache, insert);
     insert->entry->charged = pnx_budget_charge(cache->budget, cost, 0) == 0;
     return insert->entry->charged ? 0 : -ENOMEM; /* also for a size that overflows the account */

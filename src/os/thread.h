@@ -58,6 +58,7 @@ struct pnx_thread {
     const void *executor_calls; /* resource: innermost function that an executor runs here */
     const void *pool_calls;     /* pool: innermost operation of a manager that runs here */
     const void *pool_groups;    /* pool: groups for which work runs here; innermost first */
+    const void *cache_changes;  /* cache: computes whose function runs here; innermost first */
     void *pool_delivery;        /* pool: callbacks of requests that wait for one to return */
     void *cache_delivery;       /* cache: the same of a cache's requests */
     /* pool: the slot that this thread had last, in pools whose serial has these low bits; several: it may have another

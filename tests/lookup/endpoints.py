@@ -5,6 +5,7 @@ import base64
 import hashlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -281,6 +282,45 @@ class Life(service.Case):
         self.assertFalse(any("indexing:" in line for line in second.err), second.err)
         self.assertEqual(second.search("number0007").json()["total"], 1)
         self.assert_clean_end(second)
+
+    def test_answers_outlive_a_restart_over_the_same_index(self):
+        first = self.start()
+        found = {text: first.search(text).json()["results"] for text in ("cedar", "number0007", "amber willow")}
+        first.search("cedar")
+        self.assert_clean_end(first)
+        self.assertTrue(any("3 answers are saved" in line for line in first.err), first.err)
+        second = self.start()
+        self.assertTrue(any("3 answers of the last run are in the cache" in line for line in second.err), second.err)
+        reads = second.stats()["store"]["database_reads"]
+        for text, results in found.items():
+            answer = second.search(text).json()
+            self.assertTrue(answer["cached"], text)
+            self.assertEqual(answer["results"], results)
+        self.assertEqual(second.stats()["store"]["database_reads"], reads)
+        self.assert_clean_end(second)
+
+    def test_answers_of_another_index_or_a_damaged_file_are_not_served(self):
+        first = self.start()
+        self.assertEqual(first.search("number0007").json()["total"], 1)
+        self.assert_clean_end(first)
+        with open(self.path("corpus/part0/more.txt"), "w", encoding="ascii") as out:
+            out.write("another document with number0007 in it\n")
+        second = self.start()
+        self.assertTrue(any("begins empty" in line and "another label" in line for line in second.err), second.err)
+        answer = second.search("number0007").json()
+        self.assertFalse(answer["cached"])
+        self.assertEqual(answer["total"], 2)
+        self.assert_clean_end(second)
+        path = self.path("data/answers.cache")
+        with open(path, "r+b") as file:
+            file.truncate(os.path.getsize(path) // 2)
+        with open(path + ".0123456789abcdef.tmp", "wb") as file:
+            file.write(b"what a save that was killed has left")
+        third = self.start()
+        self.assertTrue(any("begins empty" in line and "cut short" in line for line in third.err), third.err)
+        self.assertFalse(third.search("number0007").json()["cached"])
+        self.assert_clean_end(third)
+        self.assertEqual([name for name in os.listdir(self.path("data")) if name.endswith(".tmp")], [])
 
     def connections(self, server):
         """Searches from several threads until there are two connections or more; returns how many there are."""

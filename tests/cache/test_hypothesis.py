@@ -1,0 +1,226 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Random sequences of operations on a cache with a virtual clock, and on its reference model (model_cache.py), side by side.
+
+After each operation its result, what was destroyed with which cause, and the statistics must be the model's, and
+pnx_cache_check() must find nothing.  A failure prints the shortest sequence that was found to show it, as a program.
+PNX_TEST_LONG=1 runs more of them, at random.
+"""
+import ctypes
+import os
+import unittest
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+import model_cache
+from model_cache import must
+
+SHIM = os.environ.get("PNX_SHIM", "build/dev/tests/cache/libcache_hypothesis_shim.so")
+LONG = os.environ.get("PNX_TEST_LONG", "0") not in ("", "0")
+START = 10**9
+PLACES = 8
+STATS = ("hits misses inserts removed_explicit removed_replaced removed_size removed_expired removed_clear entries pinned "
+         "computes compute_retries").split()
+
+shim = ctypes.CDLL(SHIM)
+I64, POINTER = ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)
+shim.shim_create.argtypes = [ctypes.c_uint64, I64]
+shim.shim_check.restype = ctypes.c_char_p
+shim.shim_log.restype = POINTER
+shim.shim_put.argtypes = [ctypes.c_uint8, I64, I64, ctypes.c_int]
+shim.shim_get.argtypes = [ctypes.c_uint8, ctypes.c_int, ctypes.c_int]
+shim.shim_reserve.argtypes = [ctypes.c_uint8, I64, ctypes.c_int, ctypes.c_int]
+shim.shim_commit.argtypes = [ctypes.c_int, I64, ctypes.c_int]
+shim.shim_compute.argtypes = [ctypes.c_uint8, ctypes.c_int, I64, I64, POINTER, POINTER]
+shim.shim_load.argtypes = [POINTER] * 3
+shim.shim_tick.argtypes = [I64]
+shim.shim_pass.argtypes = [I64]
+shim.shim_resize.argtypes = [ctypes.c_uint64]
+for name in "stat get let_go retain sum tick save load".split():
+    getattr(shim, "shim_" + name).restype = I64
+
+seen = {}  # how often what has happened: a test in which nothing happens finds nothing
+
+keys = st.integers(0, 9)
+spans = st.sampled_from([0, 10**6, 5 * 10**6, 30 * 10**6, model_cache.NEVER])
+places = st.integers(0, PLACES - 1)
+
+
+class CacheMachine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.model = None
+        self.serial = 0
+        self.refs = {}      # place: the model's entry
+        self.reserved = {}  # place: (key, value)
+
+    @initialize(entries=st.integers(1, 12))
+    def create(self, entries):
+        must(shim.shim_create(entries, START) == 0, "create failed")
+        self.model = model_cache.Cache(entries, START)
+        self.settle()
+
+    def teardown(self):
+        if not self.model:
+            return
+        model = self.model
+        model.close()
+        for entry in self.refs.values():
+            model.drop(entry)
+        shim.shim_release()
+        self.hear()
+        for what, n in model.n.items():
+            seen[what] = seen.get(what, 0) + n
+
+    def number(self):
+        """A value that none had before."""
+        self.serial += 1
+        return self.serial
+
+    def life(self, span):
+        """A time to live that ends when no other does."""
+        return span if span in (0, model_cache.NEVER) else span + self.serial
+
+    def hear(self):
+        n = ctypes.c_int32()
+        log = shim.shim_log(ctypes.byref(n))
+        found = sorted((log[2 * i], log[2 * i + 1]) for i in range(n.value))
+        wanted = sorted(self.model.destroyed)
+        self.model.destroyed = []
+        must(found == wanted, f"destroyed (value, cause): {found}, by the model {wanted}")
+
+    def settle(self):
+        self.hear()
+        broken = shim.shim_check()
+        must(broken is None, f"pnx_cache_check(): {broken}")
+        model = self.model
+        model.n["entries"] = len(model.entries)
+        model.n["pinned"] = len(self.refs) + len(self.reserved)
+        for i, name in enumerate(STATS):
+            found = shim.shim_stat(i)
+            must(found == model.n[name], f"{name} is {found}, by the model {model.n[name]}")
+
+    def check(self, found, wanted):
+        must(found == wanted, f"the cache returned {found}, the model {wanted}")
+        self.settle()
+
+    # ---- rules ----
+
+    @rule(key=keys, span=spans, if_absent=st.booleans())
+    def put(self, key, span, if_absent):
+        value = self.number()
+        ttl = self.life(span)
+        self.check(shim.shim_put(key, value, ttl, if_absent), self.model.put(key, value, ttl, if_absent))
+
+    @rule(key=keys, how=st.integers(0, 4), place=places)
+    def get(self, key, how, place):
+        if how == 4 and place in self.refs:
+            how = 0
+        entry = self.model.look(key, counts_misses=how != 2)
+        if entry and how == 4:
+            entry.refs += 1
+            self.refs[place] = entry
+        self.check(shim.shim_get(key, how, place), entry.value if entry else model_cache.ENOENT)
+
+    @precondition(lambda self: self.refs)
+    @rule(place=places)
+    def let_go(self, place):
+        place = sorted(self.refs)[place % len(self.refs)]
+        entry = self.refs.pop(place)
+        value = entry.value
+        self.model.drop(entry)
+        self.check(shim.shim_let_go(place), value)
+
+    @rule(key=keys)
+    def remove(self, key):
+        self.check(shim.shim_remove(key), self.model.remove(key))
+
+    @rule(key=keys, place=places, more=st.sampled_from([0, 0, 1, 100]))
+    def reserve(self, key, place, more):
+        if place in self.reserved:
+            return
+        self.reserved[place] = (key, self.number())
+        self.check(shim.shim_reserve(key, self.reserved[place][1], place, more), 0)
+
+    @precondition(lambda self: self.reserved)
+    @rule(place=places, span=spans, how=st.integers(0, 2))
+    def commit(self, place, span, how):
+        place = sorted(self.reserved)[place % len(self.reserved)]
+        key, value = self.reserved.pop(place)
+        self.serial += 1
+        ttl = self.life(span)
+        wanted = 0 if how == 2 else self.model.put(key, value, ttl, how == 1)
+        seen["commits"] = seen.get("commits", 0) + (how != 2)
+        self.check(shim.shim_commit(place, ttl, how), wanted)
+
+    @rule(key=keys, what=st.integers(0, 4), span=spans)
+    def compute(self, key, what, span):
+        value, saw, left = self.number(), I64(), I64()
+        ttl = self.life(span)
+        wanted = self.model.compute(key, what, value, ttl)
+        code = shim.shim_compute(key, what, value, ttl, ctypes.byref(saw), ctypes.byref(left))
+        self.check((code, saw.value, left.value), wanted)
+
+    @rule(rest=st.integers(0, 2))
+    def retain(self, rest):
+        wanted = self.model.retain(rest)
+        seen["retained"] = seen.get("retained", 0) + wanted
+        self.check(shim.shim_retain(rest), wanted)
+
+    @rule()
+    def walk(self):
+        self.check(shim.shim_sum(), sum(entry.value for entry in self.model.visible()))
+
+    @rule(chance=st.integers(0, 9))
+    def clear(self, chance):
+        if chance == 3:  # else there would never be much
+            self.model.clear()
+            self.check(shim.shim_clear(), 0)
+
+    @rule(ms=st.sampled_from([0, 1, 4, 20]))
+    def tick(self, ms):
+        self.model.now += ms * 10**6
+        wanted = self.model.tick()
+        self.check(shim.shim_tick(ms * 10**6), wanted)
+
+    @rule(ms=st.sampled_from([1, 4, 20]))
+    def time_passes(self, ms):
+        self.model.now += ms * 10**6
+        shim.shim_pass(ms * 10**6)
+        self.settle()
+
+    @rule(entries=st.integers(1, 12))
+    def resize(self, entries):
+        self.model.resize(entries)
+        self.check(shim.shim_resize(entries), 0)
+
+    @rule()
+    def save(self):
+        self.check(shim.shim_save(), self.model.save())
+
+    @precondition(lambda self: self.model and self.model.saved is not None)
+    @rule()
+    def load(self):
+        present, expired, no_room = I64(), I64(), I64()
+        wanted = self.model.load()
+        put = shim.shim_load(ctypes.byref(present), ctypes.byref(expired), ctypes.byref(no_room))
+        for what, n in zip(("loaded", "present", "expired_on_disk", "no_room"), wanted):
+            seen[what] = seen.get(what, 0) + n
+        self.check((put, present.value, expired.value, no_room.value), wanted)
+
+
+class Hypothesis(unittest.TestCase):
+    def test_random_operations_do_what_the_reference_model_does(self):
+        run_state_machine_as_test(CacheMachine, settings=settings(
+            max_examples=3000 if LONG else 200, stateful_step_count=60, derandomize=not LONG, database=None, deadline=None,
+            print_blob=True, suppress_health_check=list(HealthCheck)))
+        print("  " + ", ".join(f"{count} {what}" for what, count in sorted(seen.items())))
+        for what in ("hits misses inserts removed_explicit removed_replaced removed_size removed_expired removed_clear computes "
+                     "commits retained loaded present expired_on_disk no_room").split():
+            self.assertGreater(seen.get(what, 0), 9, f"{what} hardly happened")
+
+
+if __name__ == "__main__":
+    unittest.main()
