@@ -348,7 +348,7 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
 PNX_API size_t pnx_cache_cost_fixed(size_t key_bytes, size_t value_bytes);
 
 /*
- * Calls visit with copies of each entry's key and value, with no lock held, in no order; an entry that comes or goes meanwhile
+ * Calls visit with copies of each entry's key and value (which need not be aligned as their types are), with no lock held, in no order; an entry that comes or goes meanwhile
  * may be left out, and a key that is removed and put again be seen twice.  A nonzero return ends the walk and is
  * returned.  Not a use.  -ENOTSUP where sizes are not fixed, -ESHUTDOWN, -EINVAL.
  */

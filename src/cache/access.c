@@ -273,7 +273,9 @@ __attribute__((noinline)) static int get_entry_copy(struct pnx_cache *cache, con
 
 int pnx_cache_get_copy(struct pnx_cache *cache, const void *key, size_t key_size, void *buf,
         size_t cap, size_t *ret_size) {
-    if (cache && pnx__cache_is_fixed(cache)) {
+    if (!cache)
+        return -EINVAL;
+    if (pnx__cache_is_fixed(cache)) {
         if (cache->curve && (key || key_size == 0))
             pnx__cache_curve_note(cache, pnx__hash(cache->seed, key, key_size));
         return pnx__cache_fixed_get_copy(cache, key, key_size, buf, cap, ret_size);

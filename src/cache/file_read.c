@@ -114,7 +114,7 @@ static int check_head(struct load *load) {
 static int read_head(struct load *load) {
     unsigned char bytes[sizeof(struct pnx_cache_file_head) + PNX_CACHE_LABEL_MAX];
     const size_t fixed = sizeof(load->head);
-    uint64_t checksum;
+    uint64_t checksum = 0;
     load->at = 0;
     int rc = take(load, &load->head, fixed, "the head");
     if (rc == 0)
@@ -305,7 +305,7 @@ static int pass(struct load *load) {
     load->chain = load->records = 0;
     int rc = read_head(load);
     while (rc == 0) {
-        struct pnx_cache_file_block head;
+        struct pnx_cache_file_block head = {0};
         rc = take(load, &head, sizeof(head), "the head of a block");
         if (rc)
             break;

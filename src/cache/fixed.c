@@ -337,7 +337,7 @@ __attribute__((noinline)) static int get_slowly(struct pnx_cache *cache, const v
         return rc;
     if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
-    if (cap < value_size) {
+    if (!buf || cap < value_size) { /* without a buffer cap is 0 */
         if (ret_size)
             *ret_size = value_size;
         return -ERANGE;
@@ -444,7 +444,7 @@ static bool put_shortly(struct pnx_cache_shard *shard, const struct pnx_cache_in
             insert->ttl == PNX_NEVER) {
         if (shard->policy->expect)
             shard->policy->expect(shard->policy_state, pnx__cache_hash_high(insert->hash));
-        struct pnx_cache_effects none; /* nothing expires */
+        struct pnx_cache_effects none = {0}; /* nothing expires */
         uint32_t slot;
         struct pnx_cache_fixed *record =
                 find_locked(shard, insert->hash, insert->key, cache->shape.key_bytes, &none, &slot);

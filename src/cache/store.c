@@ -228,7 +228,10 @@ static void take_out(struct pnx_cache_shard *shard, struct pnx_cache_entry *entr
                 (int64_t)((shard->next_seq - entry->u.in.seq) * shard->cache->n_shards));
     entry->cause = (uint8_t)cause;
     entry->u.in.next = NULL;
-    *(fx->dead ? &fx->last->u.in.next : &fx->dead) = entry;
+    if (fx->last)
+        fx->last->u.in.next = entry;
+    else
+        fx->dead = entry;
     fx->last = entry;
     fx->count++;
     fx->bytes += cost;
@@ -323,7 +326,7 @@ static bool evict_for(struct pnx_cache_shard *shard, uint32_t hash, size_t cost,
     if (slot == PNX_CACHE_NO_SLOT)
         return false;
     struct pnx_cache_entry *entry = pnx__cache_entry_of(shard, slot);
-    if (old && entry == *old) {
+    if (old && *old && entry == *old) {
         cause = PNX_CACHE_REPLACED;
         *old = NULL;
     }
@@ -400,6 +403,21 @@ enum {
     INSERT_FRESH,     /* the shard needs memory first */
 };
 
+/* Where there is room: takes it, if the shard has a slot for what comes.  AGAIN when something has changed. */
+static int take_room_locked(struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert,
+        size_t cost, struct pnx_cache_entry **old, struct pnx_cache_fresh *fresh,
+        struct pnx_cache_effects *fx) {
+    if (!*old && !pnx__cache_slot_ready_locked(shard, fresh, fx)) {
+        if (fresh->slots || fresh->page)
+            return INSERT_FRESH;
+        /* The shard has all the slots that it can have. */
+        return evict_for(shard, pnx__cache_hash_high(insert->hash), cost, old, fx) ? INSERT_AGAIN
+                                                                                   : -ENOMEM;
+    }
+    size_t went = *old ? pnx__cache_cost_of(*old) : 0;
+    return take_room(shard->cache, cost, went, *old ? 0 : 1, fx) ? 0 : INSERT_AGAIN;
+}
+
 int pnx__cache_make_room_locked(struct pnx_cache_shard *shard,
         const struct pnx_cache_insert *insert, size_t cost, struct pnx_cache_entry **old,
         uint32_t batch, struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx) {
@@ -409,16 +427,9 @@ int pnx__cache_make_room_locked(struct pnx_cache_shard *shard,
     for (uint32_t evicted = 0;;) {
         size_t went = *old ? pnx__cache_cost_of(*old) : 0;
         if (pnx__cache_fits(cache, fx, cost > went ? cost - went : 0, *old ? 0 : 1)) {
-            if (!*old && !pnx__cache_slot_ready_locked(shard, fresh, fx)) {
-                if (fresh->slots || fresh->page)
-                    return INSERT_FRESH;
-                /* The shard has all the slots that it can have. */
-                if (!evict_for(shard, pnx__cache_hash_high(insert->hash), cost, old, fx))
-                    return -ENOMEM;
-                continue;
-            }
-            if (take_room(cache, cost, went, *old ? 0 : 1, fx))
-                return 0;
+            int rc = take_room_locked(shard, insert, cost, old, fresh, fx);
+            if (rc != INSERT_AGAIN)
+                return rc;
             continue;
         }
         if (evicted++ >= batch)

@@ -180,6 +180,22 @@ static bool is_live(const struct pnx_cache_table *table, uint32_t slot) {
     return entry && entry->u.in.slot == slot;
 }
 
+/* Checks a slot that stands in line l; *passed: how many lines its key went past. */
+static const char *check_slot(
+        const struct pnx_cache_table *table, uint32_t l, uint32_t slot, uint64_t *passed) {
+    if (slot >= table->slots || !table->pages[slot >> table->shape.shift])
+        return "the index holds a slot that does not exist";
+    if (!is_live(table, slot))
+        return "the index holds a slot that is not live";
+    uint32_t home = (uint32_t)(pnx__cache_home(table, high_of(table, slot)) - table->lines);
+    *passed += l >= home ? l - home : table->n_lines - home + l;
+    for (uint32_t p = home; p != l; p = p + 1 == table->n_lines ? 0 : p + 1) {
+        if (!pnx_load(&table->lines[p].passed, PNX_RELAXED, "cache_table.check_path"))
+            return "a key stands behind a line that nobody went past";
+    }
+    return NULL;
+}
+
 const char *pnx__cache_table_check(const struct pnx_cache_table *table, uint32_t *ret_live) {
     uint32_t live = 0;
     uint64_t passed = 0, should_pass = 0;
@@ -190,16 +206,9 @@ const char *pnx__cache_table_check(const struct pnx_cache_table *table, uint32_t
             if (!tag_at(line, i))
                 continue;
             uint32_t slot = pnx_load(&line->slot[i], PNX_RELAXED, "cache_table.check_slot");
-            if (slot >= table->slots || !table->pages[slot >> table->shape.shift])
-                return "the index holds a slot that does not exist";
-            if (!is_live(table, slot))
-                return "the index holds a slot that is not live";
-            uint32_t home = (uint32_t)(pnx__cache_home(table, high_of(table, slot)) - table->lines);
-            should_pass += l >= home ? l - home : table->n_lines - home + l;
-            for (uint32_t p = home; p != l; p = p + 1 == table->n_lines ? 0 : p + 1) {
-                if (!pnx_load(&table->lines[p].passed, PNX_RELAXED, "cache_table.check_path"))
-                    return "a key stands behind a line that nobody went past";
-            }
+            const char *broken = check_slot(table, l, slot, &should_pass);
+            if (broken)
+                return broken;
             live++;
         }
     }
