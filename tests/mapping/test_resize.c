@@ -274,7 +274,8 @@ TEST(pages_that_advice_has_divided_are_moved_all_the_same) {
         CHECK_EQ(pnx_mapping_advise(mapping, 20000, 30000, PNX_ADVICE_RANDOM), 0);
         CHECK_EQ(pnx_mapping_advise(mapping, 60000, 10, PNX_ADVICE_SEQUENTIAL), 0);
         CHECK_EQ(pnx_mapping_lock(mapping, NULL), 0);
-        if (kind >= 2 && test_os_faults())
+        /* Of several mappings valgrind says ENOMEM where Linux says EFAULT. */
+        if ((kind >= 2 || getenv("PNX_TEST_SLOW")) && test_os_faults())
             test_os_fault("mremap", 1, true, ENOTSUP);
         resized(mapping, 350000, 0);
         if (test_os_faults())
