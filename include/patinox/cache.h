@@ -623,7 +623,7 @@ struct pnx_cache_file_report {
  * beside path, for the owner alone, made safe on disk and then given its name; one that fails leaves nothing.  Takes 24
  * bytes of memory for each entry, and holds locks as pnx_cache_each() does.  opts and ret_report (its size set) may be NULL.
  *
- * What the system says of the file: -ENOSPC, -EIO, -EACCES ...; -ENOMEM, -E2BIG, -EINVAL, -ESHUTDOWN, or what serialize
+ * What the system says of the file: -ENOSPC, -EIO, -EACCES (on Windows also where somebody else has it open or replaces it) ...; -ENOMEM, -E2BIG, -EINVAL, -ESHUTDOWN, or what serialize
  * returned.  err says at what.
  */
 PNX_API PNX_NODISCARD int pnx_cache_save(struct pnx_cache *cache, const char *path,
