@@ -43,15 +43,16 @@ static void end_many(size_t n, pnx_ns timeout) {
     const struct pnx_env env = {.size = sizeof(env), .now = worked};
     struct pnx_registry *registry;
     struct pnx_shutdown_report *report;
-    size_t ended = 0;
+    static size_t of_each[16], runs; /* a cleanup that was abandoned may come to its count later */
+    size_t *counter = &of_each[runs++];
     CHECK_EQ(pnx_registry_create(PNX_REGISTRY_OPTS(.env = &env), NULL, &registry), 0);
     for (size_t i = 0; i < n; i++) {
         pnx_resource_id id;
-        CHECK_EQ(
-                pnx_registry_add(registry,
-                        PNX_RESOURCE(.type = "x", .cleanup = end_at_once, .arg = &ended, .owner = i,
-                                .priority = i % 7 ? PNX_PRIORITY_NORMAL : PNX_PRIORITY_HIGH),
-                        NULL, &id),
+        CHECK_EQ(pnx_registry_add(registry,
+                         PNX_RESOURCE(.type = "x", .cleanup = end_at_once, .arg = counter,
+                                 .owner = i,
+                                 .priority = i % 7 ? PNX_PRIORITY_NORMAL : PNX_PRIORITY_HIGH),
+                         NULL, &id),
                 0);
     }
     pnx_ns began = worked(NULL);
@@ -59,9 +60,11 @@ static void end_many(size_t n, pnx_ns timeout) {
     pnx_ns took = worked(NULL) - began;
     struct pnx_shutdown_counts counts = counts_of(report);
     CHECK_EQ(counts.done + counts.failed + counts.abandoned + counts.leaked, n);
-    CHECK_EQ(counts.done, ended);
-    CHECK_EQ(rc, ended == n ? 0 : -ETIMEDOUT);
-    if (ended == 0)
+    /* One that ran at the deadline may have counted, and not have been seen to return. */
+    size_t ended = __atomic_load_n(counter, __ATOMIC_RELAXED);
+    CHECK(ended >= counts.done && ended <= counts.done + counts.abandoned);
+    CHECK_EQ(rc, counts.done == n ? 0 : -ETIMEDOUT);
+    if (counts.done + counts.abandoned == 0)
         CHECK_EQ(counts.leaked, n);
     /* The two looks that are never cut short, at the most that a look may take. */
     pnx_ns least = test_slow() ? 0 : (pnx_ns)n * 60;
