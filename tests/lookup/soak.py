@@ -166,7 +166,10 @@ class Soak(service.Case):
         self.assertLessEqual(after["objects not reclaimed"], 64 * after["threads"])
         limits = {"descriptors": 4, "threads": 4}
         if SLOW == 1:
-            limits |= {"heap in use": HEAP_SLACK, "memory outside the heap": OUTSIDE_SLACK}
+            # A thread that came has a record and names of its own; what waits for readers was counted without malloc's rounding.
+            more = max(0, after["threads"] - before["threads"])
+            limits |= {"heap in use": HEAP_SLACK + 4096 * more + 32 * after["objects not reclaimed"],
+                       "memory outside the heap": OUTSIDE_SLACK}
         for name, limit in limits.items():
             self.assertLessEqual(after[name] - before[name], limit, f"{name} has grown")
 
