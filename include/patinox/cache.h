@@ -171,7 +171,8 @@ struct pnx_cache_opts {
      * refuses its job, destroy is run at once.  Default: none.
      */
     struct pnx_executor *destroy_executor;
-    /* Keys that are followed for pnx_cache_curve(), at most, 256 to 2^20: 44 bytes each; default 0: off. */
+    /* Keys that are followed for pnx_cache_curve(), at most, 256 to 2^20: 44 bytes each; default 0: off.  A request of one takes
+     * a lock, which P8 knows nothing of. */
     uint64_t curve_samples;
 };
 #define PNX_CACHE_DEFERRED_MAX 1024

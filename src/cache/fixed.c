@@ -270,6 +270,8 @@ static bool exchange_locked(
         return false;
     uint32_t slot =
             shard->policy->victim(shard->policy_state, pnx__cache_hash_high(insert->hash), 1);
+    if (slot == PNX_CACHE_NO_SLOT)
+        return false;
     take_out(shard, slot, true);
     put_in(shard, slot, insert, expires);
     pnx_owner_add(&shard->counters.removed_size, 1);
@@ -434,14 +436,13 @@ int pnx__cache_fixed_get_copy(struct pnx_cache *cache, const void *key, size_t k
     }
 }
 
-/* The usual ways of a put: a value is replaced, or a full cache lets another entry go.  They need no memory, and give none back.
- * False where it is not as simple as that. */
+/* The usual ways of a put into a full cache, of what does not expire: a value is replaced, or another entry goes.  They need no
+ * memory, and give none back.  False where it is not as simple as that. */
 static bool put_shortly(struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert) {
     struct pnx_cache *cache = shard->cache;
     bool done = false;
     pnx__cache_lock(shard);
-    if (shard->epoch == pnx__cache_epoch(cache) && shard->timed == 0 && shard->live > 0 &&
-            insert->ttl == PNX_NEVER) {
+    if (shard->epoch == pnx__cache_epoch(cache) && shard->timed == 0 && shard->live > 0) {
         if (shard->policy->expect)
             shard->policy->expect(shard->policy_state, pnx__cache_hash_high(insert->hash));
         struct pnx_cache_effects none = {0}; /* nothing expires */
@@ -469,7 +470,10 @@ int pnx__cache_fixed_put(
     };
     if (ttl == 0) /* relaxed: a number */
         insert.ttl = (pnx_ns)pnx_load(&cache->ttl, PNX_RELAXED, "cache_fixed.ttl_now");
-    if (!if_absent && put_shortly(pnx__cache_shard_of(cache, insert.hash), &insert))
+    /* A hint: one that fills would search in vain, and then again. */
+    bool full = !pnx__cache_fits(cache, NULL, cache->fixed_cost, 1);
+    if (full && !if_absent && insert.ttl == PNX_NEVER &&
+            put_shortly(pnx__cache_shard_of(cache, insert.hash), &insert))
         return 0;
     return pnx__cache_insert(cache, &insert);
 }

@@ -6,7 +6,8 @@
  * hash came too long ago is as good as empty; where a bucket is full of others the oldest makes room.  Next to
  * cache/policies/ghost.h it takes a quarter of the memory, and is wrong about some hashes in a hundred.
  *
- *   P1  A hash that limit others have followed is not found.
+ *   P1  A hash that limit others have followed, and a sixteenth of the room more, is not found; but one that twice the room has
+ *       followed, and that its bucket has still kept, looks as if it had just come.
  */
 #ifndef PNX_SRC_CACHE_POLICIES_GHOST_TABLE_H
 #define PNX_SRC_CACHE_POLICIES_GHOST_TABLE_H
