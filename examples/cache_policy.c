@@ -46,15 +46,19 @@ static void gdsf_init(void *memory, const struct pnx_cache_policy_params *params
     g->wants.exact_hits = 1; /* each hit moves an entry */
 }
 
-static void gdsf_grow(void *state, void *memory, uint32_t slots) {
+/* map: what slots are called from now on, or NULL where they keep their numbers. */
+static void gdsf_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
     const struct gdsf *old = state;
     struct gdsf *g = memory;
     *g = *old;
     place_tables(g, slots);
-    memcpy(g->priority, old->priority, old->slots * sizeof(*g->priority));
-    memcpy(g->heap, old->heap, old->slots * sizeof(*g->heap));
-    memcpy(g->at, old->at, old->slots * sizeof(*g->at));
-    memcpy(g->hits, old->hits, old->slots * sizeof(*g->hits));
+    for (uint32_t at = 0; at < old->count; at++) {
+        uint32_t was = old->heap[at], slot = map ? map[was] : was;
+        g->heap[at] = slot;
+        g->at[slot] = at;
+        g->priority[slot] = old->priority[was];
+        g->hits[slot] = old->hits[was];
+    }
 }
 
 static void put_at(struct gdsf *g, uint32_t at, uint32_t slot) {
@@ -213,7 +217,7 @@ static int shard_open(struct shard *shard, const struct pnx_cache_policy *policy
     memset(small, 0, half);
     memset(large, 0, all);
     policy->init(small, &params, KEYS / 2);
-    policy->grow(small, large, KEYS);
+    policy->grow(small, large, KEYS, NULL);
     free(small);
     shard->state = large;
     return 0;

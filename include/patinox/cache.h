@@ -326,7 +326,7 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
 /* ---- fixed sizes ----
  *
  * Where all keys have the same size, and all values too, they stand in the index itself: there is no block of memory for an
- * entry, a lookup reads two lines of the processor's cache, and a put allocates nothing but pages.  Such a cache is made
+ * entry, a lookup waits for memory once, and a put allocates nothing but larger tables while the cache fills.  Such a cache is made
  * with key_bytes and value_bytes, or by PNX_CACHE_DEFINE().  What it does otherwise:
  *
  *   - Values are copied, always: get_copy(), get_many(), put(), put_if_absent(), remove(), each_copy(), and all that is about the
@@ -338,9 +338,10 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
  *     These are counted in 32 bits: nothing with a time to live is returned later than nine years after the cache was made.
  *   - Of entries of a shard that have expired most, but not always all, go before what the policy would evict (P2): their order is
  *     known to a bucket of a timing wheel.  None is ever returned (P3).
- *   - An entry counts pnx_cache_cost_fixed() bytes.  The budget is charged by pages; a removal gives nothing back, and the budget's
- *     reclaimer, and a clear, empty whole shards.
- *   - A shard has at most 2^24 - 2 entries, and evicts beyond that.
+ *   - An entry counts pnx_cache_cost_fixed() bytes.  The budget is charged by tables, of which a shard has one, and while it
+ *     is exchanged for one a quarter larger both; a removal gives nothing back, and the budget's reclaimer, and a clear, empty whole shards.
+ *   - A shard has at most 14,260,620 entries, and evicts beyond that.
+ *   - each_copy() visits each entry that is there from begin to end once; one that is replaced or removed meanwhile it may visit as it was.
  */
 
 #define PNX_CACHE_FIXED_TTL_MIN (INT64_C(1) << 27) /* 134 ms */

@@ -176,8 +176,12 @@ struct pnx_cache_policy {
      * memory. */
     void (*init)(void *memory, const struct pnx_cache_policy_params *params, uint32_t slots);
 
-    /* Makes the same state for more slots in other memory, zeroed, too; the old one is not used any more. */
-    void (*grow)(void *state, void *memory, uint32_t slots);
+    /*
+     * Makes the same state for more slots in other memory, zeroed, too; the old one is not used any more.  map: NULL where
+     * slots keep their numbers; else what was slot i is map[i] from now on, NO_SLOT for one that is not held, and the slots' records
+     * are those of the new numbers already.
+     */
+    void (*grow)(void *state, void *memory, uint32_t slots, const uint32_t *map);
 
     /* Takes the slot in: its weight, hash and expiry stand in its record.  The policy clears its hit byte. */
     void (*insert)(void *state, uint32_t slot);

@@ -90,13 +90,11 @@ size_t pnx_cache_cost_fixed(size_t key_bytes, size_t value_bytes) {
     if (key_bytes == 0 || key_bytes > PNX_CACHE_KEY_BYTES || value_bytes == 0 ||
             value_bytes > PNX_CACHE_VALUE_BYTES)
         return SIZE_MAX;
-    return sizeof(struct pnx_cache_fixed) + (key_bytes + 3) / 4 * 4 + (value_bytes + 3) / 4 * 4 +
-           PNX_CACHE_FIXED_SHARE;
+    size_t record = PNX_CACHE_FIXED_STRIDE(key_bytes, value_bytes);
+    return record + record / 8 + PNX_CACHE_FIXED_SHARE;
 }
 
 /* ---- making ---- */
-
-#define FIXED_SHIFT_MOST 12 /* of pages */
 
 /* A registry that is shut down ends the cache, whose maker still has to release it. */
 static int close_row(void *arg, const struct pnx_cancel *cancel) {
@@ -202,23 +200,17 @@ static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
     cache->block.refresh = pnx__cache_refresh;
 }
 
-/* What records look like.  Of fixed sizes a page is about a 64th of what a shard is to hold. */
-static struct pnx_cache_shape shape_of(const struct pnx_cache_opts *opts, uint32_t shards) {
-    struct pnx_cache_shape shape = {
-            .stride = sizeof(struct pnx_cache_record), .shift = PNX_CACHE_PAGE_SHIFT};
+/* What records look like. */
+static struct pnx_cache_shape shape_of(const struct pnx_cache_opts *opts) {
+    struct pnx_cache_shape shape = {.stride = sizeof(struct pnx_cache_record)};
     if (!opts->key_bytes)
         return shape;
-    uint64_t entries = opts->capacity / pnx_cache_cost_fixed(opts->key_bytes, opts->value_bytes);
-    if (opts->capacity_entries && (!opts->capacity || opts->capacity_entries < entries))
-        entries = opts->capacity_entries;
     shape.key_bytes = opts->key_bytes;
     shape.value_bytes = opts->value_bytes;
     shape.key_words = (opts->key_bytes + 3) / 4;
     shape.value_words = (opts->value_bytes + 3) / 4;
     shape.stride =
             (uint32_t)sizeof(struct pnx_cache_fixed) + 4 * (shape.key_words + shape.value_words);
-    while (shape.shift < FIXED_SHIFT_MOST && entries / shards >> shape.shift > 64)
-        shape.shift++;
     return shape;
 }
 
@@ -233,7 +225,7 @@ static int init_shards(
     if (rc)
         return rc;
     uint32_t shards = count_shards(opts, exact);
-    cache->shape = shape_of(opts, shards);
+    cache->shape = shape_of(opts);
     cache->cells = pnx__alloc_aligned(&cache->env, PNX_CACHE_CELLS, sizeof(*cache->cells), 64);
     if (cache->cells)
         cache->shards = pnx__alloc_aligned(&cache->env, shards, sizeof(*cache->shards), 64);
@@ -351,7 +343,7 @@ int pnx__cache_create(const struct pnx_cache_opts *opts, uint32_t first_slots,
     cache->env = env;
     cache->name = name;
     cache->first_slots = first_slots;
-    cache->slots_most = resolved.key_bytes ? PNX_CACHE_FIXED_SLOTS : PNX_CACHE_SLOTS_MAX;
+    cache->slots_most = resolved.key_bytes ? PNX_CACHE_FIXED_ENTRIES : PNX_CACHE_SLOTS_MAX;
     init(cache, &resolved);
     rc = init_shards(cache, &resolved, err);
     if (rc == 0)

@@ -5,8 +5,8 @@
  * cache/fixed.h says why readers need no lock.  Capacity, effects and eviction are those of store.c.
  *
  *   P1  A hit writes nothing but its count of hits, and takes no lock, unless the policy wants to be told of it in order.
- *   P2  A put allocates nothing but pages and tables, without the lock; a page is charged to the budget whole.
- *   P3  What was stored before a clear goes all at once: pages and table are retired, whatever they hold.
+ *   P2  A put allocates nothing but tables, without the lock; a table is charged to the budget whole.
+ *   P3  What was stored before a clear goes all at once: the table is retired, whatever it holds.
  */
 #include "cache/internal.h"
 
@@ -40,7 +40,7 @@ void pnx__cache_fixed_init(struct pnx_cache_shard *shard, struct pnx_cache_wheel
     const struct pnx_cache_shape *shape = &shard->cache->shape;
     shard->wheel = wheel;
     shard->view = (struct pnx_cache_slots){
-            .shift = shape->shift,
+            .shift = 31, /* one page */
             .stride = shape->stride,
             .hits = offsetof(struct pnx_cache_fixed, hits),
             .hash = PNX_CACHE_NO_FIELD,
@@ -81,12 +81,13 @@ __attribute__((always_inline)) static inline int find(const struct pnx_cache_sha
     const struct pnx_cache_table *table = pnx_load(&shard->table, PNX_ACQUIRE, "cache_fixed.table");
     struct pnx_cache_found_fixed found;
     if (table->epoch != epoch ||
-            !pnx__cache_search(table, hash, key, key_size, pnx__cache_fixed_is, &found))
+            !pnx__cache_fixed_search(table, hash, key, key_size,
+                    PNX_CACHE_FIXED_STRIDE(key_size, value_size), false, &found))
         return -ENOENT;
     unsigned char
             copy[PNX_CACHE_VALUE_BYTES]; /* the caller's stays as it is unless this is found */
     pnx__cache_fixed_copy(found.record, (uint32_t)(key_size + 3) / 4, copy, value_size);
-    /* Relaxed, all that follow: 1 in cache/fixed.h. */
+    /* Relaxed, all that follow: 2 in cache/fixed.h. */
     uint32_t expires = pnx_load(&found.record->expires, PNX_RELAXED, "cache_fixed.look_expires");
     uint32_t hits = pnx_load(&found.record->hits, PNX_RELAXED, "cache_fixed.hits");
     pnx_fence(PNX_ACQUIRE, "cache_fixed.read"); /* pairs with cache_fixed.write */
@@ -147,10 +148,11 @@ void pnx__cache_fixed_lock(struct pnx_cache_shard *shard, struct pnx_cache_effec
 static struct pnx_cache_fixed *find_locked(struct pnx_cache_shard *shard, uint64_t hash,
         const void *key, size_t key_size, struct pnx_cache_effects *fx, uint32_t *ret_slot) {
     struct pnx_cache_found_fixed found;
-    bool there = key_size == 8 ? pnx__cache_search(shard->own_table, hash, key, 8,
-                                         pnx__cache_fixed_is_locked, &found)
-                               : pnx__cache_search(shard->own_table, hash, key, key_size,
-                                         pnx__cache_fixed_is_locked, &found);
+    const struct pnx_cache_table *table = shard->own_table;
+    bool there = key_size == 8 ? pnx__cache_fixed_search(
+                                         table, hash, key, 8, table->shape.stride, true, &found)
+                               : pnx__cache_fixed_search(table, hash, key, key_size,
+                                         table->shape.stride, true, &found);
     if (!there)
         return NULL;
     /* Relaxed: the lock is held. */
@@ -168,7 +170,7 @@ static void take_out(struct pnx_cache_shard *shard, uint32_t slot, bool told) {
     struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, slot);
     uint64_t hash = pnx__cache_fixed_hash(shard->cache, record);
     pnx__mutex_assert_held(&shard->lock);
-    pnx__cache_table_take(shard->own_table, pnx__cache_hash_high(hash), pnx__cache_tag(hash), slot);
+    pnx__cache_fixed_table_take(shard->own_table, hash, slot);
     if (!told)
         shard->policy->remove(shard->policy_state, slot);
     /* Relaxed, both: only the lock's holder writes it; the fence comes after. */
@@ -180,9 +182,6 @@ void pnx__cache_fixed_remove_locked(struct pnx_cache_shard *shard, uint32_t slot
         enum pnx_cache_cause cause, bool told, struct pnx_cache_effects *fx) {
     struct pnx_cache *cache = shard->cache;
     take_out(shard, slot, told);
-    /* Pairs with cache_fixed.read: the free list's word comes after. */
-    pnx_fence(PNX_RELEASE, "cache_fixed.give");
-    pnx__cache_give_slot(shard, slot);
     shard->live--;
     pnx_owner_add(&shard->bytes, (uint64_t)0 - cache->fixed_cost);
     pnx_owner_add(&shard->entries, (uint64_t)0 - 1);
@@ -196,7 +195,7 @@ static void set_words(struct pnx_a32 *word, const void *bytes, uint32_t n) {
     for (uint32_t i = 0; i < n / 4; i++) {
         uint32_t w;
         memcpy(&w, (const char *)bytes + 4 * (size_t)i, 4);
-        /* Relaxed, both: 1 in cache/fixed.h. */
+        /* Relaxed, both: 2 in cache/fixed.h. */
         pnx_store(&word[i], w, PNX_RELAXED, "cache_fixed.set_word");
     }
     if (n % 4)
@@ -233,27 +232,22 @@ static void replace_locked(struct pnx_cache_shard *shard, struct pnx_cache_fixed
     pnx_owner_add(&shard->counters.inserts, 1);
 }
 
-/* Puts an entry into a slot in which nothing stands. */
-static void put_in(struct pnx_cache_shard *shard, uint32_t slot,
-        const struct pnx_cache_insert *insert, uint32_t expires) {
+/* Puts an entry into the first slot for its key in which nothing stands; there is one. */
+static void put_in(
+        struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert, uint32_t expires) {
+    uint32_t slot = pnx__cache_fixed_free_slot(shard->own_table, insert->hash);
     struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, slot);
     write_record(&shard->cache->shape, record, insert->key, insert->value, expires);
     shard->policy->insert(shard->policy_state, slot);
     if (expires != PNX_CACHE_TICK_NEVER)
         pnx__cache_wheel_add(shard, slot, expires);
-    pnx__cache_table_put(shard->own_table, pnx__cache_hash_high(insert->hash),
-            pnx__cache_tag(insert->hash), slot);
+    pnx__cache_fixed_table_put(shard->own_table, insert->hash, slot);
     pnx_owner_add(&shard->counters.inserts, 1);
 }
 
 static void insert_locked(
         struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert, uint32_t expires) {
-    uint32_t slot = pnx__cache_take_slot(shard);
-    struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, slot);
-    /* Relaxed: the lock is held, and nobody knows a slot that never held anything. */
-    if (pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.first_seq") == 0)
-        pnx_store(&record->seq, 1, PNX_RELAXED, "cache_fixed.first_odd");
-    put_in(shard, slot, insert, expires);
+    put_in(shard, insert, expires);
     shard->live++;
     pnx_owner_add(&shard->bytes, shard->cache->fixed_cost);
     pnx_owner_add(&shard->entries, 1);
@@ -264,7 +258,7 @@ static void insert_locked(
 static bool exchange_locked(
         struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert, uint32_t expires) {
     const struct pnx_cache *cache = shard->cache;
-    if (shard->timed > 0 || shard->live == 0 || shard->free_first != PNX_CACHE_NONE ||
+    if (shard->timed > 0 || shard->live == 0 ||
             pnx__cache_fits(cache, NULL, cache->fixed_cost, 1) ||
             !pnx__cache_fits(cache, NULL, 0, 0) || !pnx__cache_has_its_share(shard))
         return false;
@@ -273,7 +267,7 @@ static bool exchange_locked(
     if (slot == PNX_CACHE_NO_SLOT)
         return false;
     take_out(shard, slot, true);
-    put_in(shard, slot, insert, expires);
+    put_in(shard, insert, expires);
     pnx_owner_add(&shard->counters.removed_size, 1);
     return true;
 }
@@ -511,18 +505,46 @@ void pnx__cache_fixed_sweep(struct pnx_cache *cache) {
 
 #define WALK_BYTES 2048 /* of keys and values that are copied at once */
 
-/* Copies what stands in slots from *at on, as much as there is room for; returns how many. */
-static uint32_t copy_some(
-        struct pnx_cache_shard *shard, uint32_t *at, char *buf, struct pnx_cache_effects *fx) {
+/*
+ * A walk through what stood in the shard's table when it began.  When another table takes its place meanwhile, it stays as it was, until
+ * the last walk through it is over.
+ */
+struct walk {
+    struct pnx_cache_shard *shard;
+    struct pnx_cache_table *table; /* NULL: not begun, or over */
+    uint32_t at;
+};
+
+/* Takes the table up; false where there is none. */
+static bool begin_walk(struct walk *walk) {
+    if (walk->shard->own_table == &pnx__cache_no_table)
+        return false;
+    walk->table = walk->shard->own_table;
+    walk->table->walks++;
+    return true;
+}
+
+static void end_walk(struct walk *walk, struct pnx_cache_effects *fx) {
+    if (--walk->table->walks == 0 && walk->table != walk->shard->own_table)
+        pnx__cache_put_table(walk->table, fx);
+    walk->table = NULL;
+}
+
+/* Copies the next entries, as much as there is room for; returns how many.  The walk is over when it has no table any more. */
+static uint32_t copy_some(struct walk *walk, char *buf, struct pnx_cache_effects *fx) {
+    struct pnx_cache_shard *shard = walk->shard;
     struct pnx_cache *cache = shard->cache;
     const struct pnx_cache_shape *shape = &cache->shape;
     size_t pair = (size_t)shape->key_bytes + shape->value_bytes;
     uint32_t n = 0, now = pnx__cache_tick_now(cache);
     pnx__cache_fixed_lock(shard, fx);
-    for (uint32_t looked = 0; *at < shard->used && looked < 4 * PNX_CACHE_BATCH; looked++) {
-        if ((n + 1) * pair > WALK_BYTES || pnx__cache_is_closed(cache))
+    bool there = walk->table || begin_walk(walk);
+    bool over = !there || pnx__cache_is_closed(cache) || walk->table->epoch != shard->epoch;
+    for (uint32_t looked = 0;
+            !over && walk->at < walk->table->slots && looked < 4 * PNX_CACHE_BATCH; looked++) {
+        if ((n + 1) * pair > WALK_BYTES)
             break;
-        const struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, (*at)++);
+        const struct pnx_cache_fixed *record = pnx__cache_fixed_at(walk->table, walk->at++);
         /* Relaxed, both: the lock is held. */
         uint32_t expires = pnx_load(&record->expires, PNX_RELAXED, "cache_fixed.walk_expires");
         if ((pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.walk_seq") & 1) || expires <= now)
@@ -532,8 +554,8 @@ static uint32_t copy_some(
                 record, shape->key_words, buf + n * pair + shape->key_bytes, shape->value_bytes);
         n++;
     }
-    if (*at >= shard->used || pnx__cache_is_closed(cache))
-        *at = PNX_CACHE_NONE;
+    if (there && (over || walk->at >= walk->table->slots))
+        end_walk(walk, fx);
     pnx__cache_unlock(shard, fx);
     return n;
 }
@@ -541,11 +563,12 @@ static uint32_t copy_some(
 int pnx__cache_fixed_each(struct pnx_cache *cache, pnx_cache_visit_copy_fn *visit, void *ctx) {
     size_t pair = (size_t)cache->shape.key_bytes + cache->shape.value_bytes;
     int rc = 0;
-    for (uint32_t i = 0; i < cache->n_shards; i++) {
-        for (uint32_t at = 0; rc == 0 && at != PNX_CACHE_NONE;) {
+    for (uint32_t i = 0; rc == 0 && i < cache->n_shards; i++) {
+        struct walk walk = {.shard = &cache->shards[i]};
+        struct pnx_cache_effects fx = {0};
+        do {
             char buf[WALK_BYTES];
-            struct pnx_cache_effects fx = {0};
-            uint32_t n = copy_some(&cache->shards[i], &at, buf, &fx);
+            uint32_t n = copy_some(&walk, buf, &fx);
             pnx__cache_run(cache, &fx);
             for (uint32_t k = 0; rc == 0 && k < n; k++) {
                 PNX_CACHE_CALLING(returned);
@@ -553,6 +576,12 @@ int pnx__cache_fixed_each(struct pnx_cache *cache, pnx_cache_visit_copy_fn *visi
                 rc = visit(ctx, buf + k * pair, buf + k * pair + cache->shape.key_bytes);
                 returned = true;
             }
+        } while (rc == 0 && walk.table);
+        if (walk.table) { /* ended by the visitor */
+            pnx__cache_fixed_lock(walk.shard, &fx);
+            end_walk(&walk, &fx);
+            pnx__cache_unlock(walk.shard, &fx);
+            pnx__cache_run(cache, &fx);
         }
     }
     return rc;
@@ -599,7 +628,7 @@ static struct pnx_cache_shard *largest(const struct pnx_cache *cache) {
     return shard;
 }
 
-/* A page with a hole gives nothing back: the largest shard is emptied, then the next. */
+/* A table with holes gives nothing back: the largest shard is emptied, then the next. */
 size_t pnx__cache_fixed_reclaim(struct pnx_cache *cache, size_t want) {
     size_t freed = 0;
     for (uint32_t i = 0; i < cache->n_shards && freed < want; i++) {
@@ -608,7 +637,7 @@ size_t pnx__cache_fixed_reclaim(struct pnx_cache *cache, size_t want) {
         uint64_t bytes = 0;
         pnx__cache_fixed_lock(shard, &fx);
         if (shard->own_table != &pnx__cache_no_table) {
-            bytes = pnx__cache_pages_charge(shard->own_table);
+            bytes = shard->own_table->charged;
             retire_all(shard, &shard->counters.removed_size, &fx);
             pnx_owner_add(&shard->counters.reclaimed, bytes);
         }
@@ -625,16 +654,17 @@ size_t pnx__cache_fixed_reclaim(struct pnx_cache *cache, size_t want) {
 
 const char *pnx__cache_fixed_check(const struct pnx_cache_shard *shard) {
     const struct pnx_cache *cache = shard->cache;
+    const struct pnx_cache_table *table = shard->own_table;
     uint32_t live = 0;
-    for (uint32_t slot = 0; slot < shard->used; slot++) {
-        const struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, slot);
+    for (uint32_t slot = 0; slot < table->slots; slot++) {
+        const struct pnx_cache_fixed *record = pnx__cache_fixed_at(table, slot);
         uint32_t seq = pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.check_seq");
         if (seq & 1)
             continue;
         struct pnx_cache_found_fixed found;
         uint64_t hash = pnx__hash(cache->seed, record->word, cache->shape.key_bytes);
-        if (!pnx__cache_search(shard->own_table, hash, record->word, cache->shape.key_bytes,
-                    pnx__cache_fixed_is_locked, &found) ||
+        if (!pnx__cache_fixed_search(table, hash, record->word, cache->shape.key_bytes,
+                    cache->shape.stride, true, &found) ||
                 found.slot != slot)
             return "an entry is not found by its key";
         live++;

@@ -65,7 +65,8 @@
  */
 #define PNX_CACHE_INDEX_SHARE 88
 #define PNX_CACHE_INDEX_BASE  16384 /* what a shard's index may hold beside the shares */
-#define PNX_CACHE_FIXED_SHARE 28    /* the same for fixed sizes, beside the record */
+#define PNX_CACHE_FIXED_SHARE \
+    28 /* the same for fixed sizes, beside the record and an eighth of it */
 
 #define PNX_CACHE_WHEEL_LEVELS  5u
 #define PNX_CACHE_WHEEL_BUCKETS 64u
@@ -93,7 +94,8 @@ struct pnx_cache_cell {
 
 /*
  * A part of the keys.  Conservation under its lock: live == the index's slots == those of the policy; timed <= live;
- * live + free ones == used <= slots; inserts == live + all removed_*.
+ * live + free ones == used <= slots; inserts == live + all removed_*.  Where sizes are fixed there is no list of free slots, and used
+ * is 0.
  */
 struct pnx_cache_shard {
     /* What lookups read. */
@@ -288,11 +290,6 @@ static inline bool pnx__cache_is_fixed(const struct pnx_cache *cache) {
     return cache->shape.key_bytes > 0;
 }
 
-/* What a page charges to the budget: with fixed sizes all that its entries count. */
-static inline size_t pnx__cache_page_charge(const struct pnx_cache *cache) {
-    return cache->fixed_cost << (pnx__cache_is_fixed(cache) ? cache->shape.shift : 0);
-}
-
 /* ---- shard.c ---- */
 
 void pnx__cache_shard_init(struct pnx_cache_shard *shard, struct pnx_cache *cache,
@@ -319,9 +316,13 @@ struct pnx_cache_policy_params pnx__cache_policy_params(
 
 /* Memory for more slots, made without the lock. */
 struct pnx_cache_fresh {
-    uint32_t slots; /* of table; 0: none is wanted */
-    bool page;      /* one is wanted */
+    uint32_t room; /* of table; 0: none is wanted */
+    uint32_t
+            map_slots; /* of map, where sizes are fixed: those of the table that this one is to replace */
+    bool page;         /* one is wanted */
     struct pnx_cache_table *table;
+    uint32_t *map;
+    uint32_t map_made; /* slots that it has */
     void *policy_state;
     size_t policy_bytes;
     void *page_memory;
@@ -333,9 +334,8 @@ bool pnx__cache_slot_ready_locked(
 int pnx__cache_fresh_make(struct pnx_cache_shard *shard, struct pnx_cache_fresh *fresh);
 void pnx__cache_fresh_drop(struct pnx_cache *cache, struct pnx_cache_fresh *fresh);
 
-/* The slot that has been free for longest; ready_locked() said that there is one. */
-uint32_t pnx__cache_take_slot(struct pnx_cache_shard *shard);
-void pnx__cache_give_slot(struct pnx_cache_shard *shard, uint32_t slot);
+/* Lets go of a table that is not the shard's any more. */
+void pnx__cache_put_table(struct pnx_cache_table *table, struct pnx_cache_effects *fx);
 
 /* Gives the entry a slot, which stands in the index, the heap and the policy from then on. */
 void pnx__cache_slot_insert_locked(
@@ -527,6 +527,8 @@ uint32_t pnx__cache_wheel_due(struct pnx_cache_shard *shard, uint32_t now, uint3
 /* The tick at which there may be something to do, or TICK_NEVER. */
 uint32_t pnx__cache_wheel_next(const struct pnx_cache_shard *shard);
 void pnx__cache_wheel_reset(struct pnx_cache_shard *shard);
+/* Does the same for slots that have got other numbers. */
+void pnx__cache_wheel_rebuild(struct pnx_cache_shard *shard);
 const char *pnx__cache_wheel_check(const struct pnx_cache_shard *shard);
 
 /* ---- sweep.c ---- */

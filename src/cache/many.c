@@ -35,13 +35,32 @@ static void fetch_lines(struct many *many) {
         /* Acquire: pairs with cache_shard.publish. */
         many->table[i] = pnx_load(&pnx__cache_shard_of(many->cache, many->hash[i])->table,
                 PNX_ACQUIRE, "cache_many.table");
-        many->next[i] = pnx__cache_home(many->table[i], pnx__cache_hash_high(many->hash[i]));
+        many->next[i] =
+                pnx__cache_is_fixed(many->cache)
+                        ? (const void *)&many->table[i]
+                                  ->groups[pnx__cache_fixed_home(many->table[i], many->hash[i])]
+                        : pnx__cache_home(many->table[i], pnx__cache_hash_high(many->hash[i]));
         __builtin_prefetch(many->next[i]);
     }
 }
 
+/* The record of the first slot in the group with the key's tag. */
+static const void *guess_fixed(const struct many *many, size_t i) {
+    const struct pnx_cache_group *group = many->next[i];
+    /* Relaxed, both: 3 in cache/fixed.h. */
+    uint64_t low = pnx_load(&group->low, PNX_RELAXED, "cache_many.low");
+    uint64_t high = pnx_load(&group->high, PNX_RELAXED, "cache_many.high");
+    uint64_t m = pnx__cache_group_match(low, high, pnx__cache_tag(many->hash[i]));
+    if (!m)
+        return NULL;
+    uint32_t in = (uint32_t)(group - many->table[i]->groups) * PNX_CACHE_GROUP_SLOTS;
+    return pnx__cache_fixed_at(many->table[i], in + pnx__cache_group_position(m));
+}
+
 /* The record of the first slot in the line with the key's tag. */
 static const void *guess_record(const struct many *many, size_t i) {
+    if (pnx__cache_is_fixed(many->cache))
+        return guess_fixed(many, i);
     const struct pnx_cache_line *line = many->next[i];
     uint32_t tag = pnx__cache_tag(many->hash[i]);
     /* Acquire, all: as in cache/table.h, where their partners are. */
@@ -52,9 +71,7 @@ static const void *guess_record(const struct many *many, size_t i) {
         return NULL;
     uint32_t position = pnx__cache_position(m);
     uint32_t slot = pnx_load(&line->slot[position], PNX_ACQUIRE, "cache_many.slot");
-    return pnx__cache_is_fixed(many->cache)
-                   ? (const void *)pnx__cache_fixed_at(many->table[i], slot)
-                   : pnx__cache_record(many->table[i], slot);
+    return pnx__cache_record(many->table[i], slot);
 }
 
 static void fetch_records(struct many *many) {

@@ -5,7 +5,8 @@
  *     slots:  never used --> live --> free --> live ...     the slot that has been free for longest is used first
  *
  * More slots come by making a larger table and a larger state of the policy without the lock, and putting them in the
- * place of the old ones under it; the pages stay.  A page is made when its first slot is used.
+ * place of the old ones under it; the pages stay.  A page is made when its first slot is used.  Where sizes are fixed there are no
+ * pages and no list of free slots: a slot is a place in the table (cache/fixed.h), and has another number in the next one.
  *
  *   P1  live slots == those in the index == those that the policy holds.
  *   P2  Nothing here allocates or frees under the lock.
@@ -13,8 +14,6 @@
 #include "cache/internal.h"
 
 #include "cache/expiry.h"
-
-#include <assert.h>
 
 void pnx__cache_shard_init(struct pnx_cache_shard *shard, struct pnx_cache *cache,
         const struct pnx_cache_policy *policy) {
@@ -46,7 +45,7 @@ void pnx__cache_shard_init(struct pnx_cache_shard *shard, struct pnx_cache *cach
 void pnx__cache_shard_drop(struct pnx_cache_shard *shard) {
     const struct pnx_env *env = &shard->cache->env;
     if (shard->own_table != &pnx__cache_no_table) {
-        shard->own_table->owns_pages = true;
+        shard->own_table->owns_pages = !pnx__cache_is_fixed(shard->cache);
         pnx__cache_table_free(env, shard->own_table);
     }
     pnx__free(env, shard->policy_state, 1, shard->policy_bytes);
@@ -95,59 +94,86 @@ void pnx__cache_slot_hit_locked(struct pnx_cache_shard *shard, uint32_t slot) {
 
 /* ---- more slots ---- */
 
-/* How many slots the next table should have; 0 at the limit. */
-static uint32_t next_slots(const struct pnx_cache_shard *shard) {
+/* For how many entries the next table should have room; 0 at the limit. */
+static uint32_t next_room(const struct pnx_cache_shard *shard) {
     const struct pnx_cache *cache = shard->cache;
-    uint64_t slots = shard->own_table->slots;
-    if (slots >= cache->slots_most)
+    uint64_t room = shard->own_table->room;
+    if (room >= cache->slots_most)
         return 0;
     uint64_t limit = pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache_shard.slots_limit");
+    bool fixed = pnx__cache_is_fixed(cache);
+    if (fixed) {
+        uint64_t bytes = pnx_load(&cache->capacity, PNX_RELAXED, "cache_shard.bytes_limit");
+        if (bytes != UINT64_MAX && bytes / cache->fixed_cost < limit)
+            limit = bytes / cache->fixed_cost;
+    }
+    /* Records of fixed sizes are there for all that there is room for: by smaller steps, and closer to the shard's part. */
+    uint64_t share = limit / cache->n_shards, next = room + room / (fixed ? 4 : 2);
     /* Keys are not spread evenly over shards. */
-    uint64_t most =
-            limit / cache->n_shards + (cache->n_shards > 1 ? limit / cache->n_shards / 8 : 0);
-    uint64_t next = slots + slots / 2;
-    if (slots < most && next > most)
+    uint64_t most = share + (cache->n_shards > 1 ? share / (fixed ? 48 : 8) : 0);
+    if (room < most && next > most)
         next = most;
-    if (limit != UINT64_MAX && slots >= most)
-        next = slots + slots / 8 + 1;
-    if (slots == 0 || next <= slots)
-        next = slots ? slots + 1 : cache->first_slots;
+    if (limit != UINT64_MAX && room >= most)
+        next = room + room / (fixed ? 24 : 8) + 1;
+    if (room == 0 || next <= room)
+        next = room ? room + 1 : cache->first_slots;
     return (uint32_t)(next < cache->slots_most ? next : cache->slots_most);
+}
+
+/* Where sizes are fixed, charged whole. */
+static struct pnx_cache_table *make_table(struct pnx_cache_shard *shard, uint32_t room) {
+    struct pnx_cache *cache = shard->cache;
+    if (!pnx__cache_is_fixed(cache))
+        return pnx__cache_table_make(shard, &cache->env, &cache->shape, room);
+    size_t charge = room * cache->fixed_cost;
+    if (pnx_budget_charge(cache->budget, charge, 0) != 0)
+        return NULL;
+    struct pnx_cache_table *table =
+            pnx__cache_fixed_table_make(shard, &cache->env, &cache->shape, room);
+    if (table)
+        table->charged = charge;
+    else
+        pnx_budget_uncharge(cache->budget, charge);
+    return table;
+}
+
+static void drop_table(const struct pnx_env *env, struct pnx_cache_fresh *fresh) {
+    pnx__cache_table_free(env, fresh->table);
+    pnx__free(env, fresh->policy_state, 1, fresh->policy_bytes);
+    pnx__free(env, fresh->map, fresh->map_made, sizeof(*fresh->map));
+    fresh->table = NULL;
+    fresh->policy_state = NULL;
+    fresh->map = NULL;
 }
 
 int pnx__cache_fresh_make(struct pnx_cache_shard *shard, struct pnx_cache_fresh *fresh) {
     struct pnx_cache *cache = shard->cache;
     const struct pnx_env *env = &cache->env;
     if (fresh->page && !fresh->page_memory) {
-        size_t charge = pnx__cache_page_charge(cache);
-        if (charge && pnx_budget_charge(cache->budget, charge, 0) != 0)
+        fresh->page_memory = pnx__alloc(env, PNX_CACHE_PAGE_SLOTS, sizeof(struct pnx_cache_record));
+        if (!fresh->page_memory)
             return -ENOMEM;
-        fresh->page_memory = pnx__alloc(env, 1, pnx__cache_page_bytes(&cache->shape));
-        if (!fresh->page_memory) {
-            pnx_budget_uncharge(cache->budget, charge);
-            return -ENOMEM;
-        }
     }
-    if (!fresh->slots)
+    if (!fresh->room)
         return fresh->page ? 0 : -ENOMEM;
-    if (fresh->table && fresh->table->slots == fresh->slots)
-        return 0;
-    pnx__cache_table_free(env, fresh->table);
-    pnx__free(env, fresh->policy_state, 1, fresh->policy_bytes);
+    drop_table(env, fresh);
+    fresh->table = make_table(shard, fresh->room);
+    if (!fresh->table)
+        return -ENOMEM;
     struct pnx_cache_policy_params params = pnx__cache_policy_params(shard, cache);
-    fresh->policy_bytes = shard->policy->memory(&params, fresh->slots);
+    fresh->policy_bytes = shard->policy->memory(&params, fresh->table->slots);
     fresh->policy_state =
             fresh->policy_bytes ? pnx__alloc_aligned(env, 1, fresh->policy_bytes, 64) : NULL;
-    fresh->table = pnx__cache_table_make(shard, env, &cache->shape, fresh->slots);
-    return fresh->policy_state && fresh->table ? 0 : -ENOMEM;
+    fresh->map_made = fresh->map_slots;
+    if (fresh->map_made > 0)
+        fresh->map = pnx__alloc(env, fresh->map_made, sizeof(*fresh->map));
+    return fresh->policy_state && (fresh->map || fresh->map_made == 0) ? 0 : -ENOMEM;
 }
 
 void pnx__cache_fresh_drop(struct pnx_cache *cache, struct pnx_cache_fresh *fresh) {
-    pnx__cache_table_free(&cache->env, fresh->table);
-    pnx__free(&cache->env, fresh->policy_state, 1, fresh->policy_bytes);
-    if (fresh->page_memory)
-        pnx_budget_uncharge(cache->budget, pnx__cache_page_charge(cache));
-    pnx__free(&cache->env, fresh->page_memory, 1, pnx__cache_page_bytes(&cache->shape));
+    drop_table(&cache->env, fresh);
+    pnx__free(
+            &cache->env, fresh->page_memory, PNX_CACHE_PAGE_SLOTS, sizeof(struct pnx_cache_record));
     *fresh = (struct pnx_cache_fresh){0};
 }
 
@@ -163,14 +189,18 @@ static void put_spare(struct pnx_cache_effects *fx, void *memory, size_t bytes) 
     fx->spare = spare;
 }
 
+void pnx__cache_put_table(struct pnx_cache_table *table, struct pnx_cache_effects *fx) {
+    table->next = fx->table;
+    fx->table = table;
+}
+
 static void publish_table_locked(struct pnx_cache_shard *shard, struct pnx_cache_table *table,
         struct pnx_cache_effects *fx) {
-    if (shard->own_table != &pnx__cache_no_table) {
-        shard->own_table->next = fx->table;
-        fx->table = shard->own_table;
-    }
+    /* Who walks through it lets it go in the end. */
+    if (shard->own_table != &pnx__cache_no_table && shard->own_table->walks == 0)
+        pnx__cache_put_table(shard->own_table, fx);
     shard->own_table = table;
-    shard->view.pages = table->pages;
+    shard->view.pages = pnx__cache_is_fixed(shard->cache) ? &table->records : table->pages;
     /* Release: pairs with cache.look_table; all of the table. */
     pnx_store(&shard->table, table, PNX_RELEASE, "cache_shard.publish");
 }
@@ -182,42 +212,63 @@ static void install_locked(struct pnx_cache_shard *shard, struct pnx_cache_fresh
     add_index_bytes(shard, fresh->table->bytes + fresh->policy_bytes,
             shard->own_table->bytes + shard->policy_bytes);
     fresh->table->epoch = shard->epoch;
-    pnx__cache_table_copy(fresh->table, shard->own_table);
+    if (!pnx__cache_is_fixed(shard->cache))
+        pnx__cache_table_copy(fresh->table, shard->own_table);
+    else
+        pnx__cache_fixed_table_copy(fresh->table, shard->own_table, fresh->map);
     publish_table_locked(shard, fresh->table, fx);
     if (shard->policy_state)
-        shard->policy->grow(shard->policy_state, fresh->policy_state, slots);
+        shard->policy->grow(shard->policy_state, fresh->policy_state, slots, fresh->map);
     else
         shard->policy->init(fresh->policy_state, &params, slots);
     put_spare(fx, shard->policy_state, shard->policy_bytes);
+    put_spare(fx, fresh->map, fresh->map_made * sizeof(*fresh->map));
     shard->policy_state = fresh->policy_state;
     shard->policy_bytes = fresh->policy_bytes;
     fresh->table = NULL;
     fresh->policy_state = NULL;
-    fresh->slots = 0;
+    fresh->map = NULL;
+    fresh->room = 0;
+    if (pnx__cache_is_fixed(shard->cache))
+        pnx__cache_wheel_rebuild(shard);
+}
+
+/* Whether there is room in the table, or in the fresh one that takes its place. */
+static bool room_ready_locked(struct pnx_cache_shard *shard, struct pnx_cache_fresh *fresh,
+        struct pnx_cache_effects *fx) {
+    bool fixed = pnx__cache_is_fixed(shard->cache);
+    if ((fixed ? shard->live : shard->used) < shard->own_table->room)
+        return true;
+    uint32_t room = next_room(shard), map_slots = fixed ? shard->own_table->slots : 0;
+    bool made = fresh->table && fresh->policy_state && fresh->table->room >= room &&
+                (fresh->map || map_slots == 0) && fresh->map_made == map_slots;
+    if (!made || room == 0) {
+        fresh->room = room;
+        fresh->map_slots = map_slots;
+        fresh->page = false;
+        return false;
+    }
+    install_locked(shard, fresh, fx);
+    return true;
 }
 
 bool pnx__cache_slot_ready_locked(struct pnx_cache_shard *shard, struct pnx_cache_fresh *fresh,
         struct pnx_cache_effects *fx) {
     if (shard->free_first != PNX_CACHE_NONE)
         return true;
-    if (shard->used == shard->own_table->slots) {
-        uint32_t slots = next_slots(shard);
-        if (!fresh->table || fresh->table->slots < slots || slots == 0) {
-            fresh->slots = slots;
-            fresh->page = false;
-            return false;
-        }
-        install_locked(shard, fresh, fx);
-    }
+    if (!room_ready_locked(shard, fresh, fx))
+        return false;
+    if (pnx__cache_is_fixed(shard->cache))
+        return true;
     unsigned char **page = &shard->own_table->pages[shard->used >> shard->view.shift];
     if (!*page) {
         if (!fresh->page_memory) {
             fresh->page = true;
-            fresh->slots = 0;
+            fresh->room = 0;
             return false;
         }
         *page = fresh->page_memory;
-        add_index_bytes(shard, pnx__cache_page_bytes(&shard->cache->shape), 0);
+        add_index_bytes(shard, PNX_CACHE_PAGE_SLOTS * sizeof(struct pnx_cache_record), 0);
         fresh->page_memory = NULL;
         fresh->page = false;
     }
@@ -230,7 +281,7 @@ void pnx__cache_shard_tidy_locked(struct pnx_cache_shard *shard, struct pnx_cach
 }
 
 void pnx__cache_shard_empty_locked(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
-    shard->own_table->owns_pages = true;
+    shard->own_table->owns_pages = !pnx__cache_is_fixed(shard->cache);
     publish_table_locked(shard, &pnx__cache_no_table, fx);
     put_spare(fx, shard->policy_state, shard->policy_bytes);
     shard->policy_state = NULL;
@@ -245,22 +296,15 @@ void pnx__cache_shard_empty_locked(struct pnx_cache_shard *shard, struct pnx_cac
 
 /* Where a free slot names the next one. */
 static uint32_t next_free(const struct pnx_cache_shard *shard, uint32_t slot) {
-    if (!pnx__cache_is_fixed(shard->cache))
-        return pnx__cache_record(shard->own_table, slot)->heap_pos;
-    /* Relaxed, here and below: the lock is held, and a reader looks at it in vain. */
-    return pnx_load(
-            &pnx__cache_fixed_at(shard->own_table, slot)->word[0], PNX_RELAXED, "cache.next_free");
+    return pnx__cache_record(shard->own_table, slot)->heap_pos;
 }
 
 static void set_next_free(struct pnx_cache_shard *shard, uint32_t slot, uint32_t next) {
-    if (pnx__cache_is_fixed(shard->cache))
-        pnx_store(&pnx__cache_fixed_at(shard->own_table, slot)->word[0], next, PNX_RELAXED,
-                "cache.set_next_free");
-    else
-        pnx__cache_record(shard->own_table, slot)->heap_pos = next;
+    pnx__cache_record(shard->own_table, slot)->heap_pos = next;
 }
 
-uint32_t pnx__cache_take_slot(struct pnx_cache_shard *shard) {
+/* The slot that has been free for longest; ready_locked() said that there is one. */
+static uint32_t take_slot(struct pnx_cache_shard *shard) {
     uint32_t slot = shard->free_first;
     if (slot == PNX_CACHE_NONE)
         return shard->used++;
@@ -270,7 +314,7 @@ uint32_t pnx__cache_take_slot(struct pnx_cache_shard *shard) {
     return slot;
 }
 
-void pnx__cache_give_slot(struct pnx_cache_shard *shard, uint32_t slot) {
+static void give_slot(struct pnx_cache_shard *shard, uint32_t slot) {
     set_next_free(shard, slot, PNX_CACHE_NONE);
     if (shard->free_last == PNX_CACHE_NONE)
         shard->free_first = slot;
@@ -286,7 +330,7 @@ static void set_entry(struct pnx_cache_record *record, struct pnx_cache_entry *e
 
 void pnx__cache_slot_insert_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *entry,
         uint64_t hash, size_t weight) {
-    uint32_t slot = pnx__cache_take_slot(shard);
+    uint32_t slot = take_slot(shard);
     struct pnx_cache_record *record = pnx__cache_record(shard->own_table, slot);
     record->weight = weight;
     record->expires = pnx__cache_due(shard->cache, entry);
@@ -334,7 +378,7 @@ void pnx__cache_slot_remove_locked(struct pnx_cache_shard *shard, uint32_t slot,
         shard->policy->remove(shard->policy_state, slot);
     set_entry(record, NULL);
     entry->u.in.slot = PNX_CACHE_NONE;
-    pnx__cache_give_slot(shard, slot);
+    give_slot(shard, slot);
     shard->live--;
 }
 
@@ -343,18 +387,20 @@ void pnx__cache_slot_remove_locked(struct pnx_cache_shard *shard, uint32_t slot,
 const char *pnx__cache_shard_check(const struct pnx_cache_shard *shard) {
     uint32_t live = 0, holes = 0;
     bool fixed = pnx__cache_is_fixed(shard->cache);
-    const char *broken = pnx__cache_table_check(shard->own_table, &live);
+    const char *broken = fixed ? pnx__cache_fixed_table_check(shard->own_table, &live)
+                               : pnx__cache_table_check(shard->own_table, &live);
     if (broken)
         return broken;
     if (live != shard->live)
         return "the index's counts do not add up";
     for (uint32_t slot = shard->free_first; slot != PNX_CACHE_NONE && holes <= shard->used;
             slot = next_free(shard, slot)) {
-        if (slot >= shard->used || (!fixed && pnx__cache_entry_of(shard, slot)))
+        if (slot >= shard->used || pnx__cache_entry_of(shard, slot))
             return "the list of free slots is broken";
         holes++;
     }
-    if (holes + live != shard->used || shard->used > shard->own_table->slots)
+    if ((!fixed && holes + live != shard->used) || shard->used > shard->own_table->slots ||
+            live > shard->own_table->room)
         return "the slots do not add up";
     broken = fixed ? pnx__cache_fixed_check(shard) : pnx__cache_heap_check(shard);
     if (!broken && shard->policy_state)

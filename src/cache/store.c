@@ -408,7 +408,7 @@ static int take_room_locked(struct pnx_cache_shard *shard, const struct pnx_cach
         size_t cost, struct pnx_cache_entry **old, struct pnx_cache_fresh *fresh,
         struct pnx_cache_effects *fx) {
     if (!*old && !pnx__cache_slot_ready_locked(shard, fresh, fx)) {
-        if (fresh->slots || fresh->page)
+        if (fresh->room || fresh->page)
             return INSERT_FRESH;
         /* The shard has all the slots that it can have. */
         return evict_for(shard, pnx__cache_hash_high(insert->hash), cost, old, fx) ? INSERT_AGAIN

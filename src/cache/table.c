@@ -20,36 +20,27 @@ struct pnx_cache_table pnx__cache_no_table = {.n_lines = 1, .lines = &no_line};
 
 /* ---- memory ---- */
 
-static uint32_t n_pages(const struct pnx_cache_shape *shape, uint32_t slots) {
-    return (uint32_t)(((uint64_t)slots + (UINT64_C(1) << shape->shift) - 1) >> shape->shift);
+static uint32_t n_pages(uint32_t slots) {
+    return (uint32_t)(((uint64_t)slots + PNX_CACHE_PAGE_SLOTS - 1) >> PNX_CACHE_PAGE_SHIFT);
 }
 
 /* High half of the hash of the key in a slot. */
 static uint32_t high_of(const struct pnx_cache_table *table, uint32_t slot) {
-    return table->shape.key_bytes
-                   ? pnx__cache_fixed_high(table->shard->cache, pnx__cache_fixed_at(table, slot))
-                   : pnx__cache_record(table, slot)->hash;
-}
-
-size_t pnx__cache_pages_charge(const struct pnx_cache_table *table) {
-    size_t pages = 0;
-    for (uint32_t i = 0; i < n_pages(&table->shape, table->slots); i++)
-        pages += table->pages[i] != NULL;
-    return pages * pnx__cache_page_charge(table->shard->cache);
+    return pnx__cache_record(table, slot)->hash;
 }
 
 struct pnx_cache_table *pnx__cache_table_make(struct pnx_cache_shard *shard,
         const struct pnx_env *env, const struct pnx_cache_shape *shape, uint32_t slots) {
     uint64_t lines = ((uint64_t)slots * 5 + 47) / 48 + 1; /* filled to 4/5 */
     size_t head = (sizeof(struct pnx_cache_table) + 63) & ~(size_t)63;
-    size_t pages = (n_pages(shape, slots) * sizeof(unsigned char *) + 63) & ~(size_t)63;
+    size_t pages = (n_pages(slots) * sizeof(unsigned char *) + 63) & ~(size_t)63;
     size_t bytes = head + pages + lines * sizeof(struct pnx_cache_line);
     char *memory = pnx__alloc_aligned(env, 1, bytes, 64);
     if (!memory)
         return NULL;
     struct pnx_cache_table *table = (struct pnx_cache_table *)(void *)memory;
     table->n_lines = (uint32_t)lines;
-    table->slots = slots;
+    table->slots = table->room = slots;
     table->shape = *shape;
     table->pages = (unsigned char **)(void *)(memory + head);
     table->lines = (struct pnx_cache_line *)(void *)(memory + head + pages);
@@ -61,11 +52,10 @@ struct pnx_cache_table *pnx__cache_table_make(struct pnx_cache_shard *shard,
 void pnx__cache_table_free(const struct pnx_env *env, struct pnx_cache_table *table) {
     if (!table || table == &pnx__cache_no_table)
         return;
-    if (table->owns_pages) {
-        pnx_budget_uncharge(table->shard->cache->budget, pnx__cache_pages_charge(table));
-        for (uint32_t i = 0; i < n_pages(&table->shape, table->slots); i++)
-            pnx__free(env, table->pages[i], 1, pnx__cache_page_bytes(&table->shape));
-    }
+    if (table->charged > 0)
+        pnx_budget_uncharge(table->shard->cache->budget, table->charged);
+    for (uint32_t i = 0; table->owns_pages && i < n_pages(table->slots); i++)
+        pnx__free(env, table->pages[i], PNX_CACHE_PAGE_SLOTS, sizeof(struct pnx_cache_record));
     pnx__free(env, table, 1, table->bytes);
 }
 
@@ -152,7 +142,7 @@ void pnx__cache_table_take(
 }
 
 void pnx__cache_table_copy(struct pnx_cache_table *to, const struct pnx_cache_table *from) {
-    uint32_t pages = n_pages(&from->shape, from->slots);
+    uint32_t pages = n_pages(from->slots);
     if (pages > 0)
         memcpy(to->pages, from->pages, pages * sizeof(*to->pages));
     for (uint32_t l = 0; l < from->n_lines; l++) {
@@ -170,11 +160,6 @@ void pnx__cache_table_copy(struct pnx_cache_table *to, const struct pnx_cache_ta
 /* ---- checking ---- */
 
 static bool is_live(const struct pnx_cache_table *table, uint32_t slot) {
-    if (table->shape.key_bytes)
-        return pnx_load(&pnx__cache_fixed_at(table, slot)->seq, PNX_RELAXED,
-                       "cache_table.check_seq") %
-                       2 ==
-               0;
     const struct pnx_cache_entry *entry = pnx_load(
             &pnx__cache_record(table, slot)->entry, PNX_RELAXED, "cache_table.check_entry");
     return entry && entry->u.in.slot == slot;
@@ -183,7 +168,7 @@ static bool is_live(const struct pnx_cache_table *table, uint32_t slot) {
 /* Checks a slot that stands in line l; *passed: how many lines its key went past. */
 static const char *check_slot(
         const struct pnx_cache_table *table, uint32_t l, uint32_t slot, uint64_t *passed) {
-    if (slot >= table->slots || !table->pages[slot >> table->shape.shift])
+    if (slot >= table->slots || !table->pages[slot >> PNX_CACHE_PAGE_SHIFT])
         return "the index holds a slot that does not exist";
     if (!is_live(table, slot))
         return "the index holds a slot that is not live";

@@ -65,28 +65,32 @@ struct pnx_cache_record {
  */
 struct pnx_cache_shape {
     uint32_t stride;    /* bytes of a record */
-    uint32_t shift;     /* a page has 2^shift of them */
     uint32_t key_bytes; /* the rest is for fixed sizes, else 0 */
     uint32_t value_bytes;
     uint32_t key_words; /* of 32 bits, which they take */
     uint32_t value_words;
 };
 
-static inline size_t pnx__cache_page_bytes(const struct pnx_cache_shape *shape) {
-    return (size_t)shape->stride << shape->shift;
-}
-
-/* Fixed once it is published, but for pages of slots that nobody knows yet. */
+/* Fixed once it is published, but for pages of slots that nobody knows yet.  What lookups read comes first. */
 struct pnx_cache_table {
-    uint32_t n_lines;
-    uint32_t slots; /* it has room for */
-    struct pnx_cache_shape shape;
+    uint32_t n_lines; /* or groups */
     uint32_t
             epoch; /* of fixed sizes: how often the cache had been cleared before anything stood in it */
-    struct pnx_cache_line *lines;
-    unsigned char **pages;
+    union {
+        struct pnx_cache_line *lines;
+        struct pnx_cache_group *groups; /* where sizes are fixed */
+    };
+    union {
+        unsigned char **pages;
+        unsigned char *records; /* where sizes are fixed: all of them */
+    };
+    struct pnx_cache_shape shape;
+    uint32_t slots; /* there are */
+    uint32_t room;  /* of which so many may be in use; where sizes are not fixed, all */
     struct pnx_cache_shard *shard;
     size_t bytes;
+    size_t charged;               /* to the budget, for as long as it is there */
+    uint32_t walks;               /* go through it, replaced or not: the shard's lock */
     bool owns_pages;              /* when it is freed: they go too */
     struct pnx_cache_table *next; /* on a list of the thread that has replaced it */
     struct pnx_reclaim_node node;
@@ -212,8 +216,7 @@ const char *pnx__cache_table_check(const struct pnx_cache_table *table, uint32_t
 /* Makes an empty table; NULL when there is no memory. */
 struct pnx_cache_table *pnx__cache_table_make(struct pnx_cache_shard *shard,
         const struct pnx_env *env, const struct pnx_cache_shape *shape, uint32_t slots);
+/* Frees either kind, and gives back what it has charged. */
 void pnx__cache_table_free(const struct pnx_env *env, struct pnx_cache_table *table);
-/* What its pages have charged to the budget: none where entries do that. */
-size_t pnx__cache_pages_charge(const struct pnx_cache_table *table);
 
 #endif

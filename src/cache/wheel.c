@@ -82,6 +82,21 @@ void pnx__cache_wheel_reset(struct pnx_cache_shard *shard) {
     shard->timed = 0;
 }
 
+void pnx__cache_wheel_rebuild(struct pnx_cache_shard *shard) {
+    const struct pnx_cache_table *table = shard->own_table;
+    *shard->wheel = (struct pnx_cache_wheel){.tick = shard->wheel->tick};
+    bool any = shard->timed > 0;
+    shard->timed = 0;
+    for (uint32_t slot = 0; any && slot < table->slots; slot++) {
+        const struct pnx_cache_fixed *record = record_of(shard, slot);
+        /* Relaxed, both: the lock is held. */
+        uint32_t expires = pnx_load(&record->expires, PNX_RELAXED, "cache_wheel.again_expires");
+        if (!(pnx_load(&record->seq, PNX_RELAXED, "cache_wheel.again_seq") & 1) &&
+                expires != PNX_CACHE_TICK_NEVER)
+            add(shard, slot, expires);
+    }
+}
+
 /* ---- turning ---- */
 
 /* The next tick at which there is something to do, or NEVER. */
@@ -158,8 +173,9 @@ uint32_t pnx__cache_wheel_next(const struct pnx_cache_shard *shard) {
 
 static const char *check_list(
         const struct pnx_cache_shard *shard, uint32_t list, uint64_t *linked) {
+    uint32_t slots = shard->own_table->slots;
     for (; list; (*linked)++) {
-        if (list > shard->used || *linked > shard->used)
+        if (list > slots || *linked > slots)
             return "a bucket of the wheel does not end";
         list = next_of(record_of(shard, list - 1));
         if (list == 0)
@@ -179,7 +195,7 @@ const char *pnx__cache_wheel_check(const struct pnx_cache_shard *shard) {
             return "the wheel does not know which of its buckets are filled";
         broken = check_list(shard, wheel->list[level][bucket], &linked);
     }
-    for (uint32_t slot = 0; slot < shard->used; slot++) {
+    for (uint32_t slot = 0; slot < shard->own_table->slots; slot++) {
         const struct pnx_cache_fixed *record = record_of(shard, slot);
         bool in = next_of(record) != 0;
         marked += in;

@@ -132,7 +132,7 @@ TEST(an_entry_counts_the_same_for_all_and_sizes_that_cannot_be_have_no_cost) {
     CHECK_EQ(pnx_cache_cost_fixed(8, VALUE_MOST + 1), SIZE_MAX);
     CHECK(pnx_cache_cost_fixed(8, 8) < pnx_cache_cost(8, 8) / 2);
     CHECK_EQ(pnx_cache_cost_fixed(1, 1), pnx_cache_cost_fixed(4, 4));
-    CHECK_EQ(pnx_cache_cost_fixed(64, 256), pnx_cache_cost_fixed(1, 1) + 60 + 252);
+    CHECK_EQ(pnx_cache_cost_fixed(64, 256), pnx_cache_cost_fixed(1, 1) + (60 + 252) * 9 / 8);
 }
 
 /* ---- what is refused ---- */
@@ -636,9 +636,9 @@ TEST(p2_under_lru_what_was_used_longest_ago_goes_first) {
         CHECK_EQ(left, 5);
         for (uint64_t k = i + 1; k < 5; k++) {
             struct pnx_cache_found_fixed there; /* without a use */
-            CHECK(pnx__cache_search(f.cache->shards->own_table,
-                    pnx__hash(f.cache->seed, &order[k], 8), &order[k], 8, pnx__cache_fixed_is,
-                    &there));
+            CHECK(pnx__cache_fixed_search(f.cache->shards->own_table,
+                    pnx__hash(f.cache->seed, &order[k], 8), &order[k], 8, f.cache->shape.stride,
+                    false, &there));
         }
     }
     for (uint64_t k = 1; k <= 5; k++)
@@ -692,11 +692,10 @@ TEST(p2_auto_is_told_of_its_sample_of_requests) {
     fixture_close(&f);
 }
 
-TEST(an_index_with_large_pages_is_in_order) {
+TEST(a_large_index_is_in_order) {
     struct fixture f;
     uint64_t most = test_slow() ? 40000 : 300000;
     open_u64(&f, *PNX_CACHE_OPTS(.capacity_entries = most, .policy = "sieve", .shards = 1));
-    CHECK(f.cache->shape.shift > PNX_CACHE_PAGE_SHIFT);
     for (uint64_t i = 0; i < most + most / 2; i++)
         CHECK_EQ(put_u64(&f, i, ~i), 0);
     CHECK_EQ(stats_of(&f).entries, most);
@@ -862,11 +861,15 @@ TEST(p8_a_hit_allocates_nothing_and_takes_no_lock_and_counts_up_to_the_policys_m
     CHECK_EQ(put_u64(&f, 1, 2), 0);
     struct pnx_cache_shard *shard = f.cache->shards;
     int64_t allocations = f.te.allocations;
-    CHECK_EQ(pnx_cache_slot_hits(&shard->view, 0), 0);
+    uint64_t key = 1;
+    struct pnx_cache_found_fixed its;
+    CHECK(pnx__cache_fixed_search(shard->own_table, pnx__hash(f.cache->seed, &key, 8), &key, 8,
+            f.cache->shape.stride, true, &its));
+    CHECK_EQ(pnx_cache_slot_hits(&shard->view, its.slot), 0);
     pnx__mutex_lock(&shard->lock); /* a hit that wanted it would never return */
     for (uint32_t i = 1; i < 10; i++) {
         check_u64(&f, 1, 2);
-        CHECK_EQ(pnx_cache_slot_hits(&shard->view, 0), i < 3 ? i : 3);
+        CHECK_EQ(pnx_cache_slot_hits(&shard->view, its.slot), i < 3 ? i : 3);
     }
     check_no_u64(&f, 2);
     CHECK_EQ(pnx_cache_get_many(f.cache, keys, 8, 2, values, 8, &found), 1);
@@ -875,42 +878,57 @@ TEST(p8_a_hit_allocates_nothing_and_takes_no_lock_and_counts_up_to_the_policys_m
     fixture_close(&f);
 }
 
-/*
- * A free position in a line of the index still names the slot that stood there, and tags are compared so that a free one may be
- * taken for 1 behind another 1: a search for a key with that tag comes to a record in which nothing stands.  What is left of a
- * key there, with a link of the list of free slots in front, may be this key's words.
- */
+/* Tags are compared so that a free position may be taken for one with a tag: a search comes to a record in which nothing stands.
+ * What is left of a key there may be this key's words. */
 TEST(a_record_in_which_nothing_stands_is_no_keys_whatever_its_words_are) {
     struct fixture f;
     uint64_t key = 100, value = 77, one = 1, found = 0;
     open_u64(&f, *PNX_CACHE_OPTS(.capacity_entries = 10, .policy = "s3-fifo"));
-    CHECK_EQ(put_u64(&f, 1, 10), 0); /* slot 0 */
-    CHECK_EQ(put_u64(&f, 2, 20), 0);
-    CHECK_EQ(remove_u64(&f, 2), 0); /* slot 1 is free */
-    while (pnx__cache_tag(pnx__hash(f.cache->seed, &key, 8)) != 1)
-        key++;
+    CHECK_EQ(put_u64(&f, 1, 10), 0);
+    uint64_t hash = pnx__hash(f.cache->seed, &key, 8);
     struct pnx_cache_table *table = f.cache->shards->own_table;
-    struct pnx_cache_line *line =
-            pnx__cache_home(table, pnx__cache_hash_high(pnx__hash(f.cache->seed, &key, 8)));
-    struct pnx_cache_fixed *record = pnx__cache_fixed_at(table, 1);
-    struct pnx_cache_line own = *line;
-    uint64_t link;
-    memcpy(&link, (const void *)record->word, 8);
-    line->tags_low.v = 1; /* position 0 is slot 0's, and 1 is free */
-    line->slot[0].v = 0;
-    line->slot[1].v = 1;
+    uint32_t slot = pnx__cache_fixed_free_slot(table, hash);
+    struct pnx_cache_fixed *record = pnx__cache_fixed_at(table, slot);
+    CHECK(record->seq.v & 1);
     memcpy((void *)record->word, &key, 8);
+    pnx__cache_fixed_table_put(table, hash, slot);
     CHECK_EQ(get_u64(&f, key, &value), -ENOENT);
     CHECK_EQ(pnx_cache_get_many(f.cache, &key, 8, 1, &value, 8, &found), 0);
     CHECK_EQ(value, 77);
     CHECK_EQ(remove_u64(&f, key), -ENOENT);
-    memcpy((void *)record->word, &link, 8);
-    *line = own;
+    pnx__cache_fixed_table_take(table, hash, slot);
     CHECK_EQ(get_u64(&f, one, &value), 0);
     CHECK_EQ(stats_of(&f).hits, 1);
     CHECK_EQ(stats_of(&f).misses, 2);
     check_sums(&f);
     fixture_close(&f);
+}
+
+/* Every tag, in every position, beside every other. */
+TEST(a_group_is_searched_for_a_tag) {
+    uint64_t rng = test_seed();
+    for (uint32_t n = 0; n < (test_slow() ? 20000u : 200000u); n++) {
+        uint8_t bytes[16];
+        uint64_t low, high;
+        for (uint32_t i = 0; i < 16; i++)
+            bytes[i] = (uint8_t)(test_random(&rng) % 3 ? test_random(&rng) : n % 4);
+        uint32_t tag = bytes[n % 16];
+        memcpy(&low, bytes, 8);
+        memcpy(&high, bytes + 8, 8);
+        uint64_t match = pnx__cache_group_match(low, high, tag), all = 0;
+        for (uint64_t m = match; m; m &= m - 1)
+            all |= UINT64_C(1) << pnx__cache_group_position(m);
+        CHECK(all < UINT64_C(1) << PNX_CACHE_GROUP_SLOTS);
+        for (uint32_t i = 0; i < PNX_CACHE_GROUP_SLOTS; i++) {
+            uint64_t word = i < 8 ? low : high;
+            if ((word >> i % 8 * 8 & 0xff) == tag)
+                CHECK(all >> i & 1);
+        }
+        if (match) {
+            uint32_t at = pnx__cache_group_position(match);
+            CHECK_EQ((at < 8 ? low : high) >> at % 8 * 8 & 0xff, tag);
+        }
+    }
 }
 
 /* ---- typed ---- */

@@ -24,7 +24,7 @@ static void check_sees_u64(struct fixture *f, uint64_t *word, uint64_t other, co
     check_sees(f, word, &other, sizeof(other), said);
 }
 
-/* Slots 0..LIVE-1 live, the first TIMED of them expire in seconds, in this order; slots LIVE and LIVE + 1 are free. */
+/* Keys 0..LIVE-1 are there, the first TIMED of them expire in seconds, in this order; HOLES more were. */
 enum { LIVE = 6, TIMED = 3, HOLES = 2 };
 
 static struct pnx_cache_shard *open_filled(struct fixture *f) {
@@ -38,23 +38,37 @@ static struct pnx_cache_shard *open_filled(struct fixture *f) {
     struct pnx_cache_shard *shard = f->cache->shards;
     CHECK_EQ(f->cache->n_shards, 1);
     CHECK_EQ(shard->live, LIVE);
-    CHECK_EQ(shard->used, LIVE + HOLES);
     CHECK_EQ(shard->timed, TIMED);
     check_invariants(f);
     return shard;
 }
 
-static struct pnx_cache_fixed *record(struct pnx_cache_shard *shard, uint32_t slot) {
-    return pnx__cache_fixed_at(shard->own_table, slot);
+/* The slot of a key, and its record. */
+static uint32_t slot_of(struct pnx_cache_shard *shard, uint64_t key) {
+    struct pnx_cache_found_fixed found;
+    CHECK(pnx__cache_fixed_search(shard->own_table, pnx__hash(shard->cache->seed, &key, 8), &key, 8,
+            shard->cache->shape.stride, true, &found));
+    return found.slot;
+}
+
+static struct pnx_cache_fixed *record(struct pnx_cache_shard *shard, uint64_t key) {
+    return pnx__cache_fixed_at(shard->own_table, slot_of(shard, key));
+}
+
+/* A slot in which nothing stands. */
+static uint32_t hole(struct pnx_cache_shard *shard) {
+    uint32_t slot = 0;
+    while (!(pnx__cache_fixed_at(shard->own_table, slot)->seq.v & 1))
+        slot++;
+    return slot;
 }
 
 TEST(a_record_that_is_not_what_the_index_says_is_seen) {
     struct fixture f;
     struct pnx_cache_shard *shard = open_filled(&f);
-    check_sees_u32(&f, &record(shard, 0)->seq.v, record(shard, 0)->seq.v + 1,
-            "the index holds a slot that is not live");
-    /* Another key: it stands in a line of another, or behind one that nobody went past, or is not found. */
-    struct pnx_cache_fixed *last = record(shard, LIVE - 1);
+    struct pnx_cache_fixed *last = record(shard, LIVE - 1), *first = record(shard, 0);
+    check_sees_u32(&f, &first->seq.v, first->seq.v + 1, "the index holds a slot that is not live");
+    /* Another key: its home, or its tag, is another. */
     last->word[0].v ^= 0x5555;
     CHECK_EQ(pnx_cache_check(f.cache, &f.err), PNX_E_BROKEN);
     last->word[0].v ^= 0x5555;
@@ -64,10 +78,69 @@ TEST(a_record_that_is_not_what_the_index_says_is_seen) {
     memcpy((void *)last->word, &other, 8);
     CHECK_EQ(pnx_cache_check(f.cache, &f.err), PNX_E_BROKEN);
     memcpy((void *)last->word, &own, 8);
-    /* A free slot that says it holds something: its key is a link of the list of free ones, and not in the index. */
-    check_sees_u32(&f, &record(shard, LIVE)->seq.v, record(shard, LIVE)->seq.v + 1,
-            "an entry is not found by its key");
+    struct pnx_cache_fixed *none = pnx__cache_fixed_at(shard->own_table, hole(shard));
+    check_sees_u32(
+            &f, &none->seq.v, none->seq.v + 1, "a slot is live, and the index does not hold it");
     fixture_close(&f);
+}
+
+/* Fills its only shard until a key has left its home, and gone past another group if that is asked for. */
+static uint32_t open_crowded(struct fixture *f, bool past, uint64_t *ret_key) {
+    fixture_open(f, PNX_CACHE_OPTS(.capacity_entries = 3000, .key_bytes = 8, .value_bytes = 8,
+                            .shards = 1, .policy = "fifo"));
+    for (uint64_t key = 0; key < 1000000; key++) {
+        CHECK_EQ(pnx_cache_put(f->cache, &key, 8, &key, 8, 0), 0);
+        struct pnx_cache_shard *shard = f->cache->shards;
+        uint64_t hash = pnx__hash(f->cache->seed, &key, 8);
+        uint32_t home = pnx__cache_fixed_home(shard->own_table, hash);
+        uint32_t second = pnx__cache_fixed_second(shard->own_table, hash, home);
+        uint32_t group = slot_of(shard, key) / PNX_CACHE_GROUP_SLOTS;
+        if (group != home && (!past || group != second)) {
+            *ret_key = key;
+            check_invariants(f);
+            return past ? second : home;
+        }
+    }
+    test_fail(__FILE__, __LINE__, "no key stands where it is wanted");
+}
+
+TEST(counts_of_keys_that_went_past_that_are_wrong_are_seen) {
+    for (int past = 0; past < 2; past++) {
+        struct fixture f;
+        uint64_t key;
+        uint32_t g = open_crowded(&f, past, &key);
+        uint64_t *high = &f.cache->shards->own_table->groups[g].high.v;
+        uint32_t shift = past ? PNX_CACHE_PASSED_SHIFT : PNX_CACHE_LEFT_SHIFT;
+        uint64_t one = UINT64_C(1) << shift, all = PNX_CACHE_PASSED_MOST * one;
+        check_sees_u64(&f, high, *high + one, "do not add up");
+        check_sees_u64(&f, high, *high & ~all,
+                past ? "behind a group that nobody went past" : "which none has left");
+        fixture_close(&f);
+    }
+}
+
+/* As many as a count can say: it stays so, and searches only take longer. */
+TEST(a_count_of_keys_that_went_past_which_is_full_stays_so) {
+    for (int past = 0; past < 2; past++) {
+        struct fixture f;
+        uint64_t key, value = 0;
+        uint32_t g = open_crowded(&f, past, &key);
+        uint64_t *high = &f.cache->shards->own_table->groups[g].high.v;
+        uint32_t shift = past ? PNX_CACHE_PASSED_SHIFT : PNX_CACHE_LEFT_SHIFT;
+        *high |= (uint64_t)PNX_CACHE_PASSED_MOST << shift;
+        check_invariants(&f);
+        CHECK_EQ(pnx_cache_get_copy(f.cache, &key, 8, &value, 8, NULL), 0);
+        CHECK_EQ(pnx_cache_remove(f.cache, &key, 8), 0);
+        CHECK_EQ(*high >> shift & PNX_CACHE_PASSED_MOST, PNX_CACHE_PASSED_MOST);
+        CHECK_EQ(pnx_cache_get_copy(f.cache, &key, 8, &value, 8, NULL), -ENOENT);
+        for (uint64_t k = 2000000; k < 2020000; k++) {
+            CHECK_EQ(pnx_cache_put(f.cache, &k, 8, &k, 8, 0), 0);
+            CHECK_EQ(pnx_cache_get_copy(f.cache, &k, 8, &value, 8, NULL), 0);
+        }
+        CHECK_EQ(*high >> shift & PNX_CACHE_PASSED_MOST, PNX_CACHE_PASSED_MOST);
+        check_invariants(&f);
+        fixture_close(&f);
+    }
 }
 
 TEST(sums_of_fixed_sizes_that_do_not_add_up_are_seen) {
@@ -86,31 +159,21 @@ TEST(sums_of_fixed_sizes_that_do_not_add_up_are_seen) {
     fixture_close(&f);
 }
 
-TEST(a_list_of_free_records_that_is_not_in_order_is_seen) {
-    struct fixture f;
-    struct pnx_cache_shard *shard = open_filled(&f);
-    check_sees_u32(&f, &shard->free_first, 1000, "the list of free slots is broken");
-    check_sees_u32(&f, &shard->free_first, LIVE + 1, "the slots do not add up");
-    check_sees_u32(&f, &record(shard, LIVE)->word[0].v, PNX_CACHE_NONE, "the slots do not add up");
-    check_sees_u32(&f, &record(shard, LIVE + 1)->word[0].v, LIVE, "the slots do not add up");
-    fixture_close(&f);
-}
-
-/* The bucket in which slot 0 stands: its one second is 14 ticks. */
+/* The bucket in which key 0 stands: its one second is 14 ticks. */
 static uint32_t *bucket_of_first(struct pnx_cache_shard *shard, uint32_t *ret_bucket) {
     for (uint32_t b = 0; b < PNX_CACHE_WHEEL_BUCKETS; b++) {
-        if (shard->wheel->list[0][b] == 1) {
+        if (shard->wheel->list[0][b] == slot_of(shard, 0) + 1) {
             *ret_bucket = b;
             return &shard->wheel->list[0][b];
         }
     }
-    test_fail(__FILE__, __LINE__, "slot 0 stands in no bucket of the lowest level");
+    test_fail(__FILE__, __LINE__, "key 0 stands in no bucket of the lowest level");
 }
 
 TEST(a_wheel_that_is_not_in_order_is_seen) {
-    static const uint8_t none[3] = {0}, itself[3] = {1}, beyond[3] = {200};
     struct fixture f;
     struct pnx_cache_shard *shard = open_filled(&f);
+    const uint8_t none[3] = {0}, itself[3] = {(uint8_t)(slot_of(shard, 0) + 1)}, beyond[3] = {200};
     struct pnx_cache_wheel *wheel = shard->wheel;
     uint32_t bucket = 0, *list = bucket_of_first(shard, &bucket);
     check_sees_u32(&f, &shard->timed, TIMED + 1, "the wheel's slots do not add up");
@@ -122,22 +185,22 @@ TEST(a_wheel_that_is_not_in_order_is_seen) {
     check_sees(&f, record(shard, 0)->wheel, itself, 3, "a bucket of the wheel does not end");
     check_sees(&f, record(shard, 0)->wheel, beyond, 3, "a bucket of the wheel does not end");
     check_sees(&f, record(shard, 0)->wheel, none, 3, "the wheel does not know it");
-    uint8_t second[3] = {2}; /* what another bucket holds, too */
+    uint8_t second[3] = {(uint8_t)(slot_of(shard, 1) + 1)}; /* what another bucket holds, too */
     check_sees(&f, record(shard, 0)->wheel, second, 3, "the wheel's slots do not add up");
-    check_sees_u32(&f, &wheel->due, 2, "the wheel's slots do not add up");
+    check_sees_u32(&f, &wheel->due, slot_of(shard, 1) + 1, "the wheel's slots do not add up");
     check_sees_u32(&f, &record(shard, LIVE - 1)->expires.v, 100, "the wheel does not know it");
     /* A list that leads to a slot which says that it is in none. */
-    check_sees_u32(&f, list, LIVE, "a bucket of the wheel breaks off");
+    check_sees_u32(&f, list, slot_of(shard, LIVE - 1) + 1, "a bucket of the wheel breaks off");
     fixture_close(&f);
 }
 
 TEST(a_policy_that_does_not_hold_what_the_records_do_is_seen) {
     struct fixture f;
     struct pnx_cache_shard *shard = open_filled(&f);
-    shard->policy->remove(shard->policy_state, 0);
+    shard->policy->remove(shard->policy_state, slot_of(shard, 0));
     CHECK_EQ(pnx_cache_check(f.cache, &f.err), PNX_E_BROKEN);
     CHECK_CONTAINS(f.err.message, "the list does not hold the held slots");
-    shard->policy->insert(shard->policy_state, 0);
+    shard->policy->insert(shard->policy_state, slot_of(shard, 0));
     check_invariants(&f);
     fixture_close(&f);
 }

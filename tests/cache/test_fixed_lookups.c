@@ -50,6 +50,16 @@ static int get_shape(struct pnx_cache *cache, size_t shape, uint64_t n) {
     return rc;
 }
 
+static struct pnx_cache_fixed *record_of(struct pnx_cache *cache, size_t shape, uint64_t n) {
+    unsigned char key[KEY_MOST];
+    struct pnx_cache_found_fixed found;
+    bytes_of(n, key_size_of(shape), key);
+    CHECK(pnx__cache_fixed_search(cache->shards->own_table,
+            pnx__hash(cache->seed, key, key_size_of(shape)), key, key_size_of(shape),
+            cache->shape.stride, true, &found));
+    return found.record;
+}
+
 static void shapes_open(struct shapes *s, const char *policy) {
     fixture_open(&s->f, PNX_CACHE_OPTS(.capacity_entries = 10));
     for (size_t i = 0; i < SHAPES; i++) {
@@ -69,7 +79,7 @@ static void shapes_close(struct shapes *s) {
 }
 
 static void look_up_in_each_way(struct fixture *f, struct pnx_cache *cache, size_t shape) {
-    for (uint64_t n = 0; n < 2000; n++) /* enough for keys that stand in lines behind their own */
+    for (uint64_t n = 0; n < 2000; n++) /* enough for keys that do not stand in their homes */
         CHECK_EQ(put_shape(cache, shape, n, n == 3 ? PNX_SEC : PNX_NEVER), 0);
     for (uint64_t n = 0; n < 4000; n++)
         CHECK_EQ(get_shape(cache, shape, n), n < 2000 ? 0 : -ENOENT);
@@ -77,7 +87,7 @@ static void look_up_in_each_way(struct fixture *f, struct pnx_cache *cache, size
         CHECK_EQ(get_shape(cache, shape, 3), 0);
     test_env_advance(&f->te, PNX_SEC);
     CHECK_EQ(get_shape(cache, shape, 3), -ENOENT);
-    struct pnx_cache_fixed *record = pnx__cache_fixed_at(cache->shards->own_table, 0);
+    struct pnx_cache_fixed *record = record_of(cache, shape, 0);
     record->seq
             .v++; /* it says that it is being written; under the lock, that nothing stands in it */
     CHECK_EQ(get_shape(cache, shape, 0), -ENOENT);

@@ -128,8 +128,8 @@ static size_t last_memory(const struct pnx_cache_policy_params *params, uint32_t
 static void last_init(void *memory, const struct pnx_cache_policy_params *params, uint32_t slots) {
     (void)memory, (void)params, (void)slots;
 }
-static void last_grow(void *state, void *memory, uint32_t slots) {
-    (void)slots;
+static void last_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
+    (void)slots, (void)map;
     memcpy(memory, state, sizeof(struct last));
 }
 static void last_insert(void *state, uint32_t slot) {

@@ -149,16 +149,41 @@ void owner_expiry(struct owner *o, uint32_t slot, pnx_ns expires) {
         o->policy->expiry(o->state, slot);
 }
 
-void owner_grow(struct owner *o, uint32_t room) {
+static void grow(struct owner *o, uint32_t room, const uint32_t *map) {
     size_t bytes = o->policy->memory(&o->params, room);
     void *memory = owner_take_state(bytes);
     check_guard(o);
-    o->policy->grow(o->state, memory, room);
+    o->policy->grow(o->state, memory, room, map);
     memset(o->state, 0xdd, o->state_bytes); /* nobody needs it any more */
     owner_free_state(o->state, o->state_bytes);
     o->state = memory;
     o->state_bytes = bytes;
     o->room = room;
+}
+
+void owner_grow(struct owner *o, uint32_t room) {
+    grow(o, room, NULL);
+}
+
+void owner_renumber(struct owner *o, uint32_t room, uint64_t *random) {
+    static struct owner_record was[OWNER_SLOTS];
+    uint32_t to[OWNER_SLOTS], map[OWNER_SLOTS];
+    bool held[OWNER_SLOTS] = {0};
+    for (uint32_t slot = 0; slot < room; slot++) {
+        uint32_t other = (uint32_t)(test_random(random) % (slot + 1));
+        to[slot] = to[other];
+        to[other] = slot;
+        was[slot] = *owner_record(o, slot);
+    }
+    for (uint32_t slot = 0; slot < o->room; slot++) {
+        map[slot] = o->held[slot] ? to[slot] : PNX_CACHE_NO_SLOT;
+        if (!o->held[slot])
+            continue;
+        held[to[slot]] = true;
+        *owner_record(o, to[slot]) = was[slot];
+    }
+    memcpy(o->held, held, sizeof(held));
+    grow(o, room, map);
 }
 
 void owner_check(const struct owner *o) {

@@ -59,6 +59,8 @@ void owner_resize(struct owner *o, uint64_t capacity);
 void owner_reweigh(struct owner *o, uint32_t slot, uint64_t weight);
 void owner_expiry(struct owner *o, uint32_t slot, pnx_ns expires);
 void owner_grow(struct owner *o, uint32_t room);
+/* The same; slots get other numbers. */
+void owner_renumber(struct owner *o, uint32_t room, uint64_t *random);
 /* Fails the test when an invariant is broken. */
 void owner_check(const struct owner *o);
 /* Any slot below room that is not held. */

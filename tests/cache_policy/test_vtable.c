@@ -41,8 +41,12 @@ static void insert_any(struct owner *o, uint64_t *random) {
     owner_make_room(o, hash, o->view.weight == PNX_CACHE_NO_FIELD ? 1 : weight);
     uint32_t slot = owner_free_slot(o);
     if (slot == PNX_CACHE_NO_SLOT && o->room < OWNER_SLOTS) {
-        slot = o->room;
-        owner_grow(o, o->room + 1 + (uint32_t)below(random, OWNER_SLOTS - o->room));
+        uint32_t room = o->room + 1 + (uint32_t)below(random, OWNER_SLOTS - o->room);
+        if (below(random, 2))
+            owner_grow(o, room);
+        else
+            owner_renumber(o, room, random);
+        slot = owner_free_slot(o);
     }
     if (slot != PNX_CACHE_NO_SLOT)
         owner_insert(o, slot, hash, weight, any_expiry(random));
@@ -185,9 +189,9 @@ TEST(p5_equal_calls_give_equal_victims) {
 }
 
 /* Victims of a fixed sequence that begins with so much room, and grows when it has to. */
-static uint64_t victims(const struct pnx_cache_policy *policy, uint32_t room) {
+static uint64_t victims(const struct pnx_cache_policy *policy, uint32_t room, bool renumber) {
     struct owner o;
-    uint64_t random = 5, sum = 0;
+    uint64_t random = 5, other = 6, sum = 0;
     owner_open(&o, policy, 200, 0, room, 1);
     for (uint32_t i = 0; i < 4000; i++) {
         uint32_t key = (uint32_t)below(&random, 400);
@@ -202,7 +206,7 @@ static uint64_t victims(const struct pnx_cache_policy *policy, uint32_t room) {
         uint32_t victim = owner_make_room(&o, key, 1);
         sum = sum * 31 + (victim == PNX_CACHE_NO_SLOT ? 0 : owner_record(&o, victim)->hash);
         if (owner_free_slot(&o) == PNX_CACHE_NO_SLOT)
-            owner_grow(&o, o.room + 50);
+            renumber ? owner_renumber(&o, o.room + 50, &other) : owner_grow(&o, o.room + 50);
         owner_insert(&o, owner_free_slot(&o), key, 1, PNX_NEVER);
     }
     owner_check(&o);
@@ -215,8 +219,14 @@ TEST(growing_changes_no_decision) {
     static const char *const names[] = {"lru", "lfu", "sieve", "clock", "fifo", "ttl"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         const struct pnx_cache_policy *policy = pnx_cache_policy_find(names[i]);
-        CHECK_EQ(victims(policy, 10), victims(policy, 300));
+        CHECK_EQ(victims(policy, 10, false), victims(policy, 300, false));
     }
+}
+
+TEST(other_numbers_of_slots_change_no_decision) {
+    const struct pnx_cache_policy *policy;
+    for (size_t i = 0; (policy = pnx_cache_policy_at(i)); i++)
+        CHECK_EQ(victims(policy, 10, true), victims(policy, 10, false));
 }
 
 struct bumper {

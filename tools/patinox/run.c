@@ -103,7 +103,7 @@ static int more_slots(struct run *run, uint32_t slots) {
     if (!memory)
         return -1;
     if (run->state) {
-        run->policy->grow(run->state, memory, slots);
+        run->policy->grow(run->state, memory, slots, NULL);
         give_state(run->state);
     } else {
         run->policy->init(memory, &run->params, slots);

@@ -123,12 +123,12 @@ static void auto_init(void *memory, const struct pnx_cache_policy_params *params
     set_shadows(a);
 }
 
-static void auto_grow(void *state, void *memory, uint32_t slots) {
-    const struct adaptive *old = state;
+static void auto_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
+    struct adaptive *old = state;
     struct adaptive *a = memory;
     *a = *old;
     layout(a, slots);
-    pnx__auto_engine_copy(&a->engine, &old->engine);
+    pnx__auto_engine_copy(&a->engine, &old->engine, map);
     for (uint32_t mode = 0; mode < MODES; mode++)
         pnx__auto_shadow_copy(&a->shadow[mode], &old->shadow[mode]);
 }

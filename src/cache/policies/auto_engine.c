@@ -47,8 +47,9 @@ void pnx__auto_engine_init(struct pnx__auto_engine *e, const struct pnx_cache_sl
     pnx__auto_engine_set_mode(e, mode);
 }
 
-void pnx__auto_engine_copy(struct pnx__auto_engine *e, const struct pnx__auto_engine *from) {
-    pnx__rings_grow(&e->rings, &from->rings);
+void pnx__auto_engine_copy(
+        struct pnx__auto_engine *e, struct pnx__auto_engine *from, const uint32_t *map) {
+    pnx__rings_grow(&e->rings, &from->rings, map);
     if (e->has_ghost)
         pnx__ghost_table_copy(&e->ghost, &from->ghost);
     if (e->has_sketch)

@@ -53,8 +53,9 @@ void pnx__auto_engine_layout(struct pnx__auto_engine *engine, struct pnx__layout
 /* Makes an empty one in tables that have been placed. */
 void pnx__auto_engine_init(struct pnx__auto_engine *engine, const struct pnx_cache_slots *view,
         uint64_t capacity, uint64_t seed, uint32_t mode);
-/* Makes the same in larger tables that have been placed, all but the view. */
-void pnx__auto_engine_copy(struct pnx__auto_engine *engine, const struct pnx__auto_engine *from);
+/* Makes the same in larger tables that have been placed, all but the view; map: see grow in patinox/cache_policy.h. */
+void pnx__auto_engine_copy(
+        struct pnx__auto_engine *engine, struct pnx__auto_engine *from, const uint32_t *map);
 
 void pnx__auto_engine_set_mode(struct pnx__auto_engine *engine, uint32_t mode);
 void pnx__auto_engine_resize(struct pnx__auto_engine *engine, uint64_t capacity);

@@ -32,9 +32,9 @@ void pnx__auto_shadow_init(
     pnx__auto_engine_init(&shadow->engine, &shadow->view, capacity, seed, mode);
 }
 
-void pnx__auto_shadow_copy(struct pnx__auto_shadow *shadow, const struct pnx__auto_shadow *from) {
+void pnx__auto_shadow_copy(struct pnx__auto_shadow *shadow, struct pnx__auto_shadow *from) {
     shadow->engine.view = &shadow->view;
-    pnx__auto_engine_copy(&shadow->engine, &from->engine);
+    pnx__auto_engine_copy(&shadow->engine, &from->engine, NULL);
     memcpy(shadow->page, from->page, SLOTS * 3 * sizeof(uint32_t));
     memcpy(shadow->cells.cells, from->cells.cells, from->cells.size * sizeof(uint32_t));
     shadow->cells.count = from->cells.count;

@@ -31,7 +31,7 @@ void pnx__auto_shadow_layout(
 void pnx__auto_shadow_init(
         struct pnx__auto_shadow *shadow, uint64_t capacity, uint64_t seed, uint32_t mode);
 /* Makes the same in other tables that have been placed; *shadow was *from, but for its tables. */
-void pnx__auto_shadow_copy(struct pnx__auto_shadow *shadow, const struct pnx__auto_shadow *from);
+void pnx__auto_shadow_copy(struct pnx__auto_shadow *shadow, struct pnx__auto_shadow *from);
 
 /* A request: returns whether it hits.  On a miss the key is taken in, if a slot is free or can be made free. */
 bool pnx__auto_shadow_request(struct pnx__auto_shadow *shadow, uint32_t hash, uint64_t weight);

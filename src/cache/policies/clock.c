@@ -33,11 +33,11 @@ static void clock_init(void *memory, const struct pnx_cache_policy_params *param
     clock->slots = params->slots;
 }
 
-static void clock_grow(void *state, void *memory, uint32_t slots) {
-    const struct clock_state *old = state;
+static void clock_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
+    struct clock_state *old = state;
     struct clock_state *clock = memory;
     layout(clock, slots);
-    pnx__rings_grow(&clock->rings, &old->rings);
+    pnx__rings_grow(&clock->rings, &old->rings, map);
     clock->wants = old->wants;
     clock->slots = old->slots;
 }

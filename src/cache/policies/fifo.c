@@ -31,10 +31,10 @@ static void fifo_init(void *memory, const struct pnx_cache_policy_params *params
     pnx__rings_init(&fifo->rings, 1);
 }
 
-static void fifo_grow(void *state, void *memory, uint32_t slots) {
+static void fifo_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
     struct fifo *fifo = memory;
     layout(fifo, slots);
-    pnx__rings_grow(&fifo->rings, &((struct fifo *)state)->rings);
+    pnx__rings_grow(&fifo->rings, &((struct fifo *)state)->rings, map);
 }
 
 static void fifo_insert(void *state, uint32_t slot) {

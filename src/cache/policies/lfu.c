@@ -59,13 +59,17 @@ static void lfu_init(void *memory, const struct pnx_cache_policy_params *params,
     lfu->wants.exact_hits = 1;
 }
 
-static void lfu_grow(void *state, void *memory, uint32_t slots) {
+static void lfu_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
     const struct lfu *old = state;
     struct lfu *lfu = memory;
     *lfu = *old;
     layout(lfu, slots);
-    memcpy(lfu->links, old->links, old->slots * sizeof(*old->links));
-    memcpy(lfu->of, old->of, old->slots * sizeof(*old->of));
+    for (uint32_t b = 0; b < BUCKETS; b++) {
+        for (uint32_t slot = lfu->bucket[b].head; slot != PNX_CACHE_NO_SLOT;
+                slot = old->links[slot].older)
+            lfu->of[pnx__slot_new(map, slot)] = old->of[slot];
+        pnx__slot_list_grow(&lfu->bucket[b], lfu->links, old->links, map);
+    }
 }
 
 static void enter(struct lfu *lfu, uint32_t slot, uint32_t frequency) {

@@ -94,29 +94,34 @@ static void lirs_init(void *memory, const struct pnx_cache_policy_params *params
 }
 
 /* A node of the old state under its number in the new one. */
-static uint32_t renumber(const struct lirs *old, const struct lirs *s, uint32_t node) {
-    return node < old->slots ? node : node - old->slots + s->slots;
+static uint32_t renumber(
+        const struct lirs *old, const struct lirs *s, const uint32_t *map, uint32_t node) {
+    return node < old->slots ? pnx__slot_new(map, node) : node - old->slots + s->slots;
 }
 
 static void copy_list(struct pnx__slot_list *to, struct pnx__slot_link *to_links,
         const struct pnx__slot_list *from, const struct pnx__slot_link *from_links,
-        const struct lirs *old, const struct lirs *s) {
+        const struct lirs *old, const struct lirs *s, const uint32_t *map) {
     pnx__slot_list_init(to);
     for (uint32_t node = from->tail; node != PNX_CACHE_NO_SLOT; node = from_links[node].newer)
-        pnx__slot_list_push(to, to_links, renumber(old, s, node));
+        pnx__slot_list_push(to, to_links, renumber(old, s, map, node));
 }
 
-static void lirs_grow(void *state, void *memory, uint32_t slots) {
+static void lirs_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
     const struct lirs *old = state;
     struct lirs *s = memory;
     *s = *old;
     layout(s, slots);
-    memcpy(s->node, old->node, old->slots);
+    for (uint32_t slot = 0; slot < old->slots; slot++) {
+        uint32_t now = pnx__slot_new(map, slot);
+        if (now != PNX_CACHE_NO_SLOT)
+            s->node[now] = old->node[slot];
+    }
     memcpy(s->node + slots, old->node + old->slots, old->fresh);
     memcpy(s->hashes, old->hashes, old->fresh * sizeof(*old->hashes));
-    copy_list(&s->stack, s->stack_links, &old->stack, old->stack_links, old, s);
-    copy_list(&s->queue, s->queue_links, &old->queue, old->queue_links, old, s);
-    copy_list(&s->gone, s->queue_links, &old->gone, old->queue_links, old, s);
+    copy_list(&s->stack, s->stack_links, &old->stack, old->stack_links, old, s, map);
+    copy_list(&s->queue, s->queue_links, &old->queue, old->queue_links, old, s, map);
+    copy_list(&s->gone, s->queue_links, &old->gone, old->queue_links, old, s, map);
     s->free = PNX_CACHE_NO_SLOT;
     for (uint32_t i = s->fresh; i-- > 0;) {
         if (s->node[slots + i] == 0)

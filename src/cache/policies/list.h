@@ -115,4 +115,21 @@ static inline const char *pnx__slot_list_check(
     return n == list->count ? NULL : "a list holds fewer slots than it counts";
 }
 
+/* What a slot is called from now on; map: see grow in patinox/cache_policy.h. */
+static inline uint32_t pnx__slot_new(const uint32_t *map, uint32_t slot) {
+    return map && slot != PNX_CACHE_NO_SLOT ? map[slot] : slot;
+}
+
+/* Makes the same list in a larger table of links. */
+static inline void pnx__slot_list_grow(struct pnx__slot_list *list, struct pnx__slot_link *links,
+        const struct pnx__slot_link *from, const uint32_t *map) {
+    for (uint32_t slot = list->head; slot != PNX_CACHE_NO_SLOT; slot = from[slot].older)
+        links[pnx__slot_new(map, slot)] = (struct pnx__slot_link){
+                .newer = pnx__slot_new(map, from[slot].newer),
+                .older = pnx__slot_new(map, from[slot].older),
+        };
+    list->head = pnx__slot_new(map, list->head);
+    list->tail = pnx__slot_new(map, list->tail);
+}
+
 #endif

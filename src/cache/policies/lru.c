@@ -38,12 +38,12 @@ static void lru_init(void *memory, const struct pnx_cache_policy_params *params,
     lru->wants.exact_hits = 1;
 }
 
-static void lru_grow(void *state, void *memory, uint32_t slots) {
+static void lru_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
     const struct lru *old = state;
     struct lru *lru = memory;
     *lru = *old;
     layout(lru, slots);
-    memcpy(lru->links, old->links, old->slots * sizeof(*old->links));
+    pnx__slot_list_grow(&lru->list, lru->links, old->links, map);
 }
 
 static void lru_insert(void *state, uint32_t slot) {

@@ -53,15 +53,6 @@ void pnx__rings_init(struct pnx__rings *rings, uint32_t queues) {
     }
 }
 
-void pnx__rings_grow(struct pnx__rings *rings, const struct pnx__rings *from) {
-    memcpy(rings->chunks, from->chunks, from->fresh * sizeof(*from->chunks));
-    memcpy(rings->marks, from->marks, from->slots * sizeof(*from->marks));
-    rings->queues = from->queues;
-    memcpy(rings->queue, from->queue, sizeof(from->queue));
-    rings->free = from->free;
-    rings->fresh = from->fresh;
-}
-
 static uint32_t stale(const struct pnx__rings *rings, const struct pnx__ring *q, uint32_t slot) {
     return ((uint32_t)rings->marks[slot] >> q->shift) & q->limit;
 }
@@ -99,6 +90,37 @@ static void squeeze(struct pnx__rings *rings, struct pnx__ring *q) {
     }
     q->last = to;
     q->end = write;
+}
+
+/* Gives what is live in all queues, in which nothing is stale, its new number. */
+static void renumber(struct pnx__rings *rings, const struct pnx__rings *from, const uint32_t *map) {
+    for (uint32_t i = 0; i < rings->queues; i++) {
+        const struct pnx__ring *q = &rings->queue[i];
+        uint32_t chunk = q->first, at = q->begin;
+        for (uint32_t n = 0; n < q->refs; n++) {
+            if (at == PNX__RING_CHUNK) {
+                chunk = rings->chunks[chunk].next;
+                at = 0;
+            }
+            uint32_t *ref = &rings->chunks[chunk].refs[at++];
+            rings->marks[map[*ref]] = from->marks[*ref];
+            *ref = map[*ref];
+        }
+    }
+}
+
+void pnx__rings_grow(struct pnx__rings *rings, struct pnx__rings *from, const uint32_t *map) {
+    for (uint32_t i = 0; map && i < from->queues; i++)
+        squeeze(from, &from->queue[i]); /* what is stale has no new number */
+    memcpy(rings->chunks, from->chunks, from->fresh * sizeof(*from->chunks));
+    rings->queues = from->queues;
+    memcpy(rings->queue, from->queue, sizeof(from->queue));
+    rings->free = from->free;
+    rings->fresh = from->fresh;
+    if (map)
+        renumber(rings, from, map);
+    else
+        memcpy(rings->marks, from->marks, from->slots * sizeof(*from->marks));
 }
 
 void pnx__ring_push(struct pnx__rings *rings, uint32_t queue, uint32_t slot) {

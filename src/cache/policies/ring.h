@@ -56,8 +56,8 @@ void pnx__rings_layout(struct pnx__rings *rings, struct pnx__layout *layout, uin
 /* Makes empty queues in tables that have been placed: the first counts stale references in bits 0 to 7 (0 to 14, when it
  * is alone), the second in 8 to 14. */
 void pnx__rings_init(struct pnx__rings *rings, uint32_t queues);
-/* Makes the same queues in larger tables. */
-void pnx__rings_grow(struct pnx__rings *rings, const struct pnx__rings *from);
+/* Makes the same queues in larger tables; map: see grow in patinox/cache_policy.h.  What is stale in from may be dropped. */
+void pnx__rings_grow(struct pnx__rings *rings, struct pnx__rings *from, const uint32_t *map);
 
 void pnx__ring_push(struct pnx__rings *rings, uint32_t queue, uint32_t slot);
 /* Takes the oldest slot out; NO_SLOT when there is none. */

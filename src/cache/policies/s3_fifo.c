@@ -70,12 +70,12 @@ static void s3_init(void *memory, const struct pnx_cache_policy_params *params, 
     s3_resize(s3, params->capacity);
 }
 
-static void s3_grow(void *state, void *memory, uint32_t slots) {
-    const struct s3_fifo *old = state;
+static void s3_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
+    struct s3_fifo *old = state;
     struct s3_fifo *s3 = memory;
     *s3 = *old;
     layout(s3, slots);
-    pnx__rings_grow(&s3->rings, &old->rings);
+    pnx__rings_grow(&s3->rings, &old->rings, map);
     pnx__ghost_copy(&s3->ghost, &old->ghost);
 }
 

@@ -42,12 +42,13 @@ static void sieve_init(void *memory, const struct pnx_cache_policy_params *param
     sieve->hand = PNX_CACHE_NO_SLOT;
 }
 
-static void sieve_grow(void *state, void *memory, uint32_t slots) {
+static void sieve_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
     const struct sieve *old = state;
     struct sieve *sieve = memory;
     *sieve = *old;
     layout(sieve, slots);
-    memcpy(sieve->links, old->links, old->slots * sizeof(*old->links));
+    pnx__slot_list_grow(&sieve->list, sieve->links, old->links, map);
+    sieve->hand = pnx__slot_new(map, old->hand);
 }
 
 static void sieve_insert(void *state, uint32_t slot) {

@@ -50,14 +50,18 @@ static void ttl_init(void *memory, const struct pnx_cache_policy_params *params,
     ttl->view = params->slots;
 }
 
-static void ttl_grow(void *state, void *memory, uint32_t slots) {
+static void ttl_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
     const struct ttl *old = state;
     struct ttl *ttl = memory;
     *ttl = *old;
     layout(ttl, slots);
-    memcpy(ttl->links, old->links, old->slots * sizeof(*old->links));
-    memcpy(ttl->heap, old->heap, old->slots * sizeof(*old->heap));
-    memcpy(ttl->at, old->at, old->slots * sizeof(*old->at));
+    for (uint32_t slot = ttl->list.head; slot != PNX_CACHE_NO_SLOT; slot = old->links[slot].older)
+        ttl->at[pnx__slot_new(map, slot)] = NOT_TIMED;
+    pnx__slot_list_grow(&ttl->list, ttl->links, old->links, map);
+    for (uint32_t at = 0; at < old->timed; at++) {
+        ttl->heap[at] = pnx__slot_new(map, old->heap[at]);
+        ttl->at[ttl->heap[at]] = at;
+    }
 }
 
 static pnx_ns expires(const struct ttl *ttl, uint32_t slot) {

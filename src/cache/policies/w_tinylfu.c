@@ -109,13 +109,17 @@ static void w_init(void *memory, const struct pnx_cache_policy_params *params, u
     w_resize(w, params->capacity);
 }
 
-static void w_grow(void *state, void *memory, uint32_t slots) {
+static void w_grow(void *state, void *memory, uint32_t slots, const uint32_t *map) {
     const struct w_tinylfu *old = state;
     struct w_tinylfu *w = memory;
     *w = *old;
     layout(w, slots);
-    memcpy(w->links, old->links, old->slots * sizeof(*old->links));
-    memcpy(w->region, old->region, old->slots * sizeof(*old->region));
+    for (uint32_t region = 0; region < sizeof(w->list) / sizeof(w->list[0]); region++) {
+        for (uint32_t slot = w->list[region].head; slot != PNX_CACHE_NO_SLOT;
+                slot = old->links[slot].older)
+            w->region[pnx__slot_new(map, slot)] = (uint8_t)region;
+        pnx__slot_list_grow(&w->list[region], w->links, old->links, map);
+    }
     pnx__sketch_copy(&w->sketch, &old->sketch);
 }
 
