@@ -262,6 +262,11 @@ static bool exchange_locked(
             pnx__cache_fits(cache, NULL, cache->fixed_cost, 1) ||
             !pnx__cache_fits(cache, NULL, 0, 0) || !pnx__cache_has_its_share(shard))
         return false;
+    /* While the policy chooses, the record comes in which it will stand in all likelihood. */
+    const char *record = (const char *)pnx__cache_fixed_at(
+            shard->own_table, pnx__cache_fixed_free_slot(shard->own_table, insert->hash));
+    __builtin_prefetch(record, 1);
+    __builtin_prefetch(record + cache->shape.stride - 1, 1);
     uint32_t slot =
             shard->policy->victim(shard->policy_state, pnx__cache_hash_high(insert->hash), 1);
     if (slot == PNX_CACHE_NO_SLOT)
@@ -391,13 +396,15 @@ __attribute__((always_inline)) static inline int get(struct pnx_cache *cache, co
     return 0;
 }
 
-/* For the sizes that keys mostly have: numbers, UUIDs, digests. */
+/* For the sizes that keys mostly have: numbers, UUIDs, digests; each with values of one word by itself, which needs few registers. */
 #define GET(key_size) \
     __attribute__((noinline)) static int get_##key_size( \
             struct pnx_cache *cache, const void *key, void *buf, size_t *ret_size) { \
-        size_t value_size = cache->shape.value_bytes; \
-        return value_size == 8 ? get(cache, key, key_size, buf, 8, ret_size) \
-                               : get(cache, key, key_size, buf, value_size, ret_size); \
+        return get(cache, key, key_size, buf, cache->shape.value_bytes, ret_size); \
+    } \
+    __attribute__((noinline)) static int get_##key_size##_word( \
+            struct pnx_cache *cache, const void *key, void *buf, size_t *ret_size) { \
+        return get(cache, key, key_size, buf, 8, ret_size); \
     }
 GET(4)
 GET(8)
@@ -414,17 +421,18 @@ int pnx__cache_fixed_get_copy(struct pnx_cache *cache, const void *key, size_t k
         size_t cap, size_t *ret_size) {
     if (key_size != cache->shape.key_bytes || cap < cache->shape.value_bytes || !key || !buf)
         return get_slowly(cache, key, key_size, buf, cap, ret_size);
+    bool word = cache->shape.value_bytes == 8;
     switch (key_size) {
     case 4:
-        return get_4(cache, key, buf, ret_size);
+        return word ? get_4_word(cache, key, buf, ret_size) : get_4(cache, key, buf, ret_size);
     case 8:
-        return get_8(cache, key, buf, ret_size);
+        return word ? get_8_word(cache, key, buf, ret_size) : get_8(cache, key, buf, ret_size);
     case 16:
-        return get_16(cache, key, buf, ret_size);
+        return word ? get_16_word(cache, key, buf, ret_size) : get_16(cache, key, buf, ret_size);
     case 24:
-        return get_24(cache, key, buf, ret_size);
+        return word ? get_24_word(cache, key, buf, ret_size) : get_24(cache, key, buf, ret_size);
     case 32:
-        return get_32(cache, key, buf, ret_size);
+        return word ? get_32_word(cache, key, buf, ret_size) : get_32(cache, key, buf, ret_size);
     default:
         return get_any(cache, key, buf, ret_size);
     }

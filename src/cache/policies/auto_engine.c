@@ -232,8 +232,7 @@ static uint32_t tinylfu_victim(struct pnx__auto_engine *e, uint64_t weight) {
     return slot;
 }
 
-uint32_t pnx__auto_engine_victim(struct pnx__auto_engine *e, uint64_t weight) {
-    e->full = true;
+static uint32_t victim(struct pnx__auto_engine *e, uint64_t weight) {
     if (e->mode == PNX__AUTO_TINYLFU && e->has_sketch)
         return tinylfu_victim(e, weight);
     uint32_t slot = PNX_CACHE_NO_SLOT;
@@ -241,6 +240,18 @@ uint32_t pnx__auto_engine_victim(struct pnx__auto_engine *e, uint64_t weight) {
     if (!s3 || e->weight[MAIN] + e->small_most <= e->capacity)
         slot = evict_small(e);
     return slot != PNX_CACHE_NO_SLOT ? slot : evict_main(e);
+}
+
+uint32_t pnx__auto_engine_victim(struct pnx__auto_engine *e, uint64_t weight) {
+    e->full = true;
+    uint32_t slot = victim(e, weight);
+    /* Fetches what the next call will look at. */
+    for (uint32_t queue = SMALL; queue <= MAIN; queue++) {
+        uint32_t next = pnx__ring_peek(&e->rings, queue);
+        if (next != PNX_CACHE_NO_SLOT)
+            __builtin_prefetch(pnx_cache_slot_record(e->view, next), 1);
+    }
+    return slot;
 }
 
 void pnx__auto_engine_expect(const struct pnx__auto_engine *e, uint32_t hash) {

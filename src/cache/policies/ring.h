@@ -62,6 +62,12 @@ void pnx__rings_grow(struct pnx__rings *rings, struct pnx__rings *from, const ui
 void pnx__ring_push(struct pnx__rings *rings, uint32_t queue, uint32_t slot);
 /* Takes the oldest slot out; NO_SLOT when there is none. */
 uint32_t pnx__ring_pop(struct pnx__rings *rings, uint32_t queue);
+/* The slot that will be popped next, in all likelihood; NO_SLOT where that is not to be seen at once. */
+static inline uint32_t pnx__ring_peek(const struct pnx__rings *rings, uint32_t queue) {
+    const struct pnx__ring *q = &rings->queue[queue];
+    return q->refs > 0 && q->begin < PNX__RING_CHUNK ? rings->chunks[q->first].refs[q->begin]
+                                                     : PNX_CACHE_NO_SLOT;
+}
 /* Puts the slot that was popped last back as the oldest, before anything else is popped from the queue. */
 void pnx__ring_unpop(struct pnx__rings *rings, uint32_t queue, uint32_t slot);
 /* Takes a slot out that is in the queue. */

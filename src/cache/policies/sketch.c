@@ -78,12 +78,18 @@ void pnx__sketch_add(struct pnx__sketch *sketch, uint32_t hash) {
 
 void pnx__sketch_raise(struct pnx__sketch *sketch, uint32_t hash, uint32_t times) {
     uint64_t mixed = mix(sketch, hash);
-    uint32_t least = pnx__sketch_count(sketch, hash);
+    struct counter c[ROWS];
+    uint32_t least = PNX__SKETCH_MAX;
+    for (uint32_t row = 0; row < ROWS; row++) {
+        c[row] = counter(sketch, mixed, row);
+        uint32_t count = value(c[row]);
+        least = count < least ? count : least;
+    }
     uint32_t more = times < PNX__SKETCH_MAX - least ? times : PNX__SKETCH_MAX - least;
     for (uint32_t row = 0; row < ROWS; row++) {
-        struct counter c = counter(sketch, mixed, row);
-        if (value(c) < least + more)
-            *c.word += (uint64_t)(least + more - value(c)) << c.shift;
+        uint32_t count = value(c[row]);
+        if (count < least + more)
+            *c[row].word += (uint64_t)(least + more - count) << c[row].shift;
     }
     added(sketch, more);
 }
