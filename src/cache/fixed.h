@@ -59,12 +59,14 @@
 #include <emmintrin.h>
 #endif
 
-#define PNX_CACHE_TICK_SHIFT   26u
-#define PNX_CACHE_TICK_NEVER   UINT32_MAX
-#define PNX_CACHE_KEY_BYTES    64u              /* most of a fixed key */
-#define PNX_CACHE_VALUE_BYTES  256u             /* most of a fixed value */
-#define PNX_CACHE_FIXED_SLOTS  ((1u << 24) - 2) /* a shard's: what wheel can name */
-#define PNX_CACHE_GROUP_SLOTS  14u
+#define PNX_CACHE_TICK_SHIFT  26u
+#define PNX_CACHE_TICK_NEVER  UINT32_MAX
+#define PNX_CACHE_KEY_BYTES   64u              /* most of a fixed key */
+#define PNX_CACHE_VALUE_BYTES 256u             /* most of a fixed value */
+#define PNX_CACHE_FIXED_SLOTS ((1u << 24) - 2) /* a shard's: what wheel can name */
+#define PNX_CACHE_GROUP_SLOTS 14u
+#define PNX_CACHE_PAGES_MIN \
+    ((size_t)256 << 10)            /* bytes from which on a table has pages of its own */
 #define PNX_CACHE_LEFT_SHIFT   48u /* in high; the word of tags ends below */
 #define PNX_CACHE_PASSED_SHIFT 56u
 #define PNX_CACHE_PASSED_MOST  0xffu /* of either: stays so, a search goes on there for ever after */

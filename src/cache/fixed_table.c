@@ -9,6 +9,9 @@
  */
 #include "cache/internal.h"
 
+#include "base/env_system.h"
+#include "os/pages.h"
+
 #include <assert.h>
 
 static_assert(sizeof(struct pnx_cache_group) == 16, "four groups in a line of the cache");
@@ -26,7 +29,9 @@ struct pnx_cache_table *pnx__cache_fixed_table_make(struct pnx_cache_shard *shar
     size_t head = (sizeof(struct pnx_cache_table) + 63) & ~(size_t)63;
     size_t groups = (n_groups * sizeof(struct pnx_cache_group) + 63) & ~(size_t)63;
     size_t bytes = head + groups + (size_t)slots * shape->stride;
-    char *memory = pnx__alloc_aligned(env, 1, bytes, 64);
+    /* Large ones by the page: they go back to the system at once when larger ones take their place. */
+    bool mapped = env->alloc == pnx__env_system()->alloc && bytes >= PNX_CACHE_PAGES_MIN;
+    char *memory = mapped ? pnx__os_pages_map(bytes) : pnx__alloc_aligned(env, 1, bytes, 64);
     if (!memory)
         return NULL;
     struct pnx_cache_table *table = (struct pnx_cache_table *)(void *)memory;
@@ -38,6 +43,7 @@ struct pnx_cache_table *pnx__cache_fixed_table_make(struct pnx_cache_shard *shar
     table->records = (unsigned char *)memory + head + groups;
     table->shard = shard;
     table->bytes = bytes;
+    table->mapped = mapped;
     for (uint32_t slot = 0; slot < slots; slot++)
         /* Relaxed: nobody else knows the table yet. */
         pnx_store(&pnx__cache_fixed_at(table, slot)->seq, 1, PNX_RELAXED, "cache_fixed.first_odd");

@@ -10,6 +10,8 @@
 
 #include "cache/internal.h"
 
+#include "os/pages.h"
+
 #include <assert.h>
 
 static_assert(sizeof(struct pnx_cache_line) == 64, "a line of the index is a line of the cache");
@@ -56,7 +58,10 @@ void pnx__cache_table_free(const struct pnx_env *env, struct pnx_cache_table *ta
         pnx_budget_uncharge(table->shard->cache->budget, table->charged);
     for (uint32_t i = 0; table->owns_pages && i < n_pages(table->slots); i++)
         pnx__free(env, table->pages[i], PNX_CACHE_PAGE_SLOTS, sizeof(struct pnx_cache_record));
-    pnx__free(env, table, 1, table->bytes);
+    if (table->mapped)
+        pnx__os_pages_unmap(table, table->bytes);
+    else
+        pnx__free(env, table, 1, table->bytes);
 }
 
 /* ---- writing ---- */

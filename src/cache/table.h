@@ -92,6 +92,7 @@ struct pnx_cache_table {
     size_t charged;               /* to the budget, for as long as it is there */
     uint32_t walks;               /* go through it, replaced or not: the shard's lock */
     bool owns_pages;              /* when it is freed: they go too */
+    bool mapped;                  /* memory is from os/pages.h */
     struct pnx_cache_table *next; /* on a list of the thread that has replaced it */
     struct pnx_reclaim_node node;
 };
