@@ -4,10 +4,13 @@
  *
  * GreedyDual-Size-Frequency (Cherkasova, Improving WWW proxies performance with greedy-dual-size-frequency caching
  * policy, HP Laboratories, 1998): an entry's priority is age + hits / size, the lowest goes, and its
- * priority becomes the age.  The program compares it with the library's policies on requests for objects of many sizes.
+ * priority becomes the age.  The program compares it with the library's policies on requests for objects of many sizes: with an
+ * owner of slots as simple as can be, and in a cache of which a weigher says what objects weigh.
  */
+#include <patinox/cache.h>
 #include <patinox/cache_policy.h>
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -249,6 +252,15 @@ static int request(struct shard *shard, uint32_t key, uint32_t size) {
     return 0;
 }
 
+static uint32_t next_key(uint64_t *random) {
+    double x = next_random(random) / 2147483648.0;
+    return (uint32_t)(KEYS * x * x * x);
+}
+
+static uint32_t size_of(uint32_t key) {
+    return 100u << (key * 2654435761u >> 16) % 11;
+}
+
 /* Popular keys are asked for more often; sizes go from 100 bytes to 100 kB and have nothing to do with that. */
 static int replay(const struct pnx_cache_policy *policy, double *ret_hit_ratio) {
     struct shard shard;
@@ -257,10 +269,8 @@ static int replay(const struct pnx_cache_policy *policy, double *ret_hit_ratio) 
     if (shard_open(&shard, policy))
         return -1;
     for (uint32_t i = 0; i < REQUESTS; i++) {
-        double x = next_random(&random) / 2147483648.0;
-        uint32_t key = (uint32_t)(KEYS * x * x * x);
-        uint32_t size = 100u << (key * 2654435761u >> 16) % 11;
-        hits += (uint32_t)request(&shard, key, size);
+        uint32_t key = next_key(&random);
+        hits += (uint32_t)request(&shard, key, size_of(key));
     }
     const char *broken = policy->check(shard.state, shard.count);
     *ret_hit_ratio = 100.0 * hits / REQUESTS;
@@ -272,13 +282,67 @@ static int replay(const struct pnx_cache_policy *policy, double *ret_hit_ratio) 
     return broken ? -1 : 0;
 }
 
+/* ---- the same in a cache ---- */
+
+/* What the cache holds stands for an object that lies elsewhere, on a disk say: it weighs what that takes there. */
+struct object {
+    uint32_t size;
+};
+
+static uint64_t weigh(
+        void *ctx, const void *key, size_t key_size, const void *value, size_t value_size) {
+    const struct object *object = value;
+    (void)ctx, (void)key, (void)key_size, (void)value_size;
+    return object ? object->size : 100; /* no value: that there is no such object is remembered */
+}
+
+static int replay_in_cache(const struct pnx_cache_policy *policy, double *ret_hit_ratio) {
+    struct pnx_cache *cache = NULL;
+    struct pnx_cache_stats stats = {.size = sizeof(stats)};
+    struct pnx_error err;
+    uint64_t random = 1;
+    int rc = pnx_cache_create(PNX_CACHE_OPTS(.custom_policy = policy, .shards = 1, .weigher = weigh,
+                                      .capacity_weight = CAPACITY, .capacity = 8 << 20),
+            &err, &cache);
+    if (rc) {
+        fprintf(stderr, "%s\n", err.message);
+        return rc;
+    }
+    for (uint32_t i = 0; rc == 0 && i < REQUESTS; i++) {
+        uint32_t key = next_key(&random);
+        struct object object;
+        if (pnx_cache_get_copy(cache, &key, sizeof(key), &object, sizeof(object), NULL) == 0)
+            continue;
+        object.size = size_of(key);
+        rc = pnx_cache_put(cache, &key, sizeof(key), &object, sizeof(object), 0);
+    }
+    if (rc == 0)
+        rc = pnx_cache_read_stats(cache, &stats);
+    *ret_hit_ratio = 100.0 * (double)stats.hits / REQUESTS;
+    printf("%-10s %5.1f %%  in a cache: %" PRIu64 " objects weigh %" PRIu64 ", and take %" PRIu64
+           " bytes\n",
+            policy->name, *ret_hit_ratio, stats.entries, stats.weight, stats.bytes);
+    /* There is less room on the disk. */
+    if (rc == 0)
+        rc = pnx_cache_resize_weight(cache, CAPACITY / 2, &err);
+    if (rc == 0)
+        rc = pnx_cache_read_stats(cache, &stats);
+    if (rc == 0 && stats.weight > CAPACITY / 2)
+        rc = -1;
+    pnx_cache_release(&cache);
+    return rc;
+}
+
 int main(void) {
-    double ours = 0, lru = 0, other = 0;
+    double ours = 0, lru = 0, other = 0, ours_cached = 0, lru_cached = 0;
     for (size_t i = 0; pnx_cache_policy_at(i); i++) {
         if (replay(pnx_cache_policy_at(i), &other))
             return 1;
     }
     if (replay(&gdsf, &ours) || replay(pnx_cache_policy_find("lru"), &lru))
         return 1;
-    return ours > lru ? 0 : 1;
+    if (replay_in_cache(&gdsf, &ours_cached) ||
+            replay_in_cache(pnx_cache_policy_find("lru"), &lru_cached))
+        return 1;
+    return ours > lru && ours_cached > lru_cached ? 0 : 1;
 }

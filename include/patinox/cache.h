@@ -12,8 +12,8 @@
  *                              |                                               ^
  *                              +-- cleared, closed ----------------------------+
  *
- *   P1  At no moment do the entries stored count more than capacity bytes, or are more than capacity_entries (0: no
- *       limit), however many threads put.  Bytes are real ones: key, value, header, the allocator's rounding and the
+ *   P1  At no moment do the entries stored count more than capacity bytes, weigh more than capacity_weight, or are more than
+ *       capacity_entries (0: no limit), however many threads put.  Bytes are real ones: key, value, header, the allocator's rounding and the
  *       entry's share of the index, as pnx_cache_cost() tells.  Memory of entries that have left is given back when
  *       readers that may be looking at it have gone on, at 64 of them or 512 KiB a thread (patinox/reclaim.h).
  *       There is one capacity, whatever the number of shards: what is not larger than all of it is not refused.
@@ -23,7 +23,7 @@
  *   P4  Each value is destroyed exactly once, with its cause, after it has left the cache and its last
  *       reference has been released, on the thread that did the later of the two, or by the destroy_executor
  *       of the options.
- *   P5  Loaders, destructors, visitors and callbacks of requests run with no lock held, and may call the cache again.  They
+ *   P5  Loaders, weighers, destructors, visitors and callbacks of requests run with no lock held, and may call the cache again.  They
  *       must return: one that throws, or ends its thread, aborts the process.
  *   P6  At most one loader runs for a key (but see P15); all who ask meanwhile share its result or its error.  A result that
  *       was overtaken by a put, a remove or a clear of the key is handed to those who waited, never stored.
@@ -59,6 +59,8 @@
  *   P18 A retain removes what its predicate has refused, and nothing that took its place meanwhile.
  *   P19 A save leaves the old file whole, or the new one.  A file is loaded as it was saved, or it is refused, and the cache
  *       stays as it was.
+ *   P20 With a weigher each value is weighed once, before it is stored, and keeps its weight until it leaves: at least 1, so that
+ *       there are never more than capacity_weight entries.  The budget is charged real bytes all the same.
  *
  * All times are on the environment's clock, pnx_now() by default; it is read only for entries that expire.
  * Only get_or_load() waits for anything.  (With an executor, a lookup may submit a job to it: give it a policy for when it is
@@ -114,6 +116,23 @@ struct pnx_cache_removed {
  */
 typedef void pnx_cache_destroy_fn(void *ctx, const struct pnx_cache_removed *removed);
 
+/*
+ * Says what a value weighs, in the unit of capacity_weight, whatever that is.  Called once for each value that is about to be
+ * stored, however it came: put, committed, computed, loaded, refreshed, from a file; on the thread that stores it, with no
+ * lock held (P5).  value is the bytes, aligned to 16, or the pointer that was put; NULL, with value_size 0, for an absence that
+ * is about to be remembered.  All of it is valid during the call only, a pointer of yours aside, and not to be changed.
+ *
+ * 0 counts as 1: values that weigh nothing would take memory without a bound.  More than capacity_weight is refused: -EFBIG
+ * (P9), or handed out and not stored, for a loaded value; both count as rejected.  There is no other way to refuse.
+ *
+ * May call the cache, release excepted, with any key: what would wait for the load that it is called for is -EDEADLK, as a
+ * compute is of the key that it is called for by a compute.  A weigher that stores is called for that, too: stop somewhere.
+ */
+typedef uint64_t pnx_cache_weigh_fn(
+        void *ctx, const void *key, size_t key_size, const void *value, size_t value_size);
+
+#define PNX_CACHE_WEIGHT_MAX (UINT64_C(1) << 62) /* the largest capacity_weight */
+
 struct pnx_cache_load; /* a load under way, as its loader sees it; valid during the loader's call (but see keeping, below) */
 
 /*
@@ -133,8 +152,8 @@ struct pnx_cache_opts {
     struct pnx_budget *budget;     /* default: the process's; pnx_budget_off() */
     pnx_cache_destroy_fn *destroy; /* default: none */
     void *ctx;                     /* first argument of destroy */
-    size_t capacity;               /* bytes; this or capacity_entries is required */
-    uint64_t capacity_entries;     /* entries */
+    size_t capacity; /* bytes; this, capacity_entries or capacity_weight is required, all that are given hold */
+    uint64_t capacity_entries; /* entries */
     pnx_ns ttl;          /* of entries that name none; default PNX_NEVER: they do not expire */
     pnx_ns negative_ttl; /* how long a loader's -ENOENT is remembered; default PNX_NEVER: not at all */
     pnx_ns load_timeout; /* what PNX_TIMEOUT_DEFAULT means; default 30 s */
@@ -142,8 +161,8 @@ struct pnx_cache_opts {
             policy; /* name of an eviction policy: "auto" (default), "lru", "s3-fifo" ...; not copied */
     const struct pnx_cache_policy *custom_policy; /* one of yours, instead */
     uint32_t
-            shards; /* parts with a lock each, a power of two up to 64; default: by the capacity, 1 below 4096 entries
-                        and where hits have an order (P8) */
+            shards; /* parts with a lock each, a power of two up to 64; default: by the capacity (a unit of weight taken
+                        for a byte), 1 below 4096 entries and where hits have an order (P8) */
     uint32_t
             key_bytes; /* size of every key, up to 64, and of every value, up to 256: both or neither.  See Fixed */
     uint32_t value_bytes; /* sizes */
@@ -174,6 +193,13 @@ struct pnx_cache_opts {
     /* Keys that are followed for pnx_cache_curve(), at most, 256 to 2^20: 44 bytes each; default 0: off.  A request of one takes
      * a lock, which P8 knows nothing of. */
     uint64_t curve_samples;
+    /*
+     * What values weigh, and how much all of them may together, up to PNX_CACHE_WEIGHT_MAX: both or neither (P20).  Policies are
+     * told weights then, and not bytes or entries; a capacity beside it is a bound on memory, which weights alone are not.
+     */
+    pnx_cache_weigh_fn *weigher;
+    void *weigher_ctx; /* its first argument */
+    uint64_t capacity_weight;
 };
 #define PNX_CACHE_DEFERRED_MAX 1024
 
@@ -289,7 +315,7 @@ PNX_API PNX_NODISCARD int pnx_cache_get_many(struct pnx_cache *cache, const void
 
 /*
  * Stores a copy of value, replacing an older one.  May run destructors, and reclaimers of the budget.
- * -EFBIG when it is larger than the whole capacity, -ENOMEM (no memory, or the budget refused), see P9 for both;
+ * -EFBIG when it is larger or heavier than the whole capacity, -ENOMEM (no memory, or the budget refused), see P9 for both;
  * -ESHUTDOWN, -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_cache_put(struct pnx_cache *cache, const void *key, size_t key_size,
@@ -334,6 +360,7 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
  *     -ENOTSUP, destroy is -EINVAL.  Ages at eviction are not counted.
  *   - So are ttl_access, ttl_jitter, refresh_after, stale_if_error and executor.
  *   - A size that is another one is -EINVAL.
+ *   - All entries weigh the same: a weigher is -EINVAL, and capacity_entries says what it would.
  *   - A time to live counts in 67 ms (2^26 ns) and is rounded down; less than PNX_CACHE_FIXED_TTL_MIN is -EINVAL.
  *     These are counted in 32 bits: nothing with a time to live is returned later than nine years after the cache was made.
  *   - Of entries of a shard that have expired most, but not always all, go before what the policy would evict (P2): their order is
@@ -380,8 +407,8 @@ struct pnx_cache_reservation {
 
 /*
  * Makes an entry whose value you fill in place, without a copy: then commit or abort it.  The older value stays and is
- * found meanwhile, also when this fails.  -EFBIG when it is larger than the whole capacity, -ENOMEM (no memory, or the
- * budget refused; both count as rejected), -ESHUTDOWN, -EINVAL.
+ * found meanwhile, also when this fails.  It is weighed by the commit.  -EFBIG when it is larger than the whole capacity,
+ * -ENOMEM (no memory, or the budget refused; both count as rejected), -ESHUTDOWN, -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_cache_reserve(struct pnx_cache *cache, const void *key,
         size_t key_size, size_t value_size, struct pnx_cache_reservation *ret_reservation);
@@ -550,7 +577,7 @@ PNX_API int pnx_cache_load_set_refresh(struct pnx_cache_load *load, pnx_ns refre
 /*
  * Finds an entry, or makes it by calling loader in this thread, or waits for another caller's loader of the same
  * key until timeout has passed (0: does not wait).  When that loader fails, all who waited get its error; but a
- * leader's -ETIMEDOUT, if its deadline was before theirs, makes one of them load.  A value that is too large to
+ * leader's -ETIMEDOUT, if its deadline was before theirs, makes one of them load.  A value that is too large or too heavy to
  * store, or that the budget refuses, is returned all the same (and counted as rejected).
  *
  * -ENOENT (remembered, or the loader's), -ETIMEDOUT, -EDEADLK (P7), -ESHUTDOWN, -ENOMEM, -EINVAL (also when the
@@ -634,7 +661,8 @@ PNX_API PNX_NODISCARD int pnx_cache_save(struct pnx_cache *cache, const char *pa
 
 /*
  * Puts what a file holds into the cache, as far as there is room: the hottest, where that is not all.  It evicts nothing,
- * and entries that are there stay.  Times to live go on by the wall clock, and never back.  The file is checked whole,
+ * and entries that are there stay.  With a weigher, values are weighed anew; what there is room for is judged by what they
+ * weighed when they were saved, or as 1 where that was without one, and only what turns out heavier evicts others.  Times to live go on by the wall clock, and never back.  The file is checked whole,
  * checksum by checksum, before the first entry is put.
  *
  * -ENOENT, -EACCES, -EIO ...; PNX_E_FORMAT when it is no such file, is damaged, cut short, of another version of the format
@@ -714,9 +742,15 @@ PNX_API int pnx_cache_load_finish(struct pnx_cache_load *load, int code);
  */
 PNX_API pnx_ns pnx_cache_tick(struct pnx_cache *cache, pnx_ns now);
 
-/* Changes the limits; 0 is no limit, but not for both.  Evicts what is too much.  -EINVAL, -ESHUTDOWN. */
+/* Changes the limits; 0 is no limit, but not for both, unless there is a weigher.  Evicts what is too much.  -EINVAL,
+ * -ESHUTDOWN. */
 PNX_API int pnx_cache_resize(
         struct pnx_cache *cache, size_t capacity, uint64_t capacity_entries, struct pnx_error *err);
+
+/* Changes the limit of weight, and evicts what is too much.  Values keep what they weigh.  -EINVAL for 0 and what is more than
+ * PNX_CACHE_WEIGHT_MAX, -ENOTSUP without a weigher, -ESHUTDOWN. */
+PNX_API int pnx_cache_resize_weight(
+        struct pnx_cache *cache, uint64_t capacity_weight, struct pnx_error *err);
 
 /* Changes the time to live of entries stored from now on; 0 or PNX_NEVER: they do not expire.  -EINVAL. */
 PNX_API int pnx_cache_set_ttl(struct pnx_cache *cache, pnx_ns ttl, struct pnx_error *err);
@@ -730,7 +764,8 @@ PNX_API size_t pnx_cache_cost(size_t key_size, size_t value_size);
 /*
  * Estimates what the hit ratio would have been at other sizes: ratios[i], 0 to 1, for sizes[i] times the capacity as it is,
  * if the policy were lru.  The requests of a sample of the keys are followed, as many as the option curve_samples says, the
- * newer ones with more weight.  With a limit in bytes all entries count as large as those that are there are on average.
+ * newer ones with more weight.  With a limit in bytes, or of weight, all entries count as large, or heavy, as those that are
+ * there are on average.
  * -ENOTSUP when curve_samples is 0, -EAGAIN when nothing is known yet, -EINVAL also for a size that is not above 0.
  */
 PNX_API PNX_NODISCARD int pnx_cache_curve(

@@ -133,6 +133,7 @@ static inline pnx_ns pnx_cache_slot_expires(const struct pnx_cache_slots *slots,
 enum pnx_cache_capacity_kind {
     PNX_CACHE_CAPACITY_ENTRIES = 1, /* each slot weighs 1 */
     PNX_CACHE_CAPACITY_BYTES,       /* slots weigh their bytes */
+    PNX_CACHE_CAPACITY_WEIGHT,      /* slots weigh what their owner says, at least 1 */
 };
 
 /* What a policy is made with. */

@@ -30,8 +30,13 @@ void pnx__cache_tell_access_locked(
     uint64_t weight = 1;
     if (shard->view.weight != PNX_CACHE_NO_FIELD) {
         /* What a key that is not there would weigh is not known: as much as others.  Relaxed: the lock is held. */
-        uint64_t bytes = pnx_load(&shard->bytes, PNX_RELAXED, "cache.access_bytes");
-        weight = cost ? cost : shard->live ? bytes / shard->live : 1;
+        bool weighed = shard->cache->weigher != NULL;
+        uint64_t all = pnx_load(
+                weighed ? &shard->weight : &shard->bytes, PNX_RELAXED, "cache.access_bytes");
+        if (weighed && slot != PNX_CACHE_NO_SLOT)
+            weight = pnx_cache_slot_weight(&shard->view, slot);
+        else
+            weight = cost && !weighed ? cost : shard->live ? all / shard->live : 1;
     }
     shard->policy->access(shard->policy_state, high, weight, slot);
 }
@@ -313,7 +318,11 @@ static int put_entry(struct pnx_cache *cache, const struct put *put, uint64_t ha
             put->value, put->value_size, put->flags);
     if (!insert.entry)
         return -ENOMEM;
-    int rc = pnx__cache_charge(cache, &insert);
+    int rc = pnx__cache_weigh(cache, &insert);
+    if (rc == PNX_CACHE_FORKED)
+        return -ESHUTDOWN;
+    if (rc == 0)
+        rc = pnx__cache_charge(cache, &insert);
     if (rc == 0)
         rc = pnx__cache_insert(cache, &insert);
     if (rc == 0)

@@ -71,22 +71,41 @@ static bool claim_end(struct pnx_cache_load *load) {
     return pnx_cas(&load->finished, &open, 1, PNX_RELAXED, "cache_load.finish");
 }
 
+/* The thread that the load's waiters are known to wait for does other things from now on. */
+static void leave_to_others_locked(struct pnx_cache_load *load) {
+    load->state = PNX_CACHE_LOAD_PENDING;
+    load->leader = NULL;
+    PNX_LIST_EACH (link, next, &load->waiters) {
+        struct pnx_cache_waiter *waiter = PNX_CONTAINER(link, struct pnx_cache_waiter, link);
+        if (waiter->thread)
+            pnx__latch_awaited(waiter->thread);
+        waiter->thread = NULL;
+    }
+}
+
 /* Its loader has returned, and the load goes on without a thread. */
 static void set_pending(struct pnx_cache_load *load) {
     struct pnx_cache_shard *shard = load->shard;
     pnx__mutex_lock(&shard->lock);
     if (load->state == PNX_CACHE_LOAD_RUNNING) {
-        load->state = PNX_CACHE_LOAD_PENDING;
-        load->leader = NULL;
+        leave_to_others_locked(load);
         if (load->deadline != PNX_NEVER)
             pnx__heap_insert(&shard->load_timers, &load->timer, load->deadline);
-        PNX_LIST_EACH (link, next, &load->waiters) {
-            struct pnx_cache_waiter *waiter = PNX_CONTAINER(link, struct pnx_cache_waiter, link);
-            if (waiter->thread)
-                pnx__latch_awaited(waiter->thread); /* this thread does other things from now on */
-            waiter->thread = NULL;
-        }
     }
+    pnx__mutex_unlock(&shard->lock);
+}
+
+/*
+ * The calling thread has claimed the end, and is the one that is waited for until then: what it calls on the way, weigher and
+ * destructors, may ask for the key, and must not wait for this thread.  Its loader may still be in its call.
+ */
+static void lead_end(struct pnx_cache_load *load) {
+    struct pnx_cache_shard *shard = load->shard;
+    struct pnx_thread *self = pnx__self(); /* without memory for that, circles are not seen */
+    pnx__mutex_lock(&shard->lock);
+    if (load->state == PNX_CACHE_LOAD_RUNNING)
+        leave_to_others_locked(load);
+    load->leader = self;
     pnx__mutex_unlock(&shard->lock);
 }
 
@@ -104,7 +123,8 @@ void pnx__cache_load_run(struct pnx_cache_load *load) {
     if (code == -EINPROGRESS) {
         set_pending(load);
     } else if (claim_end(load)) {
-        (void)pnx__cache_load_end(load, checked(load, code), NULL);
+        if (pnx__cache_load_end(load, checked(load, code), NULL) == PNX_CACHE_FORKED)
+            return;
         parts = 2;
     }
     pnx__cache_load_drop(load, parts);
@@ -119,7 +139,10 @@ int pnx_cache_load_finish(struct pnx_cache_load *load, int code) {
         return -ESHUTDOWN; /* a forked child: the load is the parent's */
     int rc = -EALREADY;
     if (claim_end(load)) {
-        (void)pnx__cache_load_end(load, code == -EINPROGRESS ? -EINVAL : checked(load, code), NULL);
+        lead_end(load);
+        code = code == -EINPROGRESS ? -EINVAL : checked(load, code);
+        if (pnx__cache_load_end(load, code, NULL) == PNX_CACHE_FORKED)
+            return -ESHUTDOWN;
         rc = 0;
     }
     pnx__cache_load_drop(load, 1);

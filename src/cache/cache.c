@@ -31,7 +31,7 @@ static const struct pnx_opt_table option_table = {
         .count = sizeof(option_rows) / sizeof(option_rows[0]),
 };
 static_assert(sizeof(struct pnx_cache_opts) <= PNX_OPTS_MAX_SIZE, "the checker has room for it");
-static_assert(sizeof(struct pnx_cache_opts) == 18 * sizeof(void *) + 9 * 8 + 6 * 4, "no padding");
+static_assert(sizeof(struct pnx_cache_opts) == 20 * sizeof(void *) + 10 * 8 + 6 * 4, "no padding");
 
 static int check_fixed(const struct pnx_cache_opts *opts, struct pnx_error *err) {
     if (!opts->key_bytes != !opts->value_bytes)
@@ -42,7 +42,8 @@ static int check_fixed(const struct pnx_cache_opts *opts, struct pnx_error *err)
     if (opts->destroy)
         return pnx__fail_field(
                 err, -EINVAL, "destroy", "cache.destroy is told of no value where sizes are fixed");
-    const char *field = opts->ttl_access != PNX_NEVER      ? "ttl_access"
+    const char *field = opts->weigher                      ? "weigher"
+                        : opts->ttl_access != PNX_NEVER    ? "ttl_access"
                         : opts->ttl_jitter                 ? "ttl_jitter"
                         : opts->refresh_after != PNX_NEVER ? "refresh_after"
                         : opts->stale_if_error             ? "stale_if_error"
@@ -58,6 +59,22 @@ static int check_fixed(const struct pnx_cache_opts *opts, struct pnx_error *err)
     return 0;
 }
 
+static int check_capacity(const struct pnx_cache_opts *opts, struct pnx_error *err) {
+    if (opts->weigher && opts->capacity_weight == 0)
+        return pnx__fail_field(err, -EINVAL, "capacity_weight",
+                "cache.capacity_weight is required where there is a weigher");
+    if (!opts->weigher && opts->capacity_weight != 0)
+        return pnx__fail_field(err, -EINVAL, "weigher",
+                "cache.weigher is required where there is a capacity_weight");
+    if (!opts->weigher && opts->weigher_ctx)
+        return pnx__fail_field(
+                err, -EINVAL, "weigher_ctx", "cache.weigher_ctx is nobody's without a weigher");
+    if (opts->capacity == 0 && opts->capacity_entries == 0 && opts->capacity_weight == 0)
+        return pnx__fail_field(err, -EINVAL, "capacity",
+                "cache.capacity, capacity_entries or capacity_weight is required");
+    return 0;
+}
+
 int pnx__cache_opts_resolve(
         const struct pnx_cache_opts *opts, struct pnx_error *err, struct pnx_cache_opts *ret_opts) {
     struct pnx_cache_opts resolved = {.size = sizeof(resolved)};
@@ -70,10 +87,9 @@ int pnx__cache_opts_resolve(
     if (resolved.executor && !resolved.refresh_loader)
         return pnx__fail_field(err, -EINVAL, "refresh_loader",
                 "cache.refresh_loader is required where there is an executor");
-    if (resolved.capacity == 0 && resolved.capacity_entries == 0)
-        return pnx__fail_field(
-                err, -EINVAL, "capacity", "cache.capacity or cache.capacity_entries is required");
-    rc = check_fixed(&resolved, err);
+    rc = check_capacity(&resolved, err);
+    if (rc == 0)
+        rc = check_fixed(&resolved, err);
     if (rc == 0)
         *ret_opts = resolved;
     return rc;
@@ -127,10 +143,11 @@ static uint32_t count_shards(const struct pnx_cache_opts *opts, bool exact) {
     if (opts->shards)
         return opts->shards;
     uint64_t entries = opts->capacity_entries;
+    /* What a unit of weight is nobody knows here: taken for a byte, of which there may be too few shards, never too many. */
+    uint64_t bytes = opts->capacity ? opts->capacity : opts->capacity_weight;
     if (!entries)
-        entries = opts->key_bytes ? opts->capacity /
-                                            pnx_cache_cost_fixed(opts->key_bytes, opts->value_bytes)
-                                  : opts->capacity / (2 * pnx__cache_entry_cost(0, 0, 0));
+        entries = opts->key_bytes ? bytes / pnx_cache_cost_fixed(opts->key_bytes, opts->value_bytes)
+                                  : bytes / (2 * pnx__cache_entry_cost(0, 0, 0));
     if (exact || entries < PNX_CACHE_ONE_SHARD)
         return 1;
     uint32_t shards = 1;
@@ -166,10 +183,13 @@ static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
     cache->site = opts->site;
     cache->destroy = opts->destroy;
     cache->ctx = opts->ctx;
+    cache->weigher = opts->weigher;
+    cache->weigher_ctx = opts->weigher_ctx;
     cache->destroy_executor = opts->destroy_executor;
     cache->seed = cache->env.random(cache->env.ctx);
-    cache->kind = opts->capacity && !opts->key_bytes ? PNX_CACHE_CAPACITY_BYTES
-                                                     : PNX_CACHE_CAPACITY_ENTRIES;
+    cache->kind = opts->weigher                        ? PNX_CACHE_CAPACITY_WEIGHT
+                  : opts->capacity && !opts->key_bytes ? PNX_CACHE_CAPACITY_BYTES
+                                                       : PNX_CACHE_CAPACITY_ENTRIES;
     cache->time_base = pnx__now(&cache->env);
     cache->fixed_cost =
             opts->key_bytes ? pnx_cache_cost_fixed(opts->key_bytes, opts->value_bytes) : 0;
@@ -196,6 +216,8 @@ static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
     pnx_store(&cache->capacity_entries,
             opts->capacity_entries ? opts->capacity_entries : UINT64_MAX, PNX_RELAXED,
             "cache.first_entries");
+    pnx_store(&cache->capacity_weight, opts->capacity_weight ? opts->capacity_weight : UINT64_MAX,
+            PNX_RELAXED, "cache.first_weight");
     pnx__cache_stats_init(&cache->block, cache->name, &cache->values, &cache->histograms);
     cache->block.refresh = pnx__cache_refresh;
 }

@@ -39,8 +39,7 @@ struct pnx_cache_change {
     bool keep_ttl;
 };
 
-#define AGAIN  1 /* another thread has changed the key */
-#define FORKED 2 /* fn returned in a child process */
+#define AGAIN 1 /* another thread has changed the key */
 
 /* ---- what fn calls ---- */
 
@@ -171,7 +170,7 @@ static int call_fn(struct pnx_cache_change *change, pnx_cache_compute_fn *fn, vo
     returned = true;
     pnx__mutex_assert_none_held();
     if (pnx__cache_enter(change->cache) != 0)
-        return FORKED;
+        return PNX_CACHE_FORKED;
     if (rc > 0)
         rc = -EINVAL;
     if (rc)
@@ -199,7 +198,18 @@ static int remove_seen(struct pnx_cache_change *change, enum pnx_cache_cause cau
     return rc;
 }
 
-/* Puts the result in the place of what fn saw.  0, AGAIN, or an error; the result is gone then. */
+/* The weigher is a part of the function, as far as others can tell: it may not compute the same key. */
+static int weigh(struct pnx_cache_change *change, struct pnx_cache_insert *insert) {
+    struct pnx_thread *self = pnx__self();
+    if (self)
+        self->cache_changes = change;
+    int rc = pnx__cache_weigh(change->cache, insert);
+    if (self)
+        self->cache_changes = change->outer;
+    return rc;
+}
+
+/* Puts the result in the place of what fn saw.  0, AGAIN, FORKED, or an error; the result is gone then. */
 static int replace(struct pnx_cache_change *change) {
     struct pnx_cache *cache = change->cache;
     struct pnx_cache_insert insert = {
@@ -212,11 +222,13 @@ static int replace(struct pnx_cache_change *change) {
     if (change->keep_ttl && change->seen && !change->negative)
         insert.expires = change->seen->expires;
     size_t cost = pnx__cache_cost_of(change->result);
-    int rc = pnx__cache_charge(cache, &insert);
+    int rc = weigh(change, &insert);
+    if (rc == 0)
+        rc = pnx__cache_charge(cache, &insert);
     if (rc == 0)
         rc = pnx__cache_insert(cache, &insert);
-    if (rc == 0)
-        return 0;
+    if (rc == 0 || rc == PNX_CACHE_FORKED)
+        return rc;
     drop_result(change);
     if (rc == -EFBIG || rc == -ENOMEM) {
         int removed = remove_seen(change, PNX_CACHE_REPLACED); /* P9 of the header */
@@ -256,7 +268,7 @@ static int compute(struct pnx_cache_change *change, pnx_cache_compute_fn *fn, vo
         if (rc)
             return rc;
         rc = call_fn(change, fn, ctx);
-        if (rc == FORKED)
+        if (rc == PNX_CACHE_FORKED)
             return -ESHUTDOWN; /* all of this is only a copy of the parent's */
         if (rc == 0)
             rc = carry_out(change, ret_entry);

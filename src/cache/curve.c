@@ -257,6 +257,12 @@ static double entries_at(const struct pnx_cache *cache) {
         double fit = (double)bytes * (double)held / (double)used;
         most = most == 0 || fit < most ? fit : most;
     }
+    uint64_t weight = pnx_load(&cache->capacity_weight, PNX_RELAXED, "cache_curve.weight");
+    uint64_t weighs = pnx_load(&cache->used_weight, PNX_RELAXED, "cache_curve.weighs");
+    if (weight != UINT64_MAX && weighs > 0 && held > 0) {
+        double fit = (double)weight * (double)held / (double)weighs;
+        most = most == 0 || fit < most ? fit : most;
+    }
     return most;
 }
 

@@ -41,9 +41,12 @@ struct pnx_cache_file_block {
     uint64_t head_checksum;
 };
 
-enum { PNX_CACHE_FILE_SERIALIZED = 1 }; /* flag of a record: its value was a pointer */
+enum {
+    PNX_CACHE_FILE_SERIALIZED = 1, /* flag of a record: its value was a pointer */
+    PNX_CACHE_FILE_WEIGHED = 2     /* its weight, a uint64_t above 0, is behind it */
+};
 
-/* In front of a key and a value. */
+/* In front of a weight, a key and a value. */
 struct pnx_cache_file_record {
     uint64_t value_size;
     int64_t ttl; /* nanoseconds left when it was saved; PNX_NEVER: it does not expire */

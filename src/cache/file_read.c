@@ -7,7 +7,8 @@
  *   P1  What a file says is believed after its checksum only, and sizes are held against what is there: no file makes the
  *       reader look beside its memory, or take more of it than the file is long.
  *   P2  The first pass changes nothing.  The second checks again, in case the file has changed.
- *   P3  Nothing is evicted for what is loaded, but by puts of other threads.
+ *   P3  Nothing is evicted for what is loaded, but by puts of other threads, and for what turns out larger or heavier than the
+ *       file says: then, as a rule, what was loaded first.
  */
 #include "cache/file.h"
 
@@ -33,8 +34,8 @@ struct load {
     unsigned char *block;
     size_t block_room;
     /* Of what is still to come in the second pass, and what there is room for. */
-    uint64_t cost, entries;
-    uint64_t room_bytes, room_entries;
+    uint64_t cost, entries, weight;
+    uint64_t room_bytes, room_entries, room_weight;
     bool refused; /* by the budget: there is no room for anything more */
 };
 
@@ -151,12 +152,19 @@ static size_t cost_of_record(const struct load *load, const struct pnx_cache_fil
     return pnx__cache_entry_cost(record->key_size, (size_t)record->value_size, flags);
 }
 
+/* A sum that may be anything: the file is what it is. */
+static uint64_t sum_of(uint64_t a, uint64_t b) {
+    return a + b < a ? UINT64_MAX : a + b;
+}
+
 /* First pass: adds up what is there. */
-static void count_record(struct load *load, const struct pnx_cache_file_record *record) {
+static void count_record(
+        struct load *load, const struct pnx_cache_file_record *record, uint64_t weight) {
     bool serialized = record->flags & PNX_CACHE_FILE_SERIALIZED;
     if (left_of(load, record) <= 0 || (serialized && !load->opts->deserialize))
         return;
     load->cost += cost_of_record(load, record);
+    load->weight = sum_of(load->weight, weight);
     load->entries++;
 }
 
@@ -181,7 +189,11 @@ static int make_pointer(
 /* Stores the entry, or ends it. */
 static int store_record(struct load *load, struct pnx_cache_insert *insert) {
     struct pnx_cache_entry *entry = insert->entry;
-    int rc = pnx__cache_charge(load->cache, insert);
+    int rc = pnx__cache_weigh(load->cache, insert);
+    if (rc == PNX_CACHE_FORKED)
+        return fail_load(load, -ESHUTDOWN, "made by the parent process");
+    if (rc == 0)
+        rc = pnx__cache_charge(load->cache, insert);
     load->refused = rc == -ENOMEM;
     if (rc == 0)
         rc = pnx__cache_insert(load->cache, insert);
@@ -206,7 +218,7 @@ static int store_record(struct load *load, struct pnx_cache_insert *insert) {
 
 /* Second pass. */
 static int put_record(struct load *load, const struct pnx_cache_file_record *record,
-        const unsigned char *key, const unsigned char *value) {
+        uint64_t weight, const unsigned char *key, const unsigned char *value) {
     struct pnx_cache *cache = load->cache;
     bool serialized = record->flags & PNX_CACHE_FILE_SERIALIZED;
     int64_t left = left_of(load, record);
@@ -218,9 +230,10 @@ static int put_record(struct load *load, const struct pnx_cache_file_record *rec
         load->report->left_out++;
         return 0;
     }
-    bool fits =
-            !load->refused && load->cost <= load->room_bytes && load->entries <= load->room_entries;
+    bool fits = !load->refused && load->cost <= load->room_bytes &&
+                load->entries <= load->room_entries && load->weight <= load->room_weight;
     load->cost -= cost_of_record(load, record);
+    load->weight -= load->weight == UINT64_MAX ? 0 : weight;
     load->entries--;
     if (!fits) {
         load->report->no_room++;
@@ -257,18 +270,27 @@ static int read_record(struct load *load, size_t bytes, size_t *at) {
         return fail_load(load, PNX_E_FORMAT, "block %u: a record is cut short", load->index);
     memcpy(&record, load->block + *at, sizeof(record));
     *at += sizeof(record);
+    if ((record.flags & ~(PNX_CACHE_FILE_SERIALIZED | PNX_CACHE_FILE_WEIGHED)) || record.ttl <= 0 ||
+            record.hits > PNX_CACHE_FILE_HITS)
+        return fail_load(load, PNX_E_FORMAT, "block %u: a record makes no sense", load->index);
+    uint64_t weight = 1; /* where the file says nothing of it */
+    if (record.flags & PNX_CACHE_FILE_WEIGHED) {
+        if (bytes - *at < sizeof(weight))
+            return fail_load(load, PNX_E_FORMAT, "block %u: a record is cut short", load->index);
+        memcpy(&weight, load->block + *at, sizeof(weight));
+        *at += sizeof(weight);
+        if (weight == 0)
+            return fail_load(load, PNX_E_FORMAT, "block %u: a record makes no sense", load->index);
+    }
     if (record.key_size > bytes - *at || record.value_size > bytes - *at - record.key_size)
         return fail_load(
                 load, PNX_E_FORMAT, "block %u: a record is longer than the block", load->index);
-    if ((record.flags & ~PNX_CACHE_FILE_SERIALIZED) || record.ttl <= 0 ||
-            record.hits > PNX_CACHE_FILE_HITS)
-        return fail_load(load, PNX_E_FORMAT, "block %u: a record makes no sense", load->index);
     const unsigned char *key = load->block + *at;
     *at += record.key_size + (size_t)record.value_size;
     load->records++;
     if (load->second)
-        return put_record(load, &record, key, key + record.key_size);
-    count_record(load, &record);
+        return put_record(load, &record, weight, key, key + record.key_size);
+    count_record(load, &record, weight);
     return 0;
 }
 
@@ -344,6 +366,8 @@ int pnx__cache_read_file(struct pnx_cache *cache, const struct pnx_cache_input *
         load.second = true;
         load.room_bytes = room_of(&cache->capacity, &cache->used_bytes);
         load.room_entries = room_of(&cache->capacity_entries, &cache->used_entries);
+        load.room_weight =
+                cache->weigher ? room_of(&cache->capacity_weight, &cache->used_weight) : UINT64_MAX;
         rc = pass(&load);
         pnx__cache_update_row(cache);
     }

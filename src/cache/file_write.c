@@ -140,17 +140,20 @@ static size_t collect_shard(
     return n;
 }
 
-/* Pins what was picked, if it is still there. */
-static struct pnx_cache_entry *pin_picked(struct pnx_cache *cache, const struct pick *pick) {
+/* Pins what was picked, if it is still there; *ret_weight: 0 where there is no weigher. */
+static struct pnx_cache_entry *pin_picked(
+        struct pnx_cache *cache, const struct pick *pick, uint64_t *ret_weight) {
     struct pnx_cache_shard *shard = &cache->shards[pick->shard];
     struct pnx_cache_entry *entry = NULL;
     pnx__mutex_lock(&shard->lock);
     if (pick->slot < shard->used)
         entry = pnx__cache_entry_of(shard, pick->slot);
-    if (is_worth_it(cache, entry) && entry->u.in.seq == pick->seq)
-        pnx__cache_pin(entry, 1);
-    else
+    if (!is_worth_it(cache, entry) || entry->u.in.seq != pick->seq)
         entry = NULL;
+    if (entry)
+        pnx__cache_pin(entry, 1);
+    *ret_weight =
+            entry && cache->weigher ? pnx__cache_record(shard->own_table, pick->slot)->weight : 0;
     pnx__mutex_unlock(&shard->lock);
     return entry;
 }
@@ -247,15 +250,16 @@ static int write_pointer(struct save *save, const struct pnx_cache_entry *entry)
     return rc > 0 ? -EINVAL : rc;
 }
 
-static int write_record(
-        struct save *save, const struct pnx_cache_entry *entry, uint32_t hits, pnx_ns now) {
+static int write_record(struct save *save, const struct pnx_cache_entry *entry, uint32_t hits,
+        uint64_t weight, pnx_ns now) {
     bool pointer = entry->flags & PNX_CACHE_ENTRY_POINTER;
     size_t begin = save->sink.used;
     struct pnx_cache_file_record record = {
             .value_size = entry->value_size,
             .ttl = entry->expires == PNX_NEVER ? PNX_NEVER : entry->expires - now,
             .key_size = entry->key_size,
-            .flags = pointer ? PNX_CACHE_FILE_SERIALIZED : 0,
+            .flags = (uint16_t)((pointer ? PNX_CACHE_FILE_SERIALIZED : 0) |
+                                (weight ? PNX_CACHE_FILE_WEIGHED : 0)),
             .hits = (uint16_t)(hits < PNX_CACHE_FILE_HITS ? hits : PNX_CACHE_FILE_HITS),
     };
     if (record.ttl <= 0 || pnx__cache_hard(save->cache, entry) <= now) {
@@ -263,6 +267,8 @@ static int write_record(
         return 0;
     }
     int rc = pnx_cache_sink_write(&save->sink, &record, sizeof(record));
+    if (rc == 0 && weight)
+        rc = pnx_cache_sink_write(&save->sink, &weight, sizeof(weight));
     if (rc == 0)
         rc = pnx_cache_sink_write(&save->sink, pnx__cache_entry_key(entry), entry->key_size);
     size_t value = save->sink.used;
@@ -289,9 +295,10 @@ static int write_picked(struct save *save, const struct pick *picks, size_t n) {
     const struct pnx_env *env = &save->cache->env;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < n; i++) {
-        struct pnx_cache_ref ref = {.entry = pin_picked(save->cache, &picks[i])};
+        uint64_t weight = 0;
+        struct pnx_cache_ref ref = {.entry = pin_picked(save->cache, &picks[i], &weight)};
         if (ref.entry)
-            rc = write_record(save, ref.entry, (uint32_t)(picks[i].heat >> 32),
+            rc = write_record(save, ref.entry, (uint32_t)(picks[i].heat >> 32), weight,
                     pnx__cache_hard(save->cache, ref.entry) == PNX_NEVER ? 0 : pnx__now(env));
         pnx_cache_ref_release(&ref);
     }

@@ -9,6 +9,7 @@
  *   access.c   get, put, remove
  *   reserve.c  reserve, commit, abort
  *   compute.c  changes that depend on what is stored; retain
+ *   weigh.c    what the user's function says that a value weighs
  *   view.c     lookups in the caller's section
  *   file_write.c, file_read.c, file.h  snapshots on disk
  *   many.c     lookups of many keys at once
@@ -126,6 +127,7 @@ struct pnx_cache_shard {
     struct pnx_heap request_timers; /* of requests that wait for one */
     struct pnx_a64 bytes; /* of live entries: read without the lock, too, as are the counters */
     struct pnx_a64 entries;
+    struct pnx_a64 weight; /* 0 where there is no weigher */
     struct pnx_a64 index_bytes;
     struct pnx_cache_values counters;
     struct pnx_histogram eviction_age;
@@ -135,7 +137,8 @@ struct pnx_cache_shard {
 
 /*
  * Owned by its maker, then by what is pending in its shards.  Conservation: used_bytes == the costs of live entries, and of
- * those that an insert under way has taken out to make room, <= capacity, save while a resize evicts; likewise entries.
+ * those that an insert under way has taken out to make room, <= capacity, save while a resize evicts; likewise entries and,
+ * where there is a weigher, weight.
  */
 struct pnx_cache {
     /* fixed at create; what lookups read comes first, in two lines */
@@ -161,6 +164,8 @@ struct pnx_cache {
     const char *site;
     pnx_cache_destroy_fn *destroy;
     void *ctx;
+    pnx_cache_weigh_fn *weigher; /* NULL: entries have no weights; never where sizes are fixed */
+    void *weigher_ctx;
     struct pnx_executor *destroy_executor; /* NULL: none */
     struct pnx_cache_curve *curve;         /* NULL: off */
     struct pnx_registry *registry;
@@ -183,13 +188,15 @@ struct pnx_cache {
     uint32_t ttl_jitter;
     bool timed; /* entries have struct pnx_cache_times */
 
-    struct pnx_a64 capacity; /* UINT64_MAX: no limit; written under lock, as are the next three */
+    struct pnx_a64 capacity; /* UINT64_MAX: no limit; written under lock, as are the next four */
     struct pnx_a64 capacity_entries; /* UINT64_MAX: no limit */
+    struct pnx_a64 capacity_weight;  /* UINT64_MAX: there is no weigher */
     struct pnx_a64 ttl;              /* pnx_ns */
     struct pnx_a32 resizing;         /* calls that are evicting down to new limits */
     struct pnx_a32 shards_alive;     /* whose pending is not 0 */
     struct pnx_a64 used_bytes __attribute__((aligned(64)));
     struct pnx_a64 used_entries;
+    struct pnx_a64 used_weight;
     struct pnx_a64 detached;
     struct pnx_a64 reserved_bytes;
     struct pnx_a64 rejected;
@@ -225,6 +232,14 @@ struct pnx_cache_effects {
     uint32_t room_entries;         /* how many of them still count as used */
     size_t bytes;                  /* their cost */
     size_t room_bytes;             /* what of it still counts as used */
+    uint64_t room_weight;          /* likewise */
+};
+
+/* What is taken of the capacity, or wanted of it. */
+struct pnx_cache_room {
+    size_t bytes;
+    uint64_t weight; /* 0 where there is no weigher */
+    uint32_t entries;
 };
 
 /* What is to be inserted. */
@@ -234,6 +249,7 @@ struct pnx_cache_insert {
     const void *key; /* this and the next: where sizes are fixed, in place of entry */
     const void *value;
     uint64_t hash;
+    uint64_t weight;             /* as pnx__cache_weigh() has it; 0 where there is no weigher */
     struct pnx_cache_load *load; /* of which it is the result; NULL for a put */
     pnx_ns ttl;                  /* 0: the cache's */
     pnx_ns soft;                 /* when it is to be refreshed; 0: as the cache says */
@@ -432,9 +448,12 @@ bool pnx__cache_has_its_share(const struct pnx_cache_shard *shard);
 /* The shard that holds most. */
 struct pnx_cache_shard *pnx__cache_fullest(const struct pnx_cache *cache);
 
-/* Whether all is within its limits, once credit has gone and this much has come. */
+/* Whether all is within its limits, once credit has gone and this much has come; weights aside. */
 bool pnx__cache_fits(const struct pnx_cache *cache, const struct pnx_cache_effects *credit,
         size_t bytes, uint32_t entries);
+/* The same with weights. */
+bool pnx__cache_has_room(const struct pnx_cache *cache, const struct pnx_cache_effects *credit,
+        const struct pnx_cache_room *room);
 
 /*
  * Stores an entry, evicting as needed; locks, unlocks and runs effects.
@@ -453,6 +472,18 @@ void pnx__cache_reject(struct pnx_cache *cache, size_t cost, int code);
 
 /* Does what the effects say; no lock may be held.  Returns the bytes freed. */
 size_t pnx__cache_run(struct pnx_cache *cache, struct pnx_cache_effects *fx);
+
+/* ---- weigh.c ---- */
+
+/* A callback has returned in a child process, where all that its caller had begun is only a copy of the parent's: no lock, no
+ * account and no reference may be touched any more. */
+#define PNX_CACHE_FORKED 2
+
+/*
+ * Asks the weigher, if there is one, about the entry that is to be inserted, for insert->weight.  No lock may be held.
+ * 0, -EFBIG: it weighs more than the capacity; FORKED.
+ */
+int pnx__cache_weigh(struct pnx_cache *cache, struct pnx_cache_insert *insert);
 
 /* ---- access.c ---- */
 

@@ -235,6 +235,8 @@ int pnx__cache_lead(struct pnx_cache_load *load, pnx_cache_load_fn *loader, void
     int rc = pnx__cache_load_end(load, code, ret_ref);
     if (rc == 0)
         return 0;
+    if (rc == PNX_CACHE_FORKED)
+        return pnx__cache_fail_fork(err);
     return pnx__fail(err, rc, code, "load", "cache \"%.64s\": %s: %s", cache->name,
             rc == code ? "the loader failed" : "closed while loading", pnx_strerror(rc));
 }

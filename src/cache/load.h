@@ -130,8 +130,6 @@ int pnx__cache_enlist_locked(struct pnx_cache_waiter *waiter, const struct pnx_c
 
 /* Calls a loader for a load that has begun. */
 int pnx__cache_call_loader(struct pnx_cache_load *load, pnx_cache_load_fn *loader, void *ctx);
-#define PNX_CACHE_FORKED \
-    2 /* the loader returned in a child process, where all of this is only a copy of the parent's */
 
 /* Leads a load that has begun, on the caller's stack: 0 and a pinned entry, or an error. */
 int pnx__cache_lead(struct pnx_cache_load *load, pnx_cache_load_fn *loader, void *ctx,
@@ -160,7 +158,7 @@ void pnx__cache_load_leave_locked(struct pnx_cache_load *load, int code, struct 
 
 /*
  * Ends the load: stores what it made, takes it out of the table, answers all.  code: as pnx__cache_call_loader().  Returns
- * what the leader gets: 0 and *ret_ref, pinned, unless ret_ref is NULL; or an error.
+ * what the leader gets: 0 and *ret_ref, pinned, unless ret_ref is NULL; or an error; or FORKED, and nothing has ended.
  */
 int pnx__cache_load_end(struct pnx_cache_load *load, int code, struct pnx_cache_ref *ret_ref);
 

@@ -182,13 +182,15 @@ int pnx_cache_load_set_refresh(struct pnx_cache_load *load, pnx_ns refresh_after
 static int store_result(struct pnx_cache_load *load) {
     struct pnx_cache *cache = load->cache;
     struct pnx_cache_entry *entry = load->result;
-    const struct pnx_cache_insert insert = {
+    struct pnx_cache_insert insert = {
             .entry = entry, .hash = load->hash, .load = load, .ttl = load->ttl, .soft = load->soft};
-    int rc = pnx__cache_is_closed(cache) ? -ESHUTDOWN : pnx__cache_charge(cache, &insert);
+    int rc = pnx__cache_is_closed(cache) ? -ESHUTDOWN : pnx__cache_weigh(cache, &insert);
+    if (rc == 0)
+        rc = pnx__cache_charge(cache, &insert);
     if (rc == 0)
         rc = pnx__cache_insert(cache, &insert);
-    if (rc == 0)
-        return 0;
+    if (rc == 0 || rc == PNX_CACHE_FORKED)
+        return rc;
     size_t cost = pnx__cache_cost_of(entry);
     if (!entry->charged)
         entry->charged = pnx_budget_charge(cache->budget, cost, PNX_CHARGE_MUST) == 0;
@@ -201,21 +203,29 @@ static int store_result(struct pnx_cache_load *load) {
     return rc;
 }
 
-/* Remembers that there is no such thing, if that is wanted and possible. */
-static void store_absence(struct pnx_cache_load *load) {
+/* Remembers that there is no such thing, if that is wanted and possible.  0 or FORKED. */
+static int store_absence(struct pnx_cache_load *load) {
     struct pnx_cache *cache = load->cache;
     if (pnx__cache_is_closed(cache) || (load->ttl == 0 && cache->negative_ttl == PNX_NEVER))
-        return;
+        return 0;
     struct pnx_cache_insert insert = {.hash = load->hash, .load = load};
     insert.ttl = load->ttl ? load->ttl : cache->negative_ttl;
     insert.entry = pnx__cache_entry_make(
             load->shard, load->key, load->key_size, NULL, 0, PNX_CACHE_ENTRY_NEGATIVE);
     if (!insert.entry)
-        return;
-    if (pnx__cache_charge(cache, &insert) == 0 && pnx__cache_insert(cache, &insert) == 0)
+        return 0;
+    int rc = pnx__cache_weigh(cache, &insert);
+    if (rc == PNX_CACHE_FORKED)
+        return rc;
+    if (rc == 0)
+        rc = pnx__cache_charge(cache, &insert);
+    if (rc == 0)
+        rc = pnx__cache_insert(cache, &insert);
+    if (rc == 0)
         pnx__cache_entry_drop(insert.entry);
     else
         pnx__cache_entry_discard(insert.entry);
+    return 0;
 }
 
 /* There is no such thing: what was there of it goes, unless the absence has taken its place, or it was overtaken. */
@@ -283,16 +293,19 @@ int pnx__cache_load_end(struct pnx_cache_load *load, int code, struct pnx_cache_
     struct pnx_cache *cache = load->cache;
     pnx_ns now = pnx__now(&cache->env);
     pnx_ns took = now - load->start;
-    bool kept_old = pnx__cache_load_failed(code);
+    int stored = 0;
     if (code == 0) {
-        kept_old = store_result(load) != 0;
+        stored = store_result(load);
     } else {
         drop_result(load, PNX_CACHE_EXPLICIT);
-        if (code == -ENOENT) {
-            store_absence(load);
-            remove_old(load);
-        }
+        if (code == -ENOENT)
+            stored = store_absence(load);
     }
+    if (stored == PNX_CACHE_FORKED)
+        return stored;
+    if (code == -ENOENT)
+        remove_old(load);
+    bool kept_old = pnx__cache_load_failed(code) || stored != 0;
     if (kept_old && load->old)
         pnx__cache_soft_fail(cache, load->old);
     pnx__cache_count_load(cache, code, took);

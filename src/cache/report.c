@@ -54,7 +54,9 @@ void pnx__cache_sum(const struct pnx_cache *cache, struct pnx_cache_values *ret_
     sum.bytes.v = pnx_load(&cache->used_bytes, PNX_RELAXED, "cache.sum_bytes");
     sum.entries.v = pnx_load(&cache->used_entries, PNX_RELAXED, "cache.sum_entries");
     sum.capacity.v = limit_shown(&cache->capacity);
+    sum.weight.v = pnx_load(&cache->used_weight, PNX_RELAXED, "cache.sum_weight");
     sum.capacity_entries.v = limit_shown(&cache->capacity_entries);
+    sum.capacity_weight.v = limit_shown(&cache->capacity_weight);
     *ret_values = sum;
 }
 
@@ -106,7 +108,8 @@ int pnx_cache_read_stats(struct pnx_cache *cache, struct pnx_cache_stats *ret_st
 
 /* The conservation laws of struct pnx_cache_shard. */
 static const char *check_sums(const struct pnx_cache_shard *shard) {
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, weight = 0;
+    bool weighed = shard->cache->weigher != NULL;
     bool fixed = pnx__cache_is_fixed(shard->cache); /* fixed.c has seen to the bytes */
     for (uint32_t i = 0; !fixed && i < shard->used; i++) {
         const struct pnx_cache_entry *entry = pnx__cache_entry_of(shard, i);
@@ -119,11 +122,15 @@ static const char *check_sums(const struct pnx_cache_shard *shard) {
         if (pnx_load(&entry->refs, PNX_RELAXED, "cache.check_refs") == 0)
             return "a stored entry has no reference";
         const struct pnx_cache_record *record = pnx__cache_record(shard->own_table, i);
-        if (record->weight != cost || !pnx__cache_record_is_timely(shard->cache, entry, record))
+        weight += weighed ? record->weight : 0;
+        if ((weighed ? record->weight == 0 : record->weight != cost) ||
+                !pnx__cache_record_is_timely(shard->cache, entry, record))
             return "a record does not say what its entry does";
     }
     if (!fixed && bytes != pnx_load(&shard->bytes, PNX_RELAXED, "cache.check_bytes"))
         return "the bytes do not add up";
+    if (weight != pnx_load(&shard->weight, PNX_RELAXED, "cache.check_weight"))
+        return "the weights do not add up";
 #define LOADED(stat_name) \
     pnx_load(&shard->counters.stat_name, PNX_RELAXED, "cache.check_" #stat_name)
     uint64_t removed = LOADED(removed_explicit) + LOADED(removed_replaced) + LOADED(removed_size) +
@@ -139,12 +146,16 @@ static const char *check_sums(const struct pnx_cache_shard *shard) {
 static const char *check_room(const struct pnx_cache *cache) {
     uint64_t bytes = pnx_load(&cache->used_bytes, PNX_RELAXED, "cache.check_used");
     uint64_t entries = pnx_load(&cache->used_entries, PNX_RELAXED, "cache.check_held");
+    uint64_t weight = pnx_load(&cache->used_weight, PNX_RELAXED, "cache.check_weighs");
     if (pnx_load(&cache->resizing, PNX_RELAXED, "cache.check_resizing") == 0 &&
             (bytes > pnx_load(&cache->capacity, PNX_RELAXED, "cache.check_limit") ||
-                    entries > pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache.check_most")))
+                    entries > pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache.check_most") ||
+                    weight > pnx_load(&cache->capacity_weight, PNX_RELAXED, "cache.check_heavy")))
         return "the capacity is exceeded";
     if (cache->n_shards == 1 &&
             (bytes < pnx_load(&cache->shards->bytes, PNX_RELAXED, "cache.check_own_bytes") ||
+                    weight < pnx_load(&cache->shards->weight, PNX_RELAXED,
+                                     "cache.check_weighs_own") ||
                     entries < cache->shards->live))
         return "entries are stored that nobody took room for";
     return NULL;

@@ -86,6 +86,10 @@ static int commit_entry(struct pnx_cache *cache, struct pnx_cache_entry *entry, 
     }
     size_t cost = pnx__cache_cost_of(insert->entry);
     if (rc == 0)
+        rc = pnx__cache_weigh(cache, insert);
+    if (rc == PNX_CACHE_FORKED)
+        return -ESHUTDOWN;
+    if (rc == 0)
         rc = pnx__cache_insert(cache, insert);
     if (rc == -EFBIG || rc == -ENOMEM) {
         if (!insert->if_absent)

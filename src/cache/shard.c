@@ -30,7 +30,7 @@ void pnx__cache_shard_init(struct pnx_cache_shard *shard, struct pnx_cache *cach
             .stride = sizeof(struct pnx_cache_record),
             .hits = offsetof(struct pnx_cache_record, hits),
             .hash = offsetof(struct pnx_cache_record, hash),
-            .weight = cache->kind == PNX_CACHE_CAPACITY_BYTES
+            .weight = cache->kind != PNX_CACHE_CAPACITY_ENTRIES
                               ? offsetof(struct pnx_cache_record, weight)
                               : PNX_CACHE_NO_FIELD,
             .weight_bytes = sizeof(uint64_t),
@@ -61,8 +61,10 @@ uint64_t pnx__cache_share(const struct pnx_cache *cache) {
     uint64_t least = pnx__cache_is_fixed(cache) ? (cache->fixed_cost + 1) / 2
                                                 : pnx__cache_entry_cost(0, 0, 0);
     uint64_t all = cache->kind == PNX_CACHE_CAPACITY_BYTES ? bytes : entries;
+    if (cache->kind == PNX_CACHE_CAPACITY_WEIGHT)
+        all = pnx_load(&cache->capacity_weight, PNX_RELAXED, "cache_shard.weight");
     /* A resize may have left only a limit of the other kind. */
-    if (all == UINT64_MAX)
+    else if (all == UINT64_MAX)
         all = cache->kind == PNX_CACHE_CAPACITY_BYTES
                       ? (entries < UINT64_MAX / (2 * least) ? entries * 2 * least : entries)
                       : bytes / (2 * least);

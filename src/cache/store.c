@@ -4,8 +4,9 @@
  *
  *   P1  One function, pnx__cache_remove_locked(), takes entries out (and its half, take_out()); one, link_locked(), puts
  *       them in.
- *   P2  used_bytes <= capacity and used_entries <= capacity_entries at every moment, but for a resize under way: room is
- *       taken by one compare-and-swap before an entry is linked, and given back after it was taken out.
+ *   P2  used_bytes <= capacity, used_entries <= capacity_entries and used_weight <= capacity_weight at every moment, but for
+ *       a resize under way: room is taken by one compare-and-swap each before an entry is linked, and given back after it
+ *       was taken out.
  *   P3  What an insert evicts it may use for itself: the room is not given back in between, so that nobody takes it, unless
  *       there is nothing left to evict.  While it holds such room it runs nothing of the user's.
  *   P4  What takes many removals is done in batches of PNX_CACHE_BATCH, with the lock released between.
@@ -38,15 +39,15 @@ static void add_used(const struct pnx_cache *cache, struct pnx_a64 *used, uint64
         pnx_fetch_add(used, n, PNX_RELAXED, "cache.give_room");
 }
 
-/* Adds more - less to *used, unless it would then be over the limit (or was, and does not fall). */
+/* Adds what more is above less to *used, unless it would then be over the limit. */
 static bool take_used(const struct pnx_cache *cache, struct pnx_a64 *used, uint64_t limit,
         uint64_t more, uint64_t less) {
     /* Relaxed, both: see add_used(). */
     uint64_t now = pnx_load(used, PNX_RELAXED, "cache.room_now");
-    if (more == less)
+    if (more <= less)
         return true;
     do {
-        if (more > less && (more - less > limit || now > limit - (more - less)))
+        if (more - less > limit || now > limit - (more - less))
             return false;
         if (cache->n_shards == 1) {
             pnx_owner_add(used, more - less);
@@ -56,12 +57,22 @@ static bool take_used(const struct pnx_cache *cache, struct pnx_a64 *used, uint6
     return true;
 }
 
+/* Takes back what take_used() has added. */
+static void untake_used(
+        const struct pnx_cache *cache, struct pnx_a64 *used, uint64_t more, uint64_t less) {
+    if (more > less)
+        add_used(cache, used, less - more);
+}
+
 static uint64_t limit_bytes(const struct pnx_cache *cache) {
     /* Relaxed: a number; a resize evicts after it has changed it. */
     return pnx_load(&cache->capacity, PNX_RELAXED, "cache.limit_bytes");
 }
 static uint64_t limit_entries(const struct pnx_cache *cache) {
     return pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache.limit_entries"); /* the same */
+}
+static uint64_t limit_weight(const struct pnx_cache *cache) {
+    return pnx_load(&cache->capacity_weight, PNX_RELAXED, "cache.limit_weight"); /* the same */
 }
 
 bool pnx__cache_fits(const struct pnx_cache *cache, const struct pnx_cache_effects *credit,
@@ -74,24 +85,53 @@ bool pnx__cache_fits(const struct pnx_cache *cache, const struct pnx_cache_effec
     return bytes <= limit && used <= limit - bytes && held + entries <= limit_entries(cache);
 }
 
+bool pnx__cache_has_room(const struct pnx_cache *cache, const struct pnx_cache_effects *credit,
+        const struct pnx_cache_room *room) {
+    if (!pnx__cache_fits(cache, credit, room->bytes, room->entries))
+        return false;
+    if (!cache->weigher)
+        return true;
+    uint64_t limit = limit_weight(cache);
+    uint64_t used = pnx_load(&cache->used_weight, PNX_RELAXED, "cache.fits_weight") -
+                    (credit ? credit->room_weight : 0);
+    return room->weight <= limit && used <= limit - room->weight;
+}
+
 static void give_room(struct pnx_cache *cache, struct pnx_cache_effects *fx) {
     add_used(cache, &cache->used_bytes, (uint64_t)0 - fx->room_bytes);
     add_used(cache, &cache->used_entries, (uint64_t)0 - fx->room_entries);
+    if (cache->weigher)
+        add_used(cache, &cache->used_weight, (uint64_t)0 - fx->room_weight);
     fx->room_bytes = 0;
     fx->room_entries = 0;
+    fx->room_weight = 0;
 }
 
-/* Takes room for an entry in the place of what went (may be 0); uses up the credit. */
-static bool take_room(struct pnx_cache *cache, size_t cost, size_t went, uint32_t entries,
-        struct pnx_cache_effects *fx) {
-    if (!take_used(cache, &cache->used_entries, limit_entries(cache), entries, fx->room_entries))
+/*
+ * Takes room for an entry in the place of what went (may be all 0); uses up the credit.  What of that is left over is given
+ * back at the end: had it been before, others might have taken it when this one has to step back.
+ */
+static bool take_room(struct pnx_cache *cache, const struct pnx_cache_room *room,
+        const struct pnx_cache_room *went, struct pnx_cache_effects *fx) {
+    uint64_t less_bytes = (uint64_t)went->bytes + fx->room_bytes;
+    uint64_t less_weight = went->weight + fx->room_weight;
+    uint64_t less_entries = (uint64_t)went->entries + fx->room_entries;
+    if (!take_used(cache, &cache->used_entries, limit_entries(cache), room->entries, less_entries))
         return false;
-    if (!take_used(cache, &cache->used_bytes, limit_bytes(cache), cost, went + fx->room_bytes)) {
-        add_used(cache, &cache->used_entries, (uint64_t)fx->room_entries - entries);
+    if (!take_used(cache, &cache->used_bytes, limit_bytes(cache), room->bytes, less_bytes)) {
+        untake_used(cache, &cache->used_entries, room->entries, less_entries);
         return false;
     }
-    fx->room_bytes = 0;
-    fx->room_entries = 0;
+    if (cache->weigher && !take_used(cache, &cache->used_weight, limit_weight(cache), room->weight,
+                                  less_weight)) {
+        untake_used(cache, &cache->used_bytes, room->bytes, less_bytes);
+        untake_used(cache, &cache->used_entries, room->entries, less_entries);
+        return false;
+    }
+    fx->room_bytes = room->bytes < less_bytes ? less_bytes - room->bytes : 0;
+    fx->room_weight = room->weight < less_weight ? less_weight - room->weight : 0;
+    fx->room_entries = room->entries < less_entries ? (uint32_t)(less_entries - room->entries) : 0;
+    give_room(cache, fx);
     return true;
 }
 
@@ -216,11 +256,27 @@ void pnx__cache_count_removal(struct pnx_cache_values *values, enum pnx_cache_ca
     }
 }
 
-/* Counts an entry out that has no slot any more. */
+/* What an entry that has a slot takes of the capacity; all 0 for NULL. */
+static struct pnx_cache_room room_of_locked(
+        const struct pnx_cache_shard *shard, const struct pnx_cache_entry *entry) {
+    struct pnx_cache_room room = {0};
+    if (!entry)
+        return room;
+    room.bytes = pnx__cache_cost_of(entry);
+    room.entries = 1;
+    if (shard->cache->weigher)
+        room.weight = pnx__cache_record(shard->own_table, entry->u.in.slot)->weight;
+    return room;
+}
+
+/* Counts an entry out that has no slot any more, and took that room. */
 static void take_out(struct pnx_cache_shard *shard, struct pnx_cache_entry *entry,
-        enum pnx_cache_cause cause, struct pnx_cache_effects *fx) {
-    size_t cost = pnx__cache_cost_of(entry);
+        const struct pnx_cache_room *room, enum pnx_cache_cause cause,
+        struct pnx_cache_effects *fx) {
+    size_t cost = room->bytes;
     pnx_owner_add(&shard->bytes, (uint64_t)0 - cost);
+    if (shard->cache->weigher)
+        pnx_owner_add(&shard->weight, (uint64_t)0 - room->weight);
     pnx_owner_add(&shard->entries, (uint64_t)0 - 1);
     pnx__cache_count_removal(&shard->counters, cause);
     if (cause == PNX_CACHE_SIZE) /* in stores, which cost no look at a clock */
@@ -240,9 +296,11 @@ static void take_out(struct pnx_cache_shard *shard, struct pnx_cache_entry *entr
 static void remove_slot(struct pnx_cache_shard *shard, struct pnx_cache_entry *entry,
         enum pnx_cache_cause cause, bool told, struct pnx_cache_effects *fx) {
     pnx__mutex_assert_held(&shard->lock);
+    struct pnx_cache_room room = room_of_locked(shard, entry);
     pnx__cache_slot_remove_locked(shard, entry->u.in.slot, told);
-    take_out(shard, entry, cause, fx);
-    fx->room_bytes += pnx__cache_cost_of(entry);
+    take_out(shard, entry, &room, cause, fx);
+    fx->room_bytes += room.bytes;
+    fx->room_weight += room.weight;
     fx->room_entries++;
 }
 
@@ -289,8 +347,8 @@ struct pnx_cache_entry *pnx__cache_see_locked(struct pnx_cache_shard *shard, uin
 
 #define EXPIRY_STEPS 8 /* of the wheel, for each entry that has to go */
 
-static bool evict_fixed(
-        struct pnx_cache_shard *shard, uint32_t hash, size_t weight, struct pnx_cache_effects *fx) {
+static bool evict_fixed(struct pnx_cache_shard *shard, uint32_t hash, uint64_t weight,
+        struct pnx_cache_effects *fx) {
     enum pnx_cache_cause cause = PNX_CACHE_EXPIRED;
     uint32_t slot = PNX_CACHE_NONE, steps = EXPIRY_STEPS;
     if (shard->timed > 0)
@@ -306,13 +364,16 @@ static bool evict_fixed(
     return true;
 }
 
-/* Evicts what goes first in this shard, for an entry with this hash and cost; old: cleared when it was that. */
-static bool evict_for(struct pnx_cache_shard *shard, uint32_t hash, size_t cost,
-        struct pnx_cache_entry **old, struct pnx_cache_effects *fx) {
+/* Evicts what goes first in this shard, for an entry with this hash that takes this room; old: cleared when it was that. */
+static bool evict_for(struct pnx_cache_shard *shard, uint32_t hash,
+        const struct pnx_cache_room *room, struct pnx_cache_entry **old,
+        struct pnx_cache_effects *fx) {
     if (shard->live == 0)
         return false;
     /* In the unit of what the policy was told of the capacity. */
-    size_t weight = shard->cache->kind == PNX_CACHE_CAPACITY_BYTES ? cost : cost > 0;
+    uint64_t weight = shard->cache->kind == PNX_CACHE_CAPACITY_BYTES    ? room->bytes
+                      : shard->cache->kind == PNX_CACHE_CAPACITY_WEIGHT ? room->weight
+                                                                        : room->entries;
     if (pnx__cache_is_fixed(shard->cache))
         return evict_fixed(shard, hash, weight, fx);
     uint32_t slot = pnx__cache_expired_slot_locked(shard);
@@ -335,7 +396,18 @@ static bool evict_for(struct pnx_cache_shard *shard, uint32_t hash, size_t cost,
 }
 
 bool pnx__cache_evict_locked(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
-    return evict_for(shard, 0, 0, NULL, fx);
+    static const struct pnx_cache_room none = {0};
+    return evict_for(shard, 0, &none, NULL, fx);
+}
+
+/* What the shard holds, in the unit of the capacity. */
+static uint64_t held_by(const struct pnx_cache *cache, const struct pnx_cache_shard *shard) {
+    /* Relaxed: numbers, to choose by. */
+    if (cache->kind == PNX_CACHE_CAPACITY_WEIGHT)
+        return pnx_load(&shard->weight, PNX_RELAXED, "cache.fullest_weight");
+    if (cache->kind == PNX_CACHE_CAPACITY_BYTES)
+        return pnx_load(&shard->bytes, PNX_RELAXED, "cache.fullest_bytes");
+    return pnx_load(&shard->entries, PNX_RELAXED, "cache.fullest_entries");
 }
 
 struct pnx_cache_shard *pnx__cache_fullest(const struct pnx_cache *cache) {
@@ -343,10 +415,7 @@ struct pnx_cache_shard *pnx__cache_fullest(const struct pnx_cache *cache) {
     uint64_t most = 0;
     for (uint32_t i = 0; cache->n_shards > 1 && i < cache->n_shards; i++) {
         struct pnx_cache_shard *shard = &cache->shards[i];
-        /* Relaxed: numbers, to choose by. */
-        uint64_t holds = cache->kind == PNX_CACHE_CAPACITY_BYTES
-                                 ? pnx_load(&shard->bytes, PNX_RELAXED, "cache.fullest_bytes")
-                                 : pnx_load(&shard->entries, PNX_RELAXED, "cache.fullest_entries");
+        uint64_t holds = held_by(cache, shard);
         if (holds > most) {
             most = holds;
             fullest = shard;
@@ -359,6 +428,12 @@ bool pnx__cache_has_its_share(const struct pnx_cache_shard *shard) {
     const struct pnx_cache *cache = shard->cache;
     if (cache->n_shards == 1)
         return true;
+    if (cache->weigher) {
+        uint64_t all = pnx_load(&cache->used_weight, PNX_RELAXED, "cache.share_weight") >>
+                       cache->shard_bits;
+        if (pnx_load(&shard->weight, PNX_RELAXED, "cache.own_weight") > all - all / 8)
+            return true;
+    }
     uint64_t entries = pnx_load(&shard->entries, PNX_RELAXED, "cache.own_entries");
     uint64_t bytes = pnx_load(&shard->bytes, PNX_RELAXED, "cache.own_bytes");
     uint64_t used =
@@ -373,6 +448,7 @@ static void link_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *o
     struct pnx_cache *cache = shard->cache;
     struct pnx_cache_entry *entry = insert->entry;
     size_t cost = pnx__cache_cost_of(entry);
+    uint64_t weight = cache->weigher ? insert->weight : cost;
     entry->epoch = pnx__cache_epoch(cache);
     entry->u.in.seq = shard->next_seq++;
     pnx__cache_set_times(cache, entry, insert);
@@ -382,14 +458,17 @@ static void link_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *o
     /* Relaxed: the maker holds another. */
     pnx_fetch_add(&entry->refs, 1, PNX_RELAXED, "cache.entry_store");
     if (old) {
-        pnx__cache_slot_replace_locked(shard, old, entry, cost);
-        take_out(shard, old, PNX_CACHE_REPLACED, fx);
+        struct pnx_cache_room went = room_of_locked(shard, old);
+        pnx__cache_slot_replace_locked(shard, old, entry, weight);
+        take_out(shard, old, &went, PNX_CACHE_REPLACED, fx);
     } else {
-        pnx__cache_slot_insert_locked(shard, entry, insert->hash, cost);
+        pnx__cache_slot_insert_locked(shard, entry, insert->hash, weight);
     }
     for (uint32_t i = 0; i < insert->hits; i++)
         pnx__cache_slot_hit_locked(shard, entry->u.in.slot);
     pnx_owner_add(&shard->bytes, cost);
+    if (cache->weigher)
+        pnx_owner_add(&shard->weight, weight);
     pnx_owner_add(&shard->entries, 1);
     pnx_owner_add(&shard->counters.inserts, 1);
 }
@@ -405,29 +484,41 @@ enum {
 
 /* Where there is room: takes it, if the shard has a slot for what comes.  AGAIN when something has changed. */
 static int take_room_locked(struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert,
-        size_t cost, struct pnx_cache_entry **old, struct pnx_cache_fresh *fresh,
-        struct pnx_cache_effects *fx) {
+        const struct pnx_cache_room *room, struct pnx_cache_entry **old,
+        struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx) {
     if (!*old && !pnx__cache_slot_ready_locked(shard, fresh, fx)) {
         if (fresh->room || fresh->page)
             return INSERT_FRESH;
         /* The shard has all the slots that it can have. */
-        return evict_for(shard, pnx__cache_hash_high(insert->hash), cost, old, fx) ? INSERT_AGAIN
+        return evict_for(shard, pnx__cache_hash_high(insert->hash), room, old, fx) ? INSERT_AGAIN
                                                                                    : -ENOMEM;
     }
-    size_t went = *old ? pnx__cache_cost_of(*old) : 0;
-    return take_room(shard->cache, cost, went, *old ? 0 : 1, fx) ? 0 : INSERT_AGAIN;
+    struct pnx_cache_room went = room_of_locked(shard, *old);
+    return take_room(shard->cache, room, &went, fx) ? 0 : INSERT_AGAIN;
+}
+
+/* Whether there is room for one entry more; old: in the place of that. */
+static bool has_room_for(const struct pnx_cache_shard *shard, const struct pnx_cache_room *room,
+        const struct pnx_cache_entry *old, const struct pnx_cache_effects *fx) {
+    struct pnx_cache_room went = room_of_locked(shard, old);
+    const struct pnx_cache_room more = {
+            .bytes = room->bytes > went.bytes ? room->bytes - went.bytes : 0,
+            .weight = room->weight > went.weight ? room->weight - went.weight : 0,
+            .entries = 1 - went.entries,
+    };
+    return pnx__cache_has_room(shard->cache, fx, &more);
 }
 
 int pnx__cache_make_room_locked(struct pnx_cache_shard *shard,
         const struct pnx_cache_insert *insert, size_t cost, struct pnx_cache_entry **old,
         uint32_t batch, struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx) {
     struct pnx_cache *cache = shard->cache;
-    if (cost > limit_bytes(cache))
+    const struct pnx_cache_room room = {.bytes = cost, .weight = insert->weight, .entries = 1};
+    if (cost > limit_bytes(cache) || insert->weight > limit_weight(cache))
         return -EFBIG;
     for (uint32_t evicted = 0;;) {
-        size_t went = *old ? pnx__cache_cost_of(*old) : 0;
-        if (pnx__cache_fits(cache, fx, cost > went ? cost - went : 0, *old ? 0 : 1)) {
-            int rc = take_room_locked(shard, insert, cost, old, fresh, fx);
+        if (has_room_for(shard, &room, *old, fx)) {
+            int rc = take_room_locked(shard, insert, &room, old, fresh, fx);
             if (rc != INSERT_AGAIN)
                 return rc;
             continue;
@@ -435,7 +526,7 @@ int pnx__cache_make_room_locked(struct pnx_cache_shard *shard,
         if (evicted++ >= batch)
             return INSERT_AGAIN;
         if (!pnx__cache_has_its_share(shard) ||
-                !evict_for(shard, pnx__cache_hash_high(insert->hash), cost, old, fx))
+                !evict_for(shard, pnx__cache_hash_high(insert->hash), &room, old, fx))
             return INSERT_ELSEWHERE;
     }
 }
@@ -469,12 +560,12 @@ static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cac
  * Makes room in the shard that holds most; the room stays ours.  When nothing is left to evict, others hold room like us:
  * it is given back, or two that each need more than the other leaves would wait for each other.
  */
-static void evict_elsewhere(
-        struct pnx_cache *cache, size_t cost, uint32_t batch, struct pnx_cache_effects *fx) {
+static void evict_elsewhere(struct pnx_cache *cache, const struct pnx_cache_room *room,
+        uint32_t batch, struct pnx_cache_effects *fx) {
     struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
     bool found = true;
     pnx__cache_lock_current(shard, fx);
-    for (uint32_t n = 0; found && n < batch && !pnx__cache_fits(cache, fx, cost, 1); n++)
+    for (uint32_t n = 0; found && n < batch && !pnx__cache_has_room(cache, fx, room); n++)
         found = pnx__cache_evict_locked(shard, fx);
     if (found)
         pnx__cache_unlock_kept(shard);
@@ -489,7 +580,11 @@ int pnx__cache_insert(struct pnx_cache *cache, const struct pnx_cache_insert *in
     struct pnx_cache_fresh fresh = {0};
     struct pnx_cache_effects fx = {0};
     bool fixed = pnx__cache_is_fixed(cache);
-    size_t cost = fixed ? cache->fixed_cost : pnx__cache_cost_of(insert->entry);
+    const struct pnx_cache_room room = {
+            .bytes = fixed ? cache->fixed_cost : pnx__cache_cost_of(insert->entry),
+            .weight = insert->weight,
+            .entries = 1,
+    };
     int rc;
     do {
         pnx__cache_lock_current(shard, &fx);
@@ -498,7 +593,7 @@ int pnx__cache_insert(struct pnx_cache *cache, const struct pnx_cache_insert *in
         if (rc == INSERT_AGAIN || rc == INSERT_ELSEWHERE) {
             pnx__cache_unlock_kept(shard); /* and keeps the room that was made */
             if (rc == INSERT_ELSEWHERE)
-                evict_elsewhere(cache, cost, PNX_CACHE_BATCH, &fx);
+                evict_elsewhere(cache, &room, PNX_CACHE_BATCH, &fx);
             continue;
         }
         pnx__cache_unlock(shard, &fx);
@@ -520,19 +615,19 @@ static void make_room_ahead(struct pnx_cache *cache, const struct pnx_cache_inse
     struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, insert->hash);
     const struct pnx_cache_entry *entry = insert->entry;
     const void *key = pnx__cache_entry_key(entry);
-    size_t cost = pnx__cache_cost_of(entry);
+    const struct pnx_cache_room room = {
+            .bytes = pnx__cache_cost_of(entry), .weight = insert->weight, .entries = 1};
     bool again = true;
     for (uint32_t round = 0; again && round < PNX_CACHE_BATCH; round++) {
         struct pnx_cache_effects fx = {0};
         pnx__cache_lock(shard);
         struct pnx_cache_entry *old =
                 pnx__cache_find_locked(shard, insert->hash, key, entry->key_size, &fx);
-        again = !pnx__cache_is_closed(cache) && cost <= limit_bytes(cache) &&
-                !(old && insert->if_absent);
+        again = !pnx__cache_is_closed(cache) && room.bytes <= limit_bytes(cache) &&
+                room.weight <= limit_weight(cache) && !(old && insert->if_absent);
         for (uint32_t n = 0; again && n < PNX_CACHE_BATCH; n++) {
-            size_t went = old ? pnx__cache_cost_of(old) : 0;
-            again = !pnx__cache_fits(cache, &fx, cost > went ? cost - went : 0, old ? 0 : 1);
-            if (again && !evict_for(shard, pnx__cache_hash_high(insert->hash), cost, &old, &fx))
+            again = !has_room_for(shard, &room, old, &fx);
+            if (again && !evict_for(shard, pnx__cache_hash_high(insert->hash), &room, &old, &fx))
                 break;
         }
         again = again && fx.count > 0;
@@ -549,7 +644,8 @@ int pnx__cache_charge(struct pnx_cache *cache, const struct pnx_cache_insert *in
      * A full cache evicts before it charges, else each put at a tight budget would shrink others for room that
      * this cache is about to give back.  A compute does not: it might evict what it has seen.
      */
-    if (!insert->compare && !pnx__cache_fits(cache, NULL, cost, 1))
+    const struct pnx_cache_room room = {.bytes = cost, .weight = insert->weight, .entries = 1};
+    if (!insert->compare && !pnx__cache_has_room(cache, NULL, &room))
         make_room_ahead(cache, insert);
     insert->entry->charged = pnx_budget_charge(cache->budget, cost, 0) == 0;
     return insert->entry->charged ? 0 : -ENOMEM; /* also for a size that overflows the account */
@@ -572,6 +668,8 @@ void pnx__cache_forget(struct pnx_cache *cache, uint64_t hash, const void *key, 
 void pnx__cache_reject(struct pnx_cache *cache, size_t cost, int code) {
     pnx_fetch_add(&cache->rejected, 1, PNX_RELAXED, "cache.reject"); /* a number */
     pnx__event(&cache->block, PNX_EVENT_CACHE_REJECTED, cache->name, code,
-            code == -EFBIG ? "larger than the capacity" : "no memory",
+            code != -EFBIG                                         ? "no memory"
+            : cache->weigher != NULL && cost <= limit_bytes(cache) ? "heavier than the capacity"
+                                                                   : "larger than the capacity",
             cost > INT64_MAX ? INT64_MAX : (int64_t)cost, pnx__now(&cache->env));
 }

@@ -216,12 +216,19 @@ pnx_ns pnx_cache_tick(struct pnx_cache *cache, pnx_ns now) {
 
 /* ---- size ---- */
 
-static void set_limits(struct pnx_cache *cache, size_t capacity, uint64_t capacity_entries) {
+/* The limits that this call does not change are those of opts before. */
+static void set_limits(
+        struct pnx_cache *cache, const struct pnx_cache_opts *opts, bool weight_only) {
+    uint64_t bytes = opts->capacity ? opts->capacity : UINT64_MAX;
+    uint64_t entries = opts->capacity_entries ? opts->capacity_entries : UINT64_MAX;
     pnx__mutex_lock(&cache->lock);
-    /* Relaxed: numbers; who evicts comes later. */
-    pnx_store(&cache->capacity, capacity ? capacity : UINT64_MAX, PNX_RELAXED, "cache.set_bytes");
-    pnx_store(&cache->capacity_entries, capacity_entries ? capacity_entries : UINT64_MAX,
-            PNX_RELAXED, "cache.set_entries");
+    /* Relaxed, all: numbers; who evicts comes later. */
+    if (weight_only) {
+        pnx_store(&cache->capacity_weight, opts->capacity_weight, PNX_RELAXED, "cache.set_weight");
+    } else {
+        pnx_store(&cache->capacity, bytes, PNX_RELAXED, "cache.set_bytes");
+        pnx_store(&cache->capacity_entries, entries, PNX_RELAXED, "cache.set_entries");
+    }
     pnx__mutex_unlock(&cache->lock);
     for (uint32_t i = 0; i < cache->n_shards; i++) {
         struct pnx_cache_shard *shard = &cache->shards[i];
@@ -235,17 +242,36 @@ static void set_limits(struct pnx_cache *cache, size_t capacity, uint64_t capaci
 
 /* Evicts until all is within the limits. */
 static void evict_down(struct pnx_cache *cache) {
+    static const struct pnx_cache_room none = {0};
     for (bool more = true; more;) {
         struct pnx_cache_shard *shard = pnx__cache_fullest(cache);
         struct pnx_cache_effects fx = {0};
         pnx__cache_lock_current(shard, &fx);
-        while ((more = !pnx__cache_fits(cache, &fx, 0, 0)) && fx.count < PNX_CACHE_BATCH) {
+        while ((more = !pnx__cache_has_room(cache, &fx, &none)) && fx.count < PNX_CACHE_BATCH) {
             if (!pnx__cache_evict_locked(shard, &fx))
                 break;
         }
         pnx__cache_unlock(shard, &fx);
         pnx__cache_run(cache, &fx);
     }
+}
+
+/* Changes the limits that opts has, which are checked here. */
+static int resize(struct pnx_cache *cache, const struct pnx_cache_opts *wanted, bool weight_only,
+        struct pnx_error *err) {
+    struct pnx_cache_opts opts;
+    int rc = pnx__cache_opts_resolve(wanted, err, &opts);
+    if (rc)
+        return rc;
+    if (pnx__cache_is_closed(cache))
+        return pnx__fail(err, -ESHUTDOWN, 0, "resize", "cache \"%.64s\" is closed", cache->name);
+    /* Relaxed, both: for the check of invariants only. */
+    pnx_fetch_add(&cache->resizing, 1, PNX_RELAXED, "cache.resize");
+    set_limits(cache, &opts, weight_only);
+    evict_down(cache);
+    pnx_fetch_sub(&cache->resizing, 1, PNX_RELAXED, "cache.resized");
+    pnx__cache_update_row(cache);
+    return 0;
 }
 
 int pnx_cache_resize(struct pnx_cache *cache, size_t capacity, uint64_t capacity_entries,
@@ -255,18 +281,23 @@ int pnx_cache_resize(struct pnx_cache *cache, size_t capacity, uint64_t capacity
         return rc;
     struct pnx_cache_opts opts = {
             .size = sizeof(opts), .capacity = capacity, .capacity_entries = capacity_entries};
-    rc = pnx__cache_opts_resolve(&opts, err, &opts);
+    if (cache->weigher) { /* there is a limit in any case */
+        opts.weigher = cache->weigher;
+        opts.capacity_weight = 1;
+    }
+    return resize(cache, &opts, false, err);
+}
+
+int pnx_cache_resize_weight(
+        struct pnx_cache *cache, uint64_t capacity_weight, struct pnx_error *err) {
+    int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
-    if (pnx__cache_is_closed(cache))
-        return pnx__fail(err, -ESHUTDOWN, 0, "resize", "cache \"%.64s\" is closed", cache->name);
-    /* Relaxed, both: for the check of invariants only. */
-    pnx_fetch_add(&cache->resizing, 1, PNX_RELAXED, "cache.resize");
-    set_limits(cache, capacity, capacity_entries);
-    evict_down(cache);
-    pnx_fetch_sub(&cache->resizing, 1, PNX_RELAXED, "cache.resized");
-    pnx__cache_update_row(cache);
-    return 0;
+    if (!cache->weigher)
+        return pnx__fail(err, -ENOTSUP, 0, "resize", "cache \"%.64s\" has no weigher", cache->name);
+    const struct pnx_cache_opts opts = {
+            .size = sizeof(opts), .weigher = cache->weigher, .capacity_weight = capacity_weight};
+    return resize(cache, &opts, true, err);
 }
 
 int pnx_cache_set_ttl(struct pnx_cache *cache, pnx_ns ttl, struct pnx_error *err) {

@@ -301,7 +301,8 @@ TEST(resize_evicts_at_once_and_refuses_no_limit_at_all) {
     check_text(&f, "990", "v");
     check_absent(&f, "989");
     CHECK_EQ(pnx_cache_resize(f.cache, 0, 0, &f.err), -EINVAL);
-    CHECK_CONTAINS(f.err.message, "cache.capacity or cache.capacity_entries is required");
+    CHECK_CONTAINS(
+            f.err.message, "cache.capacity, capacity_entries or capacity_weight is required");
     CHECK_EQ(pnx_cache_resize(f.cache, 10, 0, &f.err), -EINVAL);
     CHECK_STR(f.err.field, "capacity");
     CHECK_EQ(stats_of(&f).capacity_entries, 10);

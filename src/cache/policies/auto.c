@@ -48,6 +48,8 @@ struct adaptive {
     uint64_t capacity;
     uint64_t seen; /* requests, since the part of the keys was last changed */
     uint32_t kind;
+    uint32_t
+            scale; /* fixed: shadows have weights in units of 2^scale, which is 0 for bytes and entries */
     uint32_t shift; /* shadows see one key in 2^shift */
     uint32_t paid;  /* requests that they may still be shown */
     bool started;   /* the cache has been full */
@@ -73,8 +75,16 @@ static uint64_t held_weight(const struct adaptive *a) {
     return a->engine.weight[PNX__AUTO_SMALL] + a->engine.weight[PNX__AUTO_MAIN];
 }
 
-/* The part of the capacity that shadows have now. */
-static uint64_t shadow_capacity(const struct adaptive *a) {
+/* Weights of a unit that may be small are told to shadows in a larger one, so that 32 bits are enough for them. */
+static uint32_t scale_of(const struct pnx_cache_policy_params *params) {
+    uint32_t scale = 0;
+    while (params->kind == PNX_CACHE_CAPACITY_WEIGHT && params->capacity >> scale > UINT32_MAX)
+        scale++;
+    return scale;
+}
+
+/* The part of the capacity that shadows have now, in the cache's unit. */
+static uint64_t part_of_capacity(const struct adaptive *a) {
     uint64_t whole = a->capacity >> a->shift;
     uint32_t held = pnx__auto_engine_held(&a->engine);
     if (a->started || held == 0)
@@ -83,6 +93,10 @@ static uint64_t shadow_capacity(const struct adaptive *a) {
     uint64_t part = (weight >> a->shift) / FIRST_SHARE;
     part = part > least ? part : least;
     return part < whole ? part : whole;
+}
+
+static uint64_t shadow_capacity(const struct adaptive *a) {
+    return part_of_capacity(a) >> a->scale;
 }
 
 static void set_rate(struct adaptive *a, uint32_t shift) {
@@ -113,12 +127,13 @@ static void auto_init(void *memory, const struct pnx_cache_policy_params *params
     struct adaptive *a = memory;
     layout(a, slots);
     a->kind = params->kind;
+    a->scale = scale_of(params);
     a->capacity = params->capacity;
     a->wants.hit_max = PNX__AUTO_HIT_MAX;
     a->wants.access = 1;
     pnx__auto_engine_init(&a->engine, params->slots, a->capacity, params->seed, FIRST_MODE);
     for (uint32_t mode = 0; mode < MODES; mode++)
-        pnx__auto_shadow_init(&a->shadow[mode], a->capacity, params->seed, mode);
+        pnx__auto_shadow_init(&a->shadow[mode], a->capacity >> a->scale, params->seed, mode);
     set_rate(a, least_shift(a));
     set_shadows(a);
 }
@@ -176,7 +191,7 @@ static void adjust(struct adaptive *a) {
     }
     if (crowded && a->shift < SHIFT_MOST)
         set_rate(a, a->shift + 1);
-    else if (a->kind == PNX_CACHE_CAPACITY_BYTES && a->started && sparse && a->shift > 0 &&
+    else if (a->kind != PNX_CACHE_CAPACITY_ENTRIES && a->started && sparse && a->shift > 0 &&
              a->seen >= SPARSE_AFTER)
         set_rate(a, a->shift - 1);
     else if (a->started && a->engine.full)
@@ -227,6 +242,8 @@ static void auto_access(void *state, uint32_t hash, uint64_t weight, uint32_t sl
     double entries = a->shadow[a->engine.mode].cells.count + 1.0;
     double keeps = 1 - 1 / (entries * (a->started ? MEMORY : MEMORY_FIRST));
     uint32_t hits = 0;
+    weight = weight >> a->scale ? weight >> a->scale
+                                : 1; /* none is none: a shadow's slots are few */
     for (uint32_t mode = 0; mode < MODES; mode++)
         hits |= (uint32_t)pnx__auto_shadow_request(&a->shadow[mode], hash, weight) << mode;
     score(a, hits, keeps);
