@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* P5: every callback may call the cache again, with its own key and with others: all pairs, each works or is -EDEADLK. */
+/* P5, P20: every callback may call the cache again, with its own key and with others: all pairs, each works or is -EDEADLK. */
 #include "cache/common.h"
 
 #include <patinox/executor.h>
@@ -19,6 +19,18 @@ enum inside {
     IN_DONE_LOADED, /* of one whose load ends */
     IN_DONE_TICKED, /* of one whose time is over */
     IN_VISIT,
+    IN_COMPUTE,
+    IN_WEIGHER_PUT,
+    IN_WEIGHER_ABSENT, /* of a put_if_absent */
+    IN_WEIGHER_COMMIT,
+    IN_WEIGHER_COMPUTE,
+    IN_WEIGHER_LOADED,   /* of what a blocking caller has loaded */
+    IN_WEIGHER_ABSENCE,  /* of an absence that it found */
+    IN_WEIGHER_REQUEST,  /* of what a request has loaded */
+    IN_WEIGHER_REFRESH,  /* by a refresh in its caller's call */
+    IN_WEIGHER_EXECUTOR, /* by an executor's */
+    IN_WEIGHER_FINISHED, /* of what a kept load was ended with */
+    IN_WEIGHER_FILE,     /* of what a file holds */
     N_INSIDE
 };
 
@@ -40,6 +52,12 @@ enum call {
     CANCEL,
     CLEAR,
     RESIZE,
+    RESIZE_WEIGHT,
+    COMMIT,
+    COMPUTE_SAME,
+    COMPUTE_OTHER,
+    RETAIN,
+    LOAD_FILE,
     SET_TTL,
     EACH,
     TICK,
@@ -52,11 +70,17 @@ enum call {
 
 static const char *const inside_names[] = {"loader", "loader of a request", "loader of a refresh",
         "loader of an executor", "destroy (replaced)", "destroy (evicted)", "destroy (released)",
-        "destroy (cleared)", "done (found)", "done (loaded)", "done (ticked)", "visit"};
+        "destroy (cleared)", "done (found)", "done (loaded)", "done (ticked)", "visit", "compute",
+        "weigher of a put", "weigher of a put_if_absent", "weigher of a commit",
+        "weigher of a compute", "weigher of a load", "weigher of an absence",
+        "weigher of a request", "weigher of a refresh", "weigher of an executor",
+        "weigher of a kept load", "weigher of a file"};
 static const char *const call_names[] = {"get", "get_copy", "get_many", "probe", "put",
         "put_if_absent", "remove", "load the same key", "load another key", "ask for the same key",
         "ask for another key", "refresh the same key", "refresh another key", "cancel", "clear",
-        "resize", "set_ttl", "each", "tick", "release a reference", "stats", "check", "close"};
+        "resize", "resize_weight", "commit", "compute the same key", "compute another key",
+        "retain", "load a file", "set_ttl", "each", "tick", "release a reference", "stats", "check",
+        "close"};
 
 struct pair {
     struct fixture f;
@@ -69,6 +93,8 @@ struct pair {
     struct pnx_cache_request outer;
     struct pnx_cache_request inner;
     struct pnx_cache_load *kept;
+    bool ready; /* what comes before is done: weighers and destructors enter from now on */
+    char path[300];
 };
 
 static int quick_loader(
@@ -91,6 +117,16 @@ static void inner_done(struct pnx_cache_request *request, int code, struct pnx_c
     CHECK_MSG(code == 0 || code == -ESHUTDOWN || code == -ENOENT, "told %s", pnx_errname(code));
     pair->inner_told++;
     pnx_cache_ref_release(&ref);
+}
+
+static int set_new(void *ctx, const struct pnx_cache_ref *now, struct pnx_cache_change *change) {
+    (void)ctx, (void)now;
+    return pnx_cache_change_set(change, "new", 4);
+}
+
+static bool keep_all(void *ctx, const struct pnx_cache_ref *ref) {
+    (void)ctx;
+    return pnx_cache_ref_data(ref) != NULL;
 }
 
 static int count_visit(void *ctx, const struct pnx_cache_ref *ref) {
@@ -158,6 +194,29 @@ static int make_call(struct pair *pair) {
     case RESIZE:
         rc = pnx_cache_resize(cache, 0, 1, NULL);
         break;
+    case RESIZE_WEIGHT:
+        rc = pnx_cache_resize_weight(cache, 2, NULL);
+        break;
+    case COMMIT: {
+        struct pnx_cache_reservation reservation = {0};
+        rc = pnx_cache_reserve(cache, "k", 1, 4, &reservation);
+        if (rc == 0)
+            memcpy(reservation.data, "put", 4);
+        if (rc == 0)
+            rc = pnx_cache_commit(&reservation, 4, 0);
+        break;
+    }
+    case COMPUTE_SAME:
+    case COMPUTE_OTHER:
+        rc = pnx_cache_compute(
+                cache, pair->call == COMPUTE_SAME ? "k" : "o", 1, set_new, NULL, NULL);
+        break;
+    case RETAIN:
+        rc = pnx_cache_retain(cache, keep_all, NULL) < 0 ? -EIO : 0;
+        break;
+    case LOAD_FILE:
+        rc = pnx_cache_load_file(cache, pair->path, NULL, &pair->f.err, NULL);
+        break;
     case SET_TTL:
         rc = pnx_cache_set_ttl(cache, 5 * PNX_SEC, NULL);
         break;
@@ -199,9 +258,33 @@ static int entering_loader(
     return pnx_cache_load_set(load, "loaded", 7);
 }
 
+static uint64_t weigh(
+        void *ctx, const void *key, size_t key_size, const void *value, size_t value_size) {
+    struct pair *pair = ctx;
+    CHECK((value != NULL) == (value_size > 0)); /* there are no empty ones here */
+    if (pair->ready && pair->inside >= IN_WEIGHER_PUT && key_size == 1 && memcmp(key, "k", 1) == 0)
+        enter(pair);
+    return 1;
+}
+
+static int absent_loader(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    (void)ctx, (void)key, (void)key_size, (void)deadline, (void)load;
+    return -ENOENT;
+}
+
+static int entering_change(
+        void *ctx, const struct pnx_cache_ref *now, struct pnx_cache_change *change) {
+    struct pair *pair = ctx;
+    (void)now;
+    if (pair->inside == IN_COMPUTE)
+        enter(pair);
+    return pnx_cache_change_set(change, "change", 7);
+}
+
 static void destroy(void *ctx, const struct pnx_cache_removed *removed) {
     struct pair *pair = ctx;
-    if (pair->inside < IN_DESTROY_REPLACED || pair->inside > IN_DESTROY_CLEARED)
+    if (!pair->ready || pair->inside < IN_DESTROY_REPLACED || pair->inside > IN_DESTROY_CLEARED)
         return;
     if (removed->key_size == 1 && memcmp(removed->key, "k", 1) == 0)
         enter(pair);
@@ -227,11 +310,75 @@ static void ask_outer(struct pair *pair, pnx_cache_load_fn *loader, void *ctx, p
     CHECK_EQ(pnx_cache_get_async(pair->f.cache, "k", 1, loader, ctx, timeout, &pair->outer), 0);
 }
 
+/* What may become of a call from inside which others are made. */
+static void check_outer(const struct pair *pair, int rc) {
+    CHECK_MSG(rc == 0 || (rc == -ESHUTDOWN && pair->call == CLOSE), "%s", pnx_errname(rc));
+}
+
+/* Has the weigher called. */
+static void trigger_weigher(struct pair *pair, struct pnx_executor *executor) {
+    struct fixture *f = &pair->f;
+    struct pnx_cache_ref ref = {0};
+    struct pnx_cache_reservation r = {0};
+    int rc;
+    switch (pair->inside) {
+    case IN_WEIGHER_PUT:
+        check_outer(pair, pnx_cache_put(f->cache, "k", 1, "first", 6, 0));
+        break;
+    case IN_WEIGHER_ABSENT:
+        rc = pnx_cache_put_if_absent(f->cache, "k", 1, "first", 6, 0);
+        if (rc != -EEXIST) /* what was called may have stored the key */
+            check_outer(pair, rc);
+        break;
+    case IN_WEIGHER_COMMIT:
+        CHECK_EQ(pnx_cache_reserve(f->cache, "k", 1, 6, &r), 0);
+        memcpy(r.data, "first", 6);
+        check_outer(pair, pnx_cache_commit(&r, 6, 0));
+        break;
+    case IN_WEIGHER_COMPUTE:
+        check_outer(pair, pnx_cache_compute(f->cache, "k", 1, entering_change, pair, NULL));
+        break;
+    case IN_WEIGHER_REFRESH:
+    case IN_WEIGHER_EXECUTOR:
+    case IN_WEIGHER_LOADED:
+        rc = pnx_cache_get_or_load(f->cache, "k", 1, entering_loader, pair, PNX_NEVER, NULL, &ref);
+        check_outer(pair, rc);
+        pnx_cache_ref_release(&ref);
+        if (executor)
+            pnx_executor_tick(executor, f->te.now);
+        break;
+    case IN_WEIGHER_ABSENCE:
+        rc = pnx_cache_get_or_load(f->cache, "k", 1, absent_loader, NULL, PNX_NEVER, NULL, &ref);
+        CHECK(rc == -ENOENT || (rc == -ESHUTDOWN && pair->call == CLOSE));
+        break;
+    case IN_WEIGHER_REQUEST:
+        ask_outer(pair, entering_loader, pair, PNX_NEVER);
+        break;
+    case IN_WEIGHER_FINISHED:
+        ask_outer(pair, keep_loader, &pair->kept, PNX_NEVER);
+        CHECK_EQ(pnx_cache_load_set(pair->kept, "late", 5), 0);
+        CHECK_EQ(pnx_cache_load_finish(pair->kept, 0), 0);
+        break;
+    default:
+        check_outer(pair, pnx_cache_load_file(f->cache, pair->path, NULL, &f->err, NULL));
+        break;
+    }
+}
+
 /* Has the callback called. */
 static void trigger(struct pair *pair, struct pnx_executor *executor) {
     struct fixture *f = &pair->f;
     struct pnx_cache_ref ref = {0};
     int rc = 0;
+    if (pair->inside == IN_WEIGHER_REFRESH || pair->inside == IN_WEIGHER_EXECUTOR) {
+        CHECK_EQ(pnx_cache_put(f->cache, "k", 1, "old", 4, 0), 0);
+        test_env_advance(&f->te, 10 * PNX_SEC);
+    }
+    pair->ready = true;
+    if (pair->inside >= IN_WEIGHER_PUT) {
+        trigger_weigher(pair, executor);
+        return;
+    }
     switch (pair->inside) {
     case IN_LOADER_REFRESH:
     case IN_LOADER_EXECUTOR:
@@ -286,6 +433,10 @@ static void trigger(struct pair *pair, struct pnx_executor *executor) {
         pnx_cache_tick(f->cache, f->te.now); /* gives the load up, unless that was done */
         (void)pnx_cache_load_finish(pair->kept, -EIO);
         break;
+    case IN_COMPUTE:
+        /* One that changes the key itself is called again, and once is enough here. */
+        check_outer(pair, pnx_cache_compute(f->cache, "k", 1, entering_change, pair, NULL));
+        break;
     default:
         CHECK_EQ(pnx_cache_put(f->cache, "k", 1, "first", 6, 0), 0);
         CHECK_EQ(pnx_cache_each(f->cache, visit, pair), 0);
@@ -295,15 +446,22 @@ static void trigger(struct pair *pair, struct pnx_executor *executor) {
 
 /* Whether the result is one that the call may have from there. */
 static bool is_right(const struct pair *pair) {
-    bool loads = pair->inside == IN_LOADER ||
-                 pair->inside == IN_LOADER_REQUEST; /* and nothing is there */
+    /* A load is under way, and nothing is there. */
+    bool loads = pair->inside == IN_LOADER || pair->inside == IN_LOADER_REQUEST ||
+                 pair->inside == IN_WEIGHER_LOADED || pair->inside == IN_WEIGHER_ABSENCE ||
+                 pair->inside == IN_WEIGHER_REQUEST || pair->inside == IN_WEIGHER_FINISHED;
+    bool refreshes = pair->inside <= IN_LOADER_EXECUTOR ||
+                     (pair->inside >= IN_WEIGHER_LOADED && pair->inside <= IN_WEIGHER_FINISHED);
+    bool computes = pair->inside == IN_COMPUTE || pair->inside == IN_WEIGHER_COMPUTE;
     int rc = pair->rc;
     switch (pair->call) {
     case LOAD_SAME:
         /* A request whose time is over: the load that it waited for goes on, and nobody else can end it here. */
         return rc == (loads ? -EDEADLK : 0);
     case REFRESH_SAME:
-        return rc == (pair->inside <= IN_LOADER_EXECUTOR ? -EALREADY : 0);
+        return rc == (refreshes ? -EALREADY : 0);
+    case COMPUTE_SAME:
+        return rc == (computes ? -EDEADLK : 0);
     case CANCEL:
         return rc == -EALREADY || rc == 0;
     case GET:
@@ -326,10 +484,14 @@ static void try_pair(enum inside inside, enum call call, const char *policy) {
     struct pnx_executor *executor = NULL;
     fixture_worlds(f);
     struct pnx_cache_opts opts = *PNX_CACHE_OPTS(.capacity_entries = 3, .policy = policy,
-            .destroy = destroy, .ctx = &pair, .ttl = 100 * PNX_SEC);
-    if (inside == IN_LOADER_REFRESH || inside == IN_LOADER_EXECUTOR)
+            .destroy = destroy, .ctx = &pair, .ttl = 100 * PNX_SEC, .weigher = weigh,
+            .weigher_ctx = &pair, .capacity_weight = 4);
+    bool by_executor = inside == IN_LOADER_EXECUTOR || inside == IN_WEIGHER_EXECUTOR;
+    if (by_executor || inside == IN_LOADER_REFRESH || inside == IN_WEIGHER_REFRESH)
         opts.refresh_after = 10 * PNX_SEC;
-    if (inside == IN_LOADER_EXECUTOR) {
+    if (inside == IN_WEIGHER_ABSENCE)
+        opts.negative_ttl = 100 * PNX_SEC;
+    if (by_executor) {
         CHECK_EQ(pnx_executor_create(
                          PNX_EXECUTOR_OPTS(.env = &f->te.env, .registry = pnx_registry_off(),
                                  .stats = pnx_stats_off(), .budget = pnx_budget_off(),
@@ -342,6 +504,12 @@ static void try_pair(enum inside inside, enum call call, const char *policy) {
     }
     opts = fixture_opts(f, &opts);
     CHECK_EQ(pnx_cache_create(&opts, &f->err, &f->cache), 0);
+    snprintf(pair.path, sizeof(pair.path), "%s", test_path("cache"));
+    if (call == LOAD_FILE || inside == IN_WEIGHER_FILE) {
+        CHECK_EQ(pnx_cache_put(f->cache, "k", 1, "saved", 6, 0), 0);
+        CHECK_EQ(pnx_cache_save(f->cache, pair.path, NULL, &f->err, NULL), 0);
+        CHECK_EQ(pnx_cache_remove(f->cache, "k", 1), 0);
+    }
     CHECK_EQ(pnx_cache_put(f->cache, "held", 4, "held", 5, 0), 0);
     CHECK_EQ(pnx_cache_get(f->cache, "held", 4, &pair.held), 0);
     CHECK_EQ(pnx_cache_remove(f->cache, "held", 4), 0);
@@ -375,4 +543,50 @@ TEST(p5_every_call_from_inside_every_callback_works_or_is_edeadlk) {
 
 TEST(p5_also_where_lookups_take_no_lock) {
     try_all("clock");
+}
+
+/* A destructor that asks for the key of the load that makes room by it. */
+struct asking {
+    struct fixture f;
+    int calls;
+    int rc;
+};
+
+static void ask_for_k(void *ctx, const struct pnx_cache_removed *removed) {
+    struct asking *a = ctx;
+    struct pnx_cache_ref ref = {0};
+    if (removed->key_size != 1 || memcmp(removed->key, "x", 1) != 0)
+        return;
+    a->calls++;
+    a->rc = pnx_cache_get_or_load(a->f.cache, "k", 1, quick_loader, NULL, PNX_NEVER, NULL, &ref);
+    pnx_cache_ref_release(&ref);
+}
+
+static void done_told(struct pnx_cache_request *request, int code, struct pnx_cache_ref ref,
+        const struct pnx_error *err) {
+    (void)err;
+    *(int *)request->arg = code ? code : 1;
+    pnx_cache_ref_release(&ref);
+}
+
+TEST(p5_what_the_end_of_a_kept_load_makes_room_by_may_ask_for_its_key) {
+    struct asking a = {0};
+    struct pnx_cache_load *kept = NULL;
+    int told = 0;
+    struct pnx_cache_request request = {.done = done_told, .arg = &told};
+    fixture_open(&a.f, PNX_CACHE_OPTS(.capacity_entries = 1, .destroy = ask_for_k, .ctx = &a));
+    CHECK_EQ(pnx_cache_put(a.f.cache, "x", 1, "x", 2, 0), 0);
+    CHECK_EQ(pnx_cache_get_async(a.f.cache, "k", 1, keep_loader, &kept, PNX_NEVER, &request), 0);
+    CHECK_EQ(pnx_cache_load_set(kept, "late", 5), 0);
+    CHECK_EQ(pnx_cache_load_finish(kept, 0),
+            0); /* on this thread, for which the destructor would wait */
+    CHECK_EQ(a.calls, 1);
+    CHECK_EQ(a.rc, -EDEADLK);
+    CHECK_EQ(told, 1);
+    struct pnx_cache_ref ref = {0};
+    CHECK_EQ(pnx_cache_get(a.f.cache, "k", 1, &ref), 0);
+    CHECK_EQ(memcmp(pnx_cache_ref_data(&ref), "late", 5), 0);
+    pnx_cache_ref_release(&ref);
+    CHECK_EQ(stats_of(&a.f).loading, 0);
+    fixture_close(&a.f);
 }
