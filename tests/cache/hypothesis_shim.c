@@ -74,7 +74,19 @@ static int64_t value_of(const struct pnx_cache_ref *ref) {
 
 /* ---- what the test calls; a value, or a negative error ---- */
 
-API int shim_create(uint64_t entries, int64_t now) {
+/* As model_cache.py has it. */
+static uint64_t weigh(
+        void *ctx, const void *key, size_t key_size, const void *value, size_t value_size) {
+    int64_t number;
+    (void)ctx, (void)key;
+    if (key_size != 1 || value_size != sizeof(number))
+        abort();
+    memcpy(&number, value, sizeof(number));
+    return number % 11 == 0 ? 100 : (uint64_t)number % 6;
+}
+
+/* weight: its capacity; 0: without weights. */
+API int shim_create(uint64_t entries, uint64_t weight, int64_t now) {
     w.now = now;
     w.logged = 0;
     strcpy(w.path, "/tmp/pnx-model-XXXXXX");
@@ -85,7 +97,8 @@ API int shim_create(uint64_t entries, int64_t now) {
     return pnx_cache_create(
             PNX_CACHE_OPTS(.env = &env, .capacity_entries = entries, .policy = "lru",
                     .registry = pnx_registry_off(), .stats = pnx_stats_off(),
-                    .budget = pnx_budget_off(), .destroy = destroy),
+                    .budget = pnx_budget_off(), .destroy = destroy,
+                    .weigher = weight ? weigh : NULL, .capacity_weight = weight),
             &w.err, &w.cache);
 }
 
@@ -115,7 +128,8 @@ API int64_t shim_stat(int which) {
         return -1;
     const uint64_t values[] = {stats.hits, stats.misses, stats.inserts, stats.removed_explicit,
             stats.removed_replaced, stats.removed_size, stats.removed_expired, stats.removed_clear,
-            stats.entries, stats.pinned, stats.computes, stats.compute_retries};
+            stats.entries, stats.pinned, stats.computes, stats.compute_retries, stats.weight,
+            stats.rejected};
     return (int64_t)values[which];
 }
 
@@ -246,6 +260,10 @@ API void shim_pass(int64_t more) {
 
 API int shim_resize(uint64_t entries) {
     return pnx_cache_resize(w.cache, 0, entries, &w.err);
+}
+
+API int shim_resize_weight(uint64_t weight) {
+    return pnx_cache_resize_weight(w.cache, weight, &w.err);
 }
 
 API int64_t shim_save(void) {

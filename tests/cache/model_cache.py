@@ -2,12 +2,13 @@
 """What a cache of policy lru with one shard must do, after include/patinox/cache.h: a reference model for test_hypothesis.py.
 
 Entries stand in a list, least recently used first.  No two expire at the same moment: callers see to that, since which of two
-goes first is open.  Whatever is destroyed is told in the order in which it must happen.
+goes first is open.  Whatever is destroyed is told in the order in which it must happen.  With a capacity in weight, values
+weigh what weight_of() says.
 """
 import collections
 
 EXPLICIT, REPLACED, SIZE, EXPIRED, CLEAR, CLOSED = range(1, 7)
-ENOENT, EIO, EEXIST = -2, -5, -17
+ENOENT, EIO, EEXIST, EFBIG = -2, -5, -17, -27
 NEVER = 2**63 - 1
 TICK_MAX = 8
 COUNTERS = {EXPLICIT: "removed_explicit", REPLACED: "removed_replaced", SIZE: "removed_size", EXPIRED: "removed_expired",
@@ -19,15 +20,21 @@ def must(condition, what):
         raise AssertionError(what)
 
 
+def weight_of(value):
+    return 100 if value % 11 == 0 else value % 6 or 1  # 0 counts as 1
+
+
 class Entry:
     def __init__(self, key, value, expires):
         self.key, self.value, self.expires = key, value, expires
         self.refs, self.cause = 1, None
+        self.weight = weight_of(value)
 
 
 class Cache:
-    def __init__(self, entries, now):
+    def __init__(self, entries, weight, now):
         self.capacity, self.now = entries, now
+        self.weighed, self.heaviest = weight > 0, weight or NEVER
         self.entries = []  # least recently used first
         self.destroyed = []
         self.saved = None
@@ -62,18 +69,35 @@ class Cache:
         self.entries.remove(entry)
         self.entries.append(entry)
 
-    def evict(self):
+    def weight(self):
+        return sum(e.weight for e in self.entries) if self.weighed else 0
+
+    def fits(self, entries, weight):
+        return len(self.entries) + entries <= self.capacity and self.weight() + weight <= self.heaviest
+
+    def evict(self, old=None):
+        """Returns old, or None when it was that."""
         gone = self.expired()
-        self.take_out(gone[0] if gone else self.entries[0], EXPIRED if gone else SIZE)
+        victim = gone[0] if gone else self.entries[0]
+        self.take_out(victim, REPLACED if victim is old else EXPIRED if gone else SIZE)
+        return None if victim is old else old
 
     def store(self, key, value, expires):
+        """There is a weight for it, at most all of it."""
         old = self.find(key)
+        new = Entry(key, value, expires)
+        while not self.fits(0 if old else 1, max(0, new.weight - (old.weight if old else 0))):
+            old = self.evict(old)
         if old:
             self.take_out(old, REPLACED)
-        while len(self.entries) >= self.capacity:
-            self.evict()
-        self.entries.append(Entry(key, value, expires))
+        self.entries.append(new)
         self.n["inserts"] += 1
+
+    def too_heavy(self, value):
+        if not self.weighed or weight_of(value) <= self.heaviest:
+            return False
+        self.n["rejected"] += 1
+        return True
 
     def ends(self, ttl):
         return NEVER if ttl in (0, NEVER) else self.now + ttl
@@ -81,6 +105,11 @@ class Cache:
     # ---- operations ----
 
     def put(self, key, value, ttl, if_absent):
+        if self.too_heavy(value):
+            old = None if if_absent else self.find(key)
+            if old:
+                self.take_out(old, REPLACED)
+            return EFBIG
         if if_absent and self.find(key):
             return EEXIST
         self.store(key, value, self.ends(ttl))
@@ -113,6 +142,11 @@ class Cache:
             if entry:
                 self.take_out(entry, EXPLICIT)
             return 0, saw, -1
+        if what in (2, 4) and self.too_heavy(value):
+            self.destroyed.append((value, EXPLICIT))
+            if entry:
+                self.take_out(entry, REPLACED)
+            return EFBIG, saw, -1
         if what in (2, 4):
             expires = entry.expires if what == 4 and entry else self.ends(ttl if what == 2 else 0)
             self.store(key, value, expires)
@@ -137,9 +171,10 @@ class Cache:
             self.take_out(entry, EXPIRED)
         return min((max(e.expires, self.now) for e in self.entries), default=NEVER)
 
-    def resize(self, entries):
-        self.capacity = entries
-        while len(self.entries) > entries:
+    def resize(self, entries=None, weight=None):
+        self.capacity = entries or self.capacity
+        self.heaviest = weight or self.heaviest
+        while not self.fits(0, 0):
             self.evict()
 
     def save(self):
@@ -149,14 +184,17 @@ class Cache:
     def load(self):
         """Returns how many were put, present, expired, and without room."""
         room = max(0, self.capacity - len(self.entries))
+        weight_room = self.heaviest - self.weight()
         left = sum(expires > self.now for _, _, expires in self.saved)
+        weight_left = sum(weight_of(value) for _, value, expires in self.saved if expires > self.now)
         put = present = expired = no_room = 0
         for key, value, expires in self.saved:
             if expires <= self.now:
                 expired += 1
                 continue
-            fits = left <= room
+            fits = left <= room and (not self.weighed or weight_left <= weight_room)
             left -= 1
+            weight_left -= weight_of(value)
             if not fits:
                 no_room += 1
             elif self.find(key):

@@ -22,11 +22,11 @@ LONG = os.environ.get("PNX_TEST_LONG", "0") not in ("", "0")
 START = 10**9
 PLACES = 8
 STATS = ("hits misses inserts removed_explicit removed_replaced removed_size removed_expired removed_clear entries pinned "
-         "computes compute_retries").split()
+         "computes compute_retries weight rejected").split()
 
 shim = ctypes.CDLL(SHIM)
 I64, POINTER = ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)
-shim.shim_create.argtypes = [ctypes.c_uint64, I64]
+shim.shim_create.argtypes = [ctypes.c_uint64, ctypes.c_uint64, I64]
 shim.shim_check.restype = ctypes.c_char_p
 shim.shim_log.restype = POINTER
 shim.shim_put.argtypes = [ctypes.c_uint8, I64, I64, ctypes.c_int]
@@ -38,6 +38,7 @@ shim.shim_load.argtypes = [POINTER] * 3
 shim.shim_tick.argtypes = [I64]
 shim.shim_pass.argtypes = [I64]
 shim.shim_resize.argtypes = [ctypes.c_uint64]
+shim.shim_resize_weight.argtypes = [ctypes.c_uint64]
 for name in "stat get let_go retain sum tick save load".split():
     getattr(shim, "shim_" + name).restype = I64
 
@@ -56,10 +57,12 @@ class CacheMachine(RuleBasedStateMachine):
         self.refs = {}      # place: the model's entry
         self.reserved = {}  # place: (key, value)
 
-    @initialize(entries=st.integers(1, 12))
-    def create(self, entries):
-        must(shim.shim_create(entries, START) == 0, "create failed")
-        self.model = model_cache.Cache(entries, START)
+    @initialize(entries=st.integers(1, 12), weight=st.one_of(st.just(0), st.integers(1, 30)))
+    def create(self, entries, weight):
+        must(shim.shim_create(entries, weight, START) == 0, "create failed")
+        self.model = model_cache.Cache(entries, weight, START)
+        seen["weighed"] = seen.get("weighed", 0) + (weight > 0)
+        seen["unweighed"] = seen.get("unweighed", 0) + (weight == 0)
         self.settle()
 
     def teardown(self):
@@ -98,6 +101,7 @@ class CacheMachine(RuleBasedStateMachine):
         model = self.model
         model.n["entries"] = len(model.entries)
         model.n["pinned"] = len(self.refs) + len(self.reserved)
+        model.n["weight"] = model.weight()
         for i, name in enumerate(STATS):
             found = shim.shim_stat(i)
             must(found == model.n[name], f"{name} is {found}, by the model {model.n[name]}")
@@ -193,8 +197,15 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(entries=st.integers(1, 12))
     def resize(self, entries):
-        self.model.resize(entries)
+        self.model.resize(entries=entries)
         self.check(shim.shim_resize(entries), 0)
+
+    @precondition(lambda self: self.model and self.model.weighed)
+    @rule(weight=st.integers(1, 30))
+    def resize_weight(self, weight):
+        self.model.resize(weight=weight)
+        seen["resized_weight"] = seen.get("resized_weight", 0) + 1
+        self.check(shim.shim_resize_weight(weight), 0)
 
     @rule()
     def save(self):
@@ -218,7 +229,7 @@ class Hypothesis(unittest.TestCase):
             print_blob=True, suppress_health_check=list(HealthCheck)))
         print("  " + ", ".join(f"{count} {what}" for what, count in sorted(seen.items())))
         for what in ("hits misses inserts removed_explicit removed_replaced removed_size removed_expired removed_clear computes "
-                     "commits retained loaded present expired_on_disk no_room").split():
+                     "commits retained loaded present expired_on_disk no_room rejected weighed unweighed resized_weight").split():
             self.assertGreater(seen.get(what, 0), 9, f"{what} hardly happened")
 
 
