@@ -369,7 +369,8 @@ int pnx__cache_read_file(struct pnx_cache *cache, const struct pnx_cache_input *
         load.room_weight =
                 cache->weigher ? room_of(&cache->capacity_weight, &cache->used_weight) : UINT64_MAX;
         rc = pass(&load);
-        pnx__cache_update_row(cache);
+        if (pnx__cache_enter(cache) == 0) /* else a weigher has forked: see PNX_CACHE_FORKED */
+            pnx__cache_update_row(cache);
     }
     pnx__free(&cache->env, load.block, load.block_room, 1);
     return rc;
@@ -420,6 +421,8 @@ int pnx_cache_load_file(struct pnx_cache *cache, const char *path,
         rc = pnx__cache_read_file(cache, &source, &known, err, &report);
         pnx__os_close(&source.fd);
     }
+    if (pnx__cache_enter(cache) != 0)
+        return rc;
     pnx__event(&cache->block, PNX_EVENT_CACHE_RESTORED, cache->name, rc, NULL,
             (int64_t)report.entries, pnx__now(&cache->env));
     return rc ? rc : pnx__cache_file_report(&report, ret_report);
