@@ -92,10 +92,10 @@ enum pnx_cache_cause {
     PNX_CACHE_EXPLICIT =
             1, /* removed by key; or loaded or computed and discarded before it was stored */
     PNX_CACHE_REPLACED, /* a newer value took its place, or was meant to (P9) */
-    PNX_CACHE_SIZE,     /* evicted to keep the capacity, too large for it, or the budget asked */
-    PNX_CACHE_EXPIRED,  /* its time to live passed */
-    PNX_CACHE_CLEAR,    /* pnx_cache_clear() */
-    PNX_CACHE_CLOSED,   /* pnx_cache_close(), pnx_cache_release() */
+    PNX_CACHE_SIZE, /* evicted to keep the capacity, too large or heavy for it, or the budget asked */
+    PNX_CACHE_EXPIRED, /* its time to live passed */
+    PNX_CACHE_CLEAR,   /* pnx_cache_clear() */
+    PNX_CACHE_CLOSED,  /* pnx_cache_close(), pnx_cache_release() */
 };
 
 /* A value that has left the cache.  Pointers are valid during the call only, those of yours aside. */

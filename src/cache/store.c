@@ -131,7 +131,8 @@ static bool take_room(struct pnx_cache *cache, const struct pnx_cache_room *room
     fx->room_bytes = room->bytes < less_bytes ? less_bytes - room->bytes : 0;
     fx->room_weight = room->weight < less_weight ? less_weight - room->weight : 0;
     fx->room_entries = room->entries < less_entries ? (uint32_t)(less_entries - room->entries) : 0;
-    give_room(cache, fx);
+    if (fx->room_bytes | fx->room_weight | fx->room_entries)
+        give_room(cache, fx);
     return true;
 }
 
