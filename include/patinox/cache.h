@@ -121,6 +121,7 @@ typedef void pnx_cache_destroy_fn(void *ctx, const struct pnx_cache_removed *rem
  * stored, however it came: put, committed, computed, loaded, refreshed, from a file; on the thread that stores it, with no
  * lock held (P5).  value is the bytes, aligned to 16, or the pointer that was put; NULL, with value_size 0, for an absence that
  * is about to be remembered.  All of it is valid during the call only, a pointer of yours aside, and not to be changed.
+ * Threads call it at once, and whoever stores waits for it: it should be quick.
  *
  * 0 counts as 1: values that weigh nothing would take memory without a bound.  More than capacity_weight is refused: -EFBIG
  * (P9), or handed out and not stored, for a loaded value; both count as rejected.  There is no other way to refuse.
