@@ -494,6 +494,30 @@ TEST_LIMIT(auto_hits_as_often_whatever_the_unit_of_weight_is, 120) {
             small, large);
 }
 
+/* The shadows still hold what the cache did, and then have to make room in next to nothing. */
+TEST(auto_shadows_have_a_capacity_though_the_cache_is_empty_and_becomes_smaller) {
+    for (uint64_t most = 40; most >= 4; most -= 4) {
+        struct fixture f;
+        open_weighed(&f, PNX_CACHE_OPTS(.capacity_weight = UINT64_C(1) << most, .policy = "auto",
+                                 .shards = 1));
+        for (char key = 'a'; key <= 'z'; key++) {
+            struct pnx_cache_ref ref = {0};
+            CHECK_EQ(put(&f, key, UINT64_C(1) << most >> 6), 0);
+            CHECK_EQ(pnx_cache_get(f.cache, &key, 1, &ref), 0);
+            pnx_cache_ref_release(&ref);
+        }
+        for (char key = 'a'; key <= 'z'; key++)
+            (void)pnx_cache_remove(f.cache, &key, 1);
+        CHECK_EQ(stats_of(&f).entries, 0);
+        CHECK_EQ(pnx_cache_resize_weight(f.cache, UINT64_C(1) << most >> 1, &f.err), 0);
+        CHECK_EQ(put(&f, 'a', 1), 0);
+        CHECK_EQ(pnx_cache_resize_weight(f.cache, 1, &f.err), 0);
+        CHECK_EQ(put(&f, 'b', 1), 0);
+        CHECK_EQ(stats_of(&f).weight, 1);
+        fixture_close(&f);
+    }
+}
+
 /* ---- P9 ---- */
 
 TEST(p9_what_is_too_heavy_is_refused_and_leaves_no_older_value) {

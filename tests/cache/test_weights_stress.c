@@ -417,3 +417,40 @@ static void lose_a_writer(void *ctx) {
 TEST(p5_a_weigher_that_does_not_return_aborts) {
     CHECK_EQ(test_apart(lose_a_writer, NULL), -SIGABRT);
 }
+
+/* ---- limits of several kinds ---- */
+
+/* Large values push out several small ones, and hold the room of these while they look for more; small ones take what is free. */
+static void put_large_or_small(unsigned index, void *ctx) {
+    static const char value[4096];
+    uint64_t rng = w.f.seed * 41 + index, looks = 0;
+    (void)ctx;
+    if (index == THREADS) {
+        while (__atomic_load_n(&w.running, __ATOMIC_ACQUIRE) > 0) {
+            struct pnx_cache_stats stats = stats_of(&w.f);
+            CHECK(stats.entries <= stats.capacity_entries);
+            CHECK(stats.bytes <= stats.capacity);
+            looks++;
+        }
+        CHECK(looks > 0);
+        return;
+    }
+    for (unsigned i = 0; i < w.steps; i++) {
+        uint64_t r = test_random(&rng), key = r >> 32;
+        size_t size = r % 4 ? 1 : 2000 + r % 2000;
+        CHECK_EQ(pnx_cache_put(w.f.cache, &key, sizeof(key), value, size, 0), 0);
+        if (i % 64 == 0)
+            check_invariants(&w.f);
+    }
+    __atomic_sub_fetch(&w.running, 1, __ATOMIC_RELEASE);
+}
+
+TEST_LIMIT(p1_a_put_that_has_to_step_back_gives_away_nothing_that_it_needs, 120) {
+    memset(&w, 0, sizeof(w));
+    w.running = THREADS;
+    w.steps = test_slow() ? 3000 : 30000;
+    fixture_open(&w.f, PNX_CACHE_OPTS(.capacity = 24 * pnx_cache_cost(8, 1) + 4096,
+                               .capacity_entries = 24, .policy = "fifo", .shards = 4));
+    test_threads(THREADS + 1, put_large_or_small, NULL);
+    fixture_close(&w.f);
+}

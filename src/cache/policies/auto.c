@@ -95,8 +95,10 @@ static uint64_t part_of_capacity(const struct adaptive *a) {
     return part < whole ? part : whole;
 }
 
+/* At least 1: in a capacity of 0 an engine has no share for either queue, and finds no victim in what it still holds. */
 static uint64_t shadow_capacity(const struct adaptive *a) {
-    return part_of_capacity(a) >> a->scale;
+    uint64_t capacity = part_of_capacity(a) >> a->scale;
+    return capacity > 0 ? capacity : 1;
 }
 
 static void set_rate(struct adaptive *a, uint32_t shift) {
