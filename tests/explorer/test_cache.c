@@ -223,6 +223,65 @@ TEST(p10_copies_never_go_back) {
             .floor = FLOOR});
 }
 
+/* ---- room of two kinds ---- */
+
+#define LARGE 2000 /* bytes of a value that needs all of the capacity */
+
+/* The nth key of the shard. */
+static uint64_t key_in(const struct pnx_cache *cache, uint32_t shard, uint32_t n) {
+    uint64_t key = 0;
+    for (;; key++) {
+        uint64_t hash = pnx__hash(cache->seed, &key, sizeof(key));
+        if (pnx__cache_shard_of(cache, hash) == &cache->shards[shard] && n-- == 0)
+            return key;
+    }
+}
+static void put_sized(struct state *state, uint64_t key, size_t size) {
+    static const char bytes[LARGE];
+    CHECK_EQ(pnx_cache_put(state->cache, &key, 8, bytes, size, 0), 0);
+}
+/* Full by the number of entries, and both in the first shard. */
+static void set_up_two_limits(void *arg) {
+    struct state *state = arg;
+    (void)pnx_reclaim_default();
+    CHECK_EQ(pnx__cache_create(PNX_CACHE_OPTS(.env = x_env(), .capacity = pnx_cache_cost(8, LARGE),
+                                       .capacity_entries = 2, .shards = 2, .policy = "fifo",
+                                       .registry = pnx_registry_off(), .stats = pnx_stats_off(),
+                                       .budget = pnx_budget_off()),
+                     4, NULL, &state->cache),
+            0);
+    uint64_t key = key_in(state->cache, 1, 0);
+    put_sized(state, key, 1); /* for the shard's table */
+    CHECK_EQ(pnx_cache_remove(state->cache, &key, 8), 0);
+    put_sized(state, key_in(state->cache, 0, 0), 1);
+    put_sized(state, key_in(state->cache, 0, 1), 1);
+}
+static void put_large(void *arg) {
+    struct state *state = arg;
+    become_known();
+    put_sized(state, key_in(state->cache, 0, 2), LARGE);
+}
+static void put_small(void *arg) {
+    struct state *state = arg;
+    struct pnx_cache_stats stats = {.size = sizeof(stats)};
+    become_known();
+    put_sized(state, key_in(state->cache, 1, 0), 1);
+    CHECK_EQ(pnx_cache_read_stats(state->cache, &stats), 0);
+    CHECK(stats.entries <= 2);
+    CHECK(stats.bytes <= pnx_cache_cost(8, LARGE));
+}
+
+TEST(p1_who_has_to_step_back_from_one_limit_does_not_exceed_the_other) {
+    x_explore(&(const struct x_test){.name = "cache_room",
+            .size = sizeof(struct state),
+            .setup = set_up_two_limits,
+            .thread = {put_large, put_small},
+            .final = clean_up,
+            .preemptions = 2,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
 /* ---- other tables ---- */
 
 static void put_more(void *arg) {
