@@ -223,6 +223,38 @@ TEST(p10_copies_never_go_back) {
             .floor = FLOOR});
 }
 
+static void set_up_two_bytes(void *arg) {
+    make_bytes(arg, 4);
+    put_version(arg, 1, 1);
+    put_version(arg, 2, 1);
+}
+static void grow_and_replace(void *arg) {
+    become_known();
+    put_version(arg, 3, 1); /* needs another table */
+    put_version(arg, 1, 2);
+    drive();
+}
+static void copy_many(void *arg) {
+    struct state *state = arg;
+    const uint64_t keys[2] = {1, 2};
+    struct version values[2];
+    uint64_t found = 0;
+    CHECK_EQ(pnx_cache_get_many(state->cache, keys, 8, 2, values, sizeof(values[0]), &found), 2);
+    for (uint32_t i = 0; i < 2; i++)
+        CHECK_EQ(values[i].key, keys[i]);
+}
+
+TEST(p10_a_batch_finds_what_is_there_while_the_index_grows) {
+    x_explore(&(const struct x_test){.name = "cache_copy_many",
+            .size = sizeof(struct state),
+            .setup = set_up_two_bytes,
+            .thread = {grow_and_replace, copy_many},
+            .final = clean_up,
+            .preemptions = 3,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
 /* ---- room of two kinds ---- */
 
 #define LARGE 2000 /* bytes of a value that needs all of the capacity */
