@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* caches_patinox.c - the cache cases for us, with default options and fixed sizes: values are copied out. */
+/* caches_patinox.c - the cache cases for us, with default options: fixed sizes, or (patinox-entries) any bytes; values are copied out. */
 #include "bench.h"
 #include "caches.h"
 
@@ -19,11 +19,14 @@ static _Thread_local uint32_t at;
 static _Thread_local uint64_t *keys; /* made of the stream, in the order of the stream */
 static _Thread_local uint64_t asked, found;
 
+static bool any_bytes; /* an entry of its own for each key, in place of fixed sizes */
+
 static struct bench *make(uint64_t entries, uint32_t key_bytes) {
     static struct bench bench;
     struct pnx_error err;
-    if (pnx_cache_create(PNX_CACHE_OPTS(.capacity_entries = entries, .key_bytes = key_bytes,
-                                 .value_bytes = sizeof(uint64_t)),
+    if (pnx_cache_create(PNX_CACHE_OPTS(.capacity_entries = entries,
+                                 .key_bytes = any_bytes ? 0 : key_bytes,
+                                 .value_bytes = any_bytes ? 0 : sizeof(uint64_t)),
                 &err, &bench.cache)) {
         fprintf(stderr, "%s\n", err.message);
         abort();
@@ -392,6 +395,7 @@ int main(int argc, char **argv) {
         impl.name = args.impl;
         impl.version = pnx_version();
         still = strcmp(args.impl, "patinox-still") == 0;
+        any_bytes = strcmp(args.impl, "patinox-entries") == 0;
         if (strcmp(args.case_name, "cache/size-sweep") == 0)
             swept = size_of(args.impl);
         if (strcmp(args.case_name, "cache/memory") == 0)

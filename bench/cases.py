@@ -41,6 +41,7 @@ POOL_BOUNDED = {**POOL, "patinox-bounded": "bench_pool_static"}
 IN_ORDER = Target("patinox", 0, unit="inversions_traced")
 CACHES = {"patinox": "bench_caches_static", "patinox-so": "bench_caches_shared"}
 CACHE_STATIC = "bench_caches_static"
+CACHES_BOTH = {**CACHES, "patinox-entries": CACHE_STATIC}  # fixed sizes, and entries of any bytes
 CACHE_PEERS = {"quick_cache": "rust", "moka": "rust", "lru": "rust", "ghashtable-lru": "bench_caches_peers"}
 SWEPT = ("1k", "10k", "100k", "1m", "10m")
 HITS = {"entries": 100_000, "value": "u64"}
@@ -124,18 +125,18 @@ CASES = {
         ENTRIES, MAPS, [("patinox", 1.0, "dashmap-foldhash", None)], threads=(1,), unit="bytes_per_entry"),
     "cache/hit-int-uniform": case(
         {**HITS, "key": "u64"}, {**CACHE_PEERS, "dashmap": "rust"},
-        [("patinox", 0.6, "quick_cache", 1), ("patinox", 0.35, "quick_cache", 2)], ours=CACHES),
+        [("patinox", 0.6, "quick_cache", 1), ("patinox", 0.35, "quick_cache", 2)], ours=CACHES_BOTH),
     "cache/hit-int-zipf": case(
         {**HITS, "key": "u64", "zipf": 0.99}, {**CACHE_PEERS, "dashmap": "rust"},
-        [("patinox", 0.6, "quick_cache", 1), ("patinox", 0.5, "quick_cache", 2)], ours=CACHES),
+        [("patinox", 0.6, "quick_cache", 1), ("patinox", 0.5, "quick_cache", 2)], ours=CACHES_BOTH),
     "cache/hit-str": case(
         {**HITS, "key": "24 bytes"}, {**CACHE_PEERS, "dashmap": "rust"},
-        [("patinox", 0.4, "quick_cache", None)], ours=CACHES),
+        [("patinox", 0.4, "quick_cache", None)], ours=CACHES_BOTH),
     "cache/mixed": case(
         {"keys": 1_000_000, "entries": 100_000, "zipf": 0.99}, CACHE_PEERS,
-        [("patinox", 0.6, "quick_cache", None)], ours=CACHES),
+        [("patinox", 0.6, "quick_cache", None)], ours=CACHES_BOTH),
     "cache/insert-evict": case(
-        {"entries": 100_000}, CACHE_PEERS, [("patinox", 1.0, "quick_cache", None)], ours=CACHES, threads=(1,)),
+        {"entries": 100_000}, CACHE_PEERS, [("patinox", 1.0, "quick_cache", None)], ours=CACHES_BOTH, threads=(1,)),
     "cache/expire": case(
         {"entries": 1_000_000, "ttl_ms": "200 to 1200", "still": "ttl of an hour"}, {},
         [Target("patinox", 1.5, "patinox-still", unit="op_p9999_ns"), Target("patinox", 8, unit="expired_at_once")],
@@ -152,7 +153,7 @@ CASES = {
               "patinox-dependent": "bench_caches_static"}, threads=(1,)),
     "cache/memory": case(
         {"entries": 1_000_000, "key": "u64", "value": "u64"}, CACHE_PEERS, [("patinox", 1.0, "quick_cache", None)],
-        ours=CACHES, threads=(1,), unit="bytes_per_entry"),
+        ours=CACHES_BOTH, threads=(1,), unit="bytes_per_entry"),
     "resource/guard-cycle": case(
         {}, {"direct-call": RESOURCE_PEERS},
         [Target("patinox", 1.0, "direct-call", 1, unit="instructions_per_op", plus=2)],
