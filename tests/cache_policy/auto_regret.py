@@ -17,7 +17,7 @@ import results  # noqa: E402
 
 BINARY = os.environ.get("PATINOX_BINARY", "build/dev/tools/patinox/patinox")
 SANITIZED = os.environ.get("PATINOX_SANITIZED") == "1"
-OURS = ("auto", "lru", "lfu", "sieve", "clock", "fifo", "s3-fifo", "w-tinylfu", "lirs")
+OURS = regret.OURS
 MEAN_REGRET, WORST_REGRET = 1.5, 6.0  # points of hit ratio
 BEHIND_FIFO = 0.3
 BEHIND_OURS, MANY_ENTRIES = 1.5, 8192
