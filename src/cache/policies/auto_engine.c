@@ -194,6 +194,8 @@ static bool wins(struct pnx__auto_engine *e, uint32_t contender, uint32_t victim
     uint32_t its = pnx__sketch_count(&e->sketch, victim);
     if (mine > its + ADVANTAGE)
         return true;
+    if (e->let_in > 0 && pnx__splitmix(&e->random) % e->let_in == 0)
+        return true;
     return mine >= OFTEN && pnx__splitmix(&e->random) % LET_IN == 0;
 }
 

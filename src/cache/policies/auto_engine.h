@@ -39,7 +39,9 @@ struct pnx__auto_engine {
     uint64_t weight[2];
     uint64_t random;
     uint32_t mode; /* enum pnx__auto_mode */
-    bool full;     /* something had to go since the capacity last rose */
+    uint32_t
+            let_in; /* of so many that TINYLFU would turn away one stays; 0: none, but for those asked for often */
+    bool full; /* something had to go since the capacity last rose */
     bool has_ghost;
     bool has_sketch;
     struct pnx__rings rings;

@@ -11,15 +11,14 @@
 #define PNX_SRC_CACHE_POLICIES_AUTO_SHADOW_H
 
 #include "cache/policies/auto_engine.h"
+#include "cache/policies/auto_filling.h"
 #include "cache/policies/cells.h"
-
-#define PNX__SHADOW_SLOTS 496u
 
 /* Slots are numbers below `slots`; cells finds them by hash. */
 struct pnx__auto_shadow {
     struct pnx__auto_engine engine;
     struct pnx_cache_slots view;
-    struct pnx__cells cells;
+    struct pnx__narrow cells;
     unsigned char *page; /* hashes, weights and hit bytes, four bytes each a slot */
     uint32_t free;       /* first free slot, chained through the hashes; NO_SLOT: none */
     uint32_t used;       /* slots below have been given out once */
@@ -32,6 +31,10 @@ void pnx__auto_shadow_init(
         struct pnx__auto_shadow *shadow, uint64_t capacity, uint64_t seed, uint32_t mode);
 /* Makes the same in other tables that have been placed; *shadow was *from, but for its tables. */
 void pnx__auto_shadow_copy(struct pnx__auto_shadow *shadow, struct pnx__auto_shadow *from);
+
+/* Begins again, with the entries of a cache that has been filled, and what they hit. */
+void pnx__auto_shadow_restart(struct pnx__auto_shadow *shadow, uint64_t capacity,
+        const struct pnx__auto_filling *filling);
 
 /* A request: returns whether it hits.  On a miss the key is taken in, if a slot is free or can be made free. */
 bool pnx__auto_shadow_request(struct pnx__auto_shadow *shadow, uint32_t hash, uint64_t weight);
