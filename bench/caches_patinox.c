@@ -24,9 +24,9 @@ static bool any_bytes; /* an entry of its own for each key, in place of fixed si
 static struct bench *make(uint64_t entries, uint32_t key_bytes) {
     static struct bench bench;
     struct pnx_error err;
-    if (pnx_cache_create(PNX_CACHE_OPTS(.capacity_entries = entries,
-                                 .key_bytes = any_bytes ? 0 : key_bytes,
-                                 .value_bytes = any_bytes ? 0 : sizeof(uint64_t)),
+    if (pnx_cache_create(
+                PNX_CACHE_OPTS(.capacity_entries = entries, .key_bytes = any_bytes ? 0 : key_bytes,
+                        .value_bytes = any_bytes ? 0 : sizeof(uint64_t)),
                 &err, &bench.cache)) {
         fprintf(stderr, "%s\n", err.message);
         abort();

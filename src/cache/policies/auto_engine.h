@@ -40,7 +40,7 @@ struct pnx__auto_engine {
     uint64_t random;
     uint32_t mode; /* enum pnx__auto_mode */
     uint32_t
-            let_in; /* of so many that TINYLFU would turn away one stays; 0: none, but for those asked for often */
+            let_in; /* of so many that TINYLFU turns away one stays; 0: of those that are asked for often only */
     bool full; /* something had to go since the capacity last rose */
     bool has_ghost;
     bool has_sketch;
