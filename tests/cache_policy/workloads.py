@@ -209,6 +209,8 @@ WORKLOADS = {
     "stack-0.6": lambda s: stack(s, 3000, 150000, 0.6),
     "twice-near": lambda s: twice(s, 80000, 100, 3000),
     "twice-far": lambda s: twice(s, 80000, 8000, 8800),
+    "twice-even": lambda s: twice(s, 12000, 400, 410),
+    "twice-even-far": lambda s: twice(s, 40000, 1500, 1800),
     "twice-wide": lambda s: twice(s, 80000, 0, 20000),
     "to-and-fro": lambda s: to_and_fro(4000, 100000),
     "to-and-fro-noisy": lambda s: noisy(s, to_and_fro(4000, 100000), 0.1),

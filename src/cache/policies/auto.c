@@ -32,14 +32,13 @@
 #define LEAD         0.04 /* hits for each entry of a shadow that make a mode clearly better */
 #define LEAD_LEAST   4.0  /* hits */
 #define LEAD_AGAIN   0.5  /* and more, for each hit of the mode in use that the better one misses */
-#define LEAD_MOST \
-    1.0 /* hits for each entry of a shadow: no mode gets further ahead while it is in use */
-#define S3_FAVOUR 2.0 /* to become S3 takes a part of that, to leave it so many times as much */
-#define BEHIND \
-    0.2 /* hits for each entry of a shadow that the cache is behind the one of its mode */
-#define LET_IN       64u /* then: one in so many */
-#define FIRST_SHARE  2   /* while the cache fills: of two entries, one */
-#define FIRST_LEAST  16  /* entries */
+#define LEAD_MOST    1.0  /* hits for each entry: no mode gets further ahead while it is in use */
+#define S3_FAVOUR    2.0  /* to become S3 takes a part of that, to leave it so many times as much */
+#define BEHIND       0.2  /* hits for each entry that the cache is behind the shadow of its mode */
+#define LET_IN       64u  /* then: one in so many */
+#define RENEW        2.5  /* and inserts for each entry of the cache, once */
+#define FIRST_SHARE  2    /* while the cache fills: of two entries, one */
+#define FIRST_LEAST  16   /* entries */
 #define FIRST_MODE   PNX__AUTO_FIFO
 #define SHIFT_MOST   24u
 #define PAYS         512u /* requests that shadows are shown for each insert */
@@ -63,6 +62,7 @@ struct adaptive {
     uint32_t shift; /* shadows see one key in 2^shift */
     uint32_t paid;  /* requests that they may still be shown */
     bool started;   /* the cache has been full */
+    bool renewed;   /* since it was last not behind */
 };
 
 static_assert(sizeof(struct adaptive) <= 4096, "the rest of 64 KiB is for tables");
@@ -255,8 +255,10 @@ static void choose(struct adaptive *a, double entries) {
         best = more > most ? other : best;
         most = more > most ? more : most;
     }
-    if (best != mode)
-        pnx__auto_engine_set_mode(&a->engine, best);
+    if (best == mode)
+        return;
+    pnx__auto_engine_set_mode(&a->engine, best);
+    a->renewed = false;
 }
 
 /* Scores a request: bit m of hits is set when mode m has hit. */
@@ -275,12 +277,19 @@ static void score(struct adaptive *a, uint32_t hits, double keeps, double entrie
 }
 
 /*
- * A cache that has changed its mode holds what the mode before has left, and what is in main may be there to stay where nobody asks for it
- * any more.  The shadow has kept to the mode all the time: as long as it hits much more, new entries get a chance in main.
+ * A cache that has changed its mode holds what the mode before has left, and that may be there to stay where nobody asks for it any
+ * more.  The shadow has kept to the mode all the time: as long as it hits much more, the engine lets go.
  */
 static void follow(struct adaptive *a, bool would, bool does, double entries) {
     a->behind = a->behind * (1 - 1 / entries) + (double)would - (double)does;
-    a->engine.let_in = a->started && a->behind > entries * BEHIND ? LET_IN : 0;
+    bool much = a->started && a->behind > entries * BEHIND;
+    a->engine.let_in = much ? LET_IN : 0;
+    if (much && !a->renewed) {
+        a->renewed = true;
+        a->engine.renew = (uint64_t)(pnx__auto_engine_held(&a->engine) * RENEW);
+    } else if (a->behind < entries * BEHIND / 2) {
+        a->renewed = false;
+    }
 }
 
 /* A cache that fills has taken the key in, or had it. */
@@ -323,6 +332,8 @@ static const char *auto_check(const void *state, uint32_t held) {
     const char *broken = pnx__auto_engine_check(&a->engine, held);
     for (uint32_t mode = 0; mode < MODES && !broken; mode++)
         broken = pnx__auto_shadow_check(&a->shadow[mode]);
+    if (!broken)
+        broken = pnx__auto_filling_check(&a->filling);
     return broken;
 }
 

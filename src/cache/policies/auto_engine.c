@@ -58,6 +58,7 @@ void pnx__auto_engine_copy(
 
 void pnx__auto_engine_set_mode(struct pnx__auto_engine *e, uint32_t mode) {
     e->mode = mode;
+    e->renew = 0;
     set_share(e);
 }
 
@@ -143,8 +144,10 @@ void pnx__auto_engine_insert(struct pnx__auto_engine *e, uint32_t slot) {
     if (pnx__auto_engine_held(e) == 0)
         e->full = false;
     pnx_cache_slot_set_hits(e->view, slot, 0);
+    bool again = known && e->renew > 0 && e->mode == PNX__AUTO_FIFO;
+    e->renew -= e->renew > 0;
     count(e, hash, 1);
-    push(e, new_to_main(e, known) ? MAIN : SMALL, slot);
+    push(e, new_to_main(e, known) && !again ? MAIN : SMALL, slot);
 }
 
 void pnx__auto_engine_remove(struct pnx__auto_engine *e, uint32_t slot) {
@@ -241,7 +244,12 @@ static uint32_t victim(struct pnx__auto_engine *e, uint64_t weight) {
     bool s3 = e->mode == PNX__AUTO_S3;
     if (!s3 || e->weight[MAIN] + e->small_most <= e->capacity)
         slot = evict_small(e);
-    return slot != PNX_CACHE_NO_SLOT ? slot : evict_main(e);
+    if (slot != PNX_CACHE_NO_SLOT)
+        return slot;
+    slot = evict_main(e);
+    if (slot != PNX_CACHE_NO_SLOT && e->renew > 0)
+        remember(e, hash_of(e, slot));
+    return slot;
 }
 
 uint32_t pnx__auto_engine_victim(struct pnx__auto_engine *e, uint64_t weight) {

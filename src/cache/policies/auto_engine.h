@@ -11,6 +11,9 @@
  *   TINYLFU    small (1 %)         asked for more often than main's oldest:  hit: goes round, hits forgotten
  *                                  takes its place, else gone
  *
+ * A FIFO that has lost the keys that are about to be asked for again takes those in a second time, and for them loses the ones that it still
+ * has: it can stay so for ever.  While renew is not 0 it remembers what has gone from main, and puts what comes again into small.
+ *
  * What is left in small after a change to FIFO or CLOCK goes first.  S3 sends what it has seen go from small, and is asked
  * for again, to main at once.  As long as nothing had to go, all modes put new entries into main: it fills as a
  * cache that starts cold should, and a loop that is larger than the cache then keeps what came first.
@@ -40,8 +43,9 @@ struct pnx__auto_engine {
     uint64_t random;
     uint32_t mode; /* enum pnx__auto_mode */
     uint32_t
-            let_in; /* of so many that TINYLFU turns away one stays; 0: of those that are asked for often only */
-    bool full; /* something had to go since the capacity last rose */
+            let_in; /* of so many that TINYLFU turns away one stays; 0: none but often asked ones */
+    uint64_t renew; /* inserts, for which FIFO lets those go first that come again */
+    bool full;      /* something had to go since the capacity last rose */
     bool has_ghost;
     bool has_sketch;
     struct pnx__rings rings;

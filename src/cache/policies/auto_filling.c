@@ -65,3 +65,15 @@ void pnx__auto_filling_thin(struct pnx__auto_filling *filling, uint32_t mask) {
             append(filling, hash, filling->weights[i], filling->hits[i]);
     }
 }
+
+const char *pnx__auto_filling_check(const struct pnx__auto_filling *filling) {
+    uint64_t weight = 0;
+    if (filling->cells.count > SLOTS)
+        return "more entries than slots are noted of a cache that fills";
+    for (uint32_t i = 0; i < filling->cells.count; i++) {
+        weight += filling->weights[i];
+        if (pnx__narrow_find_number(&filling->cells, filling->hashes, i) == PNX__CELL_NONE)
+            return "an entry of a cache that fills is not found";
+    }
+    return weight == filling->weight ? NULL : "weights of a cache that fills do not add up";
+}

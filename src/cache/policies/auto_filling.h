@@ -38,4 +38,7 @@ bool pnx__auto_filling_request(struct pnx__auto_filling *filling, uint32_t hash,
 /* Forgets the entries whose hash has a bit of this mask. */
 void pnx__auto_filling_thin(struct pnx__auto_filling *filling, uint32_t mask);
 
+/* Returns what is broken, or NULL. */
+const char *pnx__auto_filling_check(const struct pnx__auto_filling *filling);
+
 #endif
