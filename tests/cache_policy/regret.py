@@ -60,12 +60,12 @@ def loader():
     """A function that returns a shared trace by its name in oracle.md, "cloud" or "adapt"; keys are numbered from 0."""
     sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT / "tests/harness")]
     import equality
-    files = {**trace_files(), "cloud": TRACES / "cloudPhysicsIO.oracleGeneral.bin.zst", "adapt": TRACES / "adapt_size-request.trace.xz"}
+    sized = {"cloud": "cloudPhysicsIO.oracleGeneral.bin.zst", "adapt": "adapt_size-request.trace.xz"}
 
     @functools.cache
     def load(name):
         ids = {}
-        path = files[name]
+        path = TRACES / sized[name] if name in sized else trace_files()[name]
         return [ids.setdefault(key, len(ids)) for key, _ in equality.REAL[path.name][1](equality.unpack(path))]
 
     return load
@@ -107,7 +107,8 @@ def print_others(found, every):
     many = [value for (_, size), value in lost.items() if size >= 8192]
     print(f"auto, of {len(lost)} cells: {sum(value > 6 for value in lost.values())} more than 6 points behind; "
           f"{sum(value > 0.3 for value in behind.values())} more than 0.3 behind FIFO, at most {max(behind.values()):.2f}; of "
-          f"{len(many)} with 8192 entries and more {sum(value > 1.5 for value in many)} more than 1.5 behind, at most {max(many):.2f}")
+          f"{len(many)} with 8192 entries and more {sum(value > 1.5 for value in many)} more than 1.5 behind, at most "
+          f"{max(many):.2f}")
 
 
 def main():
