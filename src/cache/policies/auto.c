@@ -206,6 +206,7 @@ static void auto_reweigh(void *state, uint32_t slot, uint64_t from) {
 static void start(struct adaptive *a) {
     uint64_t whole = a->capacity >> a->shift, seen = a->filling.weight;
     a->started = true;
+    a->behind = 0; /* it held twice as much as they did */
     memset(a->apart, 0, sizeof(a->apart));
     if (seen < whole / 2)
         return;
@@ -305,10 +306,10 @@ static void auto_access(void *state, uint32_t hash, uint64_t weight, uint32_t sl
     adjust(a);
     if (a->paid > 0 && --a->paid == 0)
         a->wants.access = 0;
+    if (!a->started && (hash & a->wants.access_mask) == 0)
+        note_filling(a, hash, weight);
     if (hash & a->wants.access_mask)
         return; /* the part has just become smaller */
-    if (!a->started)
-        note_filling(a, hash, weight);
     double entries = a->shadow[a->engine.mode].cells.count + 1.0;
     double keeps = 1 - 1 / (entries * (a->started ? MEMORY : MEMORY_FIRST));
     uint32_t hits = 0;
