@@ -54,7 +54,7 @@ struct adaptive {
     uint64_t capacity;
     double behind; /* the shadow of the mode in use hits, and the cache does not; less the other way round */
     uint64_t
-            part; /* what they have of it, as counted when the cache was full first; 0: one in 2^shift */
+            part; /* what shadows had of it when it was full first, in their unit; 0: 1 in 2^shift */
     uint64_t seen; /* requests, since the part of the keys was last changed */
     uint32_t kind;
     uint32_t
@@ -94,14 +94,12 @@ static uint32_t scale_of(const struct pnx_cache_policy_params *params) {
     return scale;
 }
 
-/* The part of the capacity that shadows have now, in the cache's unit. */
+/* The part of the capacity that shadows have now by what the cache holds, in the cache's unit. */
 static uint64_t part_of_capacity(const struct adaptive *a) {
     uint64_t whole = a->capacity >> a->shift;
     uint32_t held = pnx__auto_engine_held(&a->engine);
-    if (a->started)
-        return a->part > 0 ? a->part : whole;
-    if (held == 0)
-        return whole < FIRST_LEAST ? whole : FIRST_LEAST;
+    if (a->started || held == 0)
+        return a->started || whole < FIRST_LEAST ? whole : FIRST_LEAST;
     uint64_t weight = held_weight(a), least = FIRST_LEAST * (weight / held);
     uint64_t part = (weight >> a->shift) / FIRST_SHARE;
     part = part > least ? part : least;
@@ -110,7 +108,7 @@ static uint64_t part_of_capacity(const struct adaptive *a) {
 
 /* At least 1: in a capacity of 0 an engine has no share for either queue, and finds no victim in what it still holds. */
 static uint64_t shadow_capacity(const struct adaptive *a) {
-    uint64_t capacity = part_of_capacity(a) >> a->scale;
+    uint64_t capacity = a->part > 0 ? a->part : part_of_capacity(a) >> a->scale;
     return capacity > 0 ? capacity : 1;
 }
 
@@ -204,7 +202,7 @@ static void auto_reweigh(void *state, uint32_t slot, uint64_t from) {
  * come; it is as much of the capacity as the cache has of them, which is seldom one in 2^shift exactly.
  */
 static void start(struct adaptive *a) {
-    uint64_t whole = a->capacity >> a->shift, seen = a->filling.weight;
+    uint64_t whole = a->capacity >> a->shift >> a->scale, seen = a->filling.weight;
     a->started = true;
     a->behind = 0; /* it held twice as much as they did */
     memset(a->apart, 0, sizeof(a->apart));
@@ -213,7 +211,7 @@ static void start(struct adaptive *a) {
     seen = seen < whole - whole / 4 ? whole - whole / 4 : seen;
     a->part = seen < whole + whole / 3 ? seen : whole + whole / 3;
     for (uint32_t mode = 0; mode < MODES; mode++)
-        pnx__auto_shadow_restart(&a->shadow[mode], a->part, &a->filling);
+        pnx__auto_shadow_restart(&a->shadow[mode], shadow_capacity(a), &a->filling);
 }
 
 /* Keeps shadows' capacity, and the part of the keys that they see, to what the cache and its entries are now. */
@@ -297,7 +295,7 @@ static void follow(struct adaptive *a, bool would, bool does, double entries) {
 static void note_filling(struct adaptive *a, uint32_t hash, uint64_t weight) {
     uint32_t narrow = weight > UINT32_MAX ? UINT32_MAX : (uint32_t)weight;
     bool taken = pnx__auto_filling_request(&a->filling, hash, narrow);
-    if (!taken && a->kind == PNX_CACHE_CAPACITY_BYTES && a->shift < SHIFT_MOST)
+    if (!taken && a->kind != PNX_CACHE_CAPACITY_ENTRIES && a->shift < SHIFT_MOST)
         set_rate(a, a->shift + 1);
 }
 
@@ -306,6 +304,8 @@ static void auto_access(void *state, uint32_t hash, uint64_t weight, uint32_t sl
     adjust(a);
     if (a->paid > 0 && --a->paid == 0)
         a->wants.access = 0;
+    weight = weight >> a->scale ? weight >> a->scale
+                                : 1; /* none is none: a shadow's slots are few */
     if (!a->started && (hash & a->wants.access_mask) == 0)
         note_filling(a, hash, weight);
     if (hash & a->wants.access_mask)
@@ -313,8 +313,6 @@ static void auto_access(void *state, uint32_t hash, uint64_t weight, uint32_t sl
     double entries = a->shadow[a->engine.mode].cells.count + 1.0;
     double keeps = 1 - 1 / (entries * (a->started ? MEMORY : MEMORY_FIRST));
     uint32_t hits = 0;
-    weight = weight >> a->scale ? weight >> a->scale
-                                : 1; /* none is none: a shadow's slots are few */
     for (uint32_t mode = 0; mode < MODES; mode++)
         hits |= (uint32_t)pnx__auto_shadow_request(&a->shadow[mode], hash, weight) << mode;
     score(a, hits, keeps, entries);
