@@ -3,7 +3,8 @@
  * search.c - searches and documents.
  *
  * A search goes to the cache, whose single-flight loader borrows a connection from the pool and asks the database.
- * What is cached is the finished text of the results, so that a repeated search copies nothing but its head.
+ * What is cached is the finished text of the results, so that a repeated search copies nothing but its head; that a search finds
+ * nothing is remembered as an absence, which takes no text at all.
  *
  *   P1  A question to the database holds one connection, and gives it back whatever happens.
  *   P2  All that a search does, waiting included, ends at one deadline.
@@ -210,6 +211,16 @@ static int load_results(struct search *search, pnx_ns deadline, struct lookup_bu
     return rc;
 }
 
+/*
+ * Tells the cache that there is no document.  The time is set for each load, not as the cache's option, so that it follows the
+ * setting, and what lookup_search_again() says of another index is not remembered.
+ */
+static int remember_nothing(struct lookup_store *store, struct pnx_cache_load *into) {
+    int rc = pnx_cache_load_set_ttl(
+            into, atomic_load_explicit(&store->cache_negative_ttl, memory_order_relaxed));
+    return rc ? rc : -ENOENT;
+}
+
 /* Asks the database, and gives the cache what it says. */
 static int load_answer(struct search *search, pnx_ns deadline, struct pnx_cache_load *into) {
     struct lookup_buffer out = {0};
@@ -217,7 +228,11 @@ static int load_answer(struct search *search, pnx_ns deadline, struct pnx_cache_
     pnx_ns refresh = atomic_load_explicit(&search->store->cache_refresh, memory_order_relaxed);
     lookup_buffer_add(&out, &head, sizeof(head));
     int rc = load_results(search, deadline, &out);
-    if (!rc)
+    if (rc == -ENOENT) /* a file of the index is gone, which says nothing about what is in it */
+        rc = search->err->code = -EIO;
+    else if (!rc && search->total == 0)
+        rc = remember_nothing(search->store, into);
+    else if (!rc)
         rc = pnx_cache_load_set_refresh(into, refresh);
     if (!rc) {
         head.total = search->total;
@@ -257,7 +272,7 @@ int lookup_search_again(
         return rc;
     rc = load_answer(&search, deadline, into);
     lookup_store_leave(store);
-    if (rc)
+    if (rc && rc != -ENOENT)
         lookup_log(store->env_or_null, PNX_LOG_DEBUG,
                 "an answer cannot be asked for anew, and the old one is served: %s", err.message);
     return rc;
@@ -304,6 +319,13 @@ static struct lookup_answer answer_of(const struct pnx_cache_ref *ref) {
     };
 }
 
+/* The answer that there is no document. */
+static struct lookup_answer nothing(bool cached) {
+    static const char none[] = "[]";
+    return (struct lookup_answer){
+            .results = none, .results_size = sizeof(none) - 1, .cached = cached};
+}
+
 static int ask_cache(struct search *search, pnx_ns timeout, struct lookup_answer *ret_answer) {
     struct lookup_store *store = search->store;
     struct key key;
@@ -311,6 +333,10 @@ static int ask_cache(struct search *search, pnx_ns timeout, struct lookup_answer
     struct pnx_cache_ref ref = {0};
     struct pnx_error why = {0};
     int rc = pnx_cache_get_or_load(store->cache, &key, key_size, load, search, timeout, &why, &ref);
+    if (rc == -ENOENT) {
+        *ret_answer = nothing(why.cause == 0); /* else a loader has just said so */
+        return 0;
+    }
     if (rc) {
         /* What went wrong in the loader is more to the point than that it failed. */
         if (search->err && search->err->code != rc)
@@ -362,9 +388,13 @@ int lookup_store_search_cached(struct lookup_store *store, const char *text, siz
     size_t key_size = make_key(&search, &key);
     struct pnx_cache_ref ref = {0};
     rc = pnx_cache_probe(store->cache, &key, key_size, &ref); /* the search counts the miss */
-    if (!rc)
+    if (rc == 0 || rc == -ENODATA)
         atomic_fetch_add_explicit(&store->searches, 1, memory_order_relaxed);
     lookup_store_leave(store);
+    if (rc == -ENODATA) {
+        *ret_answer = nothing(true);
+        return 0;
+    }
     if (rc)
         return lookup_fail(err, rc, "cache", "%s", pnx_strerror(rc));
     ref.source = PNX_CACHE_FOUND;

@@ -10,6 +10,7 @@
  *     "cache_bytes": "64MiB",    bytes of cached answers, 64 KiB .. 64 GiB; a number or a text with a unit
  *     "cache_ttl": "5min",       how long an answer is kept, "1ms" .. "1000h", or "never" (does not end)
  *     "cache_refresh": "4min",   how old it is when it is asked for anew, while it is served; the same, or "never"
+ *     "cache_negative_ttl": "1min",  how long it is remembered that a search finds nothing, "1ms" .. "1000h"
  *     "budget_bytes": "512MiB",  memory of cache and connections together, 8 MiB .. 1 TiB
  *     "search_timeout": "5s",    for one search, waiting included, "1ms" .. "10min"
  *     "log_level": "info"        "error", "warning", "info" or "debug"
@@ -30,6 +31,7 @@ struct lookup_settings {
     uint64_t budget_bytes;
     pnx_ns cache_ttl_ns;     /* PNX_NEVER: answers stay until they are evicted */
     pnx_ns cache_refresh_ns; /* PNX_NEVER: they are not asked for anew while they are served */
+    pnx_ns cache_negative_ttl_ns;
     pnx_ns search_timeout_ns;
     uint32_t pool_max;
     enum pnx_log_level log_level;

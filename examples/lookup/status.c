@@ -121,9 +121,10 @@ static void write_cache(struct buffer *b, struct pnx_cache *cache) {
     if (!cache || pnx_cache_read_stats(cache, &s) < 0)
         return;
     buffer_printf(b,
-            ",\"cache\":{\"hits\":%llu,\"misses\":%llu,\"loads\":%llu,\"entries\":%llu,"
-            "\"bytes\":%llu,\"capacity\":%llu,\"evictions\":%llu}",
-            (unsigned long long)s.hits, (unsigned long long)s.misses, (unsigned long long)s.loads,
+            ",\"cache\":{\"hits\":%llu,\"misses\":%llu,\"negative_hits\":%llu,\"loads\":%llu,"
+            "\"entries\":%llu,\"bytes\":%llu,\"capacity\":%llu,\"evictions\":%llu}",
+            (unsigned long long)s.hits, (unsigned long long)s.misses,
+            (unsigned long long)s.negative_hits, (unsigned long long)s.loads,
             (unsigned long long)s.entries, (unsigned long long)s.bytes,
             (unsigned long long)s.capacity, (unsigned long long)s.removed_size);
 }

@@ -198,6 +198,8 @@ static int take_opts(struct lookup_store *store, const struct lookup_store_opts 
             &store->search_timeout, store->settings.search_timeout_ns, memory_order_relaxed);
     atomic_store_explicit(
             &store->cache_refresh, store->settings.cache_refresh_ns, memory_order_relaxed);
+    atomic_store_explicit(&store->cache_negative_ttl, store->settings.cache_negative_ttl_ns,
+            memory_order_relaxed);
     *ret_opts = opts;
     return lookup_settings_check(&store->settings, err);
 }
@@ -333,6 +335,8 @@ static int apply_locked(
     store->settings = *next;
     atomic_store_explicit(&store->search_timeout, next->search_timeout_ns, memory_order_relaxed);
     atomic_store_explicit(&store->cache_refresh, next->cache_refresh_ns, memory_order_relaxed);
+    atomic_store_explicit(
+            &store->cache_negative_ttl, next->cache_negative_ttl_ns, memory_order_relaxed);
     return 0;
 }
 

@@ -17,6 +17,7 @@
  *   P3  A search never fails because of what the user typed, except that it is empty or too long.
  *   P4  Identical searches that run at the same time read the database once.
  *       One that is older than cache_refresh is answered from the cache, and read anew by one job in the background.
+ *       That a search finds nothing is remembered for cache_negative_ttl, and the database is not asked meanwhile.
  *   P5  At most one process uses a data directory; a second one gets -EBUSY that names the first.
  *   P6  lookup_store_release() ends everything that open made; what is borrowed (answers, documents) keeps
  *       the memory that it shows until it is released.
@@ -122,7 +123,8 @@ int lookup_store_close(struct lookup_store *store, pnx_ns timeout);
 void lookup_store_release(struct lookup_store **store);
 
 /*
- * Changes a running store: pool_max, cache_bytes, cache_ttl_ns, cache_refresh_ns, budget_bytes, search_timeout_ns.
+ * Changes a running store: pool_max, cache_bytes, cache_ttl_ns, cache_refresh_ns, cache_negative_ttl_ns, budget_bytes,
+ * search_timeout_ns.
  * Answers that are cached already keep the times that they were given.  Any thread; calls do not overlap.
  * -EINVAL, -ERANGE (nothing changed), -ESHUTDOWN.
  */

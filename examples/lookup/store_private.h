@@ -57,6 +57,7 @@ struct lookup_store {
     struct lookup_settings settings;
     _Atomic pnx_ns search_timeout;
     _Atomic pnx_ns cache_refresh;
+    _Atomic pnx_ns cache_negative_ttl;
     _Atomic uint64_t callers; /* inside a call that uses the parts; and the bit LOOKUP_CLOSED */
     bool all_left;            /* the last of them has gone after closing; with the mutex */
     pthread_cond_t left;      /* all_left became true */

@@ -290,7 +290,10 @@ PNX_API void pnx_cache_ref_release(struct pnx_cache_ref *ref);
 PNX_API PNX_NODISCARD int pnx_cache_get(
         struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref);
 
-/* The same, but does not count a miss: for callers who look first and load by pnx_cache_get_or_load(), which does. */
+/*
+ * The same, but does not count a miss: for callers who look first and load by pnx_cache_get_or_load(), which does.  -ENODATA
+ * where it is remembered that there is nothing to load, which is a negative hit.
+ */
 PNX_API PNX_NODISCARD int pnx_cache_probe(
         struct pnx_cache *cache, const void *key, size_t key_size, struct pnx_cache_ref *ret_ref);
 

@@ -173,10 +173,13 @@ static int probe_locked(struct pnx_cache_shard *shard, uint64_t hash, const void
         struct pnx_cache_entry *entry =
                 pnx__cache_see_locked(shard, hash, key, key_size, &now, &fx, NULL);
         rc = -ENOENT;
-        if (entry && !(entry->flags & PNX_CACHE_ENTRY_NEGATIVE)) {
+        if (entry) {
             pnx__cache_touch(shard->cache, entry, now);
             tell_access_locked(shard, hash, entry);
             pnx__cache_slot_hit_locked(shard, entry->u.in.slot);
+            rc = PNX_CACHE_ABSENT;
+        }
+        if (entry && !(entry->flags & PNX_CACHE_ENTRY_NEGATIVE)) {
             pnx__cache_pin(entry, 1);
             *ret_entry = entry;
             rc = 0;
@@ -207,8 +210,12 @@ int pnx_cache_probe(
         pnx__cache_curve_note(cache, hash);
         *ret_ref =
                 (struct pnx_cache_ref){.entry = entry, .source = pnx__cache_source(cache, entry)};
+    } else if (rc == PNX_CACHE_ABSENT) {
+        PNX_CACHE_COUNT(cache, negative_hits, 1);
+        pnx__cache_curve_note(cache, hash);
+        return -ENODATA;
     }
-    return rc == PNX_CACHE_ABSENT ? -ENOENT : rc;
+    return rc;
 }
 
 /* ---- copying ---- */

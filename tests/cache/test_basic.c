@@ -757,10 +757,10 @@ TEST(a_probe_leaves_the_miss_to_the_load_that_follows) {
     CHECK_EQ(pnx_cache_probe(f.cache, NULL, 1, &ref), -EINVAL);
     CHECK_EQ(pnx_cache_probe(f.cache, "a", 1, NULL), -EINVAL);
     CHECK_EQ(pnx_cache_get_or_load(f.cache, "a", 1, know_none, NULL, 0, &f.err, &ref), -ENOENT);
-    CHECK_EQ(pnx_cache_probe(f.cache, "a", 1, &ref), -ENOENT);
+    CHECK_EQ(pnx_cache_probe(f.cache, "a", 1, &ref), -ENODATA); /* nothing is left to be loaded */
     CHECK(!ref.entry);
     CHECK_EQ(stats_of(&f).misses, 1);
-    CHECK_EQ(stats_of(&f).negative_hits, 0);
+    CHECK_EQ(stats_of(&f).negative_hits, 1);
     put_text(&f, "a", "here", 0);
     put_text(&f, "b", "newer", 0);
     CHECK_EQ(pnx_cache_probe(f.cache, "a", 1, &ref), 0);

@@ -215,7 +215,7 @@ class Numbers(service.SharedCase):
         stats = self.service.stats()
         self.assertEqual(stats["store"]["documents"], 300)
         self.assertEqual(len(stats["latency"]["search"]), len(stats["latency"]["bounds_us"]) + 1)
-        for part, names in (("pool", ("in_use", "waiting", "max")), ("cache", ("hits", "misses", "bytes", "capacity")),
+        for part, names in (("pool", ("in_use", "waiting", "max")), ("cache", ("hits", "misses", "negative_hits", "bytes", "capacity")),
                             ("budget", ("used", "hard"))):
             for name in names:
                 self.assertIsInstance(stats[part][name], int, f"{part}.{name}")
@@ -431,6 +431,31 @@ class Life(service.Case):
         _, stale, misses = counts()
         self.assertGreater(stale, 0)
         self.assertEqual(misses, 1)
+        self.assert_clean_end(server)
+
+    def test_a_search_that_finds_nothing_is_remembered_until_its_time_has_passed(self):
+        config = self.write("config.json", '{"cache_negative_ttl": "1h"}')
+        server = self.start(config=config)
+
+        def negative_hits():
+            families = {family.name: family for family in
+                        text_string_to_metric_families(server.get("/metrics").body.decode())}
+            return families["patinox_cache_negative_hits"].samples[0].value
+        for cached in (False, True, True):
+            body = server.search("unicorn").json()
+            self.assertEqual((body["total"], body["results"], body["cached"]), (0, [], cached))
+        stats = server.stats()
+        self.assertEqual(stats["store"]["database_reads"], 1)
+        self.assertEqual(stats["cache"]["negative_hits"], 2)
+        self.assertEqual(negative_hits(), 2)
+        self.write("config.json", '{"cache_negative_ttl": "1ms", "pool_max": 3}')
+        service.wait_for("the new settings", lambda: server.stats()["pool"]["max"] == 3)
+        self.assertTrue(server.search("unicorn").json()["cached"])  # its time was set when it was asked
+
+        def asked_again():
+            self.assertEqual(server.search("griffin").json()["total"], 0)
+            return server.stats()["store"]["database_reads"] >= 3
+        service.wait_for("a second question to the database", asked_again)
         self.assert_clean_end(server)
 
     def test_variables_count_without_a_file_too(self):

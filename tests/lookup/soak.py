@@ -18,7 +18,7 @@ SECONDS = 60 if LONG else 10 if SLOW == 1 else 4
 CONNECTIONS = 64
 THREADS = 8  # each drives its share of the connections
 WARM_UP = 500  # answers a thread, before the first look: caches, buffers and threads reach their size
-REST = {"pool_max": 1, "cache_bytes": "64KiB", "cache_ttl": "1ms"}
+REST = {"pool_max": 1, "cache_bytes": "64KiB", "cache_ttl": "1ms", "cache_negative_ttl": "1ms"}
 HEAP_SLACK = 12 << 10  # a few threads more; half a byte a request
 OUTSIDE_SLACK = 512 << 10  # code that runs for the first time, and heap that is not resident
 # malloc's caches for each thread count as in use, and fill slowly

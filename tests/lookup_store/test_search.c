@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <jansson.h>
 #include <sched.h>
+#include <sqlite3.h>
 
 static json_t *body_of(const struct lookup_answer *answer, const char *query) {
     char *text = NULL;
@@ -268,6 +269,31 @@ TEST(p4_identical_searches_at_the_same_time_read_the_database_once) {
     lookup_store_release(&store);
 }
 
+static struct pnx_cache_stats cache_stats(struct lookup_store *store) {
+    struct pnx_cache_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_cache_read_stats(lookup_store_cache(store), &stats), 0);
+    return stats;
+}
+
+/* A search finds nothing; known: the cache says so at once. */
+static void check_absence(struct lookup_store *store, const char *query, bool known) {
+    struct lookup_answer answer = {0};
+    if (known) {
+        struct pnx_error err = {0};
+        CHECK_EQ(lookup_store_search_cached(store, query, strlen(query), 0, 0, &err, &answer), 0);
+        CHECK(answer.cached);
+        CHECK_EQ(answer.total, 0);
+        lookup_answer_release(&answer);
+    }
+    answer = search(store, query);
+    CHECK_EQ(answer.cached, known);
+    CHECK_EQ(answer.total, 0);
+    json_t *body = body_of(&answer, query);
+    CHECK_EQ(json_array_size(json_object_get(body, "results")), 0);
+    json_decref(body);
+    lookup_answer_release(&answer);
+}
+
 /* ---- answers that are asked for anew ---- */
 
 /* A store whose answers are past their time a millisecond after they were made, and the one connection to its database. */
@@ -290,12 +316,6 @@ static struct lookup_store *open_refreshing(struct pnx_lease *ret_lease) {
     while (pnx_now() < made + 2 * PNX_MS) /* on the clock that the cache reads */
         sched_yield();
     return store;
-}
-
-static struct pnx_cache_stats cache_stats(struct lookup_store *store) {
-    struct pnx_cache_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_cache_read_stats(lookup_store_cache(store), &stats), 0);
-    return stats;
 }
 
 static void check_served(struct lookup_store *store) {
@@ -340,6 +360,131 @@ TEST(p4_a_refresh_that_fails_leaves_the_old_answer) {
     check_served(store);
     CHECK_EQ(info_of(store).database_reads, 1);
     pnx_lease_release(&lease);
+    lookup_store_release(&store);
+}
+
+/* Takes all words out of the database under the store, which never happens by itself; new connections see it. */
+static void empty_index(struct lookup_store *store) {
+    sqlite3 *db = NULL;
+    CHECK_EQ(sqlite3_open(test_path("data/gen-1/index.db"), &db), SQLITE_OK);
+    CHECK_EQ(sqlite3_exec(db, "INSERT INTO search(search) VALUES('delete-all')", NULL, NULL, NULL),
+            SQLITE_OK);
+    CHECK_EQ(sqlite3_close(db), SQLITE_OK);
+    CHECK_EQ(pnx_pool_reset(lookup_store_pool(store), PNX_POOL_RESET_IDLE), 0);
+}
+
+TEST(p4_a_refresh_that_finds_nothing_takes_the_old_answer_away) {
+    struct pnx_lease lease = {0};
+    struct lookup_store *store = open_refreshing(&lease);
+    empty_index(store);
+    check_served(store); /* which has it asked for anew */
+    pnx_lease_release(&lease);
+    while (cache_stats(store).refreshes == 0)
+        sched_yield();
+    CHECK_EQ(cache_stats(store).refresh_failures, 0);
+    check_absence(store, "fox", true);
+    CHECK_EQ(cache_stats(store).negative_hits, 2);
+    CHECK_EQ(info_of(store).database_reads, 2);
+    lookup_store_release(&store);
+}
+
+/* ---- searches that find nothing ---- */
+
+static struct lookup_store *open_forgetting(pnx_ns negative_ttl) {
+    struct lookup_settings settings;
+    lookup_settings_default(&settings);
+    settings.cache_negative_ttl_ns = negative_ttl;
+    put_small_corpus();
+    struct lookup_store_opts opts = default_opts();
+    opts.settings = &settings;
+    struct lookup_store *store = NULL;
+    struct pnx_error err = {0};
+    CHECK_EQ(lookup_store_open(&opts, &err, &store), 0);
+    return store;
+}
+
+TEST(p4_a_search_that_finds_nothing_reads_the_database_once) {
+    struct lookup_store *store = open_forgetting(60 * PNX_SEC);
+    struct lookup_answer answer = {0};
+    CHECK_EQ(lookup_store_search_cached(store, "unicorn", 7, 0, 0, NULL, &answer), -ENOENT);
+    answer = search(store, "unicorn");
+    CHECK(!answer.cached);
+    CHECK_EQ(answer.total, 0);
+    lookup_answer_release(&answer);
+    for (int i = 0; i < 3; i++)
+        check_absence(store, "unicorn", true);
+    CHECK_EQ(info_of(store).database_reads, 1);
+    CHECK_EQ(info_of(store).searches, 7);
+    struct pnx_cache_stats stats = cache_stats(store);
+    CHECK_EQ(stats.misses, 1);
+    CHECK_EQ(stats.negative_hits, 6);
+    CHECK_EQ(stats.hits, 0);
+    CHECK_EQ(stats.load_failures, 0);
+    /* A page behind the last one has no results, but what it says of the others is an answer like any. */
+    CHECK_EQ(lookup_store_search(store, "fox", 3, 10, 50, PNX_SEC, NULL, &answer), 0);
+    CHECK_EQ(answer.total, 3);
+    CHECK_EQ(answer.results_size, 2);
+    lookup_answer_release(&answer);
+    CHECK_EQ(cache_stats(store).negative_hits, 6);
+    lookup_store_release(&store);
+}
+
+static void ask_for_nothing(unsigned index, void *ctx) {
+    struct crowd *crowd = ctx;
+    for (int i = 0; i < 20; i++) {
+        char query[32];
+        fill(query, sizeof(query), "unicorn%d", i);
+        struct lookup_answer answer = {0};
+        if (index % 2 == 0 || lookup_store_search_cached(
+                                      crowd->store, query, strlen(query), 0, 0, NULL, &answer) != 0)
+            answer = search(crowd->store, query);
+        CHECK_EQ(answer.total, 0);
+        CHECK_EQ(answer.results_size, 2);
+        lookup_answer_release(&answer);
+    }
+}
+
+TEST(p4_identical_searches_that_find_nothing_read_the_database_once) {
+    struct lookup_store *store = open_forgetting(60 * PNX_SEC);
+    struct crowd crowd = {.store = store};
+    test_threads(8, ask_for_nothing, &crowd);
+    CHECK_EQ(info_of(store).searches, 8 * 20);
+    CHECK_EQ(info_of(store).database_reads, 20);
+    lookup_store_release(&store);
+}
+
+TEST(p4_a_search_that_found_nothing_is_asked_again_after_its_time) {
+    struct lookup_store *store = open_forgetting(PNX_MS);
+    check_absence(store, "unicorn", false);
+    pnx_ns asked = pnx_now();
+    while (pnx_now() < asked + 2 * PNX_MS) /* on the clock that the cache reads */
+        sched_yield();
+    check_absence(store, "unicorn", false);
+    CHECK_EQ(info_of(store).database_reads, 2);
+    /* A new time holds for what is asked from then on. */
+    struct lookup_settings settings;
+    lookup_settings_default(&settings);
+    settings.cache_negative_ttl_ns = 60 * PNX_SEC;
+    CHECK_EQ(lookup_store_apply(store, &settings, NULL), 0);
+    check_absence(store, "griffin", false);
+    asked = pnx_now();
+    while (pnx_now() < asked + 2 * PNX_MS)
+        sched_yield();
+    check_absence(store, "griffin", true);
+    lookup_store_release(&store);
+}
+
+TEST(an_index_that_is_gone_is_an_error_and_not_an_absence) {
+    struct lookup_store *store = open_forgetting(60 * PNX_SEC);
+    CHECK_EQ(unlink(test_path("data/gen-1/index.db")), 0);
+    CHECK_EQ(pnx_pool_reset(lookup_store_pool(store), PNX_POOL_RESET_IDLE), 0);
+    struct lookup_answer answer = {0};
+    struct pnx_error err = {0};
+    /* By the pool: that its deadline came, or that its breaker is open. */
+    int rc = lookup_store_search(store, "fox", 3, 0, 0, PNX_SEC / 4, &err, &answer);
+    CHECK_MSG(rc == -EIO || rc == -ETIMEDOUT || rc == PNX_E_BREAKER, "%d: %s", rc, err.message);
+    CHECK_EQ(lookup_store_search_cached(store, "fox", 3, 0, 0, &err, &answer), -ENOENT);
+    CHECK_EQ(cache_stats(store).entries, 0);
     lookup_store_release(&store);
 }
 
@@ -400,6 +545,7 @@ TEST(apply_changes_pool_cache_and_budget) {
     settings.cache_bytes = 1 << 20;
     settings.cache_ttl_ns = PNX_SEC;
     settings.cache_refresh_ns = PNX_SEC / 2;
+    settings.cache_negative_ttl_ns = PNX_SEC / 4;
     settings.budget_bytes = 64 << 20;
     settings.search_timeout_ns = 2 * PNX_SEC;
     struct pnx_error err = {0};

@@ -15,6 +15,7 @@ TEST(defaults_are_what_the_header_says) {
     CHECK_EQ(settings.cache_bytes, 64 << 20);
     CHECK_EQ(settings.cache_ttl_ns, 300 * PNX_SEC);
     CHECK_EQ(settings.cache_refresh_ns, 240 * PNX_SEC);
+    CHECK_EQ(settings.cache_negative_ttl_ns, 60 * PNX_SEC);
     CHECK_EQ(settings.budget_bytes, 512 << 20);
     CHECK_EQ(settings.search_timeout_ns, 5 * PNX_SEC);
     CHECK_EQ(settings.log_level, PNX_LOG_INFO);
@@ -29,7 +30,7 @@ TEST(every_field_is_read) {
     struct lookup_settings settings;
     struct pnx_error err;
     CHECK_EQ(parse("{\"pool_max\": 7, \"cache_bytes\": \"2MiB\", \"cache_ttl\": \"10s\",\n"
-                   " \"cache_refresh\": \"8s\","
+                   " \"cache_refresh\": \"8s\", \"cache_negative_ttl\": \"3s\","
                    " \"budget_bytes\": 104857600, \"search_timeout\": \"250ms\", \"log_level\": "
                    "\"debug\"}",
                      &err, &settings),
@@ -38,6 +39,7 @@ TEST(every_field_is_read) {
     CHECK_EQ(settings.cache_bytes, 2 << 20);
     CHECK_EQ(settings.cache_ttl_ns, 10 * PNX_SEC);
     CHECK_EQ(settings.cache_refresh_ns, 8 * PNX_SEC);
+    CHECK_EQ(settings.cache_negative_ttl_ns, 3 * PNX_SEC);
     CHECK_EQ(settings.budget_bytes, 100 << 20);
     CHECK_EQ(settings.search_timeout_ns, 250 * PNX_MS);
     CHECK_EQ(settings.log_level, PNX_LOG_DEBUG);
@@ -76,6 +78,7 @@ TEST(p1_bad_file_names_line_and_field) {
             {"{\"cache_bytes\": 1e30}", -EINVAL, "cache_bytes", "\"64MiB\""},
             {"{\"cache_ttl\": 5}", -EINVAL, "cache_ttl", "\"5min\""},
             {"{\"cache_ttl\": \"0s\"}", -ERANGE, "cache_ttl", "0 ms is not within 1 .. "},
+            {"{\"cache_negative_ttl\": \"never\"}", -ERANGE, "cache_negative_ttl", "is not within"},
             {"{\"search_timeout\": \"never\"}", -ERANGE, "search_timeout", "is not within"},
             {"{\"search_timeout\": \"11min\"}", -ERANGE, "search_timeout", "660000 ms"},
             {"{\"budget_bytes\": {}}", -EINVAL, "budget_bytes", "number of bytes"},
