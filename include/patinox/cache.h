@@ -63,7 +63,7 @@
  *       there are never more than capacity_weight entries.  The budget is charged real bytes all the same.
  *
  * All times are on the environment's clock, pnx_now() by default; it is read only for entries that expire.
- * Only get_or_load() waits for anything.  (With an executor, a lookup may submit a job to it: give it a policy for when it is
+ * Only get_or_load() and get_or_load_copy() wait for anything.  (With an executor, a lookup may submit a job to it: give it a policy for when it is
  * full that does not block.)
  *
  * Fork: a cache belongs to the process that made it.  In a forked child every call on it is -ESHUTDOWN, its
@@ -359,11 +359,13 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
  * entry, a lookup waits for memory once, and a put allocates nothing but larger tables while the cache fills.  Such a cache is made
  * with key_bytes and value_bytes, or by PNX_CACHE_DEFINE().  What it does otherwise:
  *
- *   - Values are copied, always: get_copy(), get_many(), put(), put_if_absent(), remove(), each_copy(), and all that is about the
- *     whole cache.  There are no references, pointers, reservations, computes, views, snapshots on disk, loaders and destructors: those calls are
- *     -ENOTSUP, destroy is -EINVAL.  Ages at eviction are not counted.
- *   - So are ttl_access, ttl_jitter, refresh_after, stale_if_error and executor.
- *   - A size that is another one is -EINVAL.
+ *   - Values are copied, always: get_copy(), get_many(), put(), put_if_absent(), remove(), get_or_load_copy(), compute_copy(),
+ *     each_copy(), retain_copy(), refresh(), save(), load_file(), and all that is about the whole cache.  There are no references,
+ *     pointers, reservations, views, requests and destructors: those calls are -ENOTSUP, destroy is -EINVAL.  Ages at eviction
+ *     are not counted.
+ *   - ttl_access, ttl_jitter, refresh_after, stale_if_error, executor and negative_ttl are -EINVAL: a record has no room for
+ *     what they would keep.  A loader's -ENOENT is told to all who waited, and remembered by nobody.
+ *   - A size that is another one is -EINVAL; also where a loader or a compute gives it.
  *   - All entries weigh the same: a weigher is -EINVAL, and capacity_entries says what it would.
  *   - A time to live counts in 67 ms (2^26 ns) and is rounded down; less than PNX_CACHE_FIXED_TTL_MIN is -EINVAL.
  *     These are counted in 32 bits: nothing with a time to live is returned later than nine years after the cache was made.
@@ -395,6 +397,14 @@ PNX_API int pnx_cache_each_copy(struct pnx_cache *cache,
  */
 typedef bool pnx_cache_keep_fn(void *ctx, const struct pnx_cache_ref *ref);
 PNX_API int64_t pnx_cache_retain(struct pnx_cache *cache, pnx_cache_keep_fn *keep, void *ctx);
+
+/*
+ * The same where sizes are fixed, else -ENOTSUP: keep gets copies, as pnx_cache_each_copy() gives them.  A value that was replaced
+ * by the same bytes is the same.
+ */
+typedef bool pnx_cache_keep_copy_fn(void *ctx, const void *key, const void *value);
+PNX_API int64_t pnx_cache_retain_copy(
+        struct pnx_cache *cache, pnx_cache_keep_copy_fn *keep, void *ctx);
 
 /* ---- filling in place ---- */
 
@@ -463,7 +473,7 @@ PNX_API PNX_NODISCARD int pnx_cache_change_set_pointer(
 /* Removes the entry, if there is one. */
 PNX_API int pnx_cache_change_remove(struct pnx_cache_change *change);
 
-/* Sets the time to live of a new value; 0, the default, is the cache's.  -EINVAL when negative. */
+/* Sets the time to live of a new value; 0, the default, is the cache's.  -EINVAL when negative, or too short for fixed sizes. */
 PNX_API int pnx_cache_change_ttl(struct pnx_cache_change *change, pnx_ns ttl);
 
 /* A new value expires when the one that was seen would have, if one was seen.  -EINVAL. */
@@ -482,6 +492,24 @@ PNX_API int pnx_cache_change_keep_ttl(struct pnx_cache_change *change);
 PNX_API PNX_NODISCARD int pnx_cache_compute(struct pnx_cache *cache, const void *key,
         size_t key_size, pnx_cache_compute_fn *fn, void *ctx, struct pnx_cache_ref *ret_ref);
 
+#define PNX_CACHE_NOTHING SIZE_MAX /* in place of a value's size: nothing is stored */
+
+/* As pnx_cache_compute_fn.  now: the bytes that are stored, aligned to 16; NULL where nothing is. */
+typedef int pnx_cache_compute_copy_fn(
+        void *ctx, const void *now, size_t now_size, struct pnx_cache_change *change);
+
+/*
+ * As pnx_cache_compute(), with copies: the way where sizes are fixed.  There it calls fn again only when the key has got other
+ * bytes meanwhile, not whenever it was written; a value that takes the place of another one needs no memory.  Copies what is
+ * stored then to buf, which may be NULL; *ret_size, which may be NULL too, is its size, or PNX_CACHE_NOTHING.
+ *
+ * -ERANGE when the value is more than cap: *ret_size says so, and, unless sizes are fixed, fn's decision has been carried out.
+ * -ENOTSUP for a pointer that is stored, which fn is not asked about, or that fn has set.  Otherwise as pnx_cache_compute().
+ */
+PNX_API PNX_NODISCARD int pnx_cache_compute_copy(struct pnx_cache *cache, const void *key,
+        size_t key_size, pnx_cache_compute_copy_fn *fn, void *ctx, void *buf, size_t cap,
+        size_t *ret_size);
+
 /* ---- reading in place ---- */
 
 /* The bytes of a value, in their place. */
@@ -499,6 +527,66 @@ struct pnx_cache_bytes {
 PNX_API PNX_NODISCARD int pnx_cache_view(struct pnx_cache *cache, const void *key, size_t key_size,
         struct pnx_cache_bytes *ret_view);
 
+/* ---- loading ---- */
+
+/* Gives the value as bytes, which are copied; a second call replaces the first.  -ENOMEM, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_load_set(
+        struct pnx_cache_load *load, const void *value, size_t value_size);
+
+/* Gives it as a pointer, the cache's from then on, whatever the loader returns.  -ENOMEM, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_load_set_pointer(
+        struct pnx_cache_load *load, void *value, size_t value_size);
+
+/* Gives it as bytes that are filled in *ret_data before the loader returns.  -ENOMEM, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_load_reserve(
+        struct pnx_cache_load *load, size_t value_size, void **ret_data);
+
+/* Cuts bytes given by one of the two down to value_size, which copies them.  -ERANGE, -ENOMEM, -EINVAL. */
+PNX_API PNX_NODISCARD int pnx_cache_load_shrink(struct pnx_cache_load *load, size_t value_size);
+
+/* Sets the time to live of this result, or of the absence.  -EINVAL when negative, or too short for fixed sizes. */
+PNX_API int pnx_cache_load_set_ttl(struct pnx_cache_load *load, pnx_ns ttl);
+
+/*
+ * Sets when this result is to be refreshed (P12), instead of the option's refresh_after; PNX_NEVER: not at all.  Before the
+ * value is set: else -EALREADY, unless the cache has one of the options that refresh or keep values.  -EINVAL.
+ */
+PNX_API int pnx_cache_load_set_refresh(struct pnx_cache_load *load, pnx_ns refresh_after);
+
+/*
+ * Finds an entry, or makes it by calling loader in this thread, or waits for another caller's loader of the same
+ * key until timeout has passed (0: does not wait).  When that loader fails, all who waited get its error; but a
+ * leader's -ETIMEDOUT, if its deadline was before theirs, makes one of them load.  A value that is too large or too heavy to
+ * store, or that the budget refuses, is returned all the same (and counted as rejected).
+ *
+ * -ENOENT (remembered, or the loader's), -ETIMEDOUT, -EDEADLK (P7), -ESHUTDOWN, -ENOMEM, -EINVAL (also when the
+ * loader returned 0 without a value), or what the loader returned.
+ */
+PNX_API PNX_NODISCARD int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key,
+        size_t key_size, pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout,
+        struct pnx_error *err, struct pnx_cache_ref *ret_ref);
+
+/*
+ * The same, and copies the value to buf: the way where sizes are fixed.  Loads are shared with all others of the key.
+ * -ERANGE when the value is more than cap: nothing is copied, and *ret_size (may be NULL) is what is needed; where sizes are fixed,
+ * nothing was loaded either.  -ENOTSUP for a pointer.  Otherwise as pnx_cache_get_or_load().
+ */
+PNX_API PNX_NODISCARD int pnx_cache_get_or_load_copy(struct pnx_cache *cache, const void *key,
+        size_t key_size, pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout,
+        struct pnx_error *err, void *buf, size_t cap, size_t *ret_size);
+
+/*
+ * Loads a key anew, whether it is there or not, in this thread; meanwhile others find the value that is there, and those that
+ * find none wait for this one.  What becomes of the old value: P12.  With loader NULL, it is the option's refresh_loader,
+ * which the executor runs where there is one: 0 says that it was handed over.  Never waits: -EALREADY when a load of the key
+ * is under way.  Else as pnx_cache_get_or_load(); -EINVAL also when there is no loader; what submitting to the executor
+ * returned.
+ */
+PNX_API int pnx_cache_refresh(struct pnx_cache *cache, const void *key, size_t key_size,
+        pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout, struct pnx_error *err);
+
+/* ---- typed ---- */
+
 /*
  * Defines typed forms for keys of type K and values of type V, which are copied as bytes: K must have no padding.
  *
@@ -512,8 +600,21 @@ PNX_API PNX_NODISCARD int pnx_cache_view(struct pnx_cache *cache, const void *ke
  *     int price_cache_put_if_absent(struct pnx_cache *cache, uint64_t key, struct price value, pnx_ns ttl);
  *     int price_cache_remove(struct pnx_cache *cache, uint64_t key);
  *
- * create sets the fixed sizes in a copy of opts; the others work on any cache.  Errors are those of the functions above; a value
- * that was stored with another size is -ERANGE.
+ *     typedef int price_cache_load_fn(void *ctx, uint64_t key, pnx_ns deadline, struct price *ret_value);
+ *     int price_cache_get_or_load(struct pnx_cache *cache, uint64_t key, price_cache_load_fn *loader, void *ctx,
+ *             pnx_ns timeout, struct pnx_error *err, struct price *ret_value);
+ *
+ *     typedef int price_cache_compute_fn(void *ctx, const struct price *now, struct pnx_cache_change *change);
+ *     int price_cache_change_set(struct pnx_cache_change *change, struct price value);
+ *     int price_cache_compute(struct pnx_cache *cache, uint64_t key, price_cache_compute_fn *fn, void *ctx,
+ *             struct price *ret_value, bool *ret_stored);
+ *
+ *     typedef bool price_cache_keep_fn(void *ctx, uint64_t key, struct price value);
+ *     int64_t price_cache_retain(struct pnx_cache *cache, price_cache_keep_fn *keep, void *ctx);
+ *
+ * create sets the fixed sizes in a copy of opts; the others, retain excepted, work on any cache.  ret_value and ret_stored of
+ * compute may be NULL: what is stored then, if *ret_stored.  Errors are those of the functions above; a value that was stored
+ * with another size is -ERANGE.
  */
 #define PNX_CACHE_DEFINE(name, K, V) \
     PNX_CACHE_TYPED_ int name##_create(const struct pnx_cache_opts *opts, struct pnx_error *err, \
@@ -549,57 +650,91 @@ PNX_API PNX_NODISCARD int pnx_cache_view(struct pnx_cache *cache, const void *ke
     } \
     PNX_CACHE_TYPED_ int name##_remove(struct pnx_cache *cache, K key) { \
         return pnx_cache_remove(cache, &key, sizeof(key)); \
+    } \
+    typedef int name##_load_fn(void *ctx, K key, pnx_ns deadline, V *ret_value); \
+    struct name##_loader_ { \
+        name##_load_fn *fn; \
+        void *ctx; \
+    }; \
+    PNX_CACHE_TYPED_ int name##_run_loader_(void *arg, const void *bytes, size_t size, \
+            pnx_ns deadline, struct pnx_cache_load *load) { \
+        const struct name##_loader_ *loader = (const struct name##_loader_ *)arg; \
+        K key; \
+        V value; \
+        (void)size; \
+        __builtin_memcpy(&key, bytes, sizeof(key)); \
+        int rc = loader->fn(loader->ctx, key, deadline, &value); \
+        return rc ? rc : pnx_cache_load_set(load, &value, sizeof(value)); \
+    } \
+    PNX_CACHE_TYPED_ int name##_get_or_load(struct pnx_cache *cache, K key, name##_load_fn *fn, \
+            void *ctx, pnx_ns timeout, struct pnx_error *err, V *ret_value) { \
+        struct name##_loader_ loader; \
+        V value; \
+        size_t size = 0; \
+        loader.fn = fn; \
+        loader.ctx = ctx; \
+        int rc = pnx_cache_get_or_load_copy(cache, &key, sizeof(key), \
+                fn ? name##_run_loader_ : NULL, &loader, timeout, err, &value, sizeof(value), \
+                &size); \
+        if (rc == 0 && size != sizeof(value)) \
+            rc = -ERANGE; \
+        if (rc == 0) \
+            *ret_value = value; \
+        return rc; \
+    } \
+    typedef int name##_compute_fn(void *ctx, const V *now, struct pnx_cache_change *change); \
+    struct name##_computer_ { \
+        name##_compute_fn *fn; \
+        void *ctx; \
+    }; \
+    PNX_CACHE_TYPED_ int name##_run_computer_( \
+            void *arg, const void *now, size_t size, struct pnx_cache_change *change) { \
+        const struct name##_computer_ *computer = (const struct name##_computer_ *)arg; \
+        return now && size != sizeof(V) ? -ERANGE \
+                                        : computer->fn(computer->ctx, (const V *)now, change); \
+    } \
+    PNX_CACHE_TYPED_ int name##_change_set(struct pnx_cache_change *change, V value) { \
+        return pnx_cache_change_set(change, &value, sizeof(value)); \
+    } \
+    PNX_CACHE_TYPED_ int name##_compute(struct pnx_cache *cache, K key, name##_compute_fn *fn, \
+            void *ctx, V *ret_value, bool *ret_stored) { \
+        struct name##_computer_ computer; \
+        V value; \
+        size_t size = 0; \
+        computer.fn = fn; \
+        computer.ctx = ctx; \
+        int rc = pnx_cache_compute_copy(cache, &key, sizeof(key), \
+                fn ? name##_run_computer_ : NULL, &computer, &value, sizeof(value), &size); \
+        if (rc == 0 && size != sizeof(value) && size != PNX_CACHE_NOTHING) \
+            rc = -ERANGE; \
+        if (rc == 0 && ret_value && size != PNX_CACHE_NOTHING) \
+            *ret_value = value; \
+        if (rc == 0 && ret_stored) \
+            *ret_stored = size != PNX_CACHE_NOTHING; \
+        return rc; \
+    } \
+    typedef bool name##_keep_fn(void *ctx, K key, V value); \
+    struct name##_keeper_ { \
+        name##_keep_fn *fn; \
+        void *ctx; \
+    }; \
+    PNX_CACHE_TYPED_ bool name##_run_keeper_( \
+            void *arg, const void *key_bytes, const void *value_bytes) { \
+        const struct name##_keeper_ *keeper = (const struct name##_keeper_ *)arg; \
+        K key; \
+        V value; \
+        __builtin_memcpy(&key, key_bytes, sizeof(key)); \
+        __builtin_memcpy(&value, value_bytes, sizeof(value)); \
+        return keeper->fn(keeper->ctx, key, value); \
+    } \
+    PNX_CACHE_TYPED_ int64_t name##_retain( \
+            struct pnx_cache *cache, name##_keep_fn *fn, void *ctx) { \
+        struct name##_keeper_ keeper; \
+        keeper.fn = fn; \
+        keeper.ctx = ctx; \
+        return pnx_cache_retain_copy(cache, fn ? name##_run_keeper_ : NULL, &keeper); \
     }
 #define PNX_CACHE_TYPED_ __attribute__((unused)) static inline
-
-/* ---- loading ---- */
-
-/* Gives the value as bytes, which are copied; a second call replaces the first.  -ENOMEM, -EINVAL. */
-PNX_API PNX_NODISCARD int pnx_cache_load_set(
-        struct pnx_cache_load *load, const void *value, size_t value_size);
-
-/* Gives it as a pointer, the cache's from then on, whatever the loader returns.  -ENOMEM, -EINVAL. */
-PNX_API PNX_NODISCARD int pnx_cache_load_set_pointer(
-        struct pnx_cache_load *load, void *value, size_t value_size);
-
-/* Gives it as bytes that are filled in *ret_data before the loader returns.  -ENOMEM, -EINVAL. */
-PNX_API PNX_NODISCARD int pnx_cache_load_reserve(
-        struct pnx_cache_load *load, size_t value_size, void **ret_data);
-
-/* Cuts bytes given by one of the two down to value_size, which copies them.  -ERANGE, -ENOMEM, -EINVAL. */
-PNX_API PNX_NODISCARD int pnx_cache_load_shrink(struct pnx_cache_load *load, size_t value_size);
-
-/* Sets the time to live of this result, or of the absence.  -EINVAL when negative. */
-PNX_API int pnx_cache_load_set_ttl(struct pnx_cache_load *load, pnx_ns ttl);
-
-/*
- * Sets when this result is to be refreshed (P12), instead of the option's refresh_after; PNX_NEVER: not at all.  Before the
- * value is set: else -EALREADY, unless the cache has one of the options that refresh or keep values.  -EINVAL.
- */
-PNX_API int pnx_cache_load_set_refresh(struct pnx_cache_load *load, pnx_ns refresh_after);
-
-/*
- * Finds an entry, or makes it by calling loader in this thread, or waits for another caller's loader of the same
- * key until timeout has passed (0: does not wait).  When that loader fails, all who waited get its error; but a
- * leader's -ETIMEDOUT, if its deadline was before theirs, makes one of them load.  A value that is too large or too heavy to
- * store, or that the budget refuses, is returned all the same (and counted as rejected).
- *
- * -ENOENT (remembered, or the loader's), -ETIMEDOUT, -EDEADLK (P7), -ESHUTDOWN, -ENOMEM, -EINVAL (also when the
- * loader returned 0 without a value), or what the loader returned.
- */
-PNX_API PNX_NODISCARD int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key,
-        size_t key_size, pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout,
-        struct pnx_error *err, struct pnx_cache_ref *ret_ref);
-
-/*
- * Loads a key anew, whether it is there or not, in this thread; meanwhile others find the value that is there, and those that
- * find none wait for this one.  What becomes of the old value: P12.  With loader NULL, it is the option's refresh_loader,
- * which the executor runs where there is one: 0 says that it was handed over.  Never waits: -EALREADY when a load of the key
- * is under way.  Else as pnx_cache_get_or_load(); -EINVAL also when there is no loader; what submitting to the executor
- * returned.
- */
-PNX_API int pnx_cache_refresh(struct pnx_cache *cache, const void *key, size_t key_size,
-        pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout, struct pnx_error *err);
 
 /* ---- on disk ---- */
 
@@ -652,7 +787,7 @@ struct pnx_cache_file_report {
 
 /*
  * Writes all entries that are there all the time to a file, with what is left of their times to live: the coldest first, as
- * far as counts of hits and the order of use tell.  Remembered absences are left out.  The file is written
+ * far as counts of hits and the order of use (not known where sizes are fixed) tell.  Remembered absences are left out.  The file is written
  * beside path, for the owner alone, made safe on disk and then given its name; one that fails leaves nothing.  Takes 24
  * bytes of memory for each entry, and holds locks as pnx_cache_each() does.  opts and ret_report (its size set) may be NULL.
  *
@@ -670,7 +805,7 @@ PNX_API PNX_NODISCARD int pnx_cache_save(struct pnx_cache *cache, const char *pa
  * checksum by checksum, before the first entry is put.
  *
  * -ENOENT, -EACCES, -EIO ...; PNX_E_FORMAT when it is no such file, is damaged, cut short, of another version of the format
- * or of a machine with another byte order: err says which; -ESTALE when it was saved under another label; -ENOMEM, -E2BIG,
+ * or of a machine with another byte order, or holds other sizes than the cache's fixed ones: err says which; -ESTALE when it was saved under another label; -ENOMEM, -E2BIG,
  * -EINVAL, -ESHUTDOWN, or what deserialize returned: what was put before that stays.
  */
 PNX_API PNX_NODISCARD int pnx_cache_load_file(struct pnx_cache *cache, const char *path,

@@ -223,7 +223,8 @@ int pnx_cache_probe(
 /* Up to here copying in the section is cheaper than pinning; a section is to be short. */
 #define COPY_IN_SECTION_MAX 4096
 
-static int copy_out(const struct pnx_cache_entry *entry, void *buf, size_t cap, size_t *ret_size) {
+int pnx__cache_copy_out(
+        const struct pnx_cache_entry *entry, void *buf, size_t cap, size_t *ret_size) {
     if (entry->flags & PNX_CACHE_ENTRY_POINTER)
         return -ENOTSUP;
     if (ret_size)
@@ -251,7 +252,7 @@ static int copy_free(struct pnx_cache_shard *shard, uint64_t hash, const void *k
                            pnx__cache_to_be_refreshed(shard->cache, entry)))
         rc = PNX_CACHE_LOCK;
     if (rc == 0)
-        *ret_copied = copy_out(entry, buf, cap, ret_size);
+        *ret_copied = pnx__cache_copy_out(entry, buf, cap, ret_size);
     pnx_reclaim_exit(NULL);
     return rc;
 }
@@ -274,7 +275,7 @@ __attribute__((noinline)) static int get_entry_copy(struct pnx_cache *cache, con
             rc = look_and_pin_locked(shard, hash, key, key_size, &ref.entry);
         if (rc == 0) {
             pnx__cache_source(cache, ref.entry); /* has it refreshed, if it is time */
-            copied = copy_out(ref.entry, buf, cap, ret_size);
+            copied = pnx__cache_copy_out(ref.entry, buf, cap, ret_size);
             pnx_cache_ref_release(&ref);
         }
     }
@@ -348,9 +349,13 @@ static int put_fixed(struct pnx_cache *cache, const struct put *put) {
             (put->ttl > 0 && put->ttl < PNX_CACHE_FIXED_TTL_MIN))
         return -EINVAL;
     int rc = pnx__cache_fixed_put(cache, put->key, put->value, put->ttl, put->if_absent);
-    if (rc == -EFBIG ||
-            rc == -ENOMEM) /* there was no older value: that would have been replaced in its place */
+    if (rc == -EFBIG || rc == -ENOMEM) {
+        /* There was no older value: that would have been replaced in its place. */
+        if (!put->if_absent)
+            pnx__cache_fixed_overtake(
+                    cache, pnx__hash(cache->seed, put->key, put->key_size), put->key);
         pnx__cache_reject(cache, cache->fixed_cost, rc);
+    }
     return rc;
 }
 

@@ -48,6 +48,7 @@ static int check_fixed(const struct pnx_cache_opts *opts, struct pnx_error *err)
                         : opts->refresh_after != PNX_NEVER ? "refresh_after"
                         : opts->stale_if_error             ? "stale_if_error"
                         : opts->executor                   ? "executor"
+                        : opts->negative_ttl != PNX_NEVER  ? "negative_ttl"
                                                            : NULL;
     if (field)
         return pnx__fail_field(

@@ -15,31 +15,12 @@
  *   P2  A result that is not stored is destroyed, once.
  *   P3  fn runs with no lock held.
  */
-#include "cache/internal.h"
+#include "cache/change.h"
 
 #include "base/hash.h"
 #include "share/reclaim.h"
 
-enum decision { KEEP, REMOVE, REPLACE };
-
-/* On the stack of the thread that computes. */
-struct pnx_cache_change {
-    struct pnx_cache *cache;
-    struct pnx_cache_shard *shard;
-    const void *key;
-    size_t key_size;
-    uint64_t hash;
-    const struct pnx_cache_change *outer; /* whose function called for this one */
-
-    struct pnx_cache_entry *seen; /* pinned; NULL: nothing, or see negative */
-    bool negative;                /* seen is a remembered absence */
-    enum decision decision;
-    struct pnx_cache_entry *result; /* of REPLACE; with the maker's reference */
-    pnx_ns ttl;
-    bool keep_ttl;
-};
-
-#define AGAIN 1 /* another thread has changed the key */
+#define AGAIN PNX_CACHE_CHANGE_AGAIN
 
 /* ---- what fn calls ---- */
 
@@ -53,13 +34,15 @@ static void drop_result(struct pnx_cache_change *change) {
 
 static int set_result(
         struct pnx_cache_change *change, const void *value, size_t value_size, uint8_t flags) {
+    if (change->copies)
+        return pnx__cache_fixed_change_set(change, value, value_size);
     struct pnx_cache_entry *entry = pnx__cache_entry_make(
             change->shard, change->key, change->key_size, value, value_size, flags);
     if (!entry)
         return -ENOMEM;
     drop_result(change);
     change->result = entry;
-    change->decision = REPLACE;
+    change->decision = PNX_CACHE_REPLACE;
     return 0;
 }
 
@@ -74,13 +57,15 @@ int pnx_cache_change_reserve(struct pnx_cache_change *change, size_t value_size,
         return -EINVAL;
     int rc = set_result(change, NULL, value_size, 0);
     if (rc == 0)
-        *ret_data = change->result + 1;
+        *ret_data = change->copies ? (void *)change->copies->result : change->result + 1;
     return rc;
 }
 
 int pnx_cache_change_set_pointer(struct pnx_cache_change *change, void *value, size_t value_size) {
     if (!change || !value)
         return -EINVAL;
+    if (change->copies)
+        return -ENOTSUP;
     return set_result(change, value, value_size, PNX_CACHE_ENTRY_POINTER);
 }
 
@@ -88,12 +73,12 @@ int pnx_cache_change_remove(struct pnx_cache_change *change) {
     if (!change)
         return -EINVAL;
     drop_result(change);
-    change->decision = REMOVE;
+    change->decision = PNX_CACHE_REMOVE;
     return 0;
 }
 
 int pnx_cache_change_ttl(struct pnx_cache_change *change, pnx_ns ttl) {
-    if (!change || ttl < 0)
+    if (!change || ttl < 0 || (change->copies && ttl > 0 && ttl < PNX_CACHE_FIXED_TTL_MIN))
         return -EINVAL;
     change->ttl = ttl;
     change->keep_ttl = false;
@@ -115,7 +100,7 @@ static void let_go(struct pnx_cache_change *change) {
     pnx_cache_ref_release(&ref);
 }
 
-static int look(struct pnx_cache_change *change, bool first) {
+static int look_entry(struct pnx_cache_change *change, bool first) {
     struct pnx_cache *cache = change->cache;
     struct pnx_cache_shard *shard = change->shard;
     struct pnx_cache_effects fx = {0};
@@ -139,23 +124,44 @@ static int look(struct pnx_cache_change *change, bool first) {
     pnx__cache_run(cache, &fx);
     if (rc)
         return rc;
-    if (first)
-        pnx__cache_curve_note(cache, change->hash);
     change->seen = entry;
     change->negative = entry && (entry->flags & PNX_CACHE_ENTRY_NEGATIVE);
-    change->decision = KEEP;
+    return 0;
+}
+
+static int look(struct pnx_cache_change *change, bool first) {
+    struct pnx_cache *cache = change->cache;
+    int rc = change->copies ? pnx__cache_fixed_change_look(change, first)
+                            : look_entry(change, first);
+    if (rc)
+        return rc;
+    if (first)
+        pnx__cache_curve_note(cache, change->hash);
+    change->decision = PNX_CACHE_KEEP;
     change->ttl = 0;
     change->keep_ttl = false;
-    if (first && entry && !change->negative)
-        PNX_CACHE_COUNT(cache, hits, 1);
-    else if (first && entry)
+    if (first && change->negative)
         PNX_CACHE_COUNT(cache, negative_hits, 1);
+    else if (first && (change->copies ? change->copies->there : change->seen != NULL))
+        PNX_CACHE_COUNT(cache, hits, 1);
     else if (first)
         PNX_CACHE_COUNT(cache, misses, 1);
     return 0;
 }
 
-static int call_fn(struct pnx_cache_change *change, pnx_cache_compute_fn *fn, void *ctx) {
+/* Calls the function that wants bytes. */
+static int call_copy_fn(struct pnx_cache_change *change) {
+    const struct pnx_cache_entry *seen = change->negative ? NULL : change->seen;
+    if (change->copies && change->copies->there)
+        return change->copy_fn(
+                change->ctx, change->copies->now, change->cache->shape.value_bytes, change);
+    if (seen && (seen->flags & PNX_CACHE_ENTRY_POINTER))
+        return -ENOTSUP;
+    return change->copy_fn(
+            change->ctx, seen ? seen + 1 : NULL, seen ? seen->value_size : 0, change);
+}
+
+static int call_fn(struct pnx_cache_change *change) {
     struct pnx_thread *self = pnx__self();
     struct pnx_cache_ref now = {0};
     PNX_CACHE_CALLING(returned);
@@ -164,7 +170,7 @@ static int call_fn(struct pnx_cache_change *change, pnx_cache_compute_fn *fn, vo
     pnx__mutex_assert_none_held();
     if (self)
         self->cache_changes = change;
-    int rc = fn(ctx, &now, change);
+    int rc = change->fn ? change->fn(change->ctx, &now, change) : call_copy_fn(change);
     if (self)
         self->cache_changes = change->outer;
     returned = true;
@@ -242,16 +248,18 @@ static int replace(struct pnx_cache_change *change) {
 /* Carries the decision out; *ret_entry: what is stored then, pinned. */
 static int carry_out(struct pnx_cache_change *change, struct pnx_cache_entry **ret_entry) {
     int rc = 0;
-    if (change->decision == REMOVE)
+    if (change->copies)
+        return pnx__cache_fixed_change_carry_out(change);
+    if (change->decision == PNX_CACHE_REMOVE)
         rc = remove_seen(change, PNX_CACHE_EXPLICIT);
-    else if (change->decision == REPLACE)
+    else if (change->decision == PNX_CACHE_REPLACE)
         rc = replace(change);
-    if (rc == 0 && change->decision == REPLACE) {
+    if (rc == 0 && change->decision == PNX_CACHE_REPLACE) {
         /* The maker's reference becomes the caller's pin. */
         pnx__cache_count_pins(change->cache, 1);
         *ret_entry = change->result;
         change->result = NULL;
-    } else if (rc == 0 && change->decision == KEEP && !change->negative) {
+    } else if (rc == 0 && change->decision == PNX_CACHE_KEEP && !change->negative) {
         *ret_entry = change->seen;
         change->seen = NULL;
     }
@@ -260,14 +268,13 @@ static int carry_out(struct pnx_cache_change *change, struct pnx_cache_entry **r
 
 /* ---- compute ---- */
 
-static int compute(struct pnx_cache_change *change, pnx_cache_compute_fn *fn, void *ctx,
-        struct pnx_cache_entry **ret_entry) {
+static int compute(struct pnx_cache_change *change, struct pnx_cache_entry **ret_entry) {
     int rc = AGAIN;
     for (uint32_t tries = 0; rc == AGAIN && tries < PNX_CACHE_COMPUTE_TRIES; tries++) {
         rc = look(change, tries == 0);
         if (rc)
             return rc;
-        rc = call_fn(change, fn, ctx);
+        rc = call_fn(change);
         if (rc == PNX_CACHE_FORKED)
             return -ESHUTDOWN; /* all of this is only a copy of the parent's */
         if (rc == 0)
@@ -287,6 +294,20 @@ static bool is_under_way(const struct pnx_cache_change *change) {
     return false;
 }
 
+/* Fills in the rest of a change whose function is there, and computes. */
+static int run(struct pnx_cache_change *change, struct pnx_cache_entry **ret_entry) {
+    const struct pnx_thread *self = pnx__self();
+    if (change->key_size > UINT32_MAX)
+        return -EFBIG;
+    change->hash = pnx__hash(change->cache->seed, change->key, change->key_size);
+    change->shard = pnx__cache_shard_of(change->cache, change->hash);
+    change->outer = self ? self->cache_changes : NULL;
+    if (is_under_way(change))
+        return -EDEADLK;
+    int rc = compute(change, ret_entry);
+    return pnx__cache_enter(change->cache) != 0 ? -ESHUTDOWN : rc;
+}
+
 int pnx_cache_compute(struct pnx_cache *cache, const void *key, size_t key_size,
         pnx_cache_compute_fn *fn, void *ctx, struct pnx_cache_ref *ret_ref) {
     if ((!key && key_size > 0) || !fn)
@@ -296,27 +317,68 @@ int pnx_cache_compute(struct pnx_cache *cache, const void *key, size_t key_size,
         return rc;
     if (pnx__cache_is_fixed(cache))
         return -ENOTSUP;
-    if (key_size > UINT32_MAX)
-        return -EFBIG;
-    const struct pnx_thread *self = pnx__self();
     struct pnx_cache_change change = {
-            .cache = cache,
-            .key = key,
-            .key_size = key_size,
-            .hash = pnx__hash(cache->seed, key, key_size),
-            .outer = self ? self->cache_changes : NULL,
-    };
-    change.shard = pnx__cache_shard_of(cache, change.hash);
-    if (is_under_way(&change))
-        return -EDEADLK;
+            .cache = cache, .key = key, .key_size = key_size, .fn = fn, .ctx = ctx};
     struct pnx_cache_ref ref = {.source = PNX_CACHE_FOUND};
-    rc = compute(&change, fn, ctx, &ref.entry);
-    if (pnx__cache_enter(cache) != 0)
-        return -ESHUTDOWN;
+    rc = run(&change, &ref.entry);
     if (rc == 0 && ret_ref)
         *ret_ref = ref.entry ? ref : (struct pnx_cache_ref){0};
     else
         pnx_cache_ref_release(&ref);
+    return rc;
+}
+
+/* Copies what is stored out, n bytes; value NULL: nothing is. */
+static int give(const void *value, size_t n, void *buf, size_t cap, size_t *ret_size) {
+    if (ret_size)
+        *ret_size = value ? n : PNX_CACHE_NOTHING;
+    if (!value || !buf)
+        return 0;
+    if (n > cap)
+        return -ERANGE;
+    if (n > 0)
+        memcpy(buf, value, n);
+    return 0;
+}
+
+static int compute_fixed(struct pnx_cache_change *change, void *buf, size_t cap, size_t *ret_size) {
+    struct pnx_cache_change_copies copies;
+    size_t n = change->cache->shape.value_bytes;
+    if (!change->key || change->key_size != change->cache->shape.key_bytes)
+        return -EINVAL;
+    if (buf && cap < n) {
+        if (ret_size)
+            *ret_size = n;
+        return -ERANGE;
+    }
+    change->copies = &copies;
+    int rc = run(change, NULL);
+    if (rc)
+        return rc;
+    const void *stored = change->decision == PNX_CACHE_REPLACE                ? copies.result
+                         : change->decision == PNX_CACHE_KEEP && copies.there ? copies.now
+                                                                              : NULL;
+    return give(stored, n, buf, cap, ret_size);
+}
+
+int pnx_cache_compute_copy(struct pnx_cache *cache, const void *key, size_t key_size,
+        pnx_cache_compute_copy_fn *fn, void *ctx, void *buf, size_t cap, size_t *ret_size) {
+    if ((!key && key_size > 0) || !fn || (!buf && cap > 0))
+        return -EINVAL;
+    int rc = pnx__cache_enter(cache);
+    if (rc)
+        return rc;
+    struct pnx_cache_change change = {
+            .cache = cache, .key = key, .key_size = key_size, .copy_fn = fn, .ctx = ctx};
+    if (pnx__cache_is_fixed(cache))
+        return compute_fixed(&change, buf, cap, ret_size);
+    struct pnx_cache_ref ref = {0};
+    rc = run(&change, &ref.entry);
+    if (rc == 0 && ref.entry && (ref.entry->flags & PNX_CACHE_ENTRY_POINTER))
+        rc = -ENOTSUP;
+    else if (rc == 0)
+        rc = give(ref.entry ? ref.entry + 1 : NULL, pnx_cache_ref_size(&ref), buf, cap, ret_size);
+    pnx_cache_ref_release(&ref);
     return rc;
 }
 

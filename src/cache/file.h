@@ -63,6 +63,30 @@ static inline uint64_t pnx__cache_file_check_head(
     return pnx__hash(id + index, block, offsetof(struct pnx_cache_file_block, head_checksum));
 }
 
+/* An entry that is to be written, if it is still there then. */
+struct pnx_cache_pick {
+    uint64_t heat; /* hits, then the time of the last use: sorted by it */
+    uint64_t seq;
+    uint32_t slot;
+    uint32_t shard;
+};
+
+/* ---- fixed_walk.c, fixed_file.c ---- */
+
+/* Notes the entries of a shard of fixed sizes, room of them at most, a batch under the lock at a time; returns how many.  A slot
+ * has another number in the next table: seq is the hash of the key. */
+size_t pnx__cache_fixed_collect(
+        struct pnx_cache *cache, uint32_t number, struct pnx_cache_pick *picks, size_t room);
+/* Copies key and value of what was picked out, one after the other, and fills *ret_record, whose ttl is 0 and less for one that
+ * has expired.  False when it has gone. */
+bool pnx__cache_fixed_fetch(struct pnx_cache *cache, const struct pnx_cache_pick *pick,
+        struct pnx_cache_file_record *ret_record, void *bytes);
+/* Stores what was read where there is nothing.  0, -EEXIST, -EFBIG, -ENOMEM, -ESHUTDOWN. */
+int pnx__cache_fixed_restore(struct pnx_cache *cache, const struct pnx_cache_file_record *record,
+        pnx_ns left, const void *key, const void *value);
+
+/* ---- file_write.c ---- */
+
 /* Checks the options of both.  -EINVAL, -E2BIG. */
 int pnx__cache_file_opts(const struct pnx_cache_file_opts *opts, struct pnx_error *err,
         struct pnx_cache_file_opts *ret_opts);

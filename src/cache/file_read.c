@@ -141,11 +141,17 @@ static int read_head(struct load *load) {
 
 /* What is left of its time to live; 0 and less: it has passed. */
 static int64_t left_of(const struct load *load, const struct pnx_cache_file_record *record) {
-    return record->ttl == PNX_NEVER ? PNX_NEVER : record->ttl - load->passed;
+    if (record->ttl == PNX_NEVER)
+        return PNX_NEVER;
+    int64_t left = record->ttl - load->passed;
+    /* Of fixed sizes, what is left must be more than the tick that it is rounded down to. */
+    return pnx__cache_is_fixed(load->cache) && left < PNX_CACHE_FIXED_TTL_MIN ? 0 : left;
 }
 
 /* The pointer's size is not known before it has been made: as much as its bytes. */
 static size_t cost_of_record(const struct load *load, const struct pnx_cache_file_record *record) {
+    if (pnx__cache_is_fixed(load->cache))
+        return load->cache->fixed_cost;
     uint8_t flags = load->cache->timed ? PNX_CACHE_ENTRY_TIMED : 0;
     if (record->flags & PNX_CACHE_FILE_SERIALIZED)
         flags |= PNX_CACHE_ENTRY_POINTER;
@@ -186,6 +192,17 @@ static int make_pointer(
     return 0;
 }
 
+/* Counts what became of a record. */
+static int count_stored(struct load *load, int rc) {
+    if (rc == 0)
+        load->report->entries++;
+    else if (rc == -EEXIST)
+        load->report->present++;
+    else if (rc == -EFBIG || rc == -ENOMEM)
+        load->report->no_room++;
+    return rc == -ESHUTDOWN ? fail_load(load, rc, "closed while it was loaded") : 0;
+}
+
 /* Stores the entry, or ends it. */
 static int store_record(struct load *load, struct pnx_cache_insert *insert) {
     struct pnx_cache_entry *entry = insert->entry;
@@ -198,14 +215,9 @@ static int store_record(struct load *load, struct pnx_cache_insert *insert) {
     if (rc == 0)
         rc = pnx__cache_insert(load->cache, insert);
     if (rc == 0) {
-        load->report->entries++;
         pnx__cache_entry_drop(entry);
-        return 0;
+        return count_stored(load, rc);
     }
-    if (rc == -EEXIST)
-        load->report->present++;
-    else if (rc == -EFBIG || rc == -ENOMEM)
-        load->report->no_room++;
     entry->cause = rc == -EEXIST      ? PNX_CACHE_REPLACED
                    : rc == -ESHUTDOWN ? PNX_CACHE_CLOSED
                                       : PNX_CACHE_SIZE;
@@ -213,7 +225,7 @@ static int store_record(struct load *load, struct pnx_cache_insert *insert) {
         pnx__cache_entry_drop(entry); /* the cache's since it was made */
     else
         pnx__cache_entry_discard(entry);
-    return rc == -ESHUTDOWN ? fail_load(load, rc, "closed while it was loaded") : 0;
+    return count_stored(load, rc);
 }
 
 /* Second pass. */
@@ -238,6 +250,11 @@ static int put_record(struct load *load, const struct pnx_cache_file_record *rec
     if (!fits) {
         load->report->no_room++;
         return 0;
+    }
+    if (pnx__cache_is_fixed(cache)) {
+        int rc = pnx__cache_fixed_restore(cache, record, left, key, value);
+        load->refused = rc == -ENOMEM;
+        return count_stored(load, rc);
     }
     struct pnx_cache_insert insert = {
             .hash = pnx__hash(cache->seed, key, record->key_size),
@@ -285,6 +302,12 @@ static int read_record(struct load *load, size_t bytes, size_t *at) {
     if (record.key_size > bytes - *at || record.value_size > bytes - *at - record.key_size)
         return fail_load(
                 load, PNX_E_FORMAT, "block %u: a record is longer than the block", load->index);
+    const struct pnx_cache_shape *shape = &load->cache->shape;
+    if (pnx__cache_is_fixed(load->cache) &&
+            ((record.flags & PNX_CACHE_FILE_SERIALIZED) || record.key_size != shape->key_bytes ||
+                    record.value_size != shape->value_bytes))
+        return fail_load(load, PNX_E_FORMAT, "block %u: a record of other sizes than the cache's",
+                load->index);
     const unsigned char *key = load->block + *at;
     *at += record.key_size + (size_t)record.value_size;
     load->records++;
@@ -412,8 +435,6 @@ int pnx_cache_load_file(struct pnx_cache *cache, const char *path,
     rc = pnx__cache_file_opts(opts, err, &known);
     if (rc)
         return rc;
-    if (pnx__cache_is_fixed(cache))
-        return pnx__fail(err, -ENOTSUP, 0, "load", "cache \"%.64s\" has fixed sizes", cache->name);
     if (pnx__cache_is_closed(cache))
         return pnx__fail(err, -ESHUTDOWN, 0, "load", "cache \"%.64s\" is closed", cache->name);
     rc = open_file(cache, path, err, &source);

@@ -5,7 +5,7 @@
  *     collect which slots, sort, coldest first --> for each that is still there: pin, write --> end, fsync, rename
  *
  *   P1  An entry is named by shard, slot and the number under which it was stored, which no other entry has: collecting pins
- *       nothing, and what has gone since is left out.
+ *       nothing, and what has gone since is left out.  (One of fixed sizes is named by the hash of its key, and written as it is by then.)
  *   P2  The file has its name only when all of it is on disk; whatever fails, the file of that name before is as it was.
  *   P3  No lock is held while something is written, or a function of the user's runs.
  */
@@ -93,15 +93,8 @@ int pnx_cache_sink_write(struct pnx_cache_sink *sink, const void *data, size_t s
 
 /* ---- which entries, and in what order ---- */
 
-struct pick {
-    uint64_t heat; /* hits, then the time of the last use: sorted by it */
-    uint64_t seq;
-    uint32_t slot;
-    uint32_t shard;
-};
-
 static int compare_picks(const void *a, const void *b) {
-    const struct pick *x = a, *y = b;
+    const struct pnx_cache_pick *x = a, *y = b;
     if (x->heat != y->heat)
         return x->heat < y->heat ? -1 : 1;
     if (x->seq != y->seq)
@@ -116,7 +109,7 @@ static bool is_worth_it(const struct pnx_cache *cache, const struct pnx_cache_en
 
 /* Notes the shard's entries, room of them at most, a batch under the lock at a time. */
 static size_t collect_shard(
-        struct pnx_cache *cache, uint32_t number, struct pick *picks, size_t room) {
+        struct pnx_cache *cache, uint32_t number, struct pnx_cache_pick *picks, size_t room) {
     struct pnx_cache_shard *shard = &cache->shards[number];
     size_t n = 0;
     for (uint32_t at = 0, end = UINT32_MAX; at < end && n < room;) {
@@ -130,7 +123,7 @@ static size_t collect_shard(
             uint64_t hits = pnx_load(
                     &pnx__cache_record(shard->own_table, at)->hits, PNX_RELAXED, "cache_file.hits");
             uint32_t age = shard->uses - entry->u.in.used; /* right when the clock goes round */
-            picks[n++] = (struct pick){.heat = hits << 32 | (UINT32_MAX - age),
+            picks[n++] = (struct pnx_cache_pick){.heat = hits << 32 | (UINT32_MAX - age),
                     .seq = entry->u.in.seq,
                     .slot = at,
                     .shard = number};
@@ -142,7 +135,7 @@ static size_t collect_shard(
 
 /* Pins what was picked, if it is still there; *ret_weight: 0 where there is no weigher. */
 static struct pnx_cache_entry *pin_picked(
-        struct pnx_cache *cache, const struct pick *pick, uint64_t *ret_weight) {
+        struct pnx_cache *cache, const struct pnx_cache_pick *pick, uint64_t *ret_weight) {
     struct pnx_cache_shard *shard = &cache->shards[pick->shard];
     struct pnx_cache_entry *entry = NULL;
     pnx__mutex_lock(&shard->lock);
@@ -291,10 +284,40 @@ static int write_record(struct save *save, const struct pnx_cache_entry *entry, 
     return save->sink.used >= PNX_CACHE_FILE_TARGET ? write_block(save) : 0;
 }
 
-static int write_picked(struct save *save, const struct pick *picks, size_t n) {
+/* The record of fixed sizes. */
+static int write_fixed(struct save *save, const struct pnx_cache_pick *pick) {
+    const struct pnx_cache_shape *shape = &save->cache->shape;
+    unsigned char bytes[PNX_CACHE_KEY_BYTES + PNX_CACHE_VALUE_BYTES];
+    struct pnx_cache_file_record record;
+    if (!pnx__cache_fixed_fetch(save->cache, pick, &record, bytes))
+        return 0;
+    if (record.ttl <= 0) {
+        save->report.expired++;
+        return 0;
+    }
+    size_t begin = save->sink.used;
+    int rc = pnx_cache_sink_write(&save->sink, &record, sizeof(record));
+    if (rc == 0)
+        rc = pnx_cache_sink_write(
+                &save->sink, bytes, (size_t)shape->key_bytes + shape->value_bytes);
+    if (rc) {
+        save->sink.used = begin;
+        return fail_save(save, rc, "a block");
+    }
+    save->report.entries++;
+    save->count++;
+    return save->sink.used >= PNX_CACHE_FILE_TARGET ? write_block(save) : 0;
+}
+
+static int write_picked(struct save *save, const struct pnx_cache_pick *picks, size_t n) {
     const struct pnx_env *env = &save->cache->env;
     int rc = 0;
+    bool fixed = pnx__cache_is_fixed(save->cache);
     for (size_t i = 0; rc == 0 && i < n; i++) {
+        if (fixed) {
+            rc = write_fixed(save, &picks[i]);
+            continue;
+        }
         uint64_t weight = 0;
         struct pnx_cache_ref ref = {.entry = pin_picked(save->cache, &picks[i], &weight)};
         if (ref.entry)
@@ -322,7 +345,7 @@ static int sync_directory(struct save *save) {
 }
 
 /* Writes all to the open file, and closes it. */
-static int write_file(struct save *save, const struct pick *picks, size_t n) {
+static int write_file(struct save *save, const struct pnx_cache_pick *picks, size_t n) {
     int rc = write_head(save);
     if (rc == 0)
         rc = write_picked(save, picks, n);
@@ -337,7 +360,7 @@ static int write_file(struct save *save, const struct pick *picks, size_t n) {
 }
 
 static int write_beside(
-        struct save *save, char *name, size_t room, const struct pick *picks, size_t n) {
+        struct save *save, char *name, size_t room, const struct pnx_cache_pick *picks, size_t n) {
     snprintf(name, room, "%s.%016llx.tmp", save->path, (unsigned long long)save->id);
     save->fd = pnx__os_open(name, O_WRONLY | O_CREAT | O_EXCL, 0600);
     if (save->fd < 0)
@@ -352,7 +375,7 @@ static int write_beside(
     return sync_directory(save);
 }
 
-static int save_picked(struct save *save, const struct pick *picks, size_t n) {
+static int save_picked(struct save *save, const struct pnx_cache_pick *picks, size_t n) {
     const struct pnx_env *env = &save->cache->env;
     size_t room = strlen(save->path) + sizeof(".0123456789abcdef.tmp");
     char *name = pnx__alloc(env, room, 1);
@@ -368,12 +391,13 @@ static int save_all(struct save *save) {
     struct pnx_cache *cache = save->cache;
     /* Relaxed: entries that come from now on are left out. */
     size_t room = (size_t)pnx_load(&cache->used_entries, PNX_RELAXED, "cache_file.entries") + 1;
-    struct pick *picks = pnx__alloc(&cache->env, room, sizeof(*picks));
+    struct pnx_cache_pick *picks = pnx__alloc(&cache->env, room, sizeof(*picks));
     if (!picks)
         return fail_save(save, -ENOMEM, "the order of its entries");
     size_t n = 0;
     for (uint32_t i = 0; i < cache->n_shards; i++)
-        n += collect_shard(cache, i, picks + n, room - n);
+        n += (pnx__cache_is_fixed(cache) ? pnx__cache_fixed_collect : collect_shard)(
+                cache, i, picks + n, room - n);
     qsort(picks, n, sizeof(*picks), compare_picks);
     int rc = save_picked(save, picks, n);
     pnx__free(&cache->env, picks, room, sizeof(*picks));
@@ -392,8 +416,6 @@ int pnx_cache_save(struct pnx_cache *cache, const char *path,
     rc = pnx__cache_file_opts(opts, err, &known);
     if (rc)
         return rc;
-    if (pnx__cache_is_fixed(cache))
-        return pnx__fail(err, -ENOTSUP, 0, "save", "cache \"%.64s\" has fixed sizes", cache->name);
     if (pnx__cache_is_closed(cache))
         return pnx__fail(err, -ESHUTDOWN, 0, "save", "cache \"%.64s\" is closed", cache->name);
     struct save save = {

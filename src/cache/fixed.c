@@ -28,12 +28,7 @@ static uint32_t hash_of(const struct pnx_cache_slots *slots, uint32_t slot) {
 
 static pnx_ns expires_of(const struct pnx_cache_slots *slots, uint32_t slot) {
     const struct pnx_cache_shard *shard = slots->ctx;
-    /* Relaxed: the lock is held. */
-    uint32_t tick = pnx_load(&pnx__cache_fixed_at(shard->own_table, slot)->expires, PNX_RELAXED,
-            "cache_fixed.told_expires");
-    return tick == PNX_CACHE_TICK_NEVER
-                   ? PNX_NEVER
-                   : shard->cache->time_base + ((pnx_ns)tick << PNX_CACHE_TICK_SHIFT);
+    return pnx__cache_fixed_expires(shard->cache, pnx__cache_fixed_at(shard->own_table, slot));
 }
 
 void pnx__cache_fixed_init(struct pnx_cache_shard *shard, struct pnx_cache_wheel *wheel) {
@@ -65,10 +60,19 @@ uint32_t pnx__cache_tick_now(const struct pnx_cache *cache) {
 }
 
 /* The first tick at which what is stored now is gone. */
-static uint32_t tick_after(const struct pnx_cache *cache, pnx_ns ttl) {
-    if (ttl == PNX_NEVER)
+static uint32_t tick_after(const struct pnx_cache *cache, const struct pnx_cache_insert *insert) {
+    pnx_ns at = insert->expires;
+    if (at == PNX_NEVER || (at == 0 && insert->ttl == PNX_NEVER))
         return PNX_CACHE_TICK_NEVER;
-    return tick_at(cache, pnx__deadline(pnx__now(&cache->env), ttl));
+    return tick_at(cache, at ? at : pnx__deadline(pnx__now(&cache->env), insert->ttl));
+}
+
+pnx_ns pnx__cache_fixed_expires(
+        const struct pnx_cache *cache, const struct pnx_cache_fixed *record) {
+    /* Relaxed: the lock is held. */
+    uint32_t tick = pnx_load(&record->expires, PNX_RELAXED, "cache_fixed.told_expires");
+    return tick == PNX_CACHE_TICK_NEVER ? PNX_NEVER
+                                        : cache->time_base + ((pnx_ns)tick << PNX_CACHE_TICK_SHIFT);
 }
 
 /* ---- looking, in a section ---- */
@@ -232,8 +236,8 @@ static void replace_locked(struct pnx_cache_shard *shard, struct pnx_cache_fixed
     pnx_owner_add(&shard->counters.inserts, 1);
 }
 
-/* Puts an entry into the first slot for its key in which nothing stands; there is one. */
-static void put_in(
+/* Puts an entry into the first slot for its key in which nothing stands, which it returns; there is one. */
+static uint32_t put_in(
         struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert, uint32_t expires) {
     uint32_t slot = pnx__cache_fixed_free_slot(shard->own_table, insert->hash);
     struct pnx_cache_fixed *record = pnx__cache_fixed_at(shard->own_table, slot);
@@ -243,11 +247,14 @@ static void put_in(
         pnx__cache_wheel_add(shard, slot, expires);
     pnx__cache_fixed_table_put(shard->own_table, insert->hash, slot);
     pnx_owner_add(&shard->counters.inserts, 1);
+    return slot;
 }
 
 static void insert_locked(
         struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert, uint32_t expires) {
-    put_in(shard, insert, expires);
+    uint32_t slot = put_in(shard, insert, expires);
+    for (uint32_t i = 0; i < insert->hits; i++)
+        pnx__cache_slot_hit_locked(shard, slot);
     shard->live++;
     pnx_owner_add(&shard->bytes, shard->cache->fixed_cost);
     pnx_owner_add(&shard->entries, 1);
@@ -277,49 +284,72 @@ static bool exchange_locked(
     return true;
 }
 
+/* Whether the key has the value that a compute saw, or none where it saw none.  That it had others meanwhile is all the same. */
+static bool is_as_expected(const struct pnx_cache *cache, const struct pnx_cache_fixed *record,
+        const struct pnx_cache_insert *insert) {
+    if (!record || !insert->expected_value)
+        return !record && !insert->expected_value;
+    return memcmp(record->word + cache->shape.key_words, insert->expected_value,
+                   cache->shape.value_bytes) == 0;
+}
+
 int pnx__cache_fixed_try_insert_locked(struct pnx_cache_shard *shard,
         const struct pnx_cache_insert *insert, uint32_t batch, struct pnx_cache_fresh *fresh,
         struct pnx_cache_effects *fx) {
     struct pnx_cache *cache = shard->cache;
     uint32_t slot;
+    int rc = 0;
     if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
+    if (insert->load && pnx__cache_load_overtaken(insert->load))
+        return -ESTALE;
     struct pnx_cache_fixed *record =
             find_locked(shard, insert->hash, insert->key, cache->shape.key_bytes, fx, &slot);
     if (record && insert->if_absent)
         return -EEXIST;
+    if (insert->compare && !is_as_expected(cache, record, insert))
+        return PNX_E_CONFLICT;
     if (record) {
-        replace_locked(shard, record, slot, insert->value, tick_after(cache, insert->ttl));
-        return 0;
+        replace_locked(shard, record, slot, insert->value, tick_after(cache, insert));
+    } else if (!exchange_locked(shard, insert, tick_after(cache, insert))) {
+        struct pnx_cache_entry *none = NULL;
+        rc = pnx__cache_make_room_locked(shard, insert, cache->fixed_cost, &none, batch, fresh, fx);
+        if (rc == 0)
+            insert_locked(shard, insert, tick_after(cache, insert));
     }
-    if (exchange_locked(shard, insert, tick_after(cache, insert->ttl)))
-        return 0;
-    struct pnx_cache_entry *none = NULL;
-    int rc = pnx__cache_make_room_locked(shard, insert, cache->fixed_cost, &none, batch, fresh, fx);
-    if (rc == 0)
-        insert_locked(shard, insert, tick_after(cache, insert->ttl));
+    if (rc == 0 && !insert->load)
+        pnx__cache_overtake_locked(shard, insert->hash, insert->key, cache->shape.key_bytes);
     return rc;
+}
+
+struct pnx_cache_fixed *pnx__cache_fixed_see_locked(struct pnx_cache_shard *shard, uint64_t hash,
+        const void *key, struct pnx_cache_effects *fx, uint32_t *ret_slot) {
+    return find_locked(shard, hash, key, shard->cache->shape.key_bytes, fx, ret_slot);
+}
+
+struct pnx_cache_fixed *pnx__cache_fixed_use_locked(struct pnx_cache_shard *shard, uint64_t hash,
+        const void *key, struct pnx_cache_effects *fx, void *value) {
+    const struct pnx_cache_shape *shape = &shard->cache->shape;
+    uint32_t slot = PNX_CACHE_NO_SLOT;
+    struct pnx_cache_fixed *record = find_locked(shard, hash, key, shape->key_bytes, fx, &slot);
+    pnx__cache_tell_access_locked(shard, hash, record ? slot : PNX_CACHE_NO_SLOT, 1);
+    if (record) {
+        pnx__cache_slot_hit_locked(shard, slot);
+        pnx__cache_fixed_copy(record, shape->key_words, value, shape->value_bytes);
+    }
+    return record;
 }
 
 /* ---- the calls ---- */
 
 /* Looks the key up as a use, and copies its value out. */
-static int look_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
-        size_t key_size, void *value) {
+static int look_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key, void *value) {
     struct pnx_cache *cache = shard->cache;
     struct pnx_cache_effects fx = {0};
-    uint32_t slot = PNX_CACHE_NO_SLOT;
     int rc = -ESHUTDOWN;
     pnx__cache_fixed_lock(shard, &fx);
-    if (!pnx__cache_is_closed(cache)) {
-        struct pnx_cache_fixed *record = find_locked(shard, hash, key, key_size, &fx, &slot);
-        pnx__cache_tell_access_locked(shard, hash, record ? slot : PNX_CACHE_NO_SLOT, 1);
-        if (record) {
-            pnx__cache_slot_hit_locked(shard, slot);
-            pnx__cache_fixed_copy(record, cache->shape.key_words, value, cache->shape.value_bytes);
-        }
-        rc = record ? 0 : -ENOENT;
-    }
+    if (!pnx__cache_is_closed(cache))
+        rc = pnx__cache_fixed_use_locked(shard, hash, key, &fx, value) ? 0 : -ENOENT;
     pnx__cache_unlock(shard, &fx);
     pnx__cache_run(cache, &fx);
     return rc;
@@ -356,7 +386,7 @@ __attribute__((noinline)) static int get_slowly(struct pnx_cache *cache, const v
     if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
     if (rc == PNX_CACHE_LOCK)
-        rc = look_locked(shard, hash, key, key_size, buf);
+        rc = look_locked(shard, hash, key, buf);
     if (rc == 0 && ret_size)
         *ret_size = value_size;
     if (rc == 0)
@@ -444,7 +474,9 @@ static bool put_shortly(struct pnx_cache_shard *shard, const struct pnx_cache_in
     struct pnx_cache *cache = shard->cache;
     bool done = false;
     pnx__cache_lock(shard);
-    if (shard->epoch == pnx__cache_epoch(cache) && shard->timed == 0 && shard->live > 0) {
+    /* A load of the key that is under way would have to be told. */
+    if (shard->epoch == pnx__cache_epoch(cache) && shard->timed == 0 && shard->live > 0 &&
+            shard->n_loads == 0) {
         if (shard->policy->expect)
             shard->policy->expect(shard->policy_state, pnx__cache_hash_high(insert->hash));
         struct pnx_cache_effects none = {0}; /* nothing expires */
@@ -489,9 +521,12 @@ int pnx__cache_fixed_remove(struct pnx_cache *cache, const void *key, size_t key
     pnx__cache_fixed_lock(shard, &fx);
     if (pnx__cache_is_closed(cache)) {
         rc = -ESHUTDOWN;
-    } else if (find_locked(shard, hash, key, key_size, &fx, &slot)) {
-        pnx__cache_fixed_remove_locked(shard, slot, PNX_CACHE_EXPLICIT, false, &fx);
-        rc = 0;
+    } else {
+        if (find_locked(shard, hash, key, key_size, &fx, &slot)) {
+            pnx__cache_fixed_remove_locked(shard, slot, PNX_CACHE_EXPLICIT, false, &fx);
+            rc = 0;
+        }
+        pnx__cache_overtake_locked(shard, hash, key, key_size);
     }
     pnx__cache_unlock(shard, &fx);
     pnx__cache_run(cache, &fx);
@@ -507,92 +542,6 @@ void pnx__cache_fixed_sweep(struct pnx_cache *cache) {
         pnx__cache_run(cache, &fx);
     }
     pnx__cache_update_row(cache);
-}
-
-/* ---- walking ---- */
-
-#define WALK_BYTES 2048 /* of keys and values that are copied at once */
-
-/*
- * A walk through what stood in the shard's table when it began.  When another table takes its place meanwhile, it stays as it was, until
- * the last walk through it is over.
- */
-struct walk {
-    struct pnx_cache_shard *shard;
-    struct pnx_cache_table *table; /* NULL: not begun, or over */
-    uint32_t at;
-};
-
-/* Takes the table up; false where there is none. */
-static bool begin_walk(struct walk *walk) {
-    if (walk->shard->own_table == &pnx__cache_no_table)
-        return false;
-    walk->table = walk->shard->own_table;
-    walk->table->walks++;
-    return true;
-}
-
-static void end_walk(struct walk *walk, struct pnx_cache_effects *fx) {
-    if (--walk->table->walks == 0 && walk->table != walk->shard->own_table)
-        pnx__cache_put_table(walk->table, fx);
-    walk->table = NULL;
-}
-
-/* Copies the next entries, as much as there is room for; returns how many.  The walk is over when it has no table any more. */
-static uint32_t copy_some(struct walk *walk, char *buf, struct pnx_cache_effects *fx) {
-    struct pnx_cache_shard *shard = walk->shard;
-    struct pnx_cache *cache = shard->cache;
-    const struct pnx_cache_shape *shape = &cache->shape;
-    size_t pair = (size_t)shape->key_bytes + shape->value_bytes;
-    uint32_t n = 0, now = pnx__cache_tick_now(cache);
-    pnx__cache_fixed_lock(shard, fx);
-    bool there = walk->table || begin_walk(walk);
-    bool over = !there || pnx__cache_is_closed(cache) || walk->table->epoch != shard->epoch;
-    for (uint32_t looked = 0;
-            !over && walk->at < walk->table->slots && looked < 4 * PNX_CACHE_BATCH; looked++) {
-        if ((n + 1) * pair > WALK_BYTES)
-            break;
-        const struct pnx_cache_fixed *record = pnx__cache_fixed_at(walk->table, walk->at++);
-        /* Relaxed, both: the lock is held. */
-        uint32_t expires = pnx_load(&record->expires, PNX_RELAXED, "cache_fixed.walk_expires");
-        if ((pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.walk_seq") & 1) || expires <= now)
-            continue;
-        memcpy(buf + n * pair, record->word, shape->key_bytes);
-        pnx__cache_fixed_copy(
-                record, shape->key_words, buf + n * pair + shape->key_bytes, shape->value_bytes);
-        n++;
-    }
-    if (there && (over || walk->at >= walk->table->slots))
-        end_walk(walk, fx);
-    pnx__cache_unlock(shard, fx);
-    return n;
-}
-
-int pnx__cache_fixed_each(struct pnx_cache *cache, pnx_cache_visit_copy_fn *visit, void *ctx) {
-    size_t pair = (size_t)cache->shape.key_bytes + cache->shape.value_bytes;
-    int rc = 0;
-    for (uint32_t i = 0; rc == 0 && i < cache->n_shards; i++) {
-        struct walk walk = {.shard = &cache->shards[i]};
-        struct pnx_cache_effects fx = {0};
-        do {
-            char buf[WALK_BYTES];
-            uint32_t n = copy_some(&walk, buf, &fx);
-            pnx__cache_run(cache, &fx);
-            for (uint32_t k = 0; rc == 0 && k < n; k++) {
-                PNX_CACHE_CALLING(returned);
-                pnx__mutex_assert_none_held();
-                rc = visit(ctx, buf + k * pair, buf + k * pair + cache->shape.key_bytes);
-                returned = true;
-            }
-        } while (rc == 0 && walk.table);
-        if (walk.table) { /* ended by the visitor */
-            pnx__cache_fixed_lock(walk.shard, &fx);
-            end_walk(&walk, &fx);
-            pnx__cache_unlock(walk.shard, &fx);
-            pnx__cache_run(cache, &fx);
-        }
-    }
-    return rc;
 }
 
 /* ---- time ---- */

@@ -24,6 +24,7 @@
  *   curve.c    the miss-ratio curve
  *   table.c, heap.c, policies/  slots
  *   fixed.c, wheel.c   keys and values of fixed sizes, which stand in slots
+ *   fixed_load.c, fixed_compute.c, fixed_file.c   what else is done with those: loads, changes, snapshots on disk
  *
  * Pattern of every operation that writes: lock a shard, decide, note what is to be done in a struct pnx_cache_effects,
  * unlock, do it.  No operation holds the locks of two shards.  Lookups lock nothing, but where the policy wants to be told
@@ -257,8 +258,10 @@ struct pnx_cache_insert {
     /* Of a compute: stored only where expected, or nothing where that is NULL, is the key's entry; else CONFLICT. */
     bool compare;
     struct pnx_cache_entry *expected; /* pinned */
-    pnx_ns expires;                   /* 0: as ttl says */
-    uint32_t hits;                    /* that it counts as having had: of a snapshot */
+    const void *
+            expected_value; /* where sizes are fixed, in place of expected: the same bytes are the same value */
+    pnx_ns expires; /* 0: as ttl says */
+    uint32_t hits;  /* that it counts as having had: of a snapshot */
 };
 
 /*
@@ -506,6 +509,10 @@ int pnx__cache_look_locked(struct pnx_cache_shard *shard, uint64_t hash, const v
 int pnx__cache_look_free(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
         size_t key_size, struct pnx_cache_entry **ret_entry);
 
+/* Copies the bytes of an entry out.  -ENOTSUP for a pointer; -ERANGE: *ret_size, which may be NULL, is what is needed. */
+int pnx__cache_copy_out(
+        const struct pnx_cache_entry *entry, void *buf, size_t cap, size_t *ret_size);
+
 /* Finds the visible entry of the key, in a section: 0, PNX_CACHE_ABSENT, -ENOENT, or LOCK for one that has to be taken
  * out.  Counts the hit for the policy. */
 int pnx__cache_find_free(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
@@ -533,6 +540,15 @@ int pnx__cache_fixed_try_insert_locked(struct pnx_cache_shard *shard,
         struct pnx_cache_effects *fx);
 void pnx__cache_fixed_remove_locked(struct pnx_cache_shard *shard, uint32_t slot,
         enum pnx_cache_cause cause, bool told, struct pnx_cache_effects *fx);
+/* The record of the key, or NULL; one that has expired is removed. */
+struct pnx_cache_fixed *pnx__cache_fixed_see_locked(struct pnx_cache_shard *shard, uint64_t hash,
+        const void *key, struct pnx_cache_effects *fx, uint32_t *ret_slot);
+/* The same as a use, of which the policy is told; copies the value out. */
+struct pnx_cache_fixed *pnx__cache_fixed_use_locked(struct pnx_cache_shard *shard, uint64_t hash,
+        const void *key, struct pnx_cache_effects *fx, void *value);
+/* When what stands in the record is gone; PNX_NEVER. */
+pnx_ns pnx__cache_fixed_expires(
+        const struct pnx_cache *cache, const struct pnx_cache_fixed *record);
 
 /* The calls, for sizes that have been checked: as those of the same names without fixed. */
 int pnx__cache_fixed_get_copy(struct pnx_cache *cache, const void *key, size_t key_size, void *buf,
@@ -548,6 +564,14 @@ const char *pnx__cache_fixed_check(const struct pnx_cache_shard *shard);
 /* One lookup in a section, of which nothing is counted: 0, -ENOENT, or LOCK. */
 int pnx__cache_fixed_find(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
         const void *key, size_t key_size, void *value);
+
+/* ---- fixed_load.c ---- */
+
+/* A lookup that locks nothing: 0, which counts as a hit; or what has to be looked at under the lock, uncounted. */
+int pnx__cache_fixed_look_free(
+        struct pnx_cache *cache, uint64_t hash, const void *key, void *value);
+/* Says that a load of the key has been overtaken, by a change that failed. */
+void pnx__cache_fixed_overtake(struct pnx_cache *cache, uint64_t hash, const void *key);
 
 /* ---- wheel.c ---- */
 

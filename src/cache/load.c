@@ -321,7 +321,10 @@ int pnx__cache_load_look(struct pnx_cache_load *load, unsigned how, struct pnx_c
     struct pnx_cache *cache = load->cache;
     struct pnx_cache_ref ref = {.source = PNX_CACHE_FOUND};
     bool claimed = false;
-    int rc = pnx__cache_look_free(load->shard, load->hash, load->key, load->key_size, &ref.entry);
+    bool fixed = pnx__cache_is_fixed(cache);
+    int rc = fixed ? pnx__cache_fixed_look_for_load(load, how)
+                   : pnx__cache_look_free(
+                             load->shard, load->hash, load->key, load->key_size, &ref.entry);
     if (rc == -ENOENT || rc == PNX_CACHE_LOCK)
         rc = look_locked(load, how, &ref);
     if (how & PNX_CACHE_LOOK_COUNT)
@@ -335,7 +338,7 @@ int pnx__cache_load_look(struct pnx_cache_load *load, unsigned how, struct pnx_c
     if (rc)
         return rc;
     PNX_CACHE_COUNT(cache, hits, 1);
-    if (ref.source == PNX_CACHE_FOUND)
+    if (ref.source == PNX_CACHE_FOUND && !fixed)
         ref.source = pnx__cache_soft_look(cache, ref.entry, &claimed);
     if (ref.source == PNX_CACHE_STALE)
         PNX_CACHE_COUNT(cache, stale_hits, 1);
@@ -402,7 +405,74 @@ int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key, size_t key_s
     struct pnx_cache_load load;
     bool may_wait = false;
     int rc = pnx__cache_load_prepare(cache, key, key_size, timeout, err, &load, &may_wait);
-    return rc ? rc : get_or_load(&load, loader, ctx, may_wait, err, ret_ref);
+    if (rc)
+        return rc;
+    if (pnx__cache_is_fixed(cache))
+        return pnx__fail(err, -ENOTSUP, 0, "lookup",
+                "cache \"%.64s\" has fixed sizes and no references", cache->name);
+    return get_or_load(&load, loader, ctx, may_wait, err, ret_ref);
+}
+
+static int fail_copy(const struct pnx_cache *cache, int rc, struct pnx_error *err) {
+    return pnx__fail(err, rc, 0, "copy", "cache \"%.64s\": %s", cache->name,
+            rc == -ERANGE ? "the value is larger than the buffer" : "the value is a pointer");
+}
+
+/* Where sizes are fixed. */
+static int get_or_load_fixed(struct pnx_cache *cache, const void *key, pnx_cache_load_fn *loader,
+        void *ctx, pnx_ns timeout, struct pnx_error *err, void *buf) {
+    int rc = pnx__cache_is_closed(cache)
+                     ? PNX_CACHE_LOCK
+                     : pnx__cache_fixed_look_free(cache,
+                               pnx__hash(cache->seed, key, cache->shape.key_bytes), key, buf);
+    if (rc == 0)
+        return 0;
+    struct pnx_cache_load load;
+    struct pnx_cache_ref ref = {0};
+    bool may_wait = false;
+    rc = pnx__cache_load_prepare(
+            cache, key, cache->shape.key_bytes, timeout, err, &load, &may_wait);
+    load.copy = buf; /* it stays as it is unless something is found */
+    if (rc == 0)
+        rc = get_or_load(&load, loader, ctx, may_wait, err, &ref);
+    if (rc)
+        return rc;
+    if (ref.entry)
+        memcpy(buf, ref.entry + 1, cache->shape.value_bytes);
+    pnx_cache_ref_release(&ref);
+    return 0;
+}
+
+int pnx_cache_get_or_load_copy(struct pnx_cache *cache, const void *key, size_t key_size,
+        pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout, struct pnx_error *err, void *buf,
+        size_t cap, size_t *ret_size) {
+    if ((!key && key_size > 0) || !loader || (!buf && cap > 0))
+        return pnx__fail_field(err, -EINVAL, NULL, "cache: key, loader and buf are required");
+    int rc = pnx__cache_enter(cache);
+    if (rc)
+        return rc == -ESHUTDOWN ? pnx__cache_fail_fork(err)
+                                : pnx__fail(err, rc, 0, "lookup", "cache: no cache was given");
+    if (!pnx__cache_is_fixed(cache)) {
+        PNX_AUTO_CACHE_REF ref = {0};
+        rc = pnx_cache_get_or_load(cache, key, key_size, loader, ctx, timeout, err, &ref);
+        if (rc)
+            return rc;
+        rc = pnx__cache_copy_out(ref.entry, buf, cap, ret_size);
+        return rc ? fail_copy(cache, rc, err) : 0;
+    }
+    if (key_size != cache->shape.key_bytes)
+        return pnx__fail_field(err, -EINVAL, NULL,
+                "cache \"%.64s\": a key of %zu bytes; all have %u", cache->name, key_size,
+                cache->shape.key_bytes);
+    if (!buf || cap < cache->shape.value_bytes) {
+        if (ret_size)
+            *ret_size = cache->shape.value_bytes;
+        return fail_copy(cache, -ERANGE, err);
+    }
+    rc = get_or_load_fixed(cache, key, loader, ctx, timeout, err, buf);
+    if (rc == 0 && ret_size)
+        *ret_size = cache->shape.value_bytes;
+    return rc;
 }
 
 int pnx__cache_load_prepare(struct pnx_cache *cache, const void *key, size_t key_size,
@@ -413,9 +483,10 @@ int pnx__cache_load_prepare(struct pnx_cache *cache, const void *key, size_t key
     if (rc)
         return rc == -ESHUTDOWN ? pnx__cache_fail_fork(err)
                                 : pnx__fail(err, rc, 0, "wait", "cache: no cache was given");
-    if (pnx__cache_is_fixed(cache))
-        return pnx__fail(err, -ENOTSUP, 0, "lookup",
-                "cache \"%.64s\" has fixed sizes and no references", cache->name);
+    if (pnx__cache_is_fixed(cache) && key_size != cache->shape.key_bytes)
+        return pnx__fail_field(err, -EINVAL, NULL,
+                "cache \"%.64s\": a key of %zu bytes; all have %u", cache->name, key_size,
+                cache->shape.key_bytes);
     if (key_size > UINT32_MAX)
         return pnx__fail(err, -EFBIG, 0, "lookup", "cache \"%.64s\": a key of %zu bytes",
                 cache->name, key_size);

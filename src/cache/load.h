@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cache/load.h - a load under way, and who waits for it: shared by load.c, load_end.c, refresh.c and async.c.
+ * cache/load.h - a load under way, and who waits for it: shared by load.c, load_end.c, refresh.c, async.c and fixed_load.c.
  *
  *     load:   (none) --miss, refresh--> RUNNING --loader returned, or finished by handle--> ended: stored, handed out
  *                |                         |  \--put, remove, clear, close--> overtaken: handed out, not stored
@@ -62,6 +62,7 @@ struct pnx_cache_load {
     pnx_cache_load_fn *loader; /* of one in a block; NULL on a stack */
     void *ctx;
     bool refresh; /* of an entry that others find meanwhile */
+    void *copy;   /* where sizes are fixed: gets the value that a look finds */
 
     /* the shard's lock */
     struct pnx_link link; /* in the shard's table */
@@ -121,7 +122,7 @@ enum {
     PNX_CACHE_LOOK_COUNT = 1, /* count a miss */
     PNX_CACHE_LOOK_ONLY = 2,
 };
-/* Looks the key up; ret_ref: what was found, pinned. */
+/* Looks the key up; ret_ref: what was found, pinned.  Where sizes are fixed it has no entry, and the value is in load->copy. */
 int pnx__cache_load_look(struct pnx_cache_load *load, unsigned how, struct pnx_cache_ref *ret_ref);
 
 /* Puts the waiter behind the key's load.  0, RETRY when there is none any more. */
@@ -138,6 +139,15 @@ int pnx__cache_lead(struct pnx_cache_load *load, pnx_cache_load_fn *loader, void
 int pnx__cache_fail_fork(struct pnx_error *err);
 /* Fills err with why a caller did not get its value. */
 int pnx__cache_fail_wait(const struct pnx_cache *cache, int rc, struct pnx_error *err, bool waited);
+
+/* ---- fixed_load.c ---- */
+
+/* The look under the lock, where sizes are fixed: 0 with the value in load->copy, LEAD, WAIT, -ESHUTDOWN. */
+int pnx__cache_fixed_look_for_load(struct pnx_cache_load *load, unsigned how);
+/* Stores the result, unless the load was overtaken. */
+int pnx__cache_fixed_store_result(struct pnx_cache_load *load);
+/* There is no such thing: what is there of it goes, unless the load was overtaken. */
+void pnx__cache_fixed_remove_old(struct pnx_cache_load *load);
 
 /* ---- load_end.c ---- */
 

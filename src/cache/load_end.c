@@ -110,9 +110,18 @@ void pnx__cache_load_discard(struct pnx_cache_load *load) {
     drop_result(load, PNX_CACHE_EXPLICIT);
 }
 
+/* Whether sizes are fixed, and this is not that of the values. */
+static bool is_other_size(const struct pnx_cache_load *load, size_t value_size) {
+    return pnx__cache_is_fixed(load->cache) && value_size != load->cache->shape.value_bytes;
+}
+
 static int set_result(
         struct pnx_cache_load *load, const void *value, size_t value_size, uint8_t flags) {
     if (!load || (!value && (value_size > 0 || (flags & PNX_CACHE_ENTRY_POINTER))))
+        return -EINVAL;
+    if (pnx__cache_is_fixed(load->cache) && (flags & PNX_CACHE_ENTRY_POINTER))
+        return -ENOTSUP;
+    if (is_other_size(load, value_size))
         return -EINVAL;
     if (load->soft)
         flags |= PNX_CACHE_ENTRY_TIMED;
@@ -134,7 +143,7 @@ int pnx_cache_load_set_pointer(struct pnx_cache_load *load, void *value, size_t 
 }
 
 int pnx_cache_load_reserve(struct pnx_cache_load *load, size_t value_size, void **ret_data) {
-    if (!load || !ret_data)
+    if (!load || !ret_data || is_other_size(load, value_size))
         return -EINVAL;
     struct pnx_cache_entry *entry = pnx__cache_entry_make(load->shard, load->key, load->key_size,
             NULL, value_size, load->soft ? PNX_CACHE_ENTRY_TIMED : 0);
@@ -151,6 +160,8 @@ int pnx_cache_load_shrink(struct pnx_cache_load *load, size_t value_size) {
         return -EINVAL;
     if (value_size > load->result->value_size)
         return -ERANGE;
+    if (is_other_size(load, value_size))
+        return -EINVAL;
     if (value_size == load->result->value_size)
         return 0;
     struct pnx_cache_entry *entry = pnx__cache_entry_shrink(load->result, value_size);
@@ -161,7 +172,8 @@ int pnx_cache_load_shrink(struct pnx_cache_load *load, size_t value_size) {
 }
 
 int pnx_cache_load_set_ttl(struct pnx_cache_load *load, pnx_ns ttl) {
-    if (!load || ttl < 0)
+    if (!load || ttl < 0 ||
+            (ttl > 0 && ttl < PNX_CACHE_FIXED_TTL_MIN && pnx__cache_is_fixed(load->cache)))
         return -EINVAL;
     load->ttl = ttl;
     return 0;
@@ -170,6 +182,8 @@ int pnx_cache_load_set_ttl(struct pnx_cache_load *load, pnx_ns ttl) {
 int pnx_cache_load_set_refresh(struct pnx_cache_load *load, pnx_ns refresh_after) {
     if (!load || refresh_after < 0)
         return -EINVAL;
+    if (pnx__cache_is_fixed(load->cache))
+        return -ENOTSUP;
     if (load->result && !(load->result->flags & PNX_CACHE_ENTRY_TIMED))
         return -EALREADY;
     load->soft = refresh_after;
@@ -181,6 +195,8 @@ int pnx_cache_load_set_refresh(struct pnx_cache_load *load, pnx_ns refresh_after
 /* Stores the result; one that cannot be stored is handed out all the same, charged and destroyed like the others. */
 static int store_result(struct pnx_cache_load *load) {
     struct pnx_cache *cache = load->cache;
+    if (pnx__cache_is_fixed(cache))
+        return pnx__cache_fixed_store_result(load);
     struct pnx_cache_entry *entry = load->result;
     struct pnx_cache_insert insert = {
             .entry = entry, .hash = load->hash, .load = load, .ttl = load->ttl, .soft = load->soft};
@@ -206,7 +222,8 @@ static int store_result(struct pnx_cache_load *load) {
 /* Remembers that there is no such thing, if that is wanted and possible.  0 or FORKED. */
 static int store_absence(struct pnx_cache_load *load) {
     struct pnx_cache *cache = load->cache;
-    if (pnx__cache_is_closed(cache) || (load->ttl == 0 && cache->negative_ttl == PNX_NEVER))
+    if (pnx__cache_is_closed(cache) || pnx__cache_is_fixed(cache) ||
+            (load->ttl == 0 && cache->negative_ttl == PNX_NEVER))
         return 0;
     struct pnx_cache_insert insert = {.hash = load->hash, .load = load};
     insert.ttl = load->ttl ? load->ttl : cache->negative_ttl;
@@ -232,6 +249,8 @@ static int store_absence(struct pnx_cache_load *load) {
 static void remove_old(struct pnx_cache_load *load) {
     struct pnx_cache_shard *shard = load->shard;
     struct pnx_cache_effects fx = {0};
+    if (load->refresh && pnx__cache_is_fixed(load->cache))
+        pnx__cache_fixed_remove_old(load);
     if (!load->old)
         return;
     pnx__cache_lock(shard);

@@ -218,8 +218,10 @@ static int begin_anew(struct pnx_cache_load *load, enum pnx_cache_load_state sta
     } else if (pnx__cache_load_other_locked(load, 0, &answers, &given_up)) {
         rc = -EALREADY;
     } else {
-        struct pnx_cache_entry *entry = pnx__cache_see_locked(
-                shard, load->hash, load->key, load->key_size, &now, &fx, &kept);
+        struct pnx_cache_entry *entry = NULL; /* where sizes are fixed there is none to be kept */
+        if (!pnx__cache_is_fixed(cache))
+            entry = pnx__cache_see_locked(
+                    shard, load->hash, load->key, load->key_size, &now, &fx, &kept);
         load->refresh = true;
         pnx__cache_load_begin_locked(load, state, entry ? entry : kept);
     }

@@ -778,9 +778,6 @@ TEST(what_needs_entries_is_enotsup_where_sizes_are_fixed) {
     pnx_reclaim_enter(NULL);
     CHECK_EQ(pnx_cache_view(f.cache, &key, sizeof(key), &view), -ENOTSUP);
     pnx_reclaim_exit(NULL);
-    CHECK_EQ(pnx_cache_save(f.cache, test_path("cache"), NULL, &f.err, NULL), -ENOTSUP);
-    CHECK_EQ(pnx_cache_load_file(f.cache, test_path("cache"), NULL, &f.err, NULL), -ENOTSUP);
-    CHECK_CONTAINS(f.err.message, "fixed sizes");
     /* The curve is theirs, too. */
     for (int i = 0; i < 4; i++)
         CHECK_EQ(pnx_cache_get_copy(f.cache, &key, sizeof(key), &key, sizeof(key), NULL), -ENOENT);

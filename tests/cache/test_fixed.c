@@ -163,6 +163,9 @@ TEST(create_names_the_option_that_cannot_be_with_fixed_sizes) {
     check_refused(PNX_CACHE_OPTS(.capacity = 4096, .key_bytes = 8, .value_bytes = 8,
                           .ttl = PNX_CACHE_FIXED_TTL_MIN - 1),
             "ttl");
+    check_refused(PNX_CACHE_OPTS(.capacity = 4096, .key_bytes = 8, .value_bytes = 8,
+                          .negative_ttl = PNX_SEC),
+            "negative_ttl");
     check_refused(PNX_CACHE_OPTS(.key_bytes = 8, .value_bytes = 8), "capacity");
     check_refused(PNX_CACHE_OPTS(.capacity = 4096, .key_bytes = 8, .value_bytes = 8,
                           .policy = "none such"),
@@ -290,7 +293,7 @@ static int visit_ref(void *ctx, const struct pnx_cache_ref *ref) {
     return -EIO;
 }
 
-TEST(references_pointers_and_loaders_are_not_supported) {
+TEST(references_and_pointers_are_not_supported) {
     struct fixture f;
     uint64_t key = 1;
     struct pnx_cache_ref ref = {0};
