@@ -261,6 +261,7 @@ static int put_record(struct load *load, const struct pnx_cache_file_record *rec
             .expires = pnx__deadline(left == PNX_NEVER ? 0 : pnx__now(&cache->env), left),
             .if_absent = true,
             .hits = record->hits,
+            .no_reclaim = true,
     };
     insert.entry = pnx__cache_entry_make(pnx__cache_shard_of(cache, insert.hash), key,
             record->key_size, serialized ? NULL : value,

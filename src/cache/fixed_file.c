@@ -85,6 +85,7 @@ int pnx__cache_fixed_restore(struct pnx_cache *cache, const struct pnx_cache_fil
             .expires = pnx__deadline(left == PNX_NEVER ? 0 : pnx__now(&cache->env), left),
             .if_absent = true,
             .hits = record->hits,
+            .no_reclaim = true,
     };
     return pnx__cache_insert(cache, &insert);
 }

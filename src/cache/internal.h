@@ -260,8 +260,9 @@ struct pnx_cache_insert {
     struct pnx_cache_entry *expected; /* pinned */
     const void *
             expected_value; /* where sizes are fixed, in place of expected: the same bytes are the same value */
-    pnx_ns expires; /* 0: as ttl says */
-    uint32_t hits;  /* that it counts as having had: of a snapshot */
+    pnx_ns expires;  /* 0: as ttl says */
+    uint32_t hits;   /* that it counts as having had: of a snapshot */
+    bool no_reclaim; /* for which nothing is to go: where the budget has no room, it is refused */
 };
 
 /*
@@ -339,6 +340,7 @@ struct pnx_cache_fresh {
     uint32_t
             map_slots; /* of map, where sizes are fixed: those of the table that this one is to replace */
     bool page;         /* one is wanted */
+    bool no_reclaim; /* as the insert's */
     struct pnx_cache_table *table;
     uint32_t *map;
     uint32_t map_made; /* slots that it has */

@@ -123,12 +123,13 @@ static uint32_t next_room(const struct pnx_cache_shard *shard) {
 }
 
 /* Where sizes are fixed, charged whole. */
-static struct pnx_cache_table *make_table(struct pnx_cache_shard *shard, uint32_t room) {
+static struct pnx_cache_table *make_table(
+        struct pnx_cache_shard *shard, uint32_t room, uint32_t charge_flags) {
     struct pnx_cache *cache = shard->cache;
     if (!pnx__cache_is_fixed(cache))
         return pnx__cache_table_make(shard, &cache->env, &cache->shape, room);
     size_t charge = room * cache->fixed_cost;
-    if (pnx_budget_charge(cache->budget, charge, 0) != 0)
+    if (pnx_budget_charge(cache->budget, charge, charge_flags) != 0)
         return NULL;
     struct pnx_cache_table *table =
             pnx__cache_fixed_table_make(shard, &cache->env, &cache->shape, room);
@@ -159,7 +160,7 @@ int pnx__cache_fresh_make(struct pnx_cache_shard *shard, struct pnx_cache_fresh 
     if (!fresh->room)
         return fresh->page ? 0 : -ENOMEM;
     drop_table(env, fresh);
-    fresh->table = make_table(shard, fresh->room);
+    fresh->table = make_table(shard, fresh->room, fresh->no_reclaim ? PNX_CHARGE_NO_RECLAIM : 0);
     if (!fresh->table)
         return -ENOMEM;
     struct pnx_cache_policy_params params = pnx__cache_policy_params(shard, cache);

@@ -578,7 +578,7 @@ static void evict_elsewhere(struct pnx_cache *cache, const struct pnx_cache_room
 
 int pnx__cache_insert(struct pnx_cache *cache, const struct pnx_cache_insert *insert) {
     struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, insert->hash);
-    struct pnx_cache_fresh fresh = {0};
+    struct pnx_cache_fresh fresh = {.no_reclaim = insert->no_reclaim};
     struct pnx_cache_effects fx = {0};
     bool fixed = pnx__cache_is_fixed(cache);
     const struct pnx_cache_room room = {
@@ -648,7 +648,8 @@ int pnx__cache_charge(struct pnx_cache *cache, const struct pnx_cache_insert *in
     const struct pnx_cache_room room = {.bytes = cost, .weight = insert->weight, .entries = 1};
     if (!insert->compare && !pnx__cache_has_room(cache, NULL, &room))
         make_room_ahead(cache, insert);
-    insert->entry->charged = pnx_budget_charge(cache->budget, cost, 0) == 0;
+    uint32_t flags = insert->no_reclaim ? PNX_CHARGE_NO_RECLAIM : 0;
+    insert->entry->charged = pnx_budget_charge(cache->budget, cost, flags) == 0;
     return insert->entry->charged ? 0 : -ENOMEM; /* also for a size that overflows the account */
 }
 

@@ -663,6 +663,11 @@ TEST(a_budget_that_refuses_ends_the_loading_and_not_the_load) {
     CHECK_EQ(load(&f, test_path("cache")), 0);
     CHECK_EQ(report.entries, 0);
     CHECK_EQ(report.no_room, 1000);
+    CHECK_EQ(pnx_budget_read_stats(f.budget, &stats), 0);
+    CHECK_EQ(pnx_budget_set_limits(f.budget, 0, stats.used + 20000), 0);
+    CHECK_EQ(load(&f, test_path("cache")), 0);
+    CHECK(report.entries > 0 && report.entries < 1000);
+    CHECK_EQ(stats_of(&f).entries, report.entries); /* nothing went for what came later */
     fixture_close(&f);
 }
 
