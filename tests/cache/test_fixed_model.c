@@ -150,6 +150,170 @@ static void step_remove(struct fixture *f, uint64_t key) {
         drop(key, there ? PNX_CACHE_EXPLICIT : PNX_CACHE_EXPIRED);
 }
 
+/* ---- loads and computes ---- */
+
+/* What a loader or a compute is to do. */
+struct making {
+    uint64_t key;
+    uint64_t version;
+    pnx_ns ttl; /* 0: the cache's, which is never */
+    int code;
+    bool keep_ttl;
+    bool remove;
+    bool called;
+    bool seen; /* a compute's: something was there */
+    unsigned char now[VALUE_MOST];
+};
+
+static pnx_ns any_ttl(uint64_t *rng) {
+    if (!m.timed || test_random(rng) % 4 == 0)
+        return 0;
+    return PNX_CACHE_FIXED_TTL_MIN + (pnx_ns)(test_random(rng) >> (30 + test_random(rng) % 20));
+}
+
+static int make_value(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    struct making *making = ctx;
+    unsigned char kb[KEY_MOST], vb[VALUE_MOST];
+    (void)deadline;
+    making->called = true;
+    CHECK_EQ(key_size, m.key_size);
+    key_of(making->key, kb);
+    CHECK_EQ(memcmp(key, kb, key_size), 0);
+    if (making->ttl)
+        CHECK_EQ(pnx_cache_load_set_ttl(load, making->ttl), 0);
+    if (making->code)
+        return making->code;
+    value_of(making->key, making->version, vb);
+    return pnx_cache_load_set(load, vb, m.value_size);
+}
+
+static void drop_expired(uint64_t key, pnx_ns now) {
+    if (m.entry[key].there && !visible(key, now))
+        drop(key, PNX_CACHE_EXPIRED);
+}
+
+static void step_load(struct fixture *f, uint64_t *rng, uint64_t key, uint64_t version) {
+    unsigned char kb[KEY_MOST], vb[VALUE_MOST];
+    struct making making = {.key = key,
+            .version = version,
+            .ttl = any_ttl(rng),
+            .code = test_random(rng) % 8 ? 0 : -ENOENT};
+    bool found = visible(key, f->te.now);
+    size_t size = 0;
+    key_of(key, kb);
+    int rc = pnx_cache_get_or_load_copy(
+            f->cache, kb, m.key_size, make_value, &making, PNX_NEVER, NULL, vb, sizeof(vb), &size);
+    CHECK_EQ(rc, found ? 0 : making.code);
+    CHECK_EQ(making.called, !found);
+    CHECK(rc != 0 || size == m.value_size);
+    check_found(key, found, vb, f->te.now);
+    if (found)
+        return;
+    drop_expired(key, f->te.now);
+    if (rc == 0) {
+        unsigned char expected[VALUE_MOST];
+        model_put(key, version, making.ttl ? making.ttl : PNX_NEVER, false, f->te.now);
+        value_of(key, version, expected);
+        CHECK_EQ(memcmp(vb, expected, m.value_size), 0);
+    }
+}
+
+static void step_refresh(struct fixture *f, uint64_t *rng, uint64_t key, uint64_t version) {
+    unsigned char kb[KEY_MOST];
+    struct making making = {.key = key,
+            .version = version,
+            .ttl = any_ttl(rng),
+            .code = test_random(rng) % 2 ? 0 : -ENOENT};
+    key_of(key, kb);
+    CHECK_EQ(pnx_cache_refresh(f->cache, kb, m.key_size, make_value, &making, PNX_NEVER, NULL),
+            making.code);
+    CHECK(making.called);
+    if (making.code == 0)
+        model_put(key, version, making.ttl ? making.ttl : PNX_NEVER, false, f->te.now);
+    else if (m.entry[key].there)
+        drop(key, visible(key, f->te.now) ? PNX_CACHE_EXPLICIT : PNX_CACHE_EXPIRED);
+}
+
+static int decide(void *ctx, const void *now, size_t now_size, struct pnx_cache_change *change) {
+    struct making *making = ctx;
+    unsigned char vb[VALUE_MOST];
+    CHECK(!making->called); /* nobody else changes anything */
+    making->called = true;
+    making->seen = now != NULL;
+    if (now) {
+        CHECK_EQ(now_size, m.value_size);
+        memcpy(making->now, now, now_size);
+    }
+    if (making->remove)
+        return pnx_cache_change_remove(change);
+    if (making->code)
+        return making->code == -EIO ? -EIO : 0; /* else it is kept */
+    if (making->ttl)
+        CHECK_EQ(pnx_cache_change_ttl(change, making->ttl), 0);
+    if (making->keep_ttl)
+        CHECK_EQ(pnx_cache_change_keep_ttl(change), 0);
+    value_of(making->key, making->version, vb);
+    return pnx_cache_change_set(change, vb, m.value_size);
+}
+
+static void step_compute(struct fixture *f, uint64_t *rng, uint64_t key, uint64_t version) {
+    static const int codes[] = {0, 0, 0, 0, -EIO, 1};
+    unsigned char kb[KEY_MOST], vb[VALUE_MOST], expected[VALUE_MOST];
+    struct making making = {.key = key,
+            .version = version,
+            .ttl = any_ttl(rng),
+            .code = codes[test_random(rng) % 6],
+            .keep_ttl = test_random(rng) % 4 == 0,
+            .remove = test_random(rng) % 4 == 0};
+    struct model_entry was = m.entry[key];
+    bool found = visible(key, f->te.now);
+    size_t size = 0;
+    key_of(key, kb);
+    int rc = pnx_cache_compute_copy(
+            f->cache, kb, m.key_size, decide, &making, vb, sizeof(vb), &size);
+    CHECK_EQ(rc, !making.remove && making.code == -EIO ? -EIO : 0);
+    CHECK(making.called);
+    check_found(key, making.seen, making.now, f->te.now);
+    drop_expired(key, f->te.now);
+    if (rc)
+        return;
+    if (making.remove && found)
+        drop(key, PNX_CACHE_EXPLICIT);
+    bool stored = !making.remove && (found || making.code == 0);
+    CHECK_EQ(size, stored ? m.value_size : PNX_CACHE_NOTHING);
+    if (!stored)
+        return;
+    if (making.code == 0) {
+        model_put(key, version, making.ttl ? making.ttl : PNX_NEVER, false, f->te.now);
+        if (making.keep_ttl && found)
+            m.entry[key].expires = was.expires;
+    }
+    value_of(key, m.entry[key].version, expected);
+    CHECK_EQ(memcmp(vb, expected, m.value_size), 0);
+}
+
+static bool keep_some(void *ctx, const void *key, const void *value) {
+    unsigned char expected[VALUE_MOST];
+    uint64_t n = number_of(key, m.key_size);
+    CHECK(n < KEYS);
+    value_of(n, m.entry[n].version, expected);
+    CHECK_EQ(memcmp(value, expected, m.value_size), 0);
+    return (n ^ *(const uint64_t *)ctx) % 8 != 0;
+}
+
+static void step_retain(struct fixture *f, uint64_t *rng) {
+    uint64_t r = test_random(rng) % 8;
+    int64_t refused = 0;
+    for (uint64_t k = 0; k < KEYS; k++) {
+        if ((k ^ r) % 8 == 0 && visible(k, f->te.now)) {
+            drop(k, PNX_CACHE_EXPLICIT);
+            refused++;
+        }
+    }
+    CHECK_EQ(pnx_cache_retain_copy(f->cache, keep_some, &r), refused);
+}
+
 static void step_resize(struct fixture *f, uint64_t *rng) {
     uint64_t r = test_random(rng);
     if (m.timed) { /* room for all, whatever the limit is in */
@@ -174,14 +338,22 @@ static void step_clear(struct fixture *f) {
 
 static void step(struct fixture *f, uint64_t *rng, uint64_t version) {
     uint64_t key = test_random(rng) % KEYS, what = test_random(rng) % 1000;
-    if (what < 400)
+    if (what < 340)
         step_put(f, rng, key, version);
-    else if (what < 800)
+    else if (what < 640)
         step_get(f, key);
-    else if (what < 860)
+    else if (what < 700)
         step_get_many(f, rng);
-    else if (what < 940)
+    else if (what < 760)
         step_remove(f, key);
+    else if (what < 840)
+        step_load(f, rng, key, version);
+    else if (what < 860)
+        step_refresh(f, rng, key, version);
+    else if (what < 937)
+        step_compute(f, rng, key, version);
+    else if (what < 940)
+        step_retain(f, rng);
     else if (what < 975)
         test_env_advance(&f->te, (pnx_ns)(test_random(rng) >> (30 + test_random(rng) % 20)));
     else if (what < 992)

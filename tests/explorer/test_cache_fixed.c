@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * test_cache_fixed.c - lookups of a cache of fixed sizes, which copy out of records that are being written: beside puts,
- * replacements, removals, evictions, other tables and clears.
+ * replacements, removals, evictions, other tables and clears; loads and computes beside these.
  *
  * Tables have room for one slot at first.  A value is a number and the key, twice, in four words, so that one that is torn shows.
  */
@@ -14,6 +14,7 @@
 
 struct state {
     struct pnx_cache *cache;
+    struct pnx_a32 loading; /* loaders that run */
 };
 
 struct value {
@@ -290,6 +291,148 @@ TEST(what_is_found_with_others_is_found_while_the_index_grows) {
             .setup = set_up_two,
             .thread = {grow_under_many, look_at_many},
             .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+/* ---- computes ---- */
+
+static int count_up(void *ctx, const void *now, size_t now_size, struct pnx_cache_change *change) {
+    struct value value = {0, 1, 0, 1};
+    (void)ctx, (void)now_size;
+    if (now)
+        memcpy(&value, now, sizeof(value));
+    CHECK_EQ(value.number, value.same_number);
+    CHECK_EQ(value.key, 1);
+    value.number++;
+    value.same_number++;
+    return pnx_cache_change_set(change, &value, sizeof(value));
+}
+static void count_first(void *arg) {
+    struct state *state = arg;
+    uint64_t key = 1;
+    become_known();
+    CHECK_EQ(pnx_cache_compute_copy(state->cache, &key, 8, count_up, NULL, NULL, 0, NULL), 0);
+}
+static void both_counted(void *arg) {
+    CHECK_EQ(look(arg, 1), 3);
+    clean_up(arg);
+}
+
+TEST(p17_two_computes_of_a_key_both_count) {
+    x_explore(&(const struct x_test){.name = "cache_fixed_compute",
+            .size = sizeof(struct state),
+            .setup = set_up_one,
+            .thread = {count_first, count_first},
+            .final = both_counted,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+static void remove_for_good(void *arg) {
+    struct state *state = arg;
+    uint64_t key = 1;
+    become_known();
+    CHECK_EQ(pnx_cache_remove(state->cache, &key, 8), 0);
+}
+static void put_nine(void *arg) {
+    become_known();
+    put(arg, 1, 9);
+}
+/* What was counted up from the number that was removed is not there. */
+static void removed_or_begun_anew(void *arg) {
+    uint32_t number = look(arg, 1);
+    CHECK(number == 0 || number == 1);
+    clean_up(arg);
+}
+static void replaced_or_counted(void *arg) {
+    uint32_t number = look(arg, 1);
+    CHECK(number == 9 || number == 10);
+    clean_up(arg);
+}
+
+TEST(p17_a_compute_loses_nothing_that_others_do_meanwhile) {
+    x_explore(&(const struct x_test){.name = "cache_fixed_compute_remove",
+            .size = sizeof(struct state),
+            .setup = set_up_one,
+            .thread = {count_first, remove_for_good},
+            .final = removed_or_begun_anew,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = 20});
+    x_explore(&(const struct x_test){.name = "cache_fixed_compute_put",
+            .size = sizeof(struct state),
+            .setup = set_up_one,
+            .thread = {count_first, put_nine},
+            .final = replaced_or_counted,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = FLOOR});
+}
+
+/* ---- loads ---- */
+
+static int load_five(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    struct state *state = ctx;
+    const struct value value = {5, 1, 5, 1};
+    (void)key, (void)key_size, (void)deadline;
+    /* Relaxed, both: that one loads at a time is the cache's promise, and its order too. */
+    CHECK_EQ(pnx_load(&state->loading, PNX_RELAXED, "test.fixed_loading"), 0);
+    pnx_store(&state->loading, 1, PNX_RELAXED, "test.fixed_load");
+    int rc = pnx_cache_load_set(load, &value, sizeof(value));
+    pnx_store(&state->loading, 0, PNX_RELAXED, "test.fixed_loaded");
+    return rc;
+}
+static uint32_t load_first(void *arg) {
+    struct state *state = arg;
+    struct value value = {0};
+    uint64_t key = 1;
+    become_known();
+    CHECK_EQ(pnx_cache_get_or_load_copy(state->cache, &key, 8, load_five, state, PNX_NEVER, NULL,
+                     &value, sizeof(value), NULL),
+            0);
+    CHECK_EQ(value.key, 1);
+    CHECK_EQ(value.number, value.same_number);
+    return value.number;
+}
+static void load_and_find_five(void *arg) {
+    CHECK_EQ(load_first(arg), 5);
+    CHECK_EQ(look(arg, 1), 5);
+}
+
+TEST(p6_one_loads_and_both_have_the_value) {
+    x_explore(&(const struct x_test){.name = "cache_fixed_load",
+            .size = sizeof(struct state),
+            .setup = set_up,
+            .thread = {load_and_find_five, load_and_find_five},
+            .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = 20});
+}
+
+static void load_five_or_nine(void *arg) {
+    uint32_t number = load_first(arg);
+    CHECK(number == 5 || number == 9);
+}
+static void put_nine_and_keep_it(void *arg) {
+    put_nine(arg);
+    CHECK_EQ(look(arg, 1), 9); /* whatever the load does from here on */
+}
+static void nine_is_there(void *arg) {
+    CHECK_EQ(look(arg, 1), 9);
+    clean_up(arg);
+}
+
+TEST(p6_a_load_that_a_put_overtook_is_not_stored) {
+    x_explore(&(const struct x_test){.name = "cache_fixed_load_put",
+            .size = sizeof(struct state),
+            .setup = set_up,
+            .thread = {load_five_or_nine, put_nine_and_keep_it},
+            .final = nine_is_there,
             .preemptions = SOME,
             .random = RANDOM,
             .floor = FLOOR});
