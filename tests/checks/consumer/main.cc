@@ -80,6 +80,19 @@ struct point {
 };
 PNX_CACHE_DEFINE(points, uint64_t, point)
 
+static int load_point(void *, uint64_t key, pnx_ns, point *ret_point) {
+    *ret_point = point{(int32_t)key, 7};
+    return 0;
+}
+
+static int move_point(void *, const point *now, pnx_cache_change *change) {
+    return points_change_set(change, point{now ? now->x + 1 : 0, 8});
+}
+
+static bool keep_none(void *, uint64_t, point) {
+    return false;
+}
+
 static int with_a_typed_cache() {
     pnx_error err;
     pnx_cache_opts opts = pnx_cache_opts_init();
@@ -99,6 +112,15 @@ static int with_a_typed_cache() {
         return 4;
     if (points_remove(cache, 1) || points_remove(cache, 1) != -ENOENT)
         return 5;
+    bool stored = false;
+    if (points_get_or_load(cache, 1, load_point, nullptr, PNX_SEC, &err, &found[0]) ||
+            found[0].x != 1 || found[0].y != 7)
+        return 6;
+    if (points_compute(cache, 1, move_point, nullptr, &found[0], &stored) || !stored ||
+            found[0].x != 2 || found[0].y != 8)
+        return 7;
+    if (points_retain(cache, keep_none, nullptr) != 1)
+        return 8;
     pnx_cache_release(&cache);
     return 0;
 }
