@@ -71,12 +71,22 @@ struct pnx_cache_pick {
     uint32_t shard;
 };
 
+/* All that were picked.  It grows: what comes while others are picked takes room, too. */
+struct pnx_cache_picks {
+    const struct pnx_env *env;
+    struct pnx_cache_pick *pick;
+    size_t n;
+    size_t room;
+};
+/* Sees that there is room for one more; no lock may be held.  -ENOMEM. */
+int pnx__cache_picks_grow(struct pnx_cache_picks *picks);
+
 /* ---- fixed_walk.c, fixed_file.c ---- */
 
-/* Notes the entries of a shard of fixed sizes, room of them at most, a batch under the lock at a time; returns how many.  A slot
- * has another number in the next table: seq is the hash of the key. */
-size_t pnx__cache_fixed_collect(
-        struct pnx_cache *cache, uint32_t number, struct pnx_cache_pick *picks, size_t room);
+/* Notes the entries of a shard of fixed sizes, a batch under the lock at a time.  A slot has another number in the next table: seq is
+ * the hash of the key.  -ENOMEM. */
+int pnx__cache_fixed_collect(
+        struct pnx_cache *cache, uint32_t number, struct pnx_cache_picks *picks);
 /* Copies key and value of what was picked out, one after the other, and fills *ret_record, whose ttl is 0 and less for one that
  * has expired.  False when it has gone. */
 bool pnx__cache_fixed_fetch(struct pnx_cache *cache, const struct pnx_cache_pick *pick,

@@ -107,15 +107,31 @@ static bool is_worth_it(const struct pnx_cache *cache, const struct pnx_cache_en
            entry->epoch == pnx__cache_epoch(cache);
 }
 
-/* Notes the shard's entries, room of them at most, a batch under the lock at a time. */
-static size_t collect_shard(
-        struct pnx_cache *cache, uint32_t number, struct pnx_cache_pick *picks, size_t room) {
+int pnx__cache_picks_grow(struct pnx_cache_picks *picks) {
+    size_t room = picks->room + picks->room / 2 + 64;
+    if (picks->n < picks->room)
+        return 0;
+    struct pnx_cache_pick *more = pnx__alloc(picks->env, room, sizeof(*more));
+    if (!more)
+        return -ENOMEM;
+    if (picks->n > 0)
+        memcpy(more, picks->pick, picks->n * sizeof(*more));
+    pnx__free(picks->env, picks->pick, picks->room, sizeof(*more));
+    picks->pick = more;
+    picks->room = room;
+    return 0;
+}
+
+/* Notes the shard's entries, a batch under the lock at a time. */
+static int collect_shard(struct pnx_cache *cache, uint32_t number, struct pnx_cache_picks *picks) {
     struct pnx_cache_shard *shard = &cache->shards[number];
-    size_t n = 0;
-    for (uint32_t at = 0, end = UINT32_MAX; at < end && n < room;) {
+    int rc = 0;
+    for (uint32_t at = 0, end = UINT32_MAX; rc == 0 && at < end;) {
+        rc = pnx__cache_picks_grow(picks);
         pnx__mutex_lock(&shard->lock);
         end = shard->used;
-        for (uint32_t i = 0; i < 4 * PNX_CACHE_BATCH && at < end && n < room; i++, at++) {
+        for (uint32_t i = 0; i < 4 * PNX_CACHE_BATCH && at < end && picks->n < picks->room;
+                i++, at++) {
             const struct pnx_cache_entry *entry = pnx__cache_entry_of(shard, at);
             if (!is_worth_it(cache, entry))
                 continue;
@@ -123,14 +139,15 @@ static size_t collect_shard(
             uint64_t hits = pnx_load(
                     &pnx__cache_record(shard->own_table, at)->hits, PNX_RELAXED, "cache_file.hits");
             uint32_t age = shard->uses - entry->u.in.used; /* right when the clock goes round */
-            picks[n++] = (struct pnx_cache_pick){.heat = hits << 32 | (UINT32_MAX - age),
-                    .seq = entry->u.in.seq,
-                    .slot = at,
-                    .shard = number};
+            picks->pick[picks->n++] =
+                    (struct pnx_cache_pick){.heat = hits << 32 | (UINT32_MAX - age),
+                            .seq = entry->u.in.seq,
+                            .slot = at,
+                            .shard = number};
         }
         pnx__mutex_unlock(&shard->lock);
     }
-    return n;
+    return rc;
 }
 
 /* Pins what was picked, if it is still there; *ret_weight: 0 where there is no weigher. */
@@ -389,18 +406,22 @@ static int save_picked(struct save *save, const struct pnx_cache_pick *picks, si
 
 static int save_all(struct save *save) {
     struct pnx_cache *cache = save->cache;
-    /* Relaxed: entries that come from now on are left out. */
+    /* Relaxed: about as many as there will be. */
     size_t room = (size_t)pnx_load(&cache->used_entries, PNX_RELAXED, "cache_file.entries") + 1;
-    struct pnx_cache_pick *picks = pnx__alloc(&cache->env, room, sizeof(*picks));
-    if (!picks)
-        return fail_save(save, -ENOMEM, "the order of its entries");
-    size_t n = 0;
-    for (uint32_t i = 0; i < cache->n_shards; i++)
-        n += (pnx__cache_is_fixed(cache) ? pnx__cache_fixed_collect : collect_shard)(
-                cache, i, picks + n, room - n);
-    qsort(picks, n, sizeof(*picks), compare_picks);
-    int rc = save_picked(save, picks, n);
-    pnx__free(&cache->env, picks, room, sizeof(*picks));
+    struct pnx_cache_picks picks = {.env = &cache->env,
+            .pick = pnx__alloc(&cache->env, room, sizeof(struct pnx_cache_pick)),
+            .room = room};
+    int rc = picks.pick ? 0 : -ENOMEM;
+    for (uint32_t i = 0; rc == 0 && i < cache->n_shards; i++)
+        rc = pnx__cache_is_fixed(cache) ? pnx__cache_fixed_collect(cache, i, &picks)
+                                        : collect_shard(cache, i, &picks);
+    if (rc) {
+        rc = fail_save(save, rc, "the order of its entries");
+    } else {
+        qsort(picks.pick, picks.n, sizeof(*picks.pick), compare_picks);
+        rc = save_picked(save, picks.pick, picks.n);
+    }
+    pnx__free(&cache->env, picks.pick, picks.room, sizeof(*picks.pick));
     return rc;
 }
 

@@ -101,43 +101,43 @@ int pnx__cache_fixed_each(struct pnx_cache *cache, pnx_cache_visit_copy_fn *visi
 
 /* ---- which entries a snapshot is to have ---- */
 
-static size_t pick_some(struct walk *walk, struct pnx_cache_pick *picks, size_t room,
-        struct pnx_cache_effects *fx) {
+static void pick_some(
+        struct walk *walk, struct pnx_cache_picks *picks, struct pnx_cache_effects *fx) {
     struct pnx_cache_shard *shard = walk->shard;
     const struct pnx_cache *cache = shard->cache;
-    size_t n = 0;
     pnx__cache_fixed_lock(shard, fx);
     bool there = walk->table || begin_walk(walk);
     bool over = !there || pnx__cache_is_closed(cache) || walk->table->epoch != shard->epoch;
-    for (uint32_t looked = 0;
-            !over && walk->at < walk->table->slots && n < room && looked < 4 * PNX_CACHE_BATCH;
+    for (uint32_t looked = 0; !over && walk->at < walk->table->slots && picks->n < picks->room &&
+                              looked < 4 * PNX_CACHE_BATCH;
             looked++) {
         const struct pnx_cache_fixed *record = pnx__cache_fixed_at(walk->table, walk->at++);
         /* Relaxed, both: the lock is held, and a number. */
         if (pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.pick_seq") & 1)
             continue;
         uint64_t hits = pnx_load(&record->hits, PNX_RELAXED, "cache_fixed.pick_hits");
-        picks[n++] = (struct pnx_cache_pick){.heat = hits << 32,
+        picks->pick[picks->n++] = (struct pnx_cache_pick){.heat = hits << 32,
                 .seq = pnx__cache_fixed_hash(cache, record),
                 .shard = (uint32_t)(shard - cache->shards)};
     }
     if (there && (over || walk->at >= walk->table->slots))
         end_walk(walk, fx);
     pnx__cache_unlock(shard, fx);
-    return n;
 }
 
-size_t pnx__cache_fixed_collect(
-        struct pnx_cache *cache, uint32_t number, struct pnx_cache_pick *picks, size_t room) {
+int pnx__cache_fixed_collect(
+        struct pnx_cache *cache, uint32_t number, struct pnx_cache_picks *picks) {
     struct walk walk = {.shard = &cache->shards[number]};
-    size_t n = 0;
+    int rc;
     do {
         struct pnx_cache_effects fx = {0};
-        n += pick_some(&walk, picks + n, room - n, &fx);
+        rc = pnx__cache_picks_grow(picks);
+        if (rc == 0)
+            pick_some(&walk, picks, &fx);
         pnx__cache_run(cache, &fx);
-    } while (walk.table && n < room);
+    } while (rc == 0 && walk.table);
     break_walk(&walk);
-    return n;
+    return rc;
 }
 
 /* ---- retain ---- */

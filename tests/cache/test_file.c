@@ -720,6 +720,38 @@ TEST_LIMIT(p19_saves_beside_writers_and_each_other_are_well_formed, 120) {
     fixture_close(&w.f);
 }
 
+#define STAYING 64
+
+static void save_or_grow(unsigned index, void *ctx) {
+    struct fixture *f = ctx;
+    if (index == 0) {
+        struct pnx_error err = {0};
+        int rc = pnx_cache_save(f->cache, test_path("grown"), NULL, &err, NULL);
+        CHECK_MSG(rc == 0, "%s", err.message);
+        return;
+    }
+    for (uint64_t n = 0; n < 3000; n++)
+        put_number(f, 1000 * index + 3 * n);
+}
+
+TEST_LIMIT(p19_what_is_there_all_the_time_is_saved_whatever_comes_meanwhile, 120) {
+    for (int round = 0; round < (test_slow() ? 5 : 30); round++) {
+        struct fixture f, g;
+        fixture_open(
+                &f, PNX_CACHE_OPTS(.capacity_entries = 100000, .policy = "clock", .shards = 4));
+        for (uint64_t n = 0; n < STAYING; n++)
+            put_number(&f, n);
+        (void)test_dir(); /* before there are threads */
+        test_threads(3, save_or_grow, &f);
+        fixture_open(&g, PNX_CACHE_OPTS(.capacity_entries = 100000));
+        CHECK_EQ(load(&g, test_path("grown")), 0);
+        for (uint64_t n = 0; n < STAYING; n++)
+            CHECK(has(&g, n));
+        fixture_close(&g);
+        fixture_close(&f);
+    }
+}
+
 TEST(bad_arguments_of_save_and_load_are_refused_and_touch_nothing) {
     struct fixture f;
     const char *path = test_path("cache");

@@ -375,3 +375,63 @@ TEST_LIMIT(p19_saves_beside_writers_hold_whole_entries, 120) {
         fixture_close(&shared);
     }
 }
+
+/* ---- beside growth ---- */
+
+#define STAYING 64
+
+static void save_or_grow(unsigned index, void *ctx) {
+    (void)ctx;
+    if (index == 0) {
+        struct pnx_error err = {0};
+        int rc = pnx_cache_save(shared.cache, test_path("grown"), NULL, &err, NULL);
+        CHECK_MSG(rc == 0, "%s", err.message);
+        return;
+    }
+    for (uint64_t n = 0; n < 3000; n++)
+        put(&shared, 1000 * index + 3 * n, 0);
+}
+
+/* Slots have other numbers in each table, and what is there all the time is saved all the same. */
+TEST_LIMIT(p19_what_is_there_all_the_time_is_saved_while_tables_are_replaced, 120) {
+    for (int round = 0; round < (test_slow() ? 5 : 30); round++) {
+        struct fixture g;
+        fixture_worlds(&shared);
+        struct pnx_cache_opts opts = fixture_opts(
+                &shared, PNX_CACHE_OPTS(.capacity_entries = 100000, .key_bytes = 8,
+                                 .value_bytes = 8, .policy = "clock", .shards = round % 2 ? 4 : 1));
+        CHECK_EQ(pnx__cache_create(&opts, 4, &shared.err, &shared.cache), 0);
+        for (uint64_t n = 0; n < STAYING; n++)
+            put(&shared, n, 0);
+        (void)test_dir();
+        test_threads(3, save_or_grow, NULL);
+        open_sized(&g, 8, 8, PNX_CACHE_OPTS(.capacity_entries = 100000, .policy = "clock"));
+        CHECK_EQ(load(&g, test_path("grown")), 0);
+        for (uint64_t n = 0; n < STAYING; n++)
+            CHECK(has(&g, n));
+        fixture_close(&g);
+        fixture_close(&shared);
+    }
+}
+
+TEST(what_was_picked_grows_and_stays_as_it_was_without_memory) {
+    struct fixture f;
+    open_sized(&f, 8, 8, PNX_CACHE_OPTS(.capacity_entries = 10));
+    struct pnx_cache_picks picks = {.env = &f.te.env};
+    for (uint32_t i = 0; i < 1000; i++) {
+        if (picks.n == picks.room) {
+            f.te.allocations = 0;
+            f.te.fail_at = 1;
+            CHECK_EQ(pnx__cache_picks_grow(&picks), -ENOMEM);
+            CHECK_EQ(picks.n, picks.room);
+            f.te.fail_at = 0;
+        }
+        CHECK_EQ(pnx__cache_picks_grow(&picks), 0);
+        CHECK(picks.n < picks.room);
+        picks.pick[picks.n++] = (struct pnx_cache_pick){.slot = i};
+    }
+    for (uint32_t i = 0; i < 1000; i++)
+        CHECK_EQ(picks.pick[i].slot, i);
+    pnx__free(&f.te.env, picks.pick, picks.room, sizeof(*picks.pick));
+    fixture_close(&f);
+}
