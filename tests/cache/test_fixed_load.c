@@ -717,6 +717,66 @@ TEST(p12_a_put_overtakes_a_load_anew_whatever_that_says) {
     overtake_refresh(-ENOENT);
 }
 
+/* ---- calls from inside ---- */
+
+/* All that may be done from inside a callback; the key "k" is the one that it is about. */
+static void use_all(struct script *s) {
+    struct pnx_cache *cache = s->f->cache;
+    char buf[SIZE];
+    CHECK_EQ(pnx_cache_put(cache, "o", 1, "another", SIZE, 0), 0);
+    CHECK_EQ(pnx_cache_get_copy(cache, "o", 1, buf, SIZE, NULL), 0);
+    CHECK_EQ(pnx_cache_put(cache, "k", 1, "inside.", SIZE, 0), 0);
+    CHECK_EQ(pnx_cache_compute_copy(cache, "o", 1, remove_it, NULL, NULL, 0, NULL), 0);
+    CHECK_EQ(load_key(s, "o", PNX_SEC, buf), 0);
+    CHECK_EQ(pnx_cache_refresh(cache, "o", 1, script_loader, s, 0, &s->f->err), 0);
+    CHECK_EQ(pnx_cache_save(cache, test_path("inside"), NULL, &s->f->err, NULL), 0);
+    CHECK_EQ(pnx_cache_load_file(cache, test_path("inside"), NULL, &s->f->err, NULL), 0);
+    CHECK_EQ(pnx_cache_remove(cache, "k", 1), 0);
+    CHECK_EQ(pnx_cache_clear(cache), 0);
+    (void)pnx_cache_tick(cache, s->f->te.now);
+    check_invariants(s->f);
+}
+
+static int busy_loader(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    (void)key, (void)key_size, (void)deadline;
+    use_all(ctx);
+    return pnx_cache_load_set(load, "busy...", SIZE);
+}
+
+static int busy_compute(
+        void *ctx, const void *now, size_t now_size, struct pnx_cache_change *change) {
+    (void)now_size;
+    if (now)
+        use_all(ctx); /* which takes it away */
+    return pnx_cache_change_set(change, "counted", SIZE);
+}
+
+static bool busy_keep(void *ctx, const void *key, const void *value) {
+    (void)key, (void)value;
+    use_all(ctx);
+    return false;
+}
+
+TEST(p5_loaders_computes_and_keepers_may_use_the_cache) {
+    struct fixture f;
+    struct script s;
+    char buf[SIZE];
+    open_fixed(&f, &s, "quickly", *PNX_CACHE_OPTS(.capacity_entries = 4, .policy = "clock"));
+    CHECK_EQ(pnx_cache_get_or_load_copy(
+                     f.cache, "k", 1, busy_loader, &s, PNX_SEC, &f.err, buf, SIZE, NULL),
+            0);
+    CHECK_STR(buf, "busy...");
+    check_none(&f, "k"); /* it was overtaken */
+    CHECK_EQ(pnx_cache_put(f.cache, "k", 1, "before.", SIZE, 0), 0);
+    CHECK_EQ(pnx_cache_compute_copy(f.cache, "k", 1, busy_compute, &s, buf, SIZE, NULL), 0);
+    CHECK_STR(buf, "counted");
+    CHECK_EQ(stats_of(&f).compute_retries, 1);
+    CHECK_EQ(pnx_cache_retain_copy(f.cache, busy_keep, &s), 0); /* the clear took it first */
+    CHECK_EQ(stats_of(&f).entries, 0);
+    fixture_close(&f);
+}
+
 /* ---- memory ---- */
 
 static int load_with_failures(struct test_env *te, void *ctx) {
