@@ -52,12 +52,7 @@
 #define PNX_SRC_CACHE_FIXED_H
 
 #include "cache/table.h"
-
-/* The portable way is what tests under ThreadSanitizer try. */
-#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
-#define PNX_CACHE_SSE2 1
-#include <emmintrin.h>
-#endif
+#include "os/bytes16.h"
 
 #define PNX_CACHE_TICK_SHIFT  26u
 #define PNX_CACHE_TICK_NEVER  UINT32_MAX
@@ -122,29 +117,9 @@ static inline uint32_t pnx__cache_fixed_after(const struct pnx_cache_table *tabl
     return g + 1 == table->n_lines ? 0 : g + 1;
 }
 
-/* A bit for each position whose tag may be this one, for pnx__cache_group_position(): the lowest is right. */
+/* A bit for each position whose tag may be this one, for pnx__bytes16_position(): the lowest is right. */
 static inline uint64_t pnx__cache_group_match(uint64_t low, uint64_t high, uint32_t tag) {
-#ifdef PNX_CACHE_SSE2
-    const __m128i tags = _mm_set_epi64x((long long)high, (long long)low);
-    const __m128i same = _mm_cmpeq_epi8(tags, _mm_set1_epi8((char)tag));
-    return (uint32_t)_mm_movemask_epi8(same) & ((1u << PNX_CACHE_GROUP_SLOTS) - 1);
-#else
-    const uint64_t ones = UINT64_C(0x0101010101010101);
-    uint64_t all = tag * ones, x = low ^ all, y = high ^ all;
-    x = (x - ones) & ~x & (ones << 7);
-    y = (y - ones) & ~y & (ones << 7) & ((UINT64_C(1) << PNX_CACHE_LEFT_SHIFT) - 1);
-    return x >> 7 | y >> 6;
-#endif
-}
-
-/* The position that the lowest bit stands for. */
-static inline uint32_t pnx__cache_group_position(uint64_t match) {
-    uint32_t bit = (uint32_t)__builtin_ctzll(match);
-#ifdef PNX_CACHE_SSE2
-    return bit;
-#else
-    return bit / 8 + bit % 2 * 8;
-#endif
+    return pnx__bytes16_match(low, high, tag, PNX_CACHE_GROUP_SLOTS);
 }
 
 /* What a search for a fixed key found: the record, and seq before anything else of it was read. */
@@ -178,7 +153,7 @@ __attribute__((always_inline)) static inline bool pnx__cache_fixed_search_group(
     uint64_t low = pnx_load(&group->low, PNX_RELAXED, "cache_fixed.low");
     uint64_t high = *ret_high = pnx_load(&group->high, PNX_RELAXED, "cache_fixed.high");
     for (uint64_t m = pnx__cache_group_match(low, high, tag); m; m &= m - 1) {
-        uint32_t slot = g * PNX_CACHE_GROUP_SLOTS + pnx__cache_group_position(m);
+        uint32_t slot = g * PNX_CACHE_GROUP_SLOTS + pnx__bytes16_position(m);
         struct pnx_cache_fixed *record =
                 (struct pnx_cache_fixed *)(void *)(table->records + slot * stride);
         /* Acquire: pairs with cache_fixed.even; all words. */

@@ -18,8 +18,8 @@ static const struct pnx_cache_fixed *find_in_group(const struct pnx_cache *cache
     *ret_high = pnx_load(&table->groups[g].high, PNX_RELAXED, "cache_fixed.fetch_high");
     uint64_t m = pnx__cache_group_match(low, *ret_high, pnx__cache_tag(hash));
     for (; m; m &= m - 1) {
-        const struct pnx_cache_fixed *record = pnx__cache_fixed_at(
-                table, g * PNX_CACHE_GROUP_SLOTS + pnx__cache_group_position(m));
+        const struct pnx_cache_fixed *record =
+                pnx__cache_fixed_at(table, g * PNX_CACHE_GROUP_SLOTS + pnx__bytes16_position(m));
         if (!(pnx_load(&record->seq, PNX_RELAXED, "cache_fixed.fetch_seq") & 1) &&
                 pnx__cache_fixed_hash(cache, record) == hash)
             return record;

@@ -88,7 +88,7 @@ static uint64_t free_positions(const struct pnx_cache_table *table, uint32_t g) 
 }
 
 static uint32_t slot_at(uint32_t g, uint64_t match) {
-    return g * GROUP_SLOTS + pnx__cache_group_position(match);
+    return g * GROUP_SLOTS + pnx__bytes16_position(match);
 }
 
 uint32_t pnx__cache_fixed_free_slot(const struct pnx_cache_table *table, uint64_t hash) {

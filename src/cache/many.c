@@ -54,7 +54,7 @@ static const void *guess_fixed(const struct many *many, size_t i) {
     if (!m)
         return NULL;
     uint32_t in = (uint32_t)(group - many->table[i]->groups) * PNX_CACHE_GROUP_SLOTS;
-    return pnx__cache_fixed_at(many->table[i], in + pnx__cache_group_position(m));
+    return pnx__cache_fixed_at(many->table[i], in + pnx__bytes16_position(m));
 }
 
 /* The record of the first slot in the line with the key's tag. */

@@ -920,7 +920,7 @@ TEST(a_group_is_searched_for_a_tag) {
         memcpy(&high, bytes + 8, 8);
         uint64_t match = pnx__cache_group_match(low, high, tag), all = 0;
         for (uint64_t m = match; m; m &= m - 1)
-            all |= UINT64_C(1) << pnx__cache_group_position(m);
+            all |= UINT64_C(1) << pnx__bytes16_position(m);
         CHECK(all < UINT64_C(1) << PNX_CACHE_GROUP_SLOTS);
         for (uint32_t i = 0; i < PNX_CACHE_GROUP_SLOTS; i++) {
             uint64_t word = i < 8 ? low : high;
@@ -928,7 +928,7 @@ TEST(a_group_is_searched_for_a_tag) {
                 CHECK(all >> i & 1);
         }
         if (match) {
-            uint32_t at = pnx__cache_group_position(match);
+            uint32_t at = pnx__bytes16_position(match);
             CHECK_EQ((at < 8 ? low : high) >> at % 8 * 8 & 0xff, tag);
         }
     }
