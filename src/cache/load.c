@@ -63,7 +63,8 @@ void pnx__cache_load_init(struct pnx_cache_load *load, struct pnx_cache *cache, 
 void pnx__cache_load_begin_locked(
         struct pnx_cache_load *load, enum pnx_cache_load_state state, struct pnx_cache_entry *old) {
     struct pnx_cache_shard *shard = load->shard;
-    load->epoch = pnx__cache_epoch(load->cache);
+    /* A clear may have come since old was looked up: it overtakes this load, or old would be served instead of an error. */
+    load->epoch = old ? old->epoch : pnx__cache_epoch(load->cache);
     load->state = state;
     if (old) {
         /* Relaxed: the lock is held, so the cache has one.  Not counted as a pin, which are the users'. */

@@ -445,12 +445,12 @@ bool pnx__cache_has_its_share(const struct pnx_cache_shard *shard) {
 }
 
 static void link_locked(struct pnx_cache_shard *shard, struct pnx_cache_entry *old,
-        const struct pnx_cache_insert *insert, struct pnx_cache_effects *fx) {
+        const struct pnx_cache_insert *insert, uint32_t epoch, struct pnx_cache_effects *fx) {
     struct pnx_cache *cache = shard->cache;
     struct pnx_cache_entry *entry = insert->entry;
     size_t cost = pnx__cache_cost_of(entry);
     uint64_t weight = cache->weigher ? insert->weight : cost;
-    entry->epoch = pnx__cache_epoch(cache);
+    entry->epoch = epoch;
     entry->u.in.seq = shard->next_seq++;
     pnx__cache_set_times(cache, entry, insert);
     if (insert->expires)
@@ -540,6 +540,7 @@ static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cac
     size_t cost = pnx__cache_cost_of(entry);
     if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
+    uint32_t epoch = pnx__cache_epoch(cache);
     if (insert->load && pnx__cache_load_overtaken(insert->load))
         return -ESTALE;
     struct pnx_cache_entry *old =
@@ -548,12 +549,16 @@ static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cac
         return -EEXIST;
     if (insert->compare && old != insert->expected)
         return PNX_E_CONFLICT;
+    /* A clear waits for no lock.  It comes before all that was decided here, or takes away what is stored: then the entry is
+     * of an epoch that is over, and the clear, which has yet to come through this shard, removes it. */
+    if (epoch != pnx__cache_epoch(cache))
+        return INSERT_AGAIN;
     int rc = pnx__cache_make_room_locked(shard, insert, cost, &old, batch, fresh, fx);
     if (rc)
         return rc;
     if (!insert->load)
         pnx__cache_overtake_locked(shard, insert->hash, key, entry->key_size);
-    link_locked(shard, old, insert, fx);
+    link_locked(shard, old, insert, epoch, fx);
     return 0;
 }
 

@@ -595,6 +595,39 @@ TEST(p6_one_loads_and_both_have_the_value) {
             .floor = 20});
 }
 
+/* A load that has begun when a clear does is overtaken, though its result may be being stored just then. */
+static void set_up_refreshable(void *arg) {
+    struct state *state = arg;
+    set_up(state);
+    put(state, 'a', &state->cells[1], 0);
+}
+static void refresh_first(void *arg) {
+    struct state *state = arg;
+    become_known();
+    int rc = pnx_cache_refresh(state->cache, "a", 1, load_cell, state, PNX_NEVER, NULL);
+    CHECK_EQ(rc, 0);
+}
+static void clear_after_begin(void *arg) {
+    struct state *state = arg;
+    become_known();
+    /* Relaxed: the loader was called, so that its load had begun. */
+    bool begun = pnx_load(&state->told, PNX_RELAXED, "test.begun") != 0;
+    CHECK_EQ(pnx_cache_clear(state->cache), 0);
+    if (begun)
+        CHECK_EQ(look(state, 'a'), -ENOENT);
+}
+
+TEST(p6_a_load_that_a_clear_has_overtaken_is_never_found) {
+    x_explore(&(const struct x_test){.name = "cache_load_clear",
+            .size = sizeof(struct state),
+            .setup = set_up_refreshable,
+            .thread = {refresh_first, clear_after_begin},
+            .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = 20});
+}
+
 /* ---- refreshing ---- */
 
 /* A clock that set-ups move, while there are no threads. */
