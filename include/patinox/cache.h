@@ -41,8 +41,9 @@
  *       Whatever comes first holds.  A clock that goes back makes nothing expire sooner.
  *   P12 A value that is older than refresh_after, and has not expired, is returned at once, and refreshed: by the executor
  *       where there is one, with refresh_loader, whoever finds it; else by the first that asks with a loader, in its call, while
- *       all others get the old value.  One refresh of a key runs at a time.  One that fails leaves the old value, and is tried
- *       again when refresh_backoff has passed; -ENOENT is no failure: the old value goes.
+ *       all others get the old value.  One refresh of a key runs at a time.  One that fails leaves the old value, which
+ *       those get, too, who waited for it because the value had been evicted meanwhile, and is tried again when refresh_backoff
+ *       has passed; -ENOENT is no failure: the old value goes.
  *   P13 With stale_if_error, a value that has expired is kept for that time more: when a load of its key fails, all who
  *       waited get it instead of the error, and so do those who ask before refresh_backoff has passed.  Lookups that do not
  *       load never return it, and nothing else may see it; it counts, and goes before all entries that have not expired.

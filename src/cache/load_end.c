@@ -67,11 +67,12 @@ static void answer_one(struct pnx_cache_load *load, struct pnx_cache_waiter *wai
     }
 }
 
-/* What is returned instead of a failure: the old value, if nobody has said since that it is wrong, and it is kept so long. */
+/* What is returned instead of a failure: the old value, if there is one (an absence that was remembered is none), nobody has
+ * said since that it is wrong, and it is kept so long. */
 static struct pnx_cache_entry *instead_locked(const struct pnx_cache_load *load, int code) {
     const struct pnx_cache *cache = load->cache;
     if (!pnx__cache_load_failed(code) || !load->old || pnx__cache_load_overtaken(load) ||
-            pnx__cache_is_closed(cache))
+            pnx__cache_is_closed(cache) || (load->old->flags & PNX_CACHE_ENTRY_NEGATIVE))
         return NULL;
     return pnx__now(&cache->env) < pnx__cache_due(cache, load->old) ? load->old : NULL;
 }

@@ -89,4 +89,40 @@ static inline void check_loads(struct script *s, const char *value, uint32_t sou
     pnx_cache_ref_release(&ref);
 }
 
+/* ---- a thread that loads the key "k" ---- */
+
+struct asker {
+    struct script *s;
+    pnx_ns timeout;
+    struct pnx_cache_ref ref;
+    int rc;
+    pthread_t thread;
+};
+
+static inline void *asker_run(void *arg) {
+    struct asker *asker = arg;
+    asker->rc = pnx_cache_get_or_load(
+            asker->s->f->cache, "k", 1, script_loader, asker->s, asker->timeout, NULL, &asker->ref);
+    return NULL;
+}
+
+static inline void asker_start(struct asker *asker, struct script *s, pnx_ns timeout) {
+    *asker = (struct asker){.s = s, .timeout = timeout};
+    CHECK_EQ(pthread_create(&asker->thread, NULL, asker_run, asker), 0);
+}
+
+static inline void check_asked(struct asker *asker, const char *value, uint32_t source) {
+    pthread_join(asker->thread, NULL);
+    CHECK_MSG(asker->rc == 0, "%s", pnx_errname(asker->rc));
+    CHECK_STR(pnx_cache_ref_data(&asker->ref), value);
+    CHECK_EQ(asker->ref.source, source);
+    pnx_cache_ref_release(&asker->ref);
+}
+
+static inline void check_asked_in_vain(struct asker *asker, int code) {
+    pthread_join(asker->thread, NULL);
+    CHECK_EQ(asker->rc, code);
+    CHECK(!asker->ref.entry);
+}
+
 #endif

@@ -232,36 +232,16 @@ TEST(p15_what_a_kept_load_is_ended_with_is_checked) {
     }
 }
 
-struct blocked {
-    struct script *s;
-    pthread_t thread;
-    pnx_ns timeout;
-    struct pnx_cache_ref ref;
-    int rc;
-};
-
-static void *block(void *arg) {
-    struct blocked *blocked = arg;
-    blocked->rc = pnx_cache_get_or_load(blocked->s->f->cache, "k", 1, script_loader, blocked->s,
-            blocked->timeout, NULL, &blocked->ref);
-    return NULL;
-}
-
-static void start(struct blocked *blocked, struct script *s, pnx_ns timeout) {
-    *blocked = (struct blocked){.s = s, .timeout = timeout};
-    CHECK_EQ(pthread_create(&blocked->thread, NULL, block, blocked), 0);
-}
-
 TEST(p14_threads_and_requests_share_a_load_whoever_began_it) {
     for (int thread_leads = 0; thread_leads < 2; thread_leads++) {
         struct fixture f;
         struct script s;
         struct asked a = {0}, b = {0};
-        struct blocked thread;
+        struct asker thread;
         open_async(&f, &s, PNX_CACHE_OPTS(.capacity_entries = 4));
         if (thread_leads) {
             script_gate(&s, true);
-            start(&thread, &s, PNX_SEC);
+            asker_start(&thread, &s, PNX_SEC);
             script_await_started(&s, 1);
             ask(&a, &s);
             ask(&b, &s);
@@ -270,17 +250,14 @@ TEST(p14_threads_and_requests_share_a_load_whoever_began_it) {
         } else {
             s.code = -EINPROGRESS;
             ask(&a, &s);
-            start(&thread, &s, PNX_NEVER);
+            asker_start(&thread, &s, PNX_NEVER);
             await_waiters(&f, 1);
             ask(&b, &s);
             check_invariants(&f);
             CHECK_EQ(pnx_cache_load_set(s.kept, "made", 5), 0);
             CHECK_EQ(pnx_cache_load_finish(s.kept, 0), 0);
         }
-        pthread_join(thread.thread, NULL);
-        CHECK_EQ(thread.rc, 0);
-        CHECK_STR(pnx_cache_ref_data(&thread.ref), "made");
-        pnx_cache_ref_release(&thread.ref);
+        check_asked(&thread, "made", thread_leads ? PNX_CACHE_LOADED : PNX_CACHE_SHARED);
         check_told(&a, 0, "made", PNX_CACHE_SHARED);
         check_told(&b, 0, "made", PNX_CACHE_SHARED);
         CHECK_EQ(s.calls, 1);
@@ -407,10 +384,10 @@ TEST(p15_a_blocking_loader_that_takes_too_long_keeps_those_who_wait_until_their_
     struct fixture f;
     struct script s;
     struct asked a = {0}, b = {0};
-    struct blocked thread;
+    struct asker thread;
     open_async(&f, &s, PNX_CACHE_OPTS(.capacity_entries = 4));
     script_gate(&s, true);
-    start(&thread, &s, PNX_SEC);
+    asker_start(&thread, &s, PNX_SEC);
     script_await_started(&s, 1);
     ask_key(&a, &s, "k", 2 * PNX_SEC);
     ask_key(&b, &s, "k", 9 * PNX_SEC);
@@ -421,8 +398,7 @@ TEST(p15_a_blocking_loader_that_takes_too_long_keeps_those_who_wait_until_their_
     s.code =
             -ETIMEDOUT; /* it notices at last: b, which has time left, loads in its place, on that thread */
     script_gate(&s, false);
-    pthread_join(thread.thread, NULL);
-    CHECK_EQ(thread.rc, -ETIMEDOUT);
+    check_asked_in_vain(&thread, -ETIMEDOUT);
     CHECK_EQ(s.calls, 2);
     check_told(&b, -ETIMEDOUT, NULL, 0);
     fixture_close(&f);
@@ -434,20 +410,16 @@ TEST(p14_a_request_takes_over_from_a_leader_whose_time_was_up) {
     struct fixture f;
     struct script s;
     struct asked a = {0};
-    struct blocked thread;
+    struct asker thread;
     open_async(&f, &s, PNX_CACHE_OPTS(.capacity_entries = 4));
     s.code = -EINPROGRESS;
     ask_key(&a, &s, "k", PNX_SEC);
-    start(&thread, &s, PNX_NEVER);
+    asker_start(&thread, &s, PNX_NEVER);
     await_waiters(&f, 1);
     s.code = 0;
     CHECK_EQ(pnx_cache_load_finish(s.kept, -ETIMEDOUT), 0);
     check_told(&a, -ETIMEDOUT, NULL, 0);
-    pthread_join(thread.thread, NULL);
-    CHECK_EQ(thread.rc, 0); /* the thread led then */
-    CHECK_STR(pnx_cache_ref_data(&thread.ref), "made");
-    CHECK_EQ(thread.ref.source, PNX_CACHE_LOADED);
-    pnx_cache_ref_release(&thread.ref);
+    check_asked(&thread, "made", PNX_CACHE_LOADED); /* the thread led then */
     fixture_close(&f);
 }
 

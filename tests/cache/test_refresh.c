@@ -53,32 +53,6 @@ TEST(p12_what_was_put_is_refreshed_too_and_the_time_is_the_new_ones) {
     fixture_close(&f);
 }
 
-struct asker {
-    struct script *s;
-    struct pnx_cache_ref ref;
-    int rc;
-    pthread_t thread;
-};
-
-static void *ask(void *arg) {
-    struct asker *asker = arg;
-    asker->rc = script_load(asker->s, &asker->ref);
-    return NULL;
-}
-
-static void start(struct asker *asker, struct script *s) {
-    *asker = (struct asker){.s = s};
-    CHECK_EQ(pthread_create(&asker->thread, NULL, ask, asker), 0);
-}
-
-static void check_asked(struct asker *asker, const char *value, uint32_t source) {
-    pthread_join(asker->thread, NULL);
-    CHECK_EQ(asker->rc, 0);
-    CHECK_STR(pnx_cache_ref_data(&asker->ref), value);
-    CHECK_EQ(asker->ref.source, source);
-    pnx_cache_ref_release(&asker->ref);
-}
-
 TEST(p12_while_one_refreshes_the_others_have_the_old_value_and_wait_for_nothing) {
     struct fixture f;
     struct script s;
@@ -88,7 +62,7 @@ TEST(p12_while_one_refreshes_the_others_have_the_old_value_and_wait_for_nothing)
     put_text(&f, "k", "old", 0);
     test_env_advance(&f.te, 10 * PNX_SEC);
     script_gate(&s, true);
-    start(&first, &s);
+    asker_start(&first, &s, 5 * PNX_SEC);
     script_await_started(&s, 1);
     for (int i = 0; i < 3; i++)
         check_loads(&s, "old", PNX_CACHE_STALE);
@@ -181,7 +155,7 @@ TEST(p6_a_refresh_that_was_overtaken_is_not_stored) {
         put_text(&f, "k", "old", 0);
         test_env_advance(&f.te, 10 * PNX_SEC);
         script_gate(&s, true);
-        start(&first, &s);
+        asker_start(&first, &s, 5 * PNX_SEC);
         script_await_started(&s, 1);
         if (how == PUT)
             put_text(&f, "k", "newer", 0);
@@ -219,11 +193,11 @@ TEST(p6_who_misses_during_a_refresh_shares_it) {
     put_text(&f, "k", "old", 0);
     test_env_advance(&f.te, 10 * PNX_SEC);
     script_gate(&s, true);
-    start(&first, &s);
+    asker_start(&first, &s, 5 * PNX_SEC);
     script_await_started(&s, 1);
     test_env_advance(&f.te, 10 * PNX_SEC);
     check_absent(&f, "k");
-    start(&second, &s);
+    asker_start(&second, &s, 5 * PNX_SEC);
     await_waiters(&f, 1);
     script_gate(&s, false);
     check_asked(&first, "new", PNX_CACHE_LOADED);
@@ -329,7 +303,7 @@ TEST(a_refresh_by_hand_replaces_what_is_there_or_loads_what_is_not) {
     check_absent(&f, "k");
     s.code = 0;
     script_gate(&s, true);
-    start(&first, &s);
+    asker_start(&first, &s, 5 * PNX_SEC);
     script_await_started(&s, 5);
     CHECK_EQ(pnx_cache_refresh(f.cache, "k", 1, script_loader, &s, PNX_SEC, &f.err), -EALREADY);
     CHECK_CONTAINS(f.err.message, "under way");
@@ -663,6 +637,18 @@ static void open_keeping(struct fixture *f, struct script *s, const struct pnx_c
     test_env_advance(&f->te, 10 * PNX_SEC);
 }
 
+static void *run_refresher(void *arg) {
+    struct asker *asker = arg;
+    asker->rc = pnx_cache_refresh(
+            asker->s->f->cache, "k", 1, script_loader, asker->s, asker->timeout, NULL);
+    return NULL;
+}
+
+static void refresher_start(struct asker *asker, struct script *s) {
+    *asker = (struct asker){.s = s, .timeout = PNX_NEVER};
+    CHECK_EQ(pthread_create(&asker->thread, NULL, run_refresher, asker), 0);
+}
+
 TEST(p13_a_value_that_has_expired_is_returned_instead_of_an_error) {
     struct fixture f;
     struct script s;
@@ -714,10 +700,10 @@ TEST(p13_all_who_waited_have_it) {
     open_keeping(&f, &s, PNX_CACHE_OPTS(.capacity_entries = 4));
     s.code = -EIO;
     script_gate(&s, true);
-    start(&askers[0], &s);
+    asker_start(&askers[0], &s, 5 * PNX_SEC);
     script_await_started(&s, 1);
-    start(&askers[1], &s);
-    start(&askers[2], &s);
+    asker_start(&askers[1], &s, 5 * PNX_SEC);
+    asker_start(&askers[2], &s, 5 * PNX_SEC);
     await_waiters(&f, 2);
     script_gate(&s, false);
     for (int i = 0; i < 3; i++)
@@ -735,7 +721,7 @@ TEST(p13_what_overtakes_the_load_ends_the_old_value) {
         open_keeping(&f, &s, PNX_CACHE_OPTS(.capacity_entries = 4));
         s.code = -EIO;
         script_gate(&s, true);
-        start(&first, &s);
+        asker_start(&first, &s, 5 * PNX_SEC);
         script_await_started(&s, 1);
         if (how == PUT)
             put_text(&f, "k", "newer", 0);
@@ -744,9 +730,7 @@ TEST(p13_what_overtakes_the_load_ends_the_old_value) {
         else
             CHECK_EQ(pnx_cache_clear(f.cache), 0);
         script_gate(&s, false);
-        pthread_join(first.thread, NULL);
-        CHECK_EQ(first.rc, -EIO);
-        CHECK(!first.ref.entry);
+        check_asked_in_vain(&first, -EIO);
         fixture_close(&f);
     }
 }
@@ -794,6 +778,56 @@ TEST(p13_it_goes_before_what_has_not_expired_and_at_its_time) {
     CHECK_EQ(pnx_cache_tick(f.cache, f.te.now), PNX_NEVER);
     CHECK_EQ(stats_of(&f).entries, 1);
     fixture_close(&f);
+}
+
+/* It was not overtaken, and has not expired. */
+TEST(p12_a_refresh_that_fails_gives_the_old_value_to_those_who_missed_it) {
+    struct fixture f;
+    struct script s;
+    struct asker refresher, misser;
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 1));
+    script_init(&s, &f, "new");
+    put_text(&f, "k", "old", 0);
+    s.code = -EIO;
+    script_gate(&s, true);
+    refresher_start(&refresher, &s);
+    script_await_started(&s, 1);
+    put_text(&f, "other", "evicts it", 0);
+    asker_start(&misser, &s, PNX_NEVER);
+    await_waiters(&f, 1);
+    script_gate(&s, false);
+    check_asked_in_vain(&refresher, -EIO);
+    check_asked(&misser, "old", PNX_CACHE_STALE);
+    check_absent(&f, "k");
+    fixture_close(&f);
+}
+
+TEST(p13_an_absence_that_is_remembered_is_no_value_to_be_returned_instead_of_an_error) {
+    for (int expires = 0; expires < 2; expires++) {
+        struct fixture f;
+        struct script s;
+        struct asker refresher, misser;
+        struct pnx_cache_ref ref = {0};
+        fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 1, .negative_ttl = 10 * PNX_SEC,
+                                 .stale_if_error = expires ? 100 * PNX_SEC : 0));
+        script_init(&s, &f, "new");
+        s.code = -ENOENT;
+        CHECK_EQ(script_load(&s, &ref), -ENOENT);
+        s.code = -EIO;
+        script_gate(&s, true);
+        refresher_start(&refresher, &s);
+        script_await_started(&s, 2);
+        if (expires)
+            test_env_advance(&f.te, 10 * PNX_SEC);
+        else
+            put_text(&f, "other", "evicts it", 0);
+        asker_start(&misser, &s, PNX_NEVER);
+        await_waiters(&f, 1);
+        script_gate(&s, false);
+        check_asked_in_vain(&refresher, -EIO);
+        check_asked_in_vain(&misser, -EIO);
+        fixture_close(&f);
+    }
 }
 
 /* ---- memory, options ---- */
