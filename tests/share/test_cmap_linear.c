@@ -5,16 +5,17 @@
  * Threads run random operations and write down what they asked, what they got, and two times of one global counter:
  * before and after.  Since linearizability is local (Herlihy and Wing, 1990), each key's history is searched by
  * itself for an order of its operations that agrees with the times and with one register that is absent or has a
- * value (Wing and Gong, 1993; with the memory of states by Lowe, 2017).
+ * value (harness/linear.h).
  */
 #include "harness/harness.h"
+#include "harness/linear.h"
 #include "share/cmap.h"
 
 #include <errno.h>
 
 #define THREADS 4
 #define KEYS    6
-#define OPS_MAX 60 /* of all threads in one round: one bit each in a state */
+#define OPS_MAX 60 /* of all threads in one round */
 
 enum what {
     GET,
@@ -54,22 +55,12 @@ struct round {
 
 /* A register: absent, or a value. */
 struct state {
-    uint64_t done; /* bits of operations */
     uint64_t value;
-    bool there;
-};
-
-#define SEEN_SIZE (1u << 16)
-struct search {
-    const struct op *ops[OPS_MAX];
-    unsigned n;
-    struct state seen[SEEN_SIZE];
-    bool used[SEEN_SIZE];
-    unsigned n_seen;
+    uint64_t there; /* 0 or 1 */
 };
 
 /* Runs an operation on the register; false when the register would have answered otherwise. */
-static bool apply(const struct op *op, struct state *state) {
+static bool happens(const struct op *op, struct state *state) {
     bool there = state->there;
     uint64_t value = state->value;
     bool agrees = !op->saw || (there && op->got == value);
@@ -126,58 +117,28 @@ static bool apply(const struct op *op, struct state *state) {
     }
 }
 
-/* Remembers a state; false when it was there. */
-static bool first_time(struct search *search, const struct state *state) {
-    uint64_t mixed =
-            (state->done * UINT64_C(0x9E3779B97F4A7C15)) ^ (state->value * 31) ^ state->there;
-    for (uint64_t i = mixed >> 48;; i = (i + 1) % SEEN_SIZE) {
-        if (!search->used[i]) {
-            CHECK(++search->n_seen < SEEN_SIZE);
-            search->used[i] = true;
-            search->seen[i] = *state;
-            return true;
-        }
-        const struct state *old = &search->seen[i];
-        if (old->done == state->done && old->there == state->there &&
-                (!old->there || old->value == state->value))
-            return false;
-    }
-}
+/* The operations of one key. */
+struct selection {
+    const struct op *ops[OPS_MAX];
+};
 
-static bool explains(struct search *search, const struct state *state) {
-    if (state->done == (search->n == 64 ? UINT64_MAX : (UINT64_C(1) << search->n) - 1))
-        return true;
-    if (!first_time(search, state))
-        return false;
-    uint64_t soonest =
-            UINT64_MAX; /* the first return among those that are left: nobody may follow it */
-    for (unsigned i = 0; i < search->n; i++)
-        if (!(state->done >> i & 1) && search->ops[i]->ended < soonest)
-            soonest = search->ops[i]->ended;
-    for (unsigned i = 0; i < search->n; i++) {
-        if ((state->done >> i & 1) || search->ops[i]->begun > soonest)
-            continue;
-        struct state next = *state;
-        if (!apply(search->ops[i], &next))
-            continue;
-        next.done |= UINT64_C(1) << i;
-        if (explains(search, &next))
-            return true;
-    }
-    return false;
+static bool apply(const void *ctx, unsigned i, void *state) {
+    return happens(((const struct selection *)ctx)->ops[i], state);
 }
 
 static bool linearizable(const struct round *round, uint64_t key) {
-    static struct search search;
-    memset(search.used, 0, sizeof(search.used));
-    search.n = 0;
-    search.n_seen = 0;
-    for (unsigned t = 0; t < THREADS; t++)
-        for (unsigned i = 0; i < round->n[t]; i++)
-            if (round->ops[t][i].key == key || round->ops[t][i].what == CLEAR)
-                search.ops[search.n++] = &round->ops[t][i];
-    struct state start = {0};
-    return explains(&search, &start);
+    struct selection selection;
+    struct linear_history history = {
+            .apply = apply, .ctx = &selection, .state_size = sizeof(struct state)};
+    const struct state start = {0};
+    for (unsigned t = 0; t < THREADS; t++) {
+        for (unsigned i = 0; i < round->n[t]; i++) {
+            const struct op *op = &round->ops[t][i];
+            if (op->key == key || op->what == CLEAR)
+                selection.ops[linear_add(&history, op->begun, op->ended)] = op;
+        }
+    }
+    return linear_explains(&history, &start);
 }
 
 static void print_history(const struct round *round, uint64_t key) {
