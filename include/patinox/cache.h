@@ -38,7 +38,8 @@
  *       included; while a key is stored, and replaced, no lookup misses it.  A clear takes effect for all keys at one moment.
  *   P11 With ttl_access an entry also expires once nobody has used it for that time, or up to min(1 s, ttl_access / 16)
  *       sooner: a use is written down only when the last one that was is older than that, so that hits rarely write.
- *       Whatever comes first holds.  A clock that goes back makes nothing expire sooner.
+ *       Whatever comes first holds.  A clock that goes back makes nothing expire sooner.  Lookups that find it and computes are
+ *       uses; a walk, a retain, a save, a reservation, and a put or commit that leaves it as it is are none.
  *   P12 A value that is older than refresh_after, and has not expired, is returned at once, and refreshed: by the executor
  *       where there is one, with refresh_loader, whoever finds it; else by the first that asks with a loader, in its call, while
  *       all others get the old value.  One refresh of a key runs at a time.  One that fails leaves the old value, which
@@ -46,18 +47,19 @@
  *       has passed; -ENOENT is no failure: the old value goes.
  *   P13 With stale_if_error, a value that has expired is kept for that time more: when a load of its key fails, all who
  *       waited get it instead of the error, and so do those who ask before refresh_backoff has passed.  Lookups that do not
- *       load never return it, and nothing else may see it; it counts, and goes before all entries that have not expired.
- *       A put, a remove or a clear of the key ends it.
+ *       load never return it, and nothing else may see it but a retain's predicate; it counts, and goes before all entries that
+ *       have not expired.  A put, a commit, a compute that changes something, a remove, or a clear of the key ends it.
  *   P14 Each request that pnx_cache_get_async() accepted is told its outcome once, unless pnx_cache_cancel() took it back.
  *       Its callback runs with no lock held, and never inside another one on the same thread.
  *   P15 A load that its loader keeps is one like others, until it is ended, or found to be past its deadline: then it is
  *       given up, and whoever waited for it and has time left leads the next one.
  *
  *   P16 What is reserved is charged to the budget from then on; nobody sees it, and it counts against no capacity, before it
- *       is committed.
+ *       is committed.  Its times (ttl, P11, P12) count from the commit.
  *   P17 A compute takes effect at one moment: what its function saw last is what was stored then, so that no change of others
  *       is lost.  It waits for nobody, and its function runs with no lock held.
- *   P18 A retain removes what its predicate has refused, and nothing that took its place meanwhile.
+ *   P18 A retain removes what its predicate has refused, and nothing that took its place meanwhile.  What it has removed is
+ *       not returned instead of an error (P13), and no load of it that was under way is stored.
  *   P19 A save leaves the old file whole, or the new one.  A file is loaded as it was saved, or it is refused, and the cache
  *       stays as it was.
  *   P20 With a weigher each value is weighed once, before it is stored, and keeps its weight until it leaves: at least 1, so that
@@ -172,7 +174,8 @@ struct pnx_cache_opts {
     /* times (P11) */
     pnx_ns ttl_access; /* how long an entry stays that nobody uses; default PNX_NEVER */
     uint32_t
-            ttl_jitter; /* per cent: each time to live is shortened at random by up to that; default 0 */
+            ttl_jitter; /* per cent: each time to live, and until a refresh, is shortened at random by up to that, but for
+                            what is left of an older one (change_keep_ttl, load_file); default 0 */
     uint32_t reserved; /* must be 0 */
     pnx_ns refresh_after; /* how old a value becomes before it is refreshed while it is served (P12); default PNX_NEVER */
     pnx_ns refresh_backoff; /* how long after a failed refresh until another one is tried; default 1 s */
@@ -394,7 +397,8 @@ PNX_API int pnx_cache_each_copy(struct pnx_cache *cache,
 /*
  * Removes the entries that keep refuses, with PNX_CACHE_EXPLICIT, and overtakes loads of their keys.  Walks as pnx_cache_each()
  * does: entries that come meanwhile are not asked about, and a verdict on a value that has been replaced since is void
- * (P18).  Remembered absences stay.  Returns how many it removed; -ESHUTDOWN, -EINVAL.
+ * (P18).  Asks about what is kept for errors, too (P13), with the source PNX_CACHE_STALE.  Remembered absences stay.  Returns
+ * how many it removed; -ESHUTDOWN, -EINVAL.
  */
 typedef bool pnx_cache_keep_fn(void *ctx, const struct pnx_cache_ref *ref);
 PNX_API int64_t pnx_cache_retain(struct pnx_cache *cache, pnx_cache_keep_fn *keep, void *ctx);
@@ -454,7 +458,9 @@ struct pnx_cache_change; /* what a compute's function decides; valid during its 
  * Decides what becomes of a key: calls one of the functions below, or none to leave all as it is, and returns 0; or returns
  * a negative error, which leaves all as it is, too.  now is empty where nothing is stored, and valid during the call.
  * It may be called several times, since it runs without a lock: whenever another thread has changed the key meanwhile,
- * with what is stored then.  So it must have no effect but its decision.
+ * with what is stored then.  A value that is to be refreshed has the source PNX_CACHE_STALE, and is, where an executor does it
+ * and the function leaves it as it is (P12); one that is kept for errors (P13) is nothing to it.  So it must have no effect
+ * but its decision.
  */
 typedef int pnx_cache_compute_fn(
         void *ctx, const struct pnx_cache_ref *now, struct pnx_cache_change *change);
@@ -783,13 +789,15 @@ struct pnx_cache_file_report {
     uint64_t left_out;   /* pointers without a function, or with one that left them out */
     uint64_t expired;    /* whose time passed between save and load */
     uint64_t no_room;    /* colder than what there was room for, or refused by the budget */
-    uint64_t present;    /* whose key the cache had already: its value stays */
+    uint64_t
+            present; /* whose key the cache had already, or was loading: its value stays, or will be newer */
 };
 
 /*
  * Writes all entries that are there all the time to a file, with what is left of their times to live: the coldest first, as
- * far as counts of hits and the order of use (not known where sizes are fixed) tell.  Remembered absences are left out.  The file is written
- * beside path, for the owner alone, made safe on disk and then given its name; one that fails leaves nothing.  Takes 24
+ * far as counts of hits and the order of use (not known where sizes are fixed) tell.  Remembered absences, and what is kept
+ * for errors, are left out.  The file is written beside path, for the owner alone, made safe on disk and then given its
+ * name; one that fails leaves nothing.  Takes 24
  * bytes of memory for each entry, and holds locks as pnx_cache_each() does.  opts and ret_report (its size set) may be NULL.
  *
  * What the system says of the file: -ENOSPC, -EIO, -EACCES (on Windows also where somebody else has it open or replaces it) ...; -ENOMEM, -E2BIG, -EINVAL, -ESHUTDOWN, or what serialize
@@ -801,9 +809,11 @@ PNX_API PNX_NODISCARD int pnx_cache_save(struct pnx_cache *cache, const char *pa
 
 /*
  * Puts what a file holds into the cache, as far as there is room: the hottest, where that is not all.  It evicts nothing,
- * and entries that are there stay.  With a weigher, values are weighed anew; what there is room for is judged by what they
- * weighed when they were saved, or as 1 where that was without one, and only what turns out heavier evicts others.  Times to live go on by the wall clock, and never back.  The file is checked whole,
- * checksum by checksum, before the first entry is put.
+ * entries that are there stay, and a load under way goes on.  With a weigher, values are weighed anew; what there is room for
+ * is judged by what they weighed when they were saved, or as 1 where that was without one, and only what turns out heavier
+ * evicts others.  Times to live, and until a refresh where the cache has refresh_after, go on by the wall clock, and never back;
+ * an entry counts as used when it is loaded (P11).  The file is checked whole, checksum by checksum, before the first entry is
+ * put.
  *
  * -ENOENT, -EACCES, -EIO ...; PNX_E_FORMAT when it is no such file, is damaged, cut short, of another version of the format
  * or of a machine with another byte order, or holds other sizes than the cache's fixed ones: err says which; -ESTALE when it was saved under another label; -ENOMEM, -E2BIG,

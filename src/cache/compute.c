@@ -18,6 +18,7 @@
 #include "cache/change.h"
 
 #include "base/hash.h"
+#include "cache/load.h"
 #include "share/reclaim.h"
 
 #define AGAIN PNX_CACHE_CHANGE_AGAIN
@@ -166,7 +167,8 @@ static int call_fn(struct pnx_cache_change *change) {
     struct pnx_cache_ref now = {0};
     PNX_CACHE_CALLING(returned);
     if (change->seen && !change->negative)
-        now = (struct pnx_cache_ref){.entry = change->seen, .source = PNX_CACHE_FOUND};
+        now = (struct pnx_cache_ref){.entry = change->seen,
+                .source = pnx__cache_soft_look(change->cache, change->seen, NULL)};
     pnx__mutex_assert_none_held();
     if (self)
         self->cache_changes = change;
@@ -245,8 +247,8 @@ static int replace(struct pnx_cache_change *change) {
     return rc == PNX_E_CONFLICT ? AGAIN : rc;
 }
 
-/* Carries the decision out; *ret_entry: what is stored then, pinned. */
-static int carry_out(struct pnx_cache_change *change, struct pnx_cache_entry **ret_entry) {
+/* Carries the decision out; *ret_ref: what is stored then, pinned. */
+static int carry_out(struct pnx_cache_change *change, struct pnx_cache_ref *ret_ref) {
     int rc = 0;
     if (change->copies)
         return pnx__cache_fixed_change_carry_out(change);
@@ -257,10 +259,11 @@ static int carry_out(struct pnx_cache_change *change, struct pnx_cache_entry **r
     if (rc == 0 && change->decision == PNX_CACHE_REPLACE) {
         /* The maker's reference becomes the caller's pin. */
         pnx__cache_count_pins(change->cache, 1);
-        *ret_entry = change->result;
+        *ret_ref = (struct pnx_cache_ref){.entry = change->result, .source = PNX_CACHE_FOUND};
         change->result = NULL;
-    } else if (rc == 0 && change->decision == PNX_CACHE_KEEP && !change->negative) {
-        *ret_entry = change->seen;
+    } else if (rc == 0 && change->decision == PNX_CACHE_KEEP && change->seen && !change->negative) {
+        *ret_ref = (struct pnx_cache_ref){
+                .entry = change->seen, .source = pnx__cache_source(change->cache, change->seen)};
         change->seen = NULL;
     }
     return rc;
@@ -268,7 +271,7 @@ static int carry_out(struct pnx_cache_change *change, struct pnx_cache_entry **r
 
 /* ---- compute ---- */
 
-static int compute(struct pnx_cache_change *change, struct pnx_cache_entry **ret_entry) {
+static int compute(struct pnx_cache_change *change, struct pnx_cache_ref *ret_ref) {
     int rc = AGAIN;
     for (uint32_t tries = 0; rc == AGAIN && tries < PNX_CACHE_COMPUTE_TRIES; tries++) {
         rc = look(change, tries == 0);
@@ -278,7 +281,7 @@ static int compute(struct pnx_cache_change *change, struct pnx_cache_entry **ret
         if (rc == PNX_CACHE_FORKED)
             return -ESHUTDOWN; /* all of this is only a copy of the parent's */
         if (rc == 0)
-            rc = carry_out(change, ret_entry);
+            rc = carry_out(change, ret_ref);
         let_go(change);
     }
     return rc == AGAIN ? -EAGAIN : rc;
@@ -295,7 +298,7 @@ static bool is_under_way(const struct pnx_cache_change *change) {
 }
 
 /* Fills in the rest of a change whose function is there, and computes. */
-static int run(struct pnx_cache_change *change, struct pnx_cache_entry **ret_entry) {
+static int run(struct pnx_cache_change *change, struct pnx_cache_ref *ret_ref) {
     const struct pnx_thread *self = pnx__self();
     if (change->key_size > UINT32_MAX)
         return -EFBIG;
@@ -304,7 +307,7 @@ static int run(struct pnx_cache_change *change, struct pnx_cache_entry **ret_ent
     change->outer = self ? self->cache_changes : NULL;
     if (is_under_way(change))
         return -EDEADLK;
-    int rc = compute(change, ret_entry);
+    int rc = compute(change, ret_ref);
     return pnx__cache_enter(change->cache) != 0 ? -ESHUTDOWN : rc;
 }
 
@@ -319,10 +322,10 @@ int pnx_cache_compute(struct pnx_cache *cache, const void *key, size_t key_size,
         return -ENOTSUP;
     struct pnx_cache_change change = {
             .cache = cache, .key = key, .key_size = key_size, .fn = fn, .ctx = ctx};
-    struct pnx_cache_ref ref = {.source = PNX_CACHE_FOUND};
-    rc = run(&change, &ref.entry);
+    struct pnx_cache_ref ref = {0};
+    rc = run(&change, &ref);
     if (rc == 0 && ret_ref)
-        *ret_ref = ref.entry ? ref : (struct pnx_cache_ref){0};
+        *ret_ref = ref;
     else
         pnx_cache_ref_release(&ref);
     return rc;
@@ -373,7 +376,7 @@ int pnx_cache_compute_copy(struct pnx_cache *cache, const void *key, size_t key_
     if (pnx__cache_is_fixed(cache))
         return compute_fixed(&change, buf, cap, ret_size);
     struct pnx_cache_ref ref = {0};
-    rc = run(&change, &ref.entry);
+    rc = run(&change, &ref);
     if (rc == 0 && ref.entry && (ref.entry->flags & PNX_CACHE_ENTRY_POINTER))
         rc = -ENOTSUP;
     else if (rc == 0)
@@ -398,11 +401,15 @@ static int keep_or_remove(void *arg, const struct pnx_cache_ref *ref) {
     struct pnx_cache_entry *entry = ref->entry;
     struct pnx_cache_shard *shard = entry->shard;
     struct pnx_cache_effects fx = {0};
+    struct pnx_cache_entry *kept = NULL;
     const void *key = pnx__cache_entry_key(entry);
     uint64_t hash = pnx__hash(shard->cache->seed, key, entry->key_size);
+    pnx_ns now = 0;
     pnx__cache_lock(shard);
+    /* One that has expired since, or had before, and is kept for errors, would yet be returned instead of one. */
     if (!pnx__cache_is_closed(shard->cache) &&
-            pnx__cache_find_locked(shard, hash, key, entry->key_size, &fx) == entry) {
+            (pnx__cache_see_locked(shard, hash, key, entry->key_size, &now, &fx, &kept) == entry ||
+                    kept == entry)) {
         pnx__cache_remove_locked(shard, entry, PNX_CACHE_EXPLICIT, &fx);
         pnx__cache_overtake_locked(shard, hash, key, entry->key_size);
         retain->removed++;
@@ -416,7 +423,7 @@ int64_t pnx_cache_retain(struct pnx_cache *cache, pnx_cache_keep_fn *keep, void 
     struct retain retain = {.keep = keep, .ctx = ctx};
     if (cache && !keep)
         return -EINVAL;
-    int rc = pnx_cache_each(cache, keep_or_remove, &retain);
+    int rc = pnx__cache_walk(cache, true, keep_or_remove, &retain);
     if (rc)
         return rc;
     pnx__cache_update_row(cache);

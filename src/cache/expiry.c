@@ -49,6 +49,8 @@ void pnx__cache_set_times(const struct pnx_cache *cache, struct pnx_cache_entry 
     pnx_ns soft = insert->soft ? insert->soft : cache->refresh_after;
     if (soft != PNX_NEVER)
         soft = pnx__deadline(now, shorten(cache, soft, random));
+    if (insert->soft_at)
+        soft = insert->soft_at;
     struct pnx_cache_times *times = pnx__cache_entry_times(entry);
     /* Relaxed, both: nobody else knows the entry yet. */
     pnx_store(&times->used, (uint64_t)now, PNX_RELAXED, "cache.first_use");

@@ -41,12 +41,17 @@ struct pnx_cache_file_block {
     uint64_t head_checksum;
 };
 
-enum {
-    PNX_CACHE_FILE_SERIALIZED = 1, /* flag of a record: its value was a pointer */
-    PNX_CACHE_FILE_WEIGHED = 2     /* its weight, a uint64_t above 0, is behind it */
+enum {                             /* flags of a record */
+    PNX_CACHE_FILE_SERIALIZED = 1, /* its value was a pointer */
+    PNX_CACHE_FILE_WEIGHED = 2,    /* its weight, a uint64_t above 0, is behind it */
+    PNX_CACHE_FILE_REFRESHED =
+            4, /* behind that stands in how many nanoseconds it is to be refreshed, an int64_t of 0 or more */
 };
 
-/* In front of a weight, a key and a value. */
+#define PNX_CACHE_FILE_FLAGS \
+    (PNX_CACHE_FILE_SERIALIZED | PNX_CACHE_FILE_WEIGHED | PNX_CACHE_FILE_REFRESHED)
+
+/* In front of a weight, a time, a key and a value. */
 struct pnx_cache_file_record {
     uint64_t value_size;
     int64_t ttl; /* nanoseconds left when it was saved; PNX_NEVER: it does not expire */

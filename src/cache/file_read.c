@@ -139,6 +139,15 @@ static int read_head(struct load *load) {
 
 /* ---- records ---- */
 
+/* A record as it was read. */
+struct item {
+    struct pnx_cache_file_record record;
+    uint64_t weight;
+    uint64_t refresh; /* of one that is REFRESHED: in how many nanoseconds */
+    const unsigned char *key;
+    const unsigned char *value;
+};
+
 /* What is left of its time to live; 0 and less: it has passed. */
 static int64_t left_of(const struct load *load, const struct pnx_cache_file_record *record) {
     if (record->ttl == PNX_NEVER)
@@ -146,6 +155,17 @@ static int64_t left_of(const struct load *load, const struct pnx_cache_file_reco
     int64_t left = record->ttl - load->passed;
     /* Of fixed sizes, what is left must be more than the tick that it is rounded down to. */
     return pnx__cache_is_fixed(load->cache) && left < PNX_CACHE_FIXED_TTL_MIN ? 0 : left;
+}
+
+/* When it is to be refreshed; 0: as the cache says, which may be sooner than it was when it was saved. */
+static pnx_ns refresh_at(const struct load *load, const struct item *item) {
+    const struct pnx_cache *cache = load->cache;
+    if (!(item->record.flags & PNX_CACHE_FILE_REFRESHED) || cache->refresh_after == PNX_NEVER)
+        return 0;
+    int64_t left = (int64_t)item->refresh;
+    left = left > load->passed ? left - load->passed : 0;
+    left = left < cache->refresh_after ? left : cache->refresh_after;
+    return pnx__deadline(pnx__now(&cache->env), left ? left : 1);
 }
 
 /* The pointer's size is not known before it has been made: as much as its bytes. */
@@ -229,9 +249,9 @@ static int store_record(struct load *load, struct pnx_cache_insert *insert) {
 }
 
 /* Second pass. */
-static int put_record(struct load *load, const struct pnx_cache_file_record *record,
-        uint64_t weight, const unsigned char *key, const unsigned char *value) {
+static int put_record(struct load *load, const struct item *item) {
     struct pnx_cache *cache = load->cache;
+    const struct pnx_cache_file_record *record = &item->record;
     bool serialized = record->flags & PNX_CACHE_FILE_SERIALIZED;
     int64_t left = left_of(load, record);
     if (left <= 0) {
@@ -245,32 +265,34 @@ static int put_record(struct load *load, const struct pnx_cache_file_record *rec
     bool fits = !load->refused && load->cost <= load->room_bytes &&
                 load->entries <= load->room_entries && load->weight <= load->room_weight;
     load->cost -= cost_of_record(load, record);
-    load->weight -= load->weight == UINT64_MAX ? 0 : weight;
+    load->weight -= load->weight == UINT64_MAX ? 0 : item->weight;
     load->entries--;
     if (!fits) {
         load->report->no_room++;
         return 0;
     }
     if (pnx__cache_is_fixed(cache)) {
-        int rc = pnx__cache_fixed_restore(cache, record, left, key, value);
+        int rc = pnx__cache_fixed_restore(cache, record, left, item->key, item->value);
         load->refused = rc == -ENOMEM;
         return count_stored(load, rc);
     }
     struct pnx_cache_insert insert = {
-            .hash = pnx__hash(cache->seed, key, record->key_size),
+            .hash = pnx__hash(cache->seed, item->key, record->key_size),
             .expires = pnx__deadline(left == PNX_NEVER ? 0 : pnx__now(&cache->env), left),
+            .soft_at = refresh_at(load, item),
             .if_absent = true,
+            .restored = true,
             .hits = record->hits,
             .no_reclaim = true,
     };
-    insert.entry = pnx__cache_entry_make(pnx__cache_shard_of(cache, insert.hash), key,
-            record->key_size, serialized ? NULL : value,
+    insert.entry = pnx__cache_entry_make(pnx__cache_shard_of(cache, insert.hash), item->key,
+            record->key_size, serialized ? NULL : item->value,
             serialized ? 0 : (size_t)record->value_size, serialized ? PNX_CACHE_ENTRY_POINTER : 0);
     if (!insert.entry)
         return fail_load(load, -ENOMEM, "no memory for a value of %llu bytes",
                 (unsigned long long)record->value_size);
     if (serialized) {
-        int rc = make_pointer(load, insert.entry, value, (size_t)record->value_size);
+        int rc = make_pointer(load, insert.entry, item->value, (size_t)record->value_size);
         if (rc) {
             pnx__cache_entry_discard(insert.entry);
             if (rc != -ENOENT)
@@ -282,39 +304,48 @@ static int put_record(struct load *load, const struct pnx_cache_file_record *rec
     return store_record(load, &insert);
 }
 
-static int read_record(struct load *load, size_t bytes, size_t *at) {
-    struct pnx_cache_file_record record;
-    if (bytes - *at < sizeof(record))
+/* Takes a number that stands behind a record. */
+static int take_number(struct load *load, size_t bytes, size_t *at, uint64_t *ret_number) {
+    if (bytes - *at < sizeof(*ret_number))
         return fail_load(load, PNX_E_FORMAT, "block %u: a record is cut short", load->index);
-    memcpy(&record, load->block + *at, sizeof(record));
-    *at += sizeof(record);
-    if ((record.flags & ~(PNX_CACHE_FILE_SERIALIZED | PNX_CACHE_FILE_WEIGHED)) || record.ttl <= 0 ||
-            record.hits > PNX_CACHE_FILE_HITS)
+    memcpy(ret_number, load->block + *at, sizeof(*ret_number));
+    *at += sizeof(*ret_number);
+    return 0;
+}
+
+static int read_record(struct load *load, size_t bytes, size_t *at) {
+    struct item item = {.weight = 1}; /* where the file says nothing of it */
+    const struct pnx_cache_file_record *record = &item.record;
+    if (bytes - *at < sizeof(*record))
+        return fail_load(load, PNX_E_FORMAT, "block %u: a record is cut short", load->index);
+    memcpy(&item.record, load->block + *at, sizeof(*record));
+    *at += sizeof(*record);
+    int rc = 0;
+    if (record->flags & PNX_CACHE_FILE_WEIGHED)
+        rc = take_number(load, bytes, at, &item.weight);
+    if (rc == 0 && (record->flags & PNX_CACHE_FILE_REFRESHED))
+        rc = take_number(load, bytes, at, &item.refresh);
+    if (rc)
+        return rc;
+    if ((record->flags & ~PNX_CACHE_FILE_FLAGS) || record->ttl <= 0 || item.weight == 0 ||
+            item.refresh > INT64_MAX || record->hits > PNX_CACHE_FILE_HITS)
         return fail_load(load, PNX_E_FORMAT, "block %u: a record makes no sense", load->index);
-    uint64_t weight = 1; /* where the file says nothing of it */
-    if (record.flags & PNX_CACHE_FILE_WEIGHED) {
-        if (bytes - *at < sizeof(weight))
-            return fail_load(load, PNX_E_FORMAT, "block %u: a record is cut short", load->index);
-        memcpy(&weight, load->block + *at, sizeof(weight));
-        *at += sizeof(weight);
-        if (weight == 0)
-            return fail_load(load, PNX_E_FORMAT, "block %u: a record makes no sense", load->index);
-    }
-    if (record.key_size > bytes - *at || record.value_size > bytes - *at - record.key_size)
+    if (record->key_size > bytes - *at || record->value_size > bytes - *at - record->key_size)
         return fail_load(
                 load, PNX_E_FORMAT, "block %u: a record is longer than the block", load->index);
     const struct pnx_cache_shape *shape = &load->cache->shape;
     if (pnx__cache_is_fixed(load->cache) &&
-            ((record.flags & PNX_CACHE_FILE_SERIALIZED) || record.key_size != shape->key_bytes ||
-                    record.value_size != shape->value_bytes))
+            ((record->flags & PNX_CACHE_FILE_SERIALIZED) || record->key_size != shape->key_bytes ||
+                    record->value_size != shape->value_bytes))
         return fail_load(load, PNX_E_FORMAT, "block %u: a record of other sizes than the cache's",
                 load->index);
-    const unsigned char *key = load->block + *at;
-    *at += record.key_size + (size_t)record.value_size;
+    item.key = load->block + *at;
+    item.value = item.key + record->key_size;
+    *at += record->key_size + (size_t)record->value_size;
     load->records++;
     if (load->second)
-        return put_record(load, &record, weight, key, key + record.key_size);
-    count_record(load, &record, weight);
+        return put_record(load, &item);
+    count_record(load, record, item.weight);
     return 0;
 }
 

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "cache/expiry.h"
+#include "cache/load.h"
 #include "os/file.h"
 
 #include <assert.h>
@@ -260,6 +261,19 @@ static int write_pointer(struct save *save, const struct pnx_cache_entry *entry)
     return rc > 0 ? -EINVAL : rc;
 }
 
+/* In how many nanoseconds the entry is to be refreshed, 0: it is due; less: never. */
+static int64_t refresh_of(const struct pnx_cache_entry *entry, pnx_ns now) {
+    if (!(entry->flags & PNX_CACHE_ENTRY_TIMED))
+        return -1;
+    /* Relaxed: a time. */
+    uint64_t word = pnx_load(&pnx__cache_entry_times(entry)->soft, PNX_RELAXED, "cache_file.soft");
+    if (word == PNX_CACHE_SOFT_NEVER)
+        return -1;
+    pnx_ns at = (pnx_ns)(word & ~PNX_CACHE_SOFT_BITS);
+    /* What somebody was refreshing, or has failed to, will be by whoever loads it. */
+    return (word & PNX_CACHE_SOFT_BITS) || at <= now ? 0 : at - now;
+}
+
 static int write_record(struct save *save, const struct pnx_cache_entry *entry, uint32_t hits,
         uint64_t weight, pnx_ns now) {
     bool pointer = entry->flags & PNX_CACHE_ENTRY_POINTER;
@@ -272,6 +286,9 @@ static int write_record(struct save *save, const struct pnx_cache_entry *entry, 
                                 (weight ? PNX_CACHE_FILE_WEIGHED : 0)),
             .hits = (uint16_t)(hits < PNX_CACHE_FILE_HITS ? hits : PNX_CACHE_FILE_HITS),
     };
+    int64_t refresh = refresh_of(entry, now);
+    if (refresh >= 0)
+        record.flags |= PNX_CACHE_FILE_REFRESHED;
     if (record.ttl <= 0 || pnx__cache_hard(save->cache, entry) <= now) {
         save->report.expired++;
         return 0;
@@ -279,6 +296,8 @@ static int write_record(struct save *save, const struct pnx_cache_entry *entry, 
     int rc = pnx_cache_sink_write(&save->sink, &record, sizeof(record));
     if (rc == 0 && weight)
         rc = pnx_cache_sink_write(&save->sink, &weight, sizeof(weight));
+    if (rc == 0 && refresh >= 0)
+        rc = pnx_cache_sink_write(&save->sink, &refresh, sizeof(refresh));
     if (rc == 0)
         rc = pnx_cache_sink_write(&save->sink, pnx__cache_entry_key(entry), entry->key_size);
     size_t value = save->sink.used;
@@ -299,6 +318,10 @@ static int write_record(struct save *save, const struct pnx_cache_entry *entry, 
     save->report.entries++;
     save->count++;
     return save->sink.used >= PNX_CACHE_FILE_TARGET ? write_block(save) : 0;
+}
+
+static bool needs_clock(const struct pnx_cache *cache, const struct pnx_cache_entry *entry) {
+    return (entry->flags & PNX_CACHE_ENTRY_TIMED) || pnx__cache_hard(cache, entry) != PNX_NEVER;
 }
 
 /* The record of fixed sizes. */
@@ -339,7 +362,7 @@ static int write_picked(struct save *save, const struct pnx_cache_pick *picks, s
         struct pnx_cache_ref ref = {.entry = pin_picked(save->cache, &picks[i], &weight)};
         if (ref.entry)
             rc = write_record(save, ref.entry, (uint32_t)(picks[i].heat >> 32), weight,
-                    pnx__cache_hard(save->cache, ref.entry) == PNX_NEVER ? 0 : pnx__now(env));
+                    needs_clock(save->cache, ref.entry) ? pnx__now(env) : 0);
         pnx_cache_ref_release(&ref);
     }
     return rc;

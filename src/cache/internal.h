@@ -253,8 +253,10 @@ struct pnx_cache_insert {
     uint64_t weight;             /* as pnx__cache_weigh() has it; 0 where there is no weigher */
     struct pnx_cache_load *load; /* of which it is the result; NULL for a put */
     pnx_ns ttl;                  /* 0: the cache's */
-    pnx_ns soft;                 /* when it is to be refreshed; 0: as the cache says */
+    pnx_ns soft;                 /* after what time it is to be refreshed; 0: as the cache says */
+    pnx_ns soft_at;              /* when; 0: as soft says */
     bool if_absent;
+    bool restored; /* of a snapshot: a load of the key that is under way makes something newer */
     /* Of a compute: stored only where expected, or nothing where that is NULL, is the key's entry; else CONFLICT. */
     bool compare;
     struct pnx_cache_entry *expected; /* pinned */
@@ -594,6 +596,10 @@ const char *pnx__cache_wheel_check(const struct pnx_cache_shard *shard);
 void pnx__cache_sweep(struct pnx_cache *cache, enum pnx_cache_cause cause);
 
 size_t pnx__cache_reclaim(void *cache, size_t want);
+
+typedef int pnx_cache_visit_fn(void *ctx, const struct pnx_cache_ref *ref);
+/* As pnx_cache_each(); sees_kept: visits what has expired and is kept for errors, too, as STALE. */
+int pnx__cache_walk(struct pnx_cache *cache, bool sees_kept, pnx_cache_visit_fn *visit, void *ctx);
 
 /* ---- load.c ---- */
 

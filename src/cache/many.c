@@ -9,6 +9,7 @@
 #include "cache/internal.h"
 
 #include "base/hash.h"
+#include "cache/load.h"
 
 struct many {
     struct pnx_cache *cache;
@@ -143,6 +144,8 @@ static void look_up(struct many *many) {
         if (!pnx__cache_wants_lock(wants, many->hash[i]))
             rc = pnx__cache_find_free(shard, wants, many->hash[i], many->keys + i * many->key_size,
                     many->key_size, &entry);
+        if (rc == 0 && pnx__cache_to_be_refreshed(many->cache, entry))
+            rc = PNX_CACHE_LOCK; /* for one reason or the other not in the section */
         if (rc == 0)
             take(many, i, entry);
         count(many, i, rc);

@@ -14,6 +14,7 @@
 #include "cache/internal.h"
 
 #include "cache/expiry.h"
+#include "cache/load.h"
 #include "share/reclaim.h"
 
 int pnx__cache_enter(const struct pnx_cache *cache) {
@@ -546,6 +547,9 @@ static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cac
     struct pnx_cache_entry *old =
             pnx__cache_find_locked(shard, insert->hash, key, entry->key_size, fx);
     if (old && insert->if_absent && !(old->flags & PNX_CACHE_ENTRY_NEGATIVE))
+        return -EEXIST;
+    if (insert->restored &&
+            pnx__cache_load_find_locked(shard, insert->hash, key, entry->key_size, false))
         return -EEXIST;
     if (insert->compare && old != insert->expected)
         return PNX_E_CONFLICT;

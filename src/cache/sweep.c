@@ -67,20 +67,25 @@ int pnx_cache_clear(struct pnx_cache *cache) {
 /* Where a walk is in a shard: slots from at to end are to be looked at, for entries stored before seq. */
 struct walk {
     struct pnx_cache_entry *entry[WALK_BATCH]; /* pinned */
+    uint32_t source[WALK_BATCH];
+    bool sees_kept; /* for errors */
     uint32_t count;
     uint32_t at;
     uint32_t end;
     uint64_t seq;
 };
 
-static bool walk_sees(const struct pnx_cache *cache, const struct pnx_cache_entry *entry,
+/* Returns the source of a reference to the entry; 0: it is not visited. */
+static uint32_t walk_sees(const struct pnx_cache *cache, const struct pnx_cache_entry *entry,
         const struct walk *walk) {
     if (!entry || entry->u.in.seq >= walk->seq || entry->epoch != pnx__cache_epoch(cache))
-        return false;
+        return 0;
     if (entry->flags & PNX_CACHE_ENTRY_NEGATIVE)
-        return false;
+        return 0;
     pnx_ns now;
-    return !pnx__cache_expired(cache, entry, &now);
+    if (!pnx__cache_expired(cache, entry, &now))
+        return PNX_CACHE_FOUND;
+    return walk->sees_kept && pnx__cache_is_kept(cache, entry, now) ? PNX_CACHE_STALE : 0;
 }
 
 static void walk_next(struct pnx_cache_shard *shard, struct walk *walk) {
@@ -91,9 +96,11 @@ static void walk_next(struct pnx_cache_shard *shard, struct walk *walk) {
             looked < 4 * PNX_CACHE_BATCH) {
         struct pnx_cache_entry *entry = pnx__cache_entry_of(shard, walk->at++);
         looked++;
-        if (!walk_sees(shard->cache, entry, walk))
+        uint32_t source = walk_sees(shard->cache, entry, walk);
+        if (!source)
             continue;
         pnx__cache_pin(entry, 1);
+        walk->source[walk->count] = source;
         walk->entry[walk->count++] = entry;
     }
     if (walk->at >= shard->used)
@@ -101,15 +108,13 @@ static void walk_next(struct pnx_cache_shard *shard, struct walk *walk) {
     pnx__mutex_unlock(&shard->lock);
 }
 
-typedef int visit_fn(void *ctx, const struct pnx_cache_ref *ref);
-
 static int walk_shard(
-        struct pnx_cache_shard *shard, struct walk *walk, visit_fn *visit, void *ctx) {
+        struct pnx_cache_shard *shard, struct walk *walk, pnx_cache_visit_fn *visit, void *ctx) {
     int rc = 0;
     while (rc == 0 && walk->at < walk->end) {
         walk_next(shard, walk);
         for (uint32_t i = 0; i < walk->count; i++) {
-            struct pnx_cache_ref ref = {.entry = walk->entry[i], .source = PNX_CACHE_FOUND};
+            struct pnx_cache_ref ref = {.entry = walk->entry[i], .source = walk->source[i]};
             if (rc == 0) {
                 PNX_CACHE_CALLING(returned);
                 pnx__mutex_assert_none_held();
@@ -124,6 +129,10 @@ static int walk_shard(
 
 int pnx_cache_each(struct pnx_cache *cache,
         int (*visit)(void *ctx, const struct pnx_cache_ref *ref), void *ctx) {
+    return pnx__cache_walk(cache, false, visit, ctx);
+}
+
+int pnx__cache_walk(struct pnx_cache *cache, bool sees_kept, pnx_cache_visit_fn *visit, void *ctx) {
     int rc = pnx__cache_enter(cache);
     if (rc)
         return rc;
@@ -147,7 +156,7 @@ int pnx_cache_each(struct pnx_cache *cache,
     }
     for (uint32_t i = 0; i < cache->n_shards; i++) {
         struct pnx_cache_shard *shard = &cache->shards[i];
-        struct walk walk = {.end = from[i].end, .seq = from[i].seq};
+        struct walk walk = {.end = from[i].end, .seq = from[i].seq, .sees_kept = sees_kept};
         if (rc == 0)
             rc = walk_shard(shard, &walk, visit, ctx);
         struct pnx_cache_effects fx = {0};

@@ -8,6 +8,7 @@
 #include "cache/internal.h"
 
 #include "base/hash.h"
+#include "cache/load.h"
 #include "share/reclaim.h"
 
 static int view_locked(struct pnx_cache_shard *shard, uint64_t hash, const void *key,
@@ -19,6 +20,15 @@ static int view_locked(struct pnx_cache_shard *shard, uint64_t hash, const void 
     pnx__cache_unlock(shard, &fx);
     pnx__cache_run(shard->cache, &fx);
     return rc;
+}
+
+/* Has the entry refreshed, if an executor is to do that and it is time. */
+static void have_refreshed(struct pnx_cache *cache, struct pnx_cache_entry *entry) {
+    if (!pnx__cache_to_be_refreshed(cache, entry) || !pnx__cache_try_pin(entry))
+        return;
+    struct pnx_cache_ref ref = {.entry = entry};
+    pnx__cache_source(cache, entry);
+    pnx_cache_ref_release(&ref);
 }
 
 int pnx_cache_view(struct pnx_cache *cache, const void *key, size_t key_size,
@@ -47,6 +57,7 @@ int pnx_cache_view(struct pnx_cache *cache, const void *key, size_t key_size,
         PNX_CACHE_COUNT(cache, hits, 1);
         if (entry->flags & PNX_CACHE_ENTRY_POINTER)
             return -ENOTSUP;
+        have_refreshed(cache, entry);
         *ret_view = (struct pnx_cache_bytes){.data = entry + 1, .size = entry->value_size};
     } else if (rc == PNX_CACHE_ABSENT) {
         PNX_CACHE_COUNT(cache, negative_hits, 1);

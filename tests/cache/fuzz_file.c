@@ -111,9 +111,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         seal(file, n - 1);
     weighed = data[0] & 2;
     CHECK_EQ(pnx_cache_create(PNX_CACHE_OPTS(.capacity = 32768, .policy = "clock",
-                                      .registry = pnx_registry_off(), .stats = pnx_stats_off(),
-                                      .budget = pnx_budget_off(), .destroy = destroy,
-                                      .weigher = weighed ? weigh : NULL,
+                                      .refresh_after = PNX_SEC, .registry = pnx_registry_off(),
+                                      .stats = pnx_stats_off(), .budget = pnx_budget_off(),
+                                      .destroy = destroy, .weigher = weighed ? weigh : NULL,
                                       .capacity_weight = weighed ? 100 : 0),
                      &err, &cache),
             0);

@@ -5,6 +5,8 @@
 
 #include "cache/common.h"
 
+#include <patinox/executor.h>
+
 #include <pthread.h>
 #include <sched.h>
 
@@ -123,6 +125,53 @@ static inline void check_asked_in_vain(struct asker *asker, int code) {
     pthread_join(asker->thread, NULL);
     CHECK_EQ(asker->rc, code);
     CHECK(!asker->ref.entry);
+}
+
+/* ---- caches that have what is old ---- */
+
+/* Opens a cache whose refreshes run on an executor that the test ticks, with an old value for "k" past its time. */
+static inline struct pnx_executor *open_worker(struct fixture *f, struct script *s,
+        uint32_t queue_max, const struct pnx_cache_opts *opts) {
+    fixture_worlds(f);
+    script_init(s, f, "new");
+    struct pnx_executor *executor = NULL;
+    CHECK_EQ(
+            pnx_executor_create(PNX_EXECUTOR_OPTS(.env = &f->te.env, .registry = pnx_registry_off(),
+                                        .stats = pnx_stats_off(), .budget = pnx_budget_off(),
+                                        .queue_max = queue_max, .on_full = PNX_EXECUTOR_REJECT,
+                                        .flags = PNX_EXECUTOR_TICK),
+                    &f->err, &executor),
+            0);
+    struct pnx_cache_opts full = fixture_opts(f, opts);
+    full.executor = executor;
+    full.refresh_loader = script_loader;
+    full.refresh_ctx = s;
+    full.refresh_after = 10 * PNX_SEC;
+    int rc = pnx_cache_create(&full, &f->err, &f->cache);
+    CHECK_MSG(rc == 0, "create: %s: %s", pnx_errname(rc), f->err.message);
+    put_text(f, "k", "old", 0);
+    test_env_advance(&f->te, 10 * PNX_SEC);
+    return executor;
+}
+
+static inline void close_worker(struct fixture *f, struct pnx_executor *executor) {
+    check_invariants(f);
+    pnx_cache_close(f->cache);
+    pnx_executor_release(&executor);
+    pnx_cache_release(&f->cache);
+    fixture_drop(f);
+}
+
+/* Opens a cache that keeps an old value for "k", which has just expired, for the case of an error: for 20 s. */
+static inline void open_keeping(
+        struct fixture *f, struct script *s, const struct pnx_cache_opts *more) {
+    struct pnx_cache_opts opts = *more;
+    opts.ttl = 10 * PNX_SEC;
+    opts.stale_if_error = 20 * PNX_SEC;
+    fixture_open(f, &opts);
+    script_init(s, f, "new");
+    put_text(f, "k", "old", 0);
+    test_env_advance(&f->te, 10 * PNX_SEC);
 }
 
 #endif

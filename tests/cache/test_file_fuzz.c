@@ -7,7 +7,7 @@ extern unsigned fuzz_file_loaded;
 
 TEST(p19_files_of_the_corpus_are_loaded_or_refused) {
     test_corpus("tests/cache/corpus_file", 20);
-    CHECK(fuzz_file_loaded >= 8);
+    CHECK(fuzz_file_loaded >= 11);
 }
 
 TEST_LIMIT(p19_files_of_the_corpus_changed_at_random_are_loaded_or_refused, 300) {

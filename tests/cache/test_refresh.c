@@ -2,7 +2,6 @@
 /* Values that are served while they are replaced (P12), and instead of errors (P13). */
 #include "cache/script.h"
 
-#include <patinox/executor.h>
 #include <patinox/reclaim.h>
 
 /* ---- in the call of who asks first ---- */
@@ -334,39 +333,6 @@ TEST(a_refresh_by_hand_of_a_fresh_value_that_fails_leaves_it_fresh) {
 
 /* ---- by an executor ---- */
 
-/* Opens a cache whose refreshes run on an executor that the test ticks, with an old value for "k" past its time. */
-static struct pnx_executor *open_worker(struct fixture *f, struct script *s, uint32_t queue_max,
-        const struct pnx_cache_opts *opts) {
-    fixture_worlds(f);
-    script_init(s, f, "new");
-    struct pnx_executor *executor = NULL;
-    CHECK_EQ(
-            pnx_executor_create(PNX_EXECUTOR_OPTS(.env = &f->te.env, .registry = pnx_registry_off(),
-                                        .stats = pnx_stats_off(), .budget = pnx_budget_off(),
-                                        .queue_max = queue_max, .on_full = PNX_EXECUTOR_REJECT,
-                                        .flags = PNX_EXECUTOR_TICK),
-                    &f->err, &executor),
-            0);
-    struct pnx_cache_opts full = fixture_opts(f, opts);
-    full.executor = executor;
-    full.refresh_loader = script_loader;
-    full.refresh_ctx = s;
-    full.refresh_after = 10 * PNX_SEC;
-    int rc = pnx_cache_create(&full, &f->err, &f->cache);
-    CHECK_MSG(rc == 0, "create: %s: %s", pnx_errname(rc), f->err.message);
-    put_text(f, "k", "old", 0);
-    test_env_advance(&f->te, 10 * PNX_SEC);
-    return executor;
-}
-
-static void close_worker(struct fixture *f, struct pnx_executor *executor) {
-    check_invariants(f);
-    pnx_cache_close(f->cache);
-    pnx_executor_release(&executor);
-    pnx_cache_release(&f->cache);
-    fixture_drop(f);
-}
-
 TEST(p12_an_executor_refreshes_and_nobody_waits_for_it) {
     struct fixture f;
     struct script s;
@@ -626,16 +592,6 @@ TEST(p12_refreshes_by_threads_beside_all_else) {
 }
 
 /* ---- instead of errors ---- */
-
-static void open_keeping(struct fixture *f, struct script *s, const struct pnx_cache_opts *more) {
-    struct pnx_cache_opts opts = *more;
-    opts.ttl = 10 * PNX_SEC;
-    opts.stale_if_error = 20 * PNX_SEC;
-    fixture_open(f, &opts);
-    script_init(s, f, "new");
-    put_text(f, "k", "old", 0);
-    test_env_advance(&f->te, 10 * PNX_SEC);
-}
 
 static void *run_refresher(void *arg) {
     struct asker *asker = arg;
