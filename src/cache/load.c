@@ -134,10 +134,12 @@ void pnx__cache_cancel_waiters(struct pnx_cache *cache) {
 int pnx__cache_enlist_locked(struct pnx_cache_waiter *waiter, const struct pnx_cache_load *own,
         struct pnx_cache_load **ret_load) {
     struct pnx_cache_load *load =
-            pnx__cache_load_find_locked(own->shard, own->hash, own->key, own->key_size, true);
+            pnx__cache_load_find_locked(own->shard, own->hash, own->key, own->key_size, false);
     if (pnx__cache_is_closed(own->cache))
         return -ESHUTDOWN;
-    if (!load)
+    /* One in a queue is a refresh of what has come since the caller looked, which it finds when it looks again: it must not
+     * be taken over by who does not lead in its place. */
+    if (!load || load->state == PNX_CACHE_LOAD_QUEUED)
         return PNX_CACHE_RETRY;
     waiter->late = pnx__cache_load_overtaken(load);
     *ret_load = load;

@@ -533,6 +533,14 @@ int pnx__cache_make_room_locked(struct pnx_cache_shard *shard,
     }
 }
 
+/* Whether a load of the entry's key is under way that will store what it makes. */
+static bool is_loading_locked(
+        struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert) {
+    const struct pnx_cache_load *load = pnx__cache_load_find_locked(shard, insert->hash,
+            pnx__cache_entry_key(insert->entry), insert->entry->key_size, false);
+    return load && !pnx__cache_load_overtaken(load);
+}
+
 static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cache_insert *insert,
         uint32_t batch, struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx) {
     struct pnx_cache *cache = shard->cache;
@@ -548,8 +556,7 @@ static int try_insert_locked(struct pnx_cache_shard *shard, const struct pnx_cac
             pnx__cache_find_locked(shard, insert->hash, key, entry->key_size, fx);
     if (old && insert->if_absent && !(old->flags & PNX_CACHE_ENTRY_NEGATIVE))
         return -EEXIST;
-    if (insert->restored &&
-            pnx__cache_load_find_locked(shard, insert->hash, key, entry->key_size, false))
+    if (insert->restored && is_loading_locked(shard, insert))
         return -EEXIST;
     if (insert->compare && old != insert->expected)
         return PNX_E_CONFLICT;

@@ -11,6 +11,8 @@
 #include "cache/internal.h"
 #include "share/reclaim.h"
 
+#include <patinox/executor.h>
+
 #include <errno.h>
 
 struct state {
@@ -709,6 +711,78 @@ TEST(p12_a_refresh_and_a_remove_may_meet) {
             .setup = set_up_soft,
             .thread = {load_soft_once, remove_soft},
             .final = clean_up,
+            .preemptions = SOME,
+            .random = RANDOM,
+            .floor = 20});
+}
+
+/*
+ * A value that is due as soon as it was loaded is handed to the executor by its own leader, just when somebody who waited
+ * for that load comes to it: whoever takes a queued refresh over loads, and nobody else takes it away.
+ */
+static struct pnx_executor *worker;
+
+static int load_short(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    struct state *state = ctx;
+    (void)key, (void)key_size, (void)deadline;
+    uint32_t n = pnx_fetch_add(&state->told, 1, PNX_RELAXED, "test.short_loads");
+    CHECK(n < 4);
+    x_cell_write(&state->cells[n], 42);
+    return pnx_cache_load_set_pointer(load, &state->cells[n], sizeof(state->cells[n]));
+}
+static void set_up_worker(void *arg) {
+    struct state *state = arg;
+    worker = NULL;
+    CHECK_EQ(pnx_executor_create(
+                     PNX_EXECUTOR_OPTS(.env = x_env(), .registry = pnx_registry_off(),
+                             .stats = pnx_stats_off(), .budget = pnx_budget_off(), .queue_max = 4,
+                             .on_full = PNX_EXECUTOR_REJECT, .flags = PNX_EXECUTOR_TICK),
+                     NULL, &worker),
+            0);
+    make_timed(state, PNX_CACHE_OPTS(.refresh_after = 100, .executor = worker,
+                              .refresh_loader = load_short, .refresh_ctx = state));
+}
+static void load_and_find(void *arg) {
+    struct state *state = arg;
+    struct pnx_cache_ref ref = {0};
+    become_known();
+    CHECK_EQ(pnx_cache_get_or_load(state->cache, "a", 1, load_short, state, PNX_NEVER, NULL, &ref),
+            0);
+    pnx_cache_ref_release(&ref);
+    clock_now = 2000; /* the other thread reads it as it comes */
+    CHECK_EQ(look(state, 'a'), 0);
+}
+static void load_short_once(void *arg) {
+    struct state *state = arg;
+    struct pnx_cache_ref ref = {0};
+    become_known();
+    CHECK_EQ(pnx_cache_get_or_load(state->cache, "a", 1, load_short, state, PNX_NEVER, NULL, &ref),
+            0);
+    CHECK_EQ(x_cell_read(pnx_cache_ref_data(&ref)), 42);
+    pnx_cache_ref_release(&ref);
+}
+static void is_refreshed(void *arg) {
+    struct state *state = arg;
+    struct pnx_cache_ref ref = {0};
+    pnx_executor_tick(worker, clock_now);
+    clock_now += 2 * PNX_SEC; /* past the back-off of one that met the end of the load */
+    CHECK_EQ(look(state, 'a'), 0);
+    pnx_executor_tick(worker, clock_now);
+    CHECK_EQ(pnx_cache_get(state->cache, "a", 1, &ref), 0);
+    CHECK_EQ(ref.source, PNX_CACHE_FOUND);
+    pnx_cache_ref_release(&ref);
+    pnx_cache_close(state->cache);
+    pnx_executor_release(&worker);
+    clean_up(arg);
+}
+
+TEST(p12_a_queued_refresh_is_not_lost_to_who_waited_for_the_load_before) {
+    x_explore(&(const struct x_test){.name = "cache_refresh_queued",
+            .size = sizeof(struct state),
+            .setup = set_up_worker,
+            .thread = {load_and_find, load_short_once},
+            .final = is_refreshed,
             .preemptions = SOME,
             .random = RANDOM,
             .floor = 20});
