@@ -26,8 +26,9 @@ struct thing {
 static struct world {
     struct fixture f;
     struct pnx_executor *executor;
-    int64_t alive; /* with __atomic */
-    int stop;      /* the same */
+    int64_t alive;      /* with __atomic */
+    int stop;           /* the same */
+    uint64_t refreshes; /* the same */
     pthread_mutex_t lock;
     struct thing *
             dead; /* under lock: to be used again only after readers have gone on, which a mutex's turn is not */
@@ -130,7 +131,7 @@ static void read_one(uint64_t key, uint64_t r, uint64_t *rng) {
 
 static void write_one(uint64_t key, uint64_t r) {
     struct thing *thing = make(key);
-    pnx_ns ttl = r % 3 ? 0 : 500;
+    pnx_ns ttl = r % 3 ? 0 : 500 * PNX_MS;
     int rc = r % 2 ? pnx_cache_put_pointer(w.f.cache, &key, sizeof(key), thing, sizeof(*thing), ttl)
                    : pnx_cache_put_pointer_if_absent(
                              w.f.cache, &key, sizeof(key), thing, sizeof(*thing), ttl);
@@ -163,6 +164,16 @@ static void view_one(uint64_t key) {
     pnx_reclaim_exit(NULL);
 }
 
+static void save_or_load(uint64_t r) {
+    int rc = r % 2 ? pnx_cache_save(w.f.cache, w.path, NULL, NULL, NULL)
+                   : pnx_cache_load_file(w.f.cache, w.path, NULL, NULL, NULL);
+#ifdef _WIN32
+    if (rc == -EACCES) /* another thread is putting its file there */
+        return;
+#endif
+    CHECK_MSG(rc == 0 || (rc == -ENOENT && r % 2 == 0), "%s", pnx_errname(rc));
+}
+
 static void rare(uint64_t what, uint64_t r) {
     if (what == 0)
         CHECK_EQ(pnx_cache_clear(w.f.cache), 0);
@@ -177,15 +188,24 @@ static void rare(uint64_t what, uint64_t r) {
     if (what == 5)
         check_invariants(&w.f);
     if (what == 6)
-        test_env_advance(&w.f.te, (pnx_ns)(r % 300));
-    if (what == 7 && r % 64 == 0) {
-        int rc = pnx_cache_save(w.f.cache, w.path, NULL, NULL, NULL);
-#ifdef _WIN32
-        CHECK(rc == 0 || rc == -EACCES); /* another thread is putting its file there */
-#else
-        CHECK_EQ(rc, 0);
-#endif
-    }
+        test_env_advance(&w.f.te, (pnx_ns)(r % 300) * PNX_MS);
+    if (what == 7 && r % 64 == 0)
+        save_or_load(r >> 6);
+}
+
+static void many(uint64_t r) {
+    uint64_t keys[4] = {r % KEYS, (r >> 8) % KEYS, (r >> 16) % KEYS, (r >> 24) % KEYS}, found = 0;
+    unsigned char values[4][64];
+    int n = pnx_cache_get_many(w.f.cache, keys, sizeof(keys[0]), 4, values, 64, &found);
+    CHECK_EQ(n, __builtin_popcountll(found));
+    for (size_t i = 0; i < 4; i++)
+        if (found >> i & 1)
+            CHECK_EQ(values[i][r % 64], keys[i]);
+}
+
+static void refresh_one(uint64_t key, uint64_t *rng) {
+    int rc = pnx_cache_refresh(w.f.cache, &key, sizeof(key), load, rng, PNX_NEVER, NULL);
+    CHECK_MSG(rc == 0 || rc == -ENOENT || rc == -EIO || rc == -EALREADY, "%s", pnx_errname(rc));
 }
 
 static void torture(unsigned index, void *ctx) {
@@ -205,8 +225,12 @@ static void torture(unsigned index, void *ctx) {
             fill_one(key, r >> 8);
         else if (what < 180)
             view_one(key);
-        else if (what < 190)
+        else if (what < 186)
             (void)pnx_cache_remove(w.f.cache, &key, sizeof(key));
+        else if (what < 188)
+            many(r >> 8);
+        else if (what < 190)
+            refresh_one(key, &rng);
         else if (what < 198)
             rare(what - 190, r >> 8);
     }
@@ -226,20 +250,39 @@ static void stop_after(unsigned index, void *ctx) {
     __atomic_store_n(&w.stop, 1, __ATOMIC_RELAXED);
 }
 
-static void torture_for(pnx_ns span, const char *policy, uint32_t shards, bool deferred) {
+/* The loader of refreshes that executors run: as load(), with a state of its own. */
+static int load_again(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *into) {
+    uint64_t rng = w.f.seed + __atomic_add_fetch(&w.refreshes, 1, __ATOMIC_RELAXED);
+    (void)ctx;
+    return load(&rng, key, key_size, deadline, into);
+}
+
+static void torture_for(pnx_ns span, const struct pnx_cache_opts *opts, bool executor) {
     memset(&w, 0, sizeof(w));
     pthread_mutex_init(&w.lock, NULL);
     snprintf(w.path, sizeof(w.path), "%s", test_path("cache"));
-    if (deferred)
-        CHECK_EQ(pnx_executor_create(PNX_EXECUTOR_OPTS(.registry = pnx_registry_off(),
+    struct pnx_cache_opts full = *opts;
+    if (executor)
+        CHECK_EQ(pnx_executor_create(PNX_EXECUTOR_OPTS(.on_full = PNX_EXECUTOR_REJECT,
+                                             .registry = pnx_registry_off(),
                                              .stats = pnx_stats_off(), .budget = pnx_budget_off()),
                          NULL, &w.executor),
                 0);
-    fixture_open(&w.f, PNX_CACHE_OPTS(.capacity_entries = 40, .destroy = destroy, .policy = policy,
-                               .shards = shards, .negative_ttl = 200,
-                               .destroy_executor = w.executor, .curve_samples = 256));
+    full.capacity_entries = 40;
+    full.destroy = destroy;
+    full.negative_ttl = 200 * PNX_MS;
+    full.curve_samples = 256;
+    full.destroy_executor = full.refresh_after ? NULL : w.executor;
+    full.executor = full.refresh_after ? w.executor : NULL;
+    full.refresh_loader = full.executor ? load_again : NULL;
+    fixture_open(&w.f, &full);
     test_threads(THREADS + 1, stop_after, &span);
     CHECK_EQ(stats_of(&w.f).pinned, 0);
+    if (full.refresh_after) {
+        CHECK(stats_of(&w.f).stale_hits > 0);
+        CHECK(stats_of(&w.f).stale_errors > 0);
+    }
     check_invariants(&w.f);
     CHECK_EQ(pnx_cache_close(w.f.cache), 0);
     if (w.executor)
@@ -256,15 +299,26 @@ static void torture_for(pnx_ns span, const char *policy, uint32_t shards, bool d
 }
 
 static pnx_ns part(void) {
-    return (test_long() ? 600 : 9) * PNX_SEC / 3;
+    return (test_long() ? 600 : 10) * PNX_SEC / 5;
 }
 
 TEST_LIMIT(p4_torture_with_policies_that_take_no_lock, 400) {
-    torture_for(part(), "s3-fifo", 4, false);
+    torture_for(part(), PNX_CACHE_OPTS(.policy = "s3-fifo", .shards = 4), false);
 }
 TEST_LIMIT(p4_torture_with_exact_lru, 400) {
-    torture_for(part(), "lru", 1, false);
+    torture_for(part(), PNX_CACHE_OPTS(.policy = "lru", .shards = 1), false);
 }
 TEST_LIMIT(p4_torture_with_an_executor_for_destructors, 400) {
-    torture_for(part(), "clock", 2, true);
+    torture_for(part(), PNX_CACHE_OPTS(.policy = "clock", .shards = 2), true);
+}
+
+/* 150 ms pass in some 200 calls. */
+#define TIMES \
+    .ttl = 3 * PNX_SEC, .ttl_access = 2 * PNX_SEC, .ttl_jitter = 50, .refresh_after = PNX_SEC / 2, \
+    .refresh_backoff = PNX_SEC / 4, .stale_if_error = 2 * PNX_SEC
+TEST_LIMIT(p4_torture_with_all_times_and_an_executor_for_refreshes, 400) {
+    torture_for(part(), PNX_CACHE_OPTS(.policy = "clock", .shards = 2, TIMES), true);
+}
+TEST_LIMIT(p4_torture_with_all_times_and_refreshes_by_who_asks, 400) {
+    torture_for(part(), PNX_CACHE_OPTS(.policy = "lru", TIMES), false);
 }
