@@ -55,7 +55,8 @@
  *       given up, and whoever waited for it and has time left leads the next one.
  *
  *   P16 What is reserved is charged to the budget from then on; nobody sees it, and it counts against no capacity, before it
- *       is committed.  Its times (ttl, P11, P12) count from the commit.
+ *       is committed.  Its times (ttl, P11, P12) count from the commit, and no clear or
+ *       removal before it ends it.
  *   P17 A compute takes effect at one moment: what its function saw last is what was stored then, so that no change of others
  *       is lost.  It waits for nobody, and its function runs with no lock held.
  *   P18 A retain removes what its predicate has refused, and nothing that took its place meanwhile.  What it has removed is

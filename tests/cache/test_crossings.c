@@ -350,6 +350,45 @@ TEST(p16_the_times_of_a_commit_count_from_then) {
     fixture_close(&f);
 }
 
+/* It is a put that is made with the commit. */
+TEST(p16_a_reservation_is_not_ended_by_what_removes_its_key) {
+    for (int how = 0; how < 3; how++) {
+        struct fixture f;
+        struct pnx_cache_reservation reservation = {0};
+        struct asked_about about = {.keep = false};
+        fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 4));
+        put_text(&f, "k", "old", 0);
+        CHECK_EQ(pnx_cache_reserve(f.cache, "k", 1, 5, &reservation), 0);
+        memcpy(reservation.data, "mine", 5);
+        if (how == 0)
+            CHECK_EQ(pnx_cache_clear(f.cache), 0);
+        else if (how == 1)
+            CHECK_EQ(pnx_cache_remove(f.cache, "k", 1), 0);
+        else
+            CHECK_EQ(pnx_cache_retain(f.cache, keep, &about), 1);
+        check_absent(&f, "k");
+        CHECK_EQ(pnx_cache_commit_if_absent(&reservation, 5, 0), 0);
+        check_text(&f, "k", "mine");
+        fixture_close(&f);
+    }
+}
+
+TEST(p16_a_commit_after_a_resize_to_less_is_efbig_and_leaves_no_older_value) {
+    struct fixture f;
+    struct pnx_cache_reservation reservation = {0};
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity = 8192));
+    put_text(&f, "k", "old", 0);
+    CHECK_EQ(pnx_cache_reserve(f.cache, "k", 1, 4000, &reservation), 0);
+    memset(reservation.data, 'x', 4000);
+    CHECK_EQ(pnx_cache_resize(f.cache, 2048, 0, &f.err), 0);
+    check_text(&f, "k", "old");
+    CHECK_EQ(pnx_cache_commit(&reservation, 4000, 0), -EFBIG);
+    check_absent(&f, "k");
+    CHECK_EQ(stats_of(&f).rejected, 1);
+    CHECK_EQ(stats_of(&f).reserved, 0);
+    fixture_close(&f);
+}
+
 TEST(p18_a_value_that_is_refused_while_it_is_refreshed_does_not_come_back) {
     for (int kept = 0; kept < 2; kept++) {
         struct fixture f;
