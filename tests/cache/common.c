@@ -91,3 +91,40 @@ struct pnx_cache_stats stats_of(struct fixture *f) {
     CHECK_EQ(pnx_cache_read_stats(f->cache, &stats), 0);
     return stats;
 }
+
+uint64_t used_of(struct pnx_budget *budget) {
+    struct pnx_budget_stats stats = {.size = sizeof(stats)};
+    CHECK_EQ(pnx_budget_read_stats(budget, &stats), 0);
+    return stats.used;
+}
+
+int life_begin(struct life *life, struct test_env *te, const struct pnx_cache_opts *opts) {
+    struct pnx_cache_opts full = *opts;
+    *life = (struct life){.registry = NULL};
+    int rc = pnx_registry_create(PNX_REGISTRY_OPTS(.env = &te->env, .stats = pnx_stats_off()),
+            &life->err, &life->registry);
+    if (rc == 0)
+        rc = pnx_budget_create(PNX_BUDGET_OPTS(.parent = pnx_budget_off(), .env = &te->env,
+                                       .registry = pnx_registry_off(), .stats = pnx_stats_off()),
+                &life->err, &life->budget);
+    full.env = &te->env;
+    full.registry = life->registry;
+    full.budget = life->budget;
+    full.stats = pnx_stats_off();
+    if (rc == 0)
+        rc = pnx_cache_create(&full, &life->err, &life->cache);
+    if (rc == -ENOMEM)
+        CHECK_EQ(life->err.code, -ENOMEM);
+    return rc;
+}
+
+void life_end(struct life *life) {
+    if (life->cache)
+        CHECK_EQ(pnx_cache_check(life->cache, NULL), 0);
+    pnx_cache_release(&life->cache);
+    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
+    if (life->budget)
+        CHECK_EQ(used_of(life->budget), 0);
+    pnx_budget_release(&life->budget);
+    pnx_registry_release(&life->registry);
+}

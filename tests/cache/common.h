@@ -33,6 +33,18 @@ void check_text(struct fixture *f, const char *key, const char *value);
 void check_absent(struct fixture *f, const char *key);
 int get_text(struct fixture *f, const char *key, struct pnx_cache_ref *ret_ref);
 struct pnx_cache_stats stats_of(struct fixture *f);
+uint64_t used_of(struct pnx_budget *budget);
 void check_invariants(struct fixture *f);
+
+/* A cache in a registry and a budget of its own, in an environment in which allocations fail. */
+struct life {
+    struct pnx_registry *registry;
+    struct pnx_budget *budget;
+    struct pnx_cache *cache;
+    struct pnx_error err;
+};
+/* 0, or -ENOMEM; what there is by then life_end() ends, and checks that nothing is charged any more. */
+int life_begin(struct life *life, struct test_env *te, const struct pnx_cache_opts *opts);
+void life_end(struct life *life);
 
 #endif

@@ -4,6 +4,8 @@
  *
  * Keys are one byte, values a number each; whatever is destroyed goes into a log.  One cache at a time, one thread.
  */
+#include "harness/shim.h"
+
 #include <patinox/cache.h>
 #include <patinox/reclaim.h>
 
@@ -11,16 +13,11 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Who calls these reads no headers. */
-#pragma GCC diagnostic ignored "-Wmissing-prototypes"
-#define API __attribute__((visibility("default")))
-
 #define LOGGED 4096
 #define HELD   8
 
 static struct world {
     struct pnx_cache *cache;
-    pnx_ns now;
     struct pnx_cache_ref refs[HELD];
     struct pnx_cache_reservation reservations[HELD];
     int64_t log[2 * LOGGED]; /* value, cause */
@@ -29,33 +26,6 @@ static struct world {
     struct pnx_error err;
     struct pnx_cache_file_report report;
 } w;
-
-static void *env_alloc(void *ctx, size_t size, size_t align) {
-    (void)ctx;
-    void *p;
-    return posix_memalign(&p, align < sizeof(void *) ? sizeof(void *) : align, size) ? NULL : p;
-}
-static void env_free(void *ctx, void *p, size_t size) {
-    (void)ctx;
-    (void)size;
-    free(p);
-}
-static int64_t env_now(void *ctx) {
-    (void)ctx;
-    return w.now;
-}
-static uint64_t env_random(void *ctx) {
-    (void)ctx;
-    return 42;
-}
-
-static const struct pnx_env env = {.size = sizeof(env),
-        .alloc = env_alloc,
-        .free = env_free,
-        .now = env_now,
-        .now_coarse = env_now,
-        .real_ns = env_now,
-        .random = env_random};
 
 static void destroy(void *ctx, const struct pnx_cache_removed *removed) {
     (void)ctx;
@@ -87,7 +57,7 @@ static uint64_t weigh(
 
 /* weight: its capacity; 0: without weights. */
 API int shim_create(uint64_t entries, uint64_t weight, int64_t now) {
-    w.now = now;
+    shim_now = now;
     w.logged = 0;
     strcpy(w.path, "/tmp/pnx-model-XXXXXX");
     int fd = mkstemp(w.path);
@@ -95,7 +65,7 @@ API int shim_create(uint64_t entries, uint64_t weight, int64_t now) {
         return -1;
     close(fd);
     return pnx_cache_create(
-            PNX_CACHE_OPTS(.env = &env, .capacity_entries = entries, .policy = "lru",
+            PNX_CACHE_OPTS(.env = &shim_env, .capacity_entries = entries, .policy = "lru",
                     .registry = pnx_registry_off(), .stats = pnx_stats_off(),
                     .budget = pnx_budget_off(), .destroy = destroy,
                     .weigher = weight ? weigh : NULL, .capacity_weight = weight),
@@ -251,11 +221,11 @@ API int shim_clear(void) {
 }
 
 API int64_t shim_tick(int64_t more) {
-    w.now += more;
-    return pnx_cache_tick(w.cache, w.now);
+    shim_now += more;
+    return pnx_cache_tick(w.cache, shim_now);
 }
 API void shim_pass(int64_t more) {
-    w.now += more;
+    shim_now += more;
 }
 
 API int shim_resize(uint64_t entries) {

@@ -9,22 +9,16 @@
 
 /* ---- reservations ---- */
 
-static uint64_t used(struct pnx_budget *budget) {
-    struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_read_stats(budget, &stats), 0);
-    return stats.used;
-}
-
 TEST(p16_what_is_reserved_is_charged_unseen_and_stored_by_the_commit) {
     struct fixture f;
     fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 4));
     put_text(&f, "k", "older", 0);
-    uint64_t before = used(f.budget);
+    uint64_t before = used_of(f.budget);
     struct pnx_cache_reservation r = {0};
     CHECK_EQ(pnx_cache_reserve(f.cache, "k", 1, 6, &r), 0);
     CHECK_EQ(r.size, 6);
     CHECK_EQ((uintptr_t)r.data % 16, 0);
-    CHECK_EQ(used(f.budget), before + pnx_cache_cost(1, 6));
+    CHECK_EQ(used_of(f.budget), before + pnx_cache_cost(1, 6));
     CHECK_EQ(stats_of(&f).reserved, pnx_cache_cost(1, 6));
     CHECK_EQ(stats_of(&f).pinned, 1);
     CHECK_EQ(stats_of(&f).bytes, pnx_cache_cost(1, 6));
@@ -38,7 +32,7 @@ TEST(p16_what_is_reserved_is_charged_unseen_and_stored_by_the_commit) {
     CHECK(pnx_cache_ref_data(&ref) == place); /* not a copy */
     pnx_cache_ref_release(&ref);
     check_text(&f, "k", "newer");
-    CHECK_EQ(used(f.budget), before);
+    CHECK_EQ(used_of(f.budget), before);
     CHECK_EQ(stats_of(&f).reserved, 0);
     CHECK_EQ(stats_of(&f).pinned, 0);
     CHECK_EQ(stats_of(&f).removed_replaced, 1);
@@ -48,7 +42,7 @@ TEST(p16_what_is_reserved_is_charged_unseen_and_stored_by_the_commit) {
 TEST(p16_an_aborted_reservation_leaves_nothing) {
     struct fixture f;
     fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 4));
-    uint64_t before = used(f.budget);
+    uint64_t before = used_of(f.budget);
     int64_t live = f.te.live_bytes;
     struct pnx_cache_reservation r = {0};
     CHECK_EQ(pnx_cache_reserve(f.cache, "k", 1, 1000, &r), 0);
@@ -61,7 +55,7 @@ TEST(p16_an_aborted_reservation_leaves_nothing) {
         CHECK_EQ(pnx_cache_reserve(f.cache, "k", 1, 1000, &scoped), 0);
     }
     check_absent(&f, "k");
-    CHECK_EQ(used(f.budget), before);
+    CHECK_EQ(used_of(f.budget), before);
     CHECK_EQ(f.te.live_bytes, live);
     CHECK_EQ(stats_of(&f).reserved, 0);
     fixture_close(&f);
@@ -70,7 +64,7 @@ TEST(p16_an_aborted_reservation_leaves_nothing) {
 TEST(p16_a_commit_may_store_fewer_bytes_and_counts_those) {
     struct fixture f;
     fixture_open(&f, PNX_CACHE_OPTS(.capacity = 1 << 20));
-    uint64_t before = used(f.budget);
+    uint64_t before = used_of(f.budget);
     struct pnx_cache_reservation r = {0};
     CHECK_EQ(pnx_cache_reserve(f.cache, "k", 1, 5000, &r), 0);
     memcpy(r.data, "short", 6);
@@ -80,7 +74,7 @@ TEST(p16_a_commit_may_store_fewer_bytes_and_counts_those) {
     CHECK_EQ(pnx_cache_commit(&r, 6, 0), 0);
     check_text(&f, "k", "short");
     CHECK_EQ(stats_of(&f).bytes, pnx_cache_cost(1, 6));
-    CHECK_EQ(used(f.budget), before + pnx_cache_cost(1, 6));
+    CHECK_EQ(used_of(f.budget), before + pnx_cache_cost(1, 6));
     CHECK_EQ(pnx_cache_reserve(f.cache, "none", 4, 50, &r), 0);
     CHECK_EQ(pnx_cache_commit(&r, 0, 0), 0);
     char buf[1];
@@ -114,7 +108,7 @@ TEST(p9_a_commit_that_fails_leaves_no_older_value_and_a_reserve_that_fails_does)
     struct pnx_cache_reservation r = {0};
     CHECK_EQ(pnx_cache_reserve(f.cache, "k", 1, 2 << 20, &r), -EFBIG);
     CHECK_EQ(pnx_cache_reserve(f.cache, "k", 1, SIZE_MAX, &r), -EFBIG);
-    CHECK_EQ(pnx_budget_set_limits(f.budget, 0, used(f.budget) + 100), 0);
+    CHECK_EQ(pnx_budget_set_limits(f.budget, 0, used_of(f.budget) + 100), 0);
     CHECK_EQ(pnx_cache_reserve(f.cache, "k", 1, 500000, &r), -ENOMEM);
     CHECK_EQ(pnx_budget_set_limits(f.budget, 0, 0), 0);
     CHECK(!r.entry);
@@ -484,7 +478,7 @@ TEST(p9_a_compute_whose_result_cannot_be_stored_leaves_no_older_value) {
     check_absent(&f, "k");
     CHECK_EQ(pnx_cache_resize(f.cache, 4 << 20, 0, &f.err), 0);
     put_text(&f, "k", "older", 0);
-    CHECK_EQ(pnx_budget_set_limits(f.budget, 0, used(f.budget) + 100), 0);
+    CHECK_EQ(pnx_budget_set_limits(f.budget, 0, used_of(f.budget) + 100), 0);
     CHECK_EQ(pnx_cache_compute(f.cache, "k", 1, big, NULL, NULL), -ENOMEM);
     check_absent(&f, "k");
     CHECK_EQ(stats_of(&f).rejected, 2);

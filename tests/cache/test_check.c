@@ -1,37 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_check.c - pnx_cache_check() sees each thing that other tests rely on it to see. */
-#include "cache/common.h"
-#include "cache/internal.h"
-
-/* The check says so while a word has another value, and nothing once it has its own again. */
-static void check_sees(
-        struct fixture *f, void *word, const void *other, size_t size, const char *said) {
-    unsigned char own[sizeof(uint64_t)];
-    memcpy(own, word, size);
-    CHECK(memcmp(own, other, size) != 0);
-    memcpy(word, other, size);
-    CHECK_EQ(pnx_cache_check(f->cache, &f->err), PNX_E_BROKEN);
-    CHECK_CONTAINS(f->err.message, said);
-    memcpy(word, own, size);
-    check_invariants(f);
-}
-
-static void check_sees_u32(struct fixture *f, uint32_t *word, uint32_t other, const char *said) {
-    check_sees(f, word, &other, sizeof(other), said);
-}
-
-static void check_sees_u64(struct fixture *f, uint64_t *word, uint64_t other, const char *said) {
-    check_sees(f, word, &other, sizeof(other), said);
-}
+#include "cache/broken.h"
 
 static void check_sees_count(
         struct fixture *f, struct pnx_a64 *word, uint64_t other, const char *said) {
     check_sees(f, word, &other, sizeof(other), said);
 }
 
-/* Slots 0..LIVE-1 live, the first TIMED of them expire, in this order; slots LIVE and LIVE + 1 are free. */
-enum { LIVE = 6, TIMED = 3, HOLES = 2 };
-
+/* Slots 0..LIVE-1 are live, and LIVE and LIVE + 1 free. */
 static struct pnx_cache_shard *open_filled(struct fixture *f) {
     fixture_open(f, PNX_CACHE_OPTS(.capacity = 1 << 20));
     for (int i = 0; i < LIVE + HOLES; i++) {
@@ -40,12 +16,8 @@ static struct pnx_cache_shard *open_filled(struct fixture *f) {
     }
     CHECK_EQ(pnx_cache_remove(f->cache, "g", 1), 0);
     CHECK_EQ(pnx_cache_remove(f->cache, "h", 1), 0);
-    struct pnx_cache_shard *shard = f->cache->shards;
-    CHECK_EQ(f->cache->n_shards, 1);
-    CHECK_EQ(shard->live, LIVE);
+    struct pnx_cache_shard *shard = the_shard(f);
     CHECK_EQ(shard->used, LIVE + HOLES);
-    CHECK_EQ(shard->timed, TIMED);
-    check_invariants(f);
     return shard;
 }
 
@@ -131,11 +103,6 @@ TEST(a_heap_that_is_not_in_order_is_seen) {
 
 TEST(a_policy_that_does_not_hold_what_the_shard_does_is_seen) {
     struct fixture f;
-    struct pnx_cache_shard *shard = open_filled(&f);
-    shard->policy->remove(shard->policy_state, 0);
-    CHECK_EQ(pnx_cache_check(f.cache, &f.err), PNX_E_BROKEN);
-    CHECK_CONTAINS(f.err.message, "the list does not hold the held slots");
-    shard->policy->insert(shard->policy_state, 0);
-    check_invariants(&f);
+    check_sees_a_policy(&f, open_filled(&f), 0);
     fixture_close(&f);
 }

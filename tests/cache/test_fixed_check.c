@@ -1,31 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_fixed_check.c - pnx_cache_check() sees each thing of fixed sizes that other tests rely on it to see. */
-#include "cache/fixed_bytes.h"
-#include "cache/internal.h"
-
-/* The check says so while a word has another value, and nothing once it has its own again. */
-static void check_sees(
-        struct fixture *f, void *word, const void *other, size_t size, const char *said) {
-    unsigned char own[sizeof(uint64_t)];
-    memcpy(own, word, size);
-    CHECK(memcmp(own, other, size) != 0);
-    memcpy(word, other, size);
-    CHECK_EQ(pnx_cache_check(f->cache, &f->err), PNX_E_BROKEN);
-    CHECK_CONTAINS(f->err.message, said);
-    memcpy(word, own, size);
-    check_invariants(f);
-}
-
-static void check_sees_u32(struct fixture *f, uint32_t *word, uint32_t other, const char *said) {
-    check_sees(f, word, &other, sizeof(other), said);
-}
-
-static void check_sees_u64(struct fixture *f, uint64_t *word, uint64_t other, const char *said) {
-    check_sees(f, word, &other, sizeof(other), said);
-}
-
-/* Keys 0..LIVE-1 are there, the first TIMED of them expire in seconds, in this order; HOLES more were. */
-enum { LIVE = 6, TIMED = 3, HOLES = 2 };
+#include "cache/broken.h"
 
 static struct pnx_cache_shard *open_filled(struct fixture *f) {
     fixture_open(f, PNX_CACHE_OPTS(.capacity_entries = 100, .key_bytes = 8, .value_bytes = 8));
@@ -35,12 +10,7 @@ static struct pnx_cache_shard *open_filled(struct fixture *f) {
     }
     for (uint64_t i = LIVE; i < LIVE + HOLES; i++)
         CHECK_EQ(pnx_cache_remove(f->cache, &i, 8), 0);
-    struct pnx_cache_shard *shard = f->cache->shards;
-    CHECK_EQ(f->cache->n_shards, 1);
-    CHECK_EQ(shard->live, LIVE);
-    CHECK_EQ(shard->timed, TIMED);
-    check_invariants(f);
-    return shard;
+    return the_shard(f);
 }
 
 /* The slot of a key, and its record. */
@@ -197,10 +167,6 @@ TEST(a_wheel_that_is_not_in_order_is_seen) {
 TEST(a_policy_that_does_not_hold_what_the_records_do_is_seen) {
     struct fixture f;
     struct pnx_cache_shard *shard = open_filled(&f);
-    shard->policy->remove(shard->policy_state, slot_of(shard, 0));
-    CHECK_EQ(pnx_cache_check(f.cache, &f.err), PNX_E_BROKEN);
-    CHECK_CONTAINS(f.err.message, "the list does not hold the held slots");
-    shard->policy->insert(shard->policy_state, slot_of(shard, 0));
-    check_invariants(&f);
+    check_sees_a_policy(&f, shard, slot_of(shard, 0));
     fixture_close(&f);
 }

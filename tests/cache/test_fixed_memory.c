@@ -23,16 +23,10 @@ static bool there(struct fixture *f, uint64_t key) {
     return rc == 0;
 }
 
-static uint64_t used(struct pnx_budget *budget) {
-    struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_read_stats(budget, &stats), 0);
-    return stats.used;
-}
-
 /* The bytes that are charged once readers have gone on. */
 static uint64_t settled(struct fixture *f) {
     CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
-    return used(f->budget);
+    return used_of(f->budget);
 }
 
 /* ---- every allocation ---- */
@@ -40,47 +34,28 @@ static uint64_t settled(struct fixture *f) {
 /* A life that meets every allocation: creation, the first put, tables, growth, after a clear; the first error ends it. */
 static int whole_life(struct test_env *te, void *ctx) {
     const uint32_t *shards = ctx;
-    struct pnx_cache *cache = NULL;
-    struct pnx_registry *registry = NULL;
-    struct pnx_budget *budget = NULL;
-    struct pnx_error err = {0};
-    int rc = pnx_registry_create(
-            PNX_REGISTRY_OPTS(.env = &te->env, .stats = pnx_stats_off()), &err, &registry);
-    if (rc == 0)
-        rc = pnx_budget_create(PNX_BUDGET_OPTS(.parent = pnx_budget_off(), .env = &te->env,
-                                       .registry = pnx_registry_off(), .stats = pnx_stats_off()),
-                &err, &budget);
-    if (rc == 0)
-        rc = pnx_cache_create(
-                PNX_CACHE_OPTS(.env = &te->env, .registry = registry, .stats = pnx_stats_off(),
-                        .budget = budget, .capacity_entries = 700, .key_bytes = 8,
-                        .value_bytes = 24, .policy = "s3-fifo", .shards = *shards),
-                &err, &cache);
-    if (rc == -ENOMEM)
-        CHECK_EQ(err.code, -ENOMEM);
+    struct life life;
+    int rc = life_begin(&life, te,
+            PNX_CACHE_OPTS(.capacity_entries = 700, .key_bytes = 8, .value_bytes = 24,
+                    .policy = "s3-fifo", .shards = *shards));
     for (int round = 0; round < 2 && rc == 0; round++) {
         uint64_t stored = 0;
         for (uint64_t i = 0; rc == 0 && i < 1000; i++) {
             uint64_t value[3] = {i, i + 1, i + 2};
-            rc = pnx_cache_put(cache, &i, 8, value, 24, i % 3 ? 3600 * PNX_SEC : 0);
+            rc = pnx_cache_put(life.cache, &i, 8, value, 24, i % 3 ? 3600 * PNX_SEC : 0);
             stored += rc == 0;
         }
         CHECK(rc == 0 || rc == -ENOMEM);
         for (uint64_t i = stored > 500 ? stored : 0; i < stored; i++) { /* nothing was lost */
             uint64_t value[3];
-            CHECK_EQ(pnx_cache_get_copy(cache, &i, 8, value, 24, NULL), 0);
+            CHECK_EQ(pnx_cache_get_copy(life.cache, &i, 8, value, 24, NULL), 0);
             CHECK(value[0] == i && value[1] == i + 1 && value[2] == i + 2);
         }
-        CHECK_EQ(pnx_cache_check(cache, NULL), 0);
+        CHECK_EQ(pnx_cache_check(life.cache, NULL), 0);
         if (rc == 0)
-            CHECK_EQ(pnx_cache_clear(cache), 0);
+            CHECK_EQ(pnx_cache_clear(life.cache), 0);
     }
-    pnx_cache_release(&cache);
-    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
-    if (budget)
-        CHECK_EQ(used(budget), 0);
-    pnx_budget_release(&budget);
-    pnx_registry_release(&registry);
+    life_end(&life);
     return rc;
 }
 
@@ -134,17 +109,17 @@ TEST(tables_are_charged_whole_and_come_back_with_a_clear) {
         struct fixture f;
         open_u64(
                 &f, *PNX_CACHE_OPTS(.capacity_entries = 3000, .policy = "sieve", .shards = shards));
-        uint64_t base = used(f.budget), cost = pnx_cache_cost_fixed(8, 8);
+        uint64_t base = used_of(f.budget), cost = pnx_cache_cost_fixed(8, 8);
         CHECK(base > 0);
         for (int round = 0; round < 3; round++) {
             for (uint64_t i = 0; i < 5000; i++) {
                 CHECK_EQ(put(&f, i), 0);
-                CHECK((used(f.budget) - base) % cost == 0);
-                CHECK(used(f.budget) - base >= stats_of(&f).bytes);
+                CHECK((used_of(f.budget) - base) % cost == 0);
+                CHECK(used_of(f.budget) - base >= stats_of(&f).bytes);
             }
             CHECK_EQ(settled(&f), base + tables(&f));
             CHECK(tables(&f) < 3000 * cost * 9 / 8); /* room for an eighth more at most */
-            uint64_t full = used(f.budget), keys = 0;
+            uint64_t full = used_of(f.budget), keys = 0;
             for (uint64_t i = 0; i < 5000; i++)
                 keys += pnx_cache_remove(f.cache, &i, 8) == 0;
             CHECK_EQ(keys, 3000);
@@ -155,7 +130,7 @@ TEST(tables_are_charged_whole_and_come_back_with_a_clear) {
             check_invariants(&f);
         }
         CHECK_EQ(put(&f, 1), 0);
-        CHECK_EQ(used(f.budget), base + PNX_CACHE_FIRST_SLOTS * cost);
+        CHECK_EQ(used_of(f.budget), base + PNX_CACHE_FIRST_SLOTS * cost);
         fixture_close(&f); /* which sees that nothing is left */
     }
 }
@@ -163,7 +138,7 @@ TEST(tables_are_charged_whole_and_come_back_with_a_clear) {
 TEST(a_budget_that_refuses_a_table_is_enomem_and_nothing_is_lost) {
     struct fixture f;
     open_u64(&f, *PNX_CACHE_OPTS(.capacity_entries = 100000));
-    uint64_t base = used(f.budget), stored = 0;
+    uint64_t base = used_of(f.budget), stored = 0;
     uint64_t first = PNX_CACHE_FIRST_SLOTS * pnx_cache_cost_fixed(8, 8);
     CHECK_EQ(pnx_budget_set_limits(f.budget, 0, base), 0);
     CHECK_EQ(put(&f, 0), -ENOMEM); /* there is nothing of its own to give back, either */
@@ -184,7 +159,7 @@ TEST(a_budget_that_refuses_a_table_is_enomem_and_nothing_is_lost) {
 TEST(at_the_hard_limit_a_put_gets_its_table_from_what_the_cache_gives_back) {
     struct fixture f;
     open_u64(&f, *PNX_CACHE_OPTS(.capacity_entries = 100000, .policy = "sieve", .shards = 4));
-    uint64_t base = used(f.budget), refused = 0;
+    uint64_t base = used_of(f.budget), refused = 0;
     uint64_t limit = base + 20 * PNX_CACHE_FIRST_SLOTS * pnx_cache_cost_fixed(8, 8);
     CHECK_EQ(pnx_budget_set_limits(f.budget, limit, limit), 0);
     for (uint64_t i = 0; i < 60 * PNX_CACHE_PAGE_SLOTS * 8; i++) {
@@ -192,7 +167,7 @@ TEST(at_the_hard_limit_a_put_gets_its_table_from_what_the_cache_gives_back) {
         CHECK(rc == 0 || rc == -ENOMEM);
         refused += rc != 0;
         CHECK_EQ(there(&f, i), rc == 0);
-        CHECK(used(f.budget) <= limit);
+        CHECK(used_of(f.budget) <= limit);
     }
     CHECK(stats_of(&f).reclaimed > 0);
     CHECK_EQ(stats_of(&f).rejected, refused);
@@ -204,7 +179,7 @@ TEST(at_the_hard_limit_a_put_gets_its_table_from_what_the_cache_gives_back) {
 TEST(a_reclaim_empties_the_largest_shard_first_and_no_more_than_is_wanted) {
     struct fixture f;
     open_u64(&f, *PNX_CACHE_OPTS(.capacity_entries = 20000, .policy = "sieve", .shards = 4));
-    uint64_t base = used(f.budget);
+    uint64_t base = used_of(f.budget);
     for (uint64_t i = 0; i < 8000; i++)
         CHECK_EQ(put(&f, i), 0);
     uint64_t full = settled(&f); /* without tables that have been replaced */
@@ -235,7 +210,7 @@ TEST(a_reclaim_empties_the_largest_shard_first_and_no_more_than_is_wanted) {
 TEST(a_reclaim_gets_the_tables_of_shards_that_have_removed_all) {
     struct fixture f;
     open_u64(&f, *PNX_CACHE_OPTS(.capacity_entries = 20000, .policy = "sieve", .shards = 8));
-    uint64_t base = used(f.budget);
+    uint64_t base = used_of(f.budget);
     for (uint64_t i = 0; i < 8000; i++)
         CHECK_EQ(put(&f, i), 0);
     for (uint64_t i = 0; i < 8000; i++)
@@ -312,7 +287,7 @@ static void put_with_tight_budget(unsigned index, void *ctx) {
 TEST(puts_of_many_threads_under_a_tight_budget_neither_hang_nor_exceed_it) {
     struct fixture f;
     open_u64(&f, *PNX_CACHE_OPTS(.capacity = 4 << 20, .policy = "sieve", .shards = 4));
-    uint64_t limit = used(f.budget) + 640 * 1024;
+    uint64_t limit = used_of(f.budget) + 640 * 1024;
     CHECK_EQ(pnx_budget_set_limits(f.budget, limit - 20000, limit), 0);
     test_threads(4, put_with_tight_budget, &f);
     struct pnx_budget_stats stats = {.size = sizeof(stats)};

@@ -18,43 +18,23 @@ static int load_absent(
 
 /* A life of a cache that touches every allocation; the first error ends it. */
 static int whole_life(struct test_env *te, void *ctx) {
-    struct pnx_cache *cache = NULL;
-    struct pnx_registry *registry = NULL;
-    struct pnx_budget *budget = NULL;
-    struct pnx_error err = {0};
+    struct life life;
     (void)ctx;
-    int rc = pnx_registry_create(
-            PNX_REGISTRY_OPTS(.env = &te->env, .stats = pnx_stats_off()), &err, &registry);
-    if (rc == 0)
-        rc = pnx_budget_create(PNX_BUDGET_OPTS(.parent = pnx_budget_off(), .env = &te->env,
-                                       .registry = pnx_registry_off(), .stats = pnx_stats_off()),
-                &err, &budget);
-    if (rc == 0)
-        rc = pnx_cache_create(
-                PNX_CACHE_OPTS(.env = &te->env, .registry = registry, .stats = pnx_stats_off(),
-                        .budget = budget, .capacity_entries = 60, .negative_ttl = PNX_SEC),
-                &err, &cache);
-    if (rc == -ENOMEM)
-        CHECK_EQ(err.code, -ENOMEM);
+    int rc = life_begin(&life, te, PNX_CACHE_OPTS(.capacity_entries = 60, .negative_ttl = PNX_SEC));
     for (uint64_t i = 0; rc == 0 && i < 100; i++)
-        rc = pnx_cache_put(cache, &i, sizeof(i), "value", 6, i % 3 ? PNX_SEC : 0);
+        rc = pnx_cache_put(life.cache, &i, sizeof(i), "value", 6, i % 3 ? PNX_SEC : 0);
     struct pnx_cache_ref ref = {0};
     if (rc == 0)
-        rc = pnx_cache_get_or_load(cache, "k", 1, load_big, NULL, 0, &err, &ref);
+        rc = pnx_cache_get_or_load(life.cache, "k", 1, load_big, NULL, 0, &life.err, &ref);
     if (rc == 0)
         CHECK_STR(pnx_cache_ref_data(&ref), "0123456789");
     pnx_cache_ref_release(&ref);
     if (rc == 0) {
-        rc = pnx_cache_get_or_load(cache, "absent", 6, load_absent, NULL, 0, &err, &ref);
+        rc = pnx_cache_get_or_load(life.cache, "absent", 6, load_absent, NULL, 0, &life.err, &ref);
         CHECK_EQ(rc, -ENOENT); /* remembered or not */
         rc = 0;
     }
-    if (cache)
-        CHECK_EQ(pnx_cache_check(cache, NULL), 0);
-    pnx_cache_release(&cache);
-    CHECK_EQ(pnx_reclaim_barrier(NULL, PNX_NEVER), 0);
-    pnx_budget_release(&budget);
-    pnx_registry_release(&registry);
+    life_end(&life);
     return rc;
 }
 
@@ -82,29 +62,24 @@ TEST(a_loaded_value_is_served_when_there_is_no_memory_to_store_it) {
 
 /* ---- the budget ---- */
 
-static uint64_t used(struct pnx_budget *budget) {
-    struct pnx_budget_stats stats = {.size = sizeof(stats)};
-    CHECK_EQ(pnx_budget_read_stats(budget, &stats), 0);
-    return stats.used;
-}
-
 TEST(the_budget_is_charged_what_entries_count_and_gets_it_back) {
     struct fixture f;
     fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 10));
-    uint64_t base = used(f.budget);
+    uint64_t base = used_of(f.budget);
     CHECK(base > 0);
     for (uint64_t i = 0; i < 30; i++) {
         CHECK_EQ(pnx_cache_put(f.cache, &i, sizeof(i), "value", 6, 0), 0);
-        CHECK_EQ(used(f.budget), base + stats_of(&f).bytes);
+        CHECK_EQ(used_of(f.budget), base + stats_of(&f).bytes);
     }
     struct pnx_cache_ref ref = {0};
     uint64_t last = 29;
     CHECK_EQ(pnx_cache_get(f.cache, &last, sizeof(last), &ref), 0);
     CHECK_EQ(pnx_cache_clear(f.cache), 0);
-    CHECK_EQ(used(f.budget), base + pnx_cache_cost(8, 6)); /* what is referred to is still there */
+    CHECK_EQ(used_of(f.budget),
+            base + pnx_cache_cost(8, 6)); /* what is referred to is still there */
     CHECK_EQ(stats_of(&f).detached, pnx_cache_cost(8, 6));
     pnx_cache_ref_release(&ref);
-    CHECK_EQ(used(f.budget), base);
+    CHECK_EQ(used_of(f.budget), base);
     fixture_close(&f);
 }
 
@@ -112,7 +87,7 @@ TEST(a_refused_put_is_enomem_counted_and_leaves_no_older_value) {
     struct fixture f;
     fixture_open(&f, PNX_CACHE_OPTS(.capacity = 1 << 20));
     put_text(&f, "k", "older", 0);
-    CHECK_EQ(pnx_budget_set_limits(f.budget, 0, used(f.budget) + 100), 0);
+    CHECK_EQ(pnx_budget_set_limits(f.budget, 0, used_of(f.budget) + 100), 0);
     static char big[100000];
     CHECK_EQ(pnx_cache_put(f.cache, "k", 1, big, sizeof(big), 0), -ENOMEM);
     check_absent(&f, "k");
@@ -134,12 +109,12 @@ TEST(p9_a_size_that_no_account_can_hold_is_enomem_and_leaves_no_older_value) {
 TEST(at_the_hard_limit_a_put_evicts_what_is_old_in_its_own_cache) {
     struct fixture f;
     fixture_open(&f, PNX_CACHE_OPTS(.capacity = 64 << 20));
-    uint64_t base = used(f.budget);
+    uint64_t base = used_of(f.budget);
     CHECK_EQ(pnx_budget_set_limits(f.budget, base + 100000, base + 100000), 0);
     char value[1000] = {0};
     for (uint64_t i = 0; i < 2000; i++) {
         CHECK_EQ(pnx_cache_put(f.cache, &i, sizeof(i), value, sizeof(value), 0), 0);
-        CHECK(used(f.budget) <= base + 100000);
+        CHECK(used_of(f.budget) <= base + 100000);
     }
     uint64_t newest = 1999;
     struct pnx_cache_ref ref = {0};
@@ -161,7 +136,7 @@ TEST(a_full_cache_makes_its_own_room_and_asks_nobody_elses) {
         CHECK_EQ(pnx_cache_put(f.cache, &i, sizeof(i), value, sizeof(value), 0), 0);
         CHECK_EQ(pnx_cache_put(other, &i, sizeof(i), value, sizeof(value), 0), 0);
     }
-    CHECK_EQ(pnx_budget_set_limits(f.budget, used(f.budget), used(f.budget)), 0);
+    CHECK_EQ(pnx_budget_set_limits(f.budget, used_of(f.budget), used_of(f.budget)), 0);
     struct pnx_cache_stats before = {.size = sizeof(before)}, after = {.size = sizeof(after)};
     CHECK_EQ(pnx_cache_read_stats(other, &before), 0);
     for (uint64_t i = 100; i < 300; i++)
@@ -175,15 +150,15 @@ TEST(a_full_cache_makes_its_own_room_and_asks_nobody_elses) {
 TEST(a_loaded_value_is_served_when_the_budget_refuses_it) {
     struct fixture f;
     fixture_open(&f, PNX_CACHE_OPTS(.capacity = 1 << 20));
-    uint64_t base = used(f.budget);
+    uint64_t base = used_of(f.budget);
     CHECK_EQ(pnx_budget_set_limits(f.budget, base, base), 0);
     struct pnx_cache_ref ref = {0};
     CHECK_EQ(pnx_cache_get_or_load(f.cache, "k", 1, load_big, NULL, 0, &f.err, &ref), 0);
     CHECK_STR(pnx_cache_ref_data(&ref), "0123456789");
-    CHECK_EQ(used(f.budget), base + pnx_cache_cost(1, 11)); /* over the limit, but counted */
+    CHECK_EQ(used_of(f.budget), base + pnx_cache_cost(1, 11)); /* over the limit, but counted */
     CHECK_EQ(stats_of(&f).entries, 0);
     pnx_cache_ref_release(&ref);
-    CHECK_EQ(used(f.budget), base);
+    CHECK_EQ(used_of(f.budget), base);
     fixture_close(&f);
 }
 
@@ -258,7 +233,7 @@ static void put_with_tight_budget(unsigned index, void *ctx) {
 TEST(puts_of_many_threads_under_a_tight_budget_neither_hang_nor_exceed_it) {
     struct fixture f;
     fixture_open(&f, PNX_CACHE_OPTS(.capacity = 1 << 20));
-    uint64_t limit = used(f.budget) + 100000;
+    uint64_t limit = used_of(f.budget) + 100000;
     CHECK_EQ(pnx_budget_set_limits(f.budget, limit - 20000, limit), 0);
     test_threads(4, put_with_tight_budget, &f);
     struct pnx_budget_stats stats = {.size = sizeof(stats)};

@@ -6,14 +6,11 @@
  * all that happens does so inside a call, and the same each time.  One pool at a time, one thread.
  */
 #include "base/atomic.h"
+#include "harness/shim.h"
 
 #include <patinox/pool.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Who calls these reads no headers. */
-#pragma GCC diagnostic ignored "-Wmissing-prototypes"
-#define API __attribute__((visibility("default")))
 
 #define RESOURCES 4096
 #define REQUESTS  16
@@ -31,7 +28,6 @@ struct entry {
 
 static struct world {
     struct pnx_pool *pool;
-    pnx_ns now;
     int32_t resources; /* made so far; the next one's number */
     int32_t verdicts[RESOURCES];
     int32_t n_verdicts, next_verdict;
@@ -59,47 +55,6 @@ static void *pointer_to(int32_t id) {
 static int32_t number_of(const void *resource) {
     return (int32_t)(uintptr_t)resource - 1;
 }
-
-/* ---- the environment ---- */
-
-static void *env_alloc(void *ctx, size_t size, size_t align) {
-    (void)ctx;
-    void *p;
-    return posix_memalign(&p, align < sizeof(void *) ? sizeof(void *) : align, size) ? NULL : p;
-}
-
-static void env_free(void *ctx, void *p, size_t size) {
-    (void)ctx;
-    (void)size;
-    free(p);
-}
-
-static int64_t env_now(void *ctx) {
-    (void)ctx;
-    return w.now;
-}
-
-static uint64_t env_random(void *ctx) {
-    (void)ctx;
-    return 42;
-}
-
-static void env_log(void *ctx, enum pnx_log_level level, const char *message) {
-    (void)ctx;
-    (void)level;
-    (void)message;
-}
-
-static const struct pnx_env env = {
-        .size = sizeof(env),
-        .alloc = env_alloc,
-        .free = env_free,
-        .now = env_now,
-        .now_coarse = env_now,
-        .real_ns = env_now,
-        .random = env_random,
-        .log = env_log,
-};
 
 /* ---- the manager ---- */
 
@@ -155,17 +110,18 @@ API int shim_create(uint32_t max, uint32_t min_idle, uint32_t max_waiters,
             .classify = do_classify,
             .interrupt = do_interrupt};
     memset(&w, 0, sizeof(w));
-    w.now = PNX_SEC;
+    shim_now = PNX_SEC;
 #ifdef PNX_DEBUG
     pnx_store(&pnx__pool_tolerate_misuse, 1, PNX_RELAXED, "hypothesis_shim.tolerate");
 #endif
     return pnx_pool_create(&manager,
-            PNX_POOL_OPTS(.env = &env, .registry = pnx_registry_off(), .stats = pnx_stats_off(),
-                    .budget = pnx_budget_off(), .idle_ns = idle_ns, .lifetime_ns = PNX_NEVER,
-                    .backoff_ns = backoff_ns, .backoff_max_ns = backoff_max_ns,
-                    .ageing_ns = PNX_NEVER, .max = max, .min_idle = min_idle,
-                    .max_waiters = max_waiters, .breaker_failures = breaker_failures,
-                    .nested = PNX_POOL_NESTED_ALLOW, .flags = PNX_POOL_NO_THREADS),
+            PNX_POOL_OPTS(.env = &shim_env, .registry = pnx_registry_off(),
+                    .stats = pnx_stats_off(), .budget = pnx_budget_off(), .idle_ns = idle_ns,
+                    .lifetime_ns = PNX_NEVER, .backoff_ns = backoff_ns,
+                    .backoff_max_ns = backoff_max_ns, .ageing_ns = PNX_NEVER, .max = max,
+                    .min_idle = min_idle, .max_waiters = max_waiters,
+                    .breaker_failures = breaker_failures, .nested = PNX_POOL_NESTED_ALLOW,
+                    .flags = PNX_POOL_NO_THREADS),
             NULL, &w.pool);
 }
 
@@ -179,8 +135,8 @@ API void shim_verdict(int32_t verdict) {
 }
 
 API int64_t shim_tick(int64_t by) {
-    w.now += by;
-    return pnx_pool_tick(w.pool, w.now);
+    shim_now += by;
+    return pnx_pool_tick(w.pool, shim_now);
 }
 
 /* Returns the resource's number, or a negative error. */
