@@ -271,12 +271,21 @@ bool pnx__cache_load_other_locked(const struct pnx_cache_load *load, pnx_ns now,
     return false;
 }
 
+/* Whether the load under way of the key of this one, which nobody knows yet, still waits for its executor. */
+static bool is_queued_locked(const struct pnx_cache_load *load) {
+    const struct pnx_cache_load *other =
+            pnx__cache_load_find_locked(load->shard, load->hash, load->key, load->key_size, false);
+    return other && other->state == PNX_CACHE_LOAD_QUEUED;
+}
+
 /* Under the lock, where there is nothing: whether somebody loads, what is kept for an error, or this is the load now. */
 static int look_for_load_locked(struct pnx_cache_load *load, unsigned how, pnx_ns now,
         struct pnx_cache_entry *kept, struct pnx_link *answers,
         struct pnx_cache_load **ret_given_up) {
     struct pnx_cache *cache = load->cache;
-    if (pnx__cache_load_other_locked(load, now, answers, ret_given_up))
+    /* Who only looks takes none over from its queue: it may have no time to load, or no memory. */
+    bool leaves_queued = (how & PNX_CACHE_LOOK_ONLY) && is_queued_locked(load);
+    if (!leaves_queued && pnx__cache_load_other_locked(load, now, answers, ret_given_up))
         return PNX_CACHE_LOOK_WAIT;
     if (kept && pnx__cache_soft_waits(cache, kept, now))
         return 0;

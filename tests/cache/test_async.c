@@ -141,6 +141,28 @@ TEST(p14_with_no_time_a_request_neither_loads_nor_waits) {
     fixture_close(&f);
 }
 
+/* Somebody has handed that to the executor; who takes a queued load over loads in its place. */
+TEST(p14_a_request_with_no_time_takes_no_queued_refresh_away) {
+    for (int no_memory = 0; no_memory < 2; no_memory++) {
+        struct fixture f;
+        struct script s;
+        struct asked a = {0};
+        struct pnx_executor *executor =
+                open_worker(&f, &s, 4, PNX_CACHE_OPTS(.capacity_entries = 4));
+        CHECK_EQ(pnx_cache_remove(f.cache, "k", 1), 0);
+        CHECK_EQ(pnx_cache_refresh(f.cache, "k", 1, NULL, NULL, PNX_SEC, &f.err), 0);
+        f.te.allocations = 0;
+        f.te.fail_at = no_memory;
+        ask_key(&a, &s, "k", no_memory ? PNX_SEC : 0);
+        f.te.fail_at = 0;
+        check_told(&a, no_memory ? -ENOMEM : -ETIMEDOUT, NULL, 0);
+        pnx_executor_tick(executor, f.te.now);
+        CHECK_EQ(s.calls, 1);
+        check_text(&f, "k", "new");
+        close_worker(&f, executor);
+    }
+}
+
 TEST(bad_requests_are_refused_and_told_nothing) {
     struct fixture f;
     struct script s;
