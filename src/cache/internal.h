@@ -5,7 +5,8 @@
  *   cache.c    make, close, release; options
  *   entry.c    entries, references
  *   shard.c    slots, the policy, growing: what a shard is made of
- *   store.c    what happens under a shard's lock: find, insert, remove, evict, expire; capacity
+ *   room.c     the one capacity of all shards
+ *   store.c    what happens under a shard's lock: find, insert, remove, evict, expire
  *   access.c   get, put, remove
  *   reserve.c  reserve, commit, abort
  *   compute.c  changes that depend on what is stored; retain
@@ -23,7 +24,7 @@
  *   deferred.c destructors that an executor runs
  *   curve.c    the miss-ratio curve
  *   table.c, heap.c, policies/  slots
- *   fixed.c, wheel.c   keys and values of fixed sizes, which stand in slots
+ *   fixed.c, fixed_get.c, fixed_table.c, fixed_walk.c, wheel.c   keys and values of fixed sizes, which stand in slots
  *   fixed_load.c, fixed_compute.c, fixed_file.c   what else is done with those: loads, changes, snapshots on disk
  *
  * Pattern of every operation that writes: lock a shard, decide, note what is to be done in a struct pnx_cache_effects,
@@ -396,6 +397,28 @@ const char *pnx__cache_heap_check(const struct pnx_cache_shard *shard);
 
 /* Returns what is broken, or NULL. */
 const char *pnx__cache_shard_check(const struct pnx_cache_shard *shard);
+
+/* ---- room.c ---- */
+
+static inline uint64_t pnx__cache_limit_bytes(const struct pnx_cache *cache) {
+    /* Relaxed: a number; a resize evicts after it has changed it. */
+    return pnx_load(&cache->capacity, PNX_RELAXED, "cache.limit_bytes");
+}
+static inline uint64_t pnx__cache_limit_entries(const struct pnx_cache *cache) {
+    return pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache.limit_entries"); /* the same */
+}
+static inline uint64_t pnx__cache_limit_weight(const struct pnx_cache *cache) {
+    return pnx_load(&cache->capacity_weight, PNX_RELAXED, "cache.limit_weight"); /* the same */
+}
+
+/*
+ * Takes room for an entry in the place of what went (may be all 0); uses up the credit.  What of that is left over is given
+ * back at the end: had it been before, others might have taken it when this one has to step back.
+ */
+bool pnx__cache_take_room(struct pnx_cache *cache, const struct pnx_cache_room *room,
+        const struct pnx_cache_room *went, struct pnx_cache_effects *fx);
+/* Gives the room back that the effects still count. */
+void pnx__cache_give_room(struct pnx_cache *cache, struct pnx_cache_effects *fx);
 
 /* ---- store.c ---- */
 

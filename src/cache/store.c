@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cache/store.c - what happens to entries under a shard's lock, the one capacity, and the effects that are run without locks.
+ * cache/store.c - what happens to entries under a shard's lock, and the effects that are run without locks.
  *
  *   P1  One function, pnx__cache_remove_locked(), takes entries out (and its half, take_out()); one, link_locked(), puts
  *       them in.
- *   P2  used_bytes <= capacity, used_entries <= capacity_entries and used_weight <= capacity_weight at every moment, but for
- *       a resize under way: room is taken by one compare-and-swap each before an entry is linked, and given back after it
- *       was taken out.
- *   P3  What an insert evicts it may use for itself: the room is not given back in between, so that nobody takes it, unless
+ *   P2  What an insert evicts it may use for itself: the room is not given back in between, so that nobody takes it, unless
  *       there is nothing left to evict.  While it holds such room it runs nothing of the user's.
- *   P4  What takes many removals is done in batches of PNX_CACHE_BATCH, with the lock released between.
+ *   P3  What takes many removals is done in batches of PNX_CACHE_BATCH, with the lock released between.
  */
 #include "cache/internal.h"
 
@@ -27,114 +24,6 @@ int pnx__cache_enter(const struct pnx_cache *cache) {
     return pnx__fork_is(cache->fork_generation) || cache->fork_generation == pnx__fork_generation()
                    ? 0
                    : -ESHUTDOWN;
-}
-
-/* ---- capacity ---- */
-
-/* Adds to one of the two; with one shard its lock makes a read-modify-write needless. */
-static void add_used(const struct pnx_cache *cache, struct pnx_a64 *used, uint64_t n) {
-    if (cache->n_shards == 1)
-        pnx_owner_add(used, n);
-    else if (n != 0)
-        /* Relaxed: a count; that it stays within the limit is in the count itself. */
-        pnx_fetch_add(used, n, PNX_RELAXED, "cache.give_room");
-}
-
-/* Adds what more is above less to *used, unless it would then be over the limit. */
-static bool take_used(const struct pnx_cache *cache, struct pnx_a64 *used, uint64_t limit,
-        uint64_t more, uint64_t less) {
-    /* Relaxed, both: see add_used(). */
-    uint64_t now = pnx_load(used, PNX_RELAXED, "cache.room_now");
-    if (more <= less)
-        return true;
-    do {
-        if (more - less > limit || now > limit - (more - less))
-            return false;
-        if (cache->n_shards == 1) {
-            pnx_owner_add(used, more - less);
-            return true;
-        }
-    } while (!pnx_cas(used, &now, now + more - less, PNX_RELAXED, "cache.take_room"));
-    return true;
-}
-
-/* Takes back what take_used() has added. */
-static void untake_used(
-        const struct pnx_cache *cache, struct pnx_a64 *used, uint64_t more, uint64_t less) {
-    if (more > less)
-        add_used(cache, used, less - more);
-}
-
-static uint64_t limit_bytes(const struct pnx_cache *cache) {
-    /* Relaxed: a number; a resize evicts after it has changed it. */
-    return pnx_load(&cache->capacity, PNX_RELAXED, "cache.limit_bytes");
-}
-static uint64_t limit_entries(const struct pnx_cache *cache) {
-    return pnx_load(&cache->capacity_entries, PNX_RELAXED, "cache.limit_entries"); /* the same */
-}
-static uint64_t limit_weight(const struct pnx_cache *cache) {
-    return pnx_load(&cache->capacity_weight, PNX_RELAXED, "cache.limit_weight"); /* the same */
-}
-
-bool pnx__cache_fits(const struct pnx_cache *cache, const struct pnx_cache_effects *credit,
-        size_t bytes, uint32_t entries) {
-    uint64_t limit = limit_bytes(cache);
-    uint64_t used = pnx_load(&cache->used_bytes, PNX_RELAXED, "cache.fits_bytes") -
-                    (credit ? credit->room_bytes : 0);
-    uint64_t held = pnx_load(&cache->used_entries, PNX_RELAXED, "cache.fits_entries") -
-                    (credit ? credit->room_entries : 0);
-    return bytes <= limit && used <= limit - bytes && held + entries <= limit_entries(cache);
-}
-
-bool pnx__cache_has_room(const struct pnx_cache *cache, const struct pnx_cache_effects *credit,
-        const struct pnx_cache_room *room) {
-    if (!pnx__cache_fits(cache, credit, room->bytes, room->entries))
-        return false;
-    if (!cache->weigher)
-        return true;
-    uint64_t limit = limit_weight(cache);
-    uint64_t used = pnx_load(&cache->used_weight, PNX_RELAXED, "cache.fits_weight") -
-                    (credit ? credit->room_weight : 0);
-    return room->weight <= limit && used <= limit - room->weight;
-}
-
-static void give_room(struct pnx_cache *cache, struct pnx_cache_effects *fx) {
-    add_used(cache, &cache->used_bytes, (uint64_t)0 - fx->room_bytes);
-    add_used(cache, &cache->used_entries, (uint64_t)0 - fx->room_entries);
-    if (cache->weigher)
-        add_used(cache, &cache->used_weight, (uint64_t)0 - fx->room_weight);
-    fx->room_bytes = 0;
-    fx->room_entries = 0;
-    fx->room_weight = 0;
-}
-
-/*
- * Takes room for an entry in the place of what went (may be all 0); uses up the credit.  What of that is left over is given
- * back at the end: had it been before, others might have taken it when this one has to step back.
- */
-static bool take_room(struct pnx_cache *cache, const struct pnx_cache_room *room,
-        const struct pnx_cache_room *went, struct pnx_cache_effects *fx) {
-    uint64_t less_bytes = (uint64_t)went->bytes + fx->room_bytes;
-    uint64_t less_weight = went->weight + fx->room_weight;
-    uint64_t less_entries = (uint64_t)went->entries + fx->room_entries;
-    if (!take_used(cache, &cache->used_entries, limit_entries(cache), room->entries, less_entries))
-        return false;
-    if (!take_used(cache, &cache->used_bytes, limit_bytes(cache), room->bytes, less_bytes)) {
-        untake_used(cache, &cache->used_entries, room->entries, less_entries);
-        return false;
-    }
-    if (cache->weigher && !take_used(cache, &cache->used_weight, limit_weight(cache), room->weight,
-                                  less_weight)) {
-        untake_used(cache, &cache->used_bytes, room->bytes, less_bytes);
-        untake_used(cache, &cache->used_entries, room->entries, less_entries);
-        return false;
-    }
-    fx->room_bytes = room->bytes < less_bytes ? less_bytes - room->bytes : 0;
-    fx->room_weight = room->weight < less_weight ? less_weight - room->weight : 0;
-    fx->room_entries = room->entries < less_entries ? (uint32_t)(less_entries - room->entries) : 0;
-    if (fx->room_bytes | fx->room_weight | fx->room_entries)
-        give_room(cache, fx);
-    return true;
 }
 
 /* ---- the lock ---- */
@@ -171,7 +60,7 @@ void pnx__cache_unlock_kept(struct pnx_cache_shard *shard) {
 
 void pnx__cache_unlock(struct pnx_cache_shard *shard, struct pnx_cache_effects *fx) {
     if (fx->count > 0)
-        give_room(shard->cache, fx);
+        pnx__cache_give_room(shard->cache, fx);
     pnx__cache_unlock_kept(shard);
 }
 
@@ -496,7 +385,7 @@ static int take_room_locked(struct pnx_cache_shard *shard, const struct pnx_cach
                                                                                    : -ENOMEM;
     }
     struct pnx_cache_room went = room_of_locked(shard, *old);
-    return take_room(shard->cache, room, &went, fx) ? 0 : INSERT_AGAIN;
+    return pnx__cache_take_room(shard->cache, room, &went, fx) ? 0 : INSERT_AGAIN;
 }
 
 /* Whether there is room for one entry more; old: in the place of that. */
@@ -516,7 +405,7 @@ int pnx__cache_make_room_locked(struct pnx_cache_shard *shard,
         uint32_t batch, struct pnx_cache_fresh *fresh, struct pnx_cache_effects *fx) {
     struct pnx_cache *cache = shard->cache;
     const struct pnx_cache_room room = {.bytes = cost, .weight = insert->weight, .entries = 1};
-    if (cost > limit_bytes(cache) || insert->weight > limit_weight(cache))
+    if (cost > pnx__cache_limit_bytes(cache) || insert->weight > pnx__cache_limit_weight(cache))
         return -EFBIG;
     for (uint32_t evicted = 0;;) {
         if (has_room_for(shard, &room, *old, fx)) {
@@ -640,8 +529,8 @@ static void make_room_ahead(struct pnx_cache *cache, const struct pnx_cache_inse
         pnx__cache_lock(shard);
         struct pnx_cache_entry *old =
                 pnx__cache_find_locked(shard, insert->hash, key, entry->key_size, &fx);
-        again = !pnx__cache_is_closed(cache) && room.bytes <= limit_bytes(cache) &&
-                room.weight <= limit_weight(cache) && !(old && insert->if_absent);
+        again = !pnx__cache_is_closed(cache) && room.bytes <= pnx__cache_limit_bytes(cache) &&
+                room.weight <= pnx__cache_limit_weight(cache) && !(old && insert->if_absent);
         for (uint32_t n = 0; again && n < PNX_CACHE_BATCH; n++) {
             again = !has_room_for(shard, &room, old, &fx);
             if (again && !evict_for(shard, pnx__cache_hash_high(insert->hash), &room, &old, &fx))
@@ -686,8 +575,9 @@ void pnx__cache_forget(struct pnx_cache *cache, uint64_t hash, const void *key, 
 void pnx__cache_reject(struct pnx_cache *cache, size_t cost, int code) {
     pnx_fetch_add(&cache->rejected, 1, PNX_RELAXED, "cache.reject"); /* a number */
     pnx__event(&cache->block, PNX_EVENT_CACHE_REJECTED, cache->name, code,
-            code != -EFBIG                                         ? "no memory"
-            : cache->weigher != NULL && cost <= limit_bytes(cache) ? "heavier than the capacity"
-                                                                   : "larger than the capacity",
+            code != -EFBIG ? "no memory"
+            : cache->weigher != NULL && cost <= pnx__cache_limit_bytes(cache)
+                    ? "heavier than the capacity"
+                    : "larger than the capacity",
             cost > INT64_MAX ? INT64_MAX : (int64_t)cost, pnx__now(&cache->env));
 }
