@@ -5,6 +5,7 @@
 #include "os/map.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #define KIB 1024u
 #define W   PNX_MAPPING_WRITE
@@ -410,14 +411,16 @@ static void contend(unsigned index, void *ctx) {
     if (index == 0) {
         uint64_t state = test_seed();
         unsigned done = 0;
-        for (unsigned i = 0; i < rounds; i++) {
+        /* As many rounds as there may be, none may find all views given back: on a busy machine it is they who wait for a processor. */
+        for (unsigned i = 0; i < rounds || done == 0; i++) {
             uint64_t n = 1000 + test_random(&state) % 60000;
             int rc = pnx_mapping_resize(contest->mapping, n, 0, NULL);
             CHECK(rc == 0 || rc == -EBUSY);
             done += rc == 0;
+            if (i >= rounds)
+                sched_yield();
         }
         __atomic_store_n(&contest->stop, 1, __ATOMIC_RELEASE);
-        CHECK(done > 0);
         return;
     }
     while (!__atomic_load_n(&contest->stop, __ATOMIC_ACQUIRE)) {
