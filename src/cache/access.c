@@ -284,13 +284,23 @@ __attribute__((noinline)) static int get_entry_copy(struct pnx_cache *cache, con
     return rc ? rc : copied;
 }
 
+/* Tells the curve of a lookup where sizes are fixed, if it is one: what is refused counts as no request either.  In a forked
+ * child the curve's lock may be held for ever. */
+static void note_fixed(
+        struct pnx_cache *cache, const void *key, size_t key_size, const void *buf, size_t cap) {
+    const struct pnx_cache_shape *shape = &cache->shape;
+    if (key && key_size == shape->key_bytes && buf && cap >= shape->value_bytes &&
+            pnx__cache_enter(cache) == 0 && !pnx__cache_is_closed(cache))
+        pnx__cache_curve_note(cache, pnx__hash(cache->seed, key, key_size));
+}
+
 int pnx_cache_get_copy(struct pnx_cache *cache, const void *key, size_t key_size, void *buf,
         size_t cap, size_t *ret_size) {
     if (!cache)
         return -EINVAL;
     if (pnx__cache_is_fixed(cache)) {
-        if (cache->curve && (key || key_size == 0))
-            pnx__cache_curve_note(cache, pnx__hash(cache->seed, key, key_size));
+        if (cache->curve)
+            note_fixed(cache, key, key_size, buf, cap);
         return pnx__cache_fixed_get_copy(cache, key, key_size, buf, cap, ret_size);
     }
     return get_entry_copy(cache, key, key_size, buf, cap, ret_size);

@@ -191,7 +191,8 @@ static void init(struct pnx_cache *cache, const struct pnx_cache_opts *opts) {
     cache->kind = opts->weigher                        ? PNX_CACHE_CAPACITY_WEIGHT
                   : opts->capacity && !opts->key_bytes ? PNX_CACHE_CAPACITY_BYTES
                                                        : PNX_CACHE_CAPACITY_ENTRIES;
-    cache->time_base = pnx__now(&cache->env);
+    cache->time_base =
+            pnx__now(&cache->env) - ((pnx_ns)PNX_CACHE_TICK_FIRST << PNX_CACHE_TICK_SHIFT);
     cache->fixed_cost =
             opts->key_bytes ? pnx_cache_cost_fixed(opts->key_bytes, opts->value_bytes) : 0;
     cache->negative_ttl = opts->negative_ttl;

@@ -33,6 +33,7 @@ static pnx_ns expires_of(const struct pnx_cache_slots *slots, uint32_t slot) {
 void pnx__cache_fixed_init(struct pnx_cache_shard *shard, struct pnx_cache_wheel *wheel) {
     const struct pnx_cache_shape *shape = &shard->cache->shape;
     shard->wheel = wheel;
+    wheel->tick = PNX_CACHE_TICK_FIRST;
     shard->view = (struct pnx_cache_slots){
             .shift = 31, /* one page */
             .stride = shape->stride,
@@ -46,7 +47,7 @@ void pnx__cache_fixed_init(struct pnx_cache_shard *shard, struct pnx_cache_wheel
     };
 }
 
-/* The tick of a moment: the first before the cache was made, the last but one when there are no more. */
+/* The tick of a moment: the first before there were any, the last but one when there are no more. */
 static inline uint32_t tick_at(const struct pnx_cache *cache, pnx_ns at) {
     if (at <= cache->time_base)
         return 0;

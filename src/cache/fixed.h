@@ -47,6 +47,7 @@
  *     that is older holds nothing, for all shards from the same moment on.
  *
  * A time to live is kept in ticks of 2^26 ns (67 ms), rounded down, so that nothing is returned after its time.
+ * Ticks count from 26 days before the cache was made: a clock may go back that far.
  */
 #ifndef PNX_SRC_CACHE_FIXED_H
 #define PNX_SRC_CACHE_FIXED_H
@@ -56,6 +57,8 @@
 
 #define PNX_CACHE_TICK_SHIFT  26u
 #define PNX_CACHE_TICK_NEVER  UINT32_MAX
+/* When a cache is made: 26 days after tick 0, so that times on a clock that is set back behind that are ticks, too. */
+#define PNX_CACHE_TICK_FIRST  (1u << 25)
 #define PNX_CACHE_KEY_BYTES   64u              /* most of a fixed key */
 #define PNX_CACHE_VALUE_BYTES 256u             /* most of a fixed value */
 #define PNX_CACHE_FIXED_SLOTS ((1u << 24) - 2) /* a shard's: what wheel can name */

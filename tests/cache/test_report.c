@@ -3,6 +3,7 @@
 #include "cache/common.h"
 
 #include "cache/internal.h"
+#include "harness/forks.h"
 
 #include <patinox/executor.h>
 #include <patinox/reclaim.h>
@@ -184,6 +185,57 @@ TEST(the_curve_of_keys_that_come_once_is_near_none) {
     for (uint64_t seed = 1; seed <= 16; seed++)
         sum += told_of_new_keys(seed);
     CHECK_MSG(sum / 16 < 0.03, "%g", sum / 16);
+}
+
+TEST(what_is_refused_is_no_request_to_the_curve) {
+    struct fixture f;
+    double one = 1, ratio = 0;
+    uint64_t value;
+    fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 100, .key_bytes = 8, .value_bytes = 8,
+                             .curve_samples = 1024));
+    for (uint64_t key = 0; key < 40; key++) {
+        CHECK_EQ(pnx_cache_put(f.cache, &(uint64_t){key % 10}, 8, &key, 8, 0), 0);
+        CHECK_EQ(pnx_cache_get_copy(f.cache, &(uint64_t){key % 10}, 8, &value, 8, NULL), 0);
+    }
+    CHECK_EQ(pnx_cache_curve(f.cache, &one, 1, &ratio), 0);
+    CHECK(ratio == 0.75); /* the first of each key would have missed */
+    for (uint64_t key = 0; key < 100; key++) {
+        CHECK_EQ(pnx_cache_get_copy(f.cache, &key, 4, &value, 8, NULL), -EINVAL);
+        CHECK_EQ(pnx_cache_get_copy(f.cache, NULL, 0, &value, 8, NULL), -EINVAL);
+        CHECK_EQ(pnx_cache_get_copy(f.cache, &key, 8, &value, 4, NULL), -ERANGE);
+        CHECK_EQ(pnx_cache_get_copy(f.cache, &key, 8, NULL, 0, NULL), -ERANGE);
+    }
+    CHECK_EQ(pnx_cache_curve(f.cache, &one, 1, &ratio), 0);
+    CHECK(ratio == 0.75);
+    fixture_close(&f);
+}
+
+struct curve_use {
+    struct pnx_cache *cache;
+    pid_t parent;
+};
+
+/* Looks up keys that the curve follows. */
+static int use_a_curve(void *ctx) {
+    const struct curve_use *use = ctx;
+    int expected = getpid() == use->parent ? -ENOENT : -ESHUTDOWN;
+    uint64_t value;
+    for (uint64_t key = 0; key < 50; key++) {
+        if (pnx_cache_get_copy(use->cache, &key, 8, &value, 8, NULL) != expected)
+            return 1;
+    }
+    return 0;
+}
+
+TEST(a_forked_child_does_not_wait_for_the_curve) {
+    for (uint32_t fixed = 0; fixed <= 8; fixed += 8) {
+        struct fixture f;
+        fixture_open(&f, PNX_CACHE_OPTS(.capacity_entries = 10, .curve_samples = 256,
+                                 .key_bytes = fixed, .value_bytes = fixed));
+        struct curve_use use = {f.cache, getpid()};
+        test_forks_beside("a curve", use_a_curve, &use);
+        fixture_close(&f);
+    }
 }
 
 TEST(the_curve_takes_a_fixed_memory_and_none_when_it_is_off) {

@@ -122,7 +122,9 @@ TEST(ticks_that_are_made_when_they_are_wanted_remove_each_entry_in_its_time) {
 /* Ticks are numbers of 32 bits: what would live longer goes when they end, nine years after the cache was made. */
 TEST(p3_times_beyond_all_ticks_are_cut) {
     struct fixture f;
-    pnx_ns start = PNX_SEC, end = start + (pnx_ns)((UINT64_C(1) << 32) - 2) * TICK;
+    const pnx_ns ticks = ((pnx_ns)1 << 32) - 2 - PNX_CACHE_TICK_FIRST;
+    pnx_ns start = PNX_SEC, end = start + ticks * TICK;
+    CHECK(end >= (pnx_ns)(9 * 36525 * 864) * PNX_SEC);
     open_u64(&f, 10);
     put(&f, 1, PNX_NEVER - 1);
     put(&f, 2, PNX_NEVER);
@@ -315,6 +317,34 @@ TEST(a_slot_that_is_free_when_the_wheel_comes_is_let_go) {
     test_env_advance(&f.te, PNX_SEC);
     CHECK_EQ(drain(&f), PNX_NEVER);
     CHECK_EQ(stats_of(&f).removed_expired, 1);
+    fixture_close(&f);
+}
+
+TEST(a_clock_that_is_set_back_behind_the_making_of_the_cache_makes_nothing_expire_sooner) {
+    struct fixture f;
+    const pnx_ns made = 100 * 86400 * PNX_SEC, day = 86400 * PNX_SEC;
+    fixture_worlds(&f);
+    set_clock(&f, made);
+    struct pnx_cache_opts opts = fixture_opts(
+            &f, PNX_CACHE_OPTS(.capacity_entries = 10, .key_bytes = 8, .value_bytes = 8));
+    CHECK_EQ(pnx_cache_create(&opts, &f.err, &f.cache), 0);
+    put(&f, 1, 10 * PNX_SEC);
+    for (int days = 1; days <= 25; days += 8) {
+        pnx_ns back = made - days * day;
+        set_clock(&f, back);
+        CHECK(there(&f, 1));
+        put(&f, 2, 10 * PNX_SEC);
+        set_clock(&f, back + 10 * PNX_SEC - TICK);
+        CHECK(there(&f, 2));
+        set_clock(&f, back + 10 * PNX_SEC);
+        CHECK(!there(&f, 2));
+        CHECK(drain(&f) > f.te.now);
+        check_invariants(&f);
+    }
+    set_clock(&f, made + 10 * PNX_SEC);
+    CHECK(!there(&f, 1));
+    CHECK_EQ(drain(&f), PNX_NEVER);
+    CHECK_EQ(stats_of(&f).entries, 0);
     fixture_close(&f);
 }
 
