@@ -134,7 +134,8 @@ CASES = {
         [("patinox", 0.4, "quick_cache", None)], ours=CACHES_BOTH),
     "cache/mixed": case(
         {"keys": 1_000_000, "entries": 100_000, "zipf": 0.99}, CACHE_PEERS,
-        [("patinox", 0.6, "quick_cache", None)], ours=CACHES_BOTH),
+        # The peer's hit ratio is at most ours.
+        [("patinox", 0.6, "quick_cache", None), Target("quick_cache", 1.0, "patinox", unit="hit_ratio")], ours=CACHES_BOTH),
     "cache/insert-evict": case(
         {"entries": 100_000}, CACHE_PEERS, [("patinox", 1.0, "quick_cache", None)], ours=CACHES_BOTH, threads=(1,)),
     "cache/expire": case(
@@ -152,7 +153,8 @@ CASES = {
         ours={"patinox": "bench_caches_static", "patinox-single": "bench_caches_static",
               "patinox-dependent": "bench_caches_static"}, threads=(1,)),
     "cache/memory": case(
-        {"entries": 1_000_000, "key": "u64", "value": "u64"}, CACHE_PEERS, [("patinox", 1.0, "quick_cache", None)],
+        {"entries": 1_000_000, "key": "u64", "value": "u64"}, CACHE_PEERS,
+        [("patinox", 1.0, "quick_cache", None), ("patinox", 40)],
         ours=CACHES_BOTH, threads=(1,), unit="bytes_per_entry"),
     "resource/guard-cycle": case(
         {}, {"direct-call": RESOURCE_PEERS},
