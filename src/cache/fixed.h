@@ -200,6 +200,8 @@ __attribute__((always_inline)) static inline bool pnx__cache_fixed_search(
 
 /* How many slots a table for so many entries has. */
 uint32_t pnx__cache_fixed_slots(uint32_t room);
+/* What a table with so many takes. */
+size_t pnx__cache_fixed_table_bytes(const struct pnx_cache_shape *shape, uint32_t slots);
 /* Makes an empty table; NULL when there is no memory. */
 struct pnx_cache_table *pnx__cache_fixed_table_make(struct pnx_cache_shard *shard,
         const struct pnx_env *env, const struct pnx_cache_shape *shape, uint32_t room);

@@ -23,24 +23,40 @@ uint32_t pnx__cache_fixed_slots(uint32_t room) {
     return (uint32_t)((slots + GROUP_SLOTS - 1) / GROUP_SLOTS * GROUP_SLOTS);
 }
 
+/* Where the groups and the records begin, and where all ends. */
+struct layout {
+    size_t groups, records, end;
+};
+static struct layout layout_of(const struct pnx_cache_shape *shape, uint32_t slots) {
+    struct layout layout;
+    layout.groups = (sizeof(struct pnx_cache_table) + 63) & ~(size_t)63;
+    size_t groups = slots / GROUP_SLOTS * sizeof(struct pnx_cache_group);
+    layout.records = layout.groups + ((groups + 63) & ~(size_t)63);
+    layout.end = layout.records + (size_t)slots * shape->stride;
+    return layout;
+}
+
+size_t pnx__cache_fixed_table_bytes(const struct pnx_cache_shape *shape, uint32_t slots) {
+    return layout_of(shape, slots).end;
+}
+
 struct pnx_cache_table *pnx__cache_fixed_table_make(struct pnx_cache_shard *shard,
         const struct pnx_env *env, const struct pnx_cache_shape *shape, uint32_t room) {
-    uint32_t slots = pnx__cache_fixed_slots(room), n_groups = slots / GROUP_SLOTS;
-    size_t head = (sizeof(struct pnx_cache_table) + 63) & ~(size_t)63;
-    size_t groups = (n_groups * sizeof(struct pnx_cache_group) + 63) & ~(size_t)63;
-    size_t bytes = head + groups + (size_t)slots * shape->stride;
+    uint32_t slots = pnx__cache_fixed_slots(room);
+    const struct layout layout = layout_of(shape, slots);
+    size_t bytes = layout.end;
     /* Large ones by the page: they go back to the system at once when larger ones take their place. */
     bool mapped = env->alloc == pnx__env_system()->alloc && bytes >= PNX_CACHE_PAGES_MIN;
     char *memory = mapped ? pnx__os_pages_map(bytes) : pnx__alloc_aligned(env, 1, bytes, 64);
     if (!memory)
         return NULL;
     struct pnx_cache_table *table = (struct pnx_cache_table *)(void *)memory;
-    table->n_lines = n_groups;
+    table->n_lines = slots / GROUP_SLOTS;
     table->slots = slots;
     table->room = room;
     table->shape = *shape;
-    table->groups = (struct pnx_cache_group *)(void *)(memory + head);
-    table->records = (unsigned char *)memory + head + groups;
+    table->groups = (struct pnx_cache_group *)(void *)(memory + layout.groups);
+    table->records = (unsigned char *)memory + layout.records;
     table->shard = shard;
     table->bytes = bytes;
     table->mapped = mapped;

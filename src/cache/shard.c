@@ -122,13 +122,25 @@ static uint32_t next_room(const struct pnx_cache_shard *shard) {
     return (uint32_t)(next < cache->slots_most ? next : cache->slots_most);
 }
 
+/* What a table of fixed sizes is charged: what its entries count as; or what it takes, with a policy that remembers more of
+ * each slot than that is meant for. */
+static size_t fixed_charge(const struct pnx_cache_shard *shard, uint32_t room) {
+    const struct pnx_cache *cache = shard->cache;
+    struct pnx_cache_policy_params params = pnx__cache_policy_params(shard, cache);
+    uint32_t slots = pnx__cache_fixed_slots(room);
+    size_t counted = room * cache->fixed_cost;
+    size_t taken = pnx__cache_fixed_table_bytes(&cache->shape, slots) +
+                   shard->policy->memory(&params, slots);
+    return taken > counted + PNX_CACHE_INDEX_BASE ? taken - PNX_CACHE_INDEX_BASE : counted;
+}
+
 /* Where sizes are fixed, charged whole. */
 static struct pnx_cache_table *make_table(
         struct pnx_cache_shard *shard, uint32_t room, uint32_t charge_flags) {
     struct pnx_cache *cache = shard->cache;
     if (!pnx__cache_is_fixed(cache))
         return pnx__cache_table_make(shard, &cache->env, &cache->shape, room);
-    size_t charge = room * cache->fixed_cost;
+    size_t charge = fixed_charge(shard, room);
     if (pnx_budget_charge(cache->budget, charge, charge_flags) != 0)
         return NULL;
     struct pnx_cache_table *table =

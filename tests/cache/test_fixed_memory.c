@@ -3,6 +3,7 @@
 #include "cache/fixed_bytes.h"
 #include "cache/internal.h"
 
+#include <patinox/cache_policy.h>
 #include <patinox/reclaim.h>
 
 static void open_u64(struct fixture *f, struct pnx_cache_opts opts) {
@@ -132,6 +133,24 @@ TEST(tables_are_charged_whole_and_come_back_with_a_clear) {
         CHECK_EQ(put(&f, 1), 0);
         CHECK_EQ(used_of(f.budget), base + PNX_CACHE_FIRST_SLOTS * cost);
         fixture_close(&f); /* which sees that nothing is left */
+    }
+}
+
+TEST(tables_and_what_the_policy_remembers_take_no_more_than_is_charged) {
+    for (size_t i = 0; pnx_cache_policy_at(i); i++) {
+        struct fixture f;
+        open_u64(&f,
+                *PNX_CACHE_OPTS(.capacity_entries = 10000, .policy = pnx_cache_policy_at(i)->name));
+        for (uint64_t n = 0; n < 20000; n++) {
+            CHECK_EQ(put(&f, n), 0);
+            if (n % 100 == 99)
+                CHECK_MSG(stats_of(&f).index <= used_of(f.budget),
+                        "%s, %llu puts: %llu bytes, %llu are charged", pnx_cache_policy_at(i)->name,
+                        (unsigned long long)n, (unsigned long long)stats_of(&f).index,
+                        (unsigned long long)used_of(f.budget));
+        }
+        CHECK_EQ(pnx_cache_clear(f.cache), 0);
+        fixture_close(&f);
     }
 }
 
