@@ -157,7 +157,7 @@ struct pnx_cache_opts {
     struct pnx_budget *budget;     /* default: the process's; pnx_budget_off() */
     pnx_cache_destroy_fn *destroy; /* default: none */
     void *ctx;                     /* first argument of destroy */
-    size_t capacity; /* bytes; this, capacity_entries or capacity_weight is required, all that are given hold */
+    size_t capacity; /* bytes, at least 1024; this, capacity_entries or capacity_weight is required, all that are given hold */
     uint64_t capacity_entries; /* entries */
     pnx_ns ttl;          /* of entries that name none; default PNX_NEVER: they do not expire */
     pnx_ns negative_ttl; /* how long a loader's -ENOENT is remembered; default PNX_NEVER: not at all */
@@ -305,7 +305,8 @@ PNX_API PNX_NODISCARD int pnx_cache_probe(
 /*
  * As pnx_cache_get(), copying the bytes into a buffer: the cheapest way for small values, with no write to anything shared
  * (P8).  -ERANGE when they are more than cap: nothing is copied, and
- * *ret_size (may be NULL) is what is needed.  -ENOTSUP for a pointer.  -ENOENT, -ESHUTDOWN, -EINVAL.
+ * *ret_size (may be NULL) is what is needed; where sizes are fixed, also for a key that is not there, and no lookup.
+ * -ENOTSUP for a pointer.  -ENOENT, -ESHUTDOWN, -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_cache_get_copy(struct pnx_cache *cache, const void *key,
         size_t key_size, void *buf, size_t cap, size_t *ret_size);
@@ -317,7 +318,8 @@ PNX_API PNX_NODISCARD int pnx_cache_get_copy(struct pnx_cache *cache, const void
  * bytes each.  The lookups' cache misses overlap, so that with a cache larger than the processor's it takes a part of the
  * time of n pnx_cache_get_copy().  Bit i of *ret_found says whether key i was found with a value of exactly value_size
  * bytes; where not, its place in values is as it was.  Each lookup takes effect, and counts, for itself; one whose value
- * has another size counts as a hit.  Returns how many were found.  -E2BIG for n > PNX_CACHE_MANY_MAX, -ESHUTDOWN, -EINVAL.
+ * has another size counts as a hit.  Returns how many were found.  -E2BIG for n > PNX_CACHE_MANY_MAX, and for keys of 4 GiB or
+ * more, -ESHUTDOWN, -EINVAL.
  */
 PNX_API PNX_NODISCARD int pnx_cache_get_many(struct pnx_cache *cache, const void *keys,
         size_t key_size, size_t n, void *values, size_t value_size, uint64_t *ret_found);
@@ -373,11 +375,13 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
  *   - A size that is another one is -EINVAL; also where a loader or a compute gives it.
  *   - All entries weigh the same: a weigher is -EINVAL, and capacity_entries says what it would.
  *   - A time to live counts in 67 ms (2^26 ns) and is rounded down; less than PNX_CACHE_FIXED_TTL_MIN is -EINVAL.
- *     These are counted in 32 bits: nothing with a time to live is returned later than nine years after the cache was made.
+ *     These are counted in 32 bits: nothing with a time to live is returned later than nine years after the cache was made, nor
+ *     on a clock that has gone back to more than 25 days before that.
  *   - Of entries of a shard that have expired most, but not always all, go before what the policy would evict (P2): their order is
  *     known to a bucket of a timing wheel.  None is ever returned (P3).
- *   - An entry counts pnx_cache_cost_fixed() bytes.  The budget is charged by tables, of which a shard has one, and while it
- *     is exchanged for one a quarter larger both; a removal gives nothing back, and the budget's reclaimer, and a clear, empty whole shards.
+ *   - An entry counts pnx_cache_cost_fixed() bytes.  That is enough for what the policies remember of it, but of lirs, which takes
+ *     up to half as much again; and of auto in caches of a few hundred entries.  The budget is charged by tables, with all that the policy
+ *     keeps, of which a shard has one, and while it is exchanged for one a quarter larger both; a removal gives nothing back, and the budget's reclaimer, and a clear, empty whole shards.
  *   - A shard has at most 14,260,620 entries, and evicts beyond that.
  *   - each_copy() visits each entry that is there from begin to end once; one that is replaced or removed meanwhile it may visit as it was.
  */
@@ -557,7 +561,8 @@ PNX_API int pnx_cache_load_set_ttl(struct pnx_cache_load *load, pnx_ns ttl);
 
 /*
  * Sets when this result is to be refreshed (P12), instead of the option's refresh_after; PNX_NEVER: not at all.  Before the
- * value is set: else -EALREADY, unless the cache has one of the options that refresh or keep values.  -EINVAL.
+ * value is set: else -EALREADY, unless the cache has one of the options that refresh or keep values.  -ENOTSUP where sizes are
+ * fixed, -EINVAL.
  */
 PNX_API int pnx_cache_load_set_refresh(struct pnx_cache_load *load, pnx_ns refresh_after);
 
@@ -567,8 +572,8 @@ PNX_API int pnx_cache_load_set_refresh(struct pnx_cache_load *load, pnx_ns refre
  * leader's -ETIMEDOUT, if its deadline was before theirs, makes one of them load.  A value that is too large or too heavy to
  * store, or that the budget refuses, is returned all the same (and counted as rejected).
  *
- * -ENOENT (remembered, or the loader's), -ETIMEDOUT, -EDEADLK (P7), -ESHUTDOWN, -ENOMEM, -EINVAL (also when the
- * loader returned 0 without a value), or what the loader returned.
+ * -ENOENT (remembered, or the loader's), -ETIMEDOUT, -EDEADLK (P7), -ESHUTDOWN, -ENOMEM, -EFBIG for a key of 4 GiB or more,
+ * -EINVAL (also when the loader returned 0 without a value), or what the loader returned.
  */
 PNX_API PNX_NODISCARD int pnx_cache_get_or_load(struct pnx_cache *cache, const void *key,
         size_t key_size, pnx_cache_load_fn *loader, void *ctx, pnx_ns timeout,
