@@ -4,6 +4,8 @@
 import bz2
 import gzip
 import lzma
+import random
+import re
 import struct
 import subprocess
 import unittest
@@ -186,6 +188,21 @@ class Formats(simulator.Case):
             data = pack(name, WAYS["keys"][1])
             with self.subTest(name):
                 self.fails(1, "trace", self.write("trace", data[:len(data) // 2]), "--format", "keys")
+
+    def test_damaged_compression_is_named_with_the_last_line_or_record_before_it(self):
+        # More than the 256 KiB that are read at once, and what cannot be made smaller, so that much comes before the damage.
+        generator = random.Random(7)
+        keys = [generator.getrandbits(62) for _ in range(100_000)]
+        lines, records = "".join(f"{key}\n" for key in keys).encode(), b"".join(struct.pack(">q", key) for key in keys)
+        for form, data, word in (("keys", lines, "line"), ("int64", records, "record")):
+            for name in ("gz", "xz", "zst"):
+                with self.subTest(form=form, compression=name):
+                    packed = pack(name, data)
+                    path = self.write("trace", packed[:len(packed) - 1000])
+                    error = self.fails(1, f", after {word} ", path, "--format", form)
+                    last = int(re.search(rf", after {word} (\d+)$", error.strip())[1])
+                    self.assertGreater(last, 5000)
+                    self.assertLess(last, len(keys))
 
     def test_files_that_cannot_be_read_are_named(self):
         self.fails(1, "nowhere: No such file", self.path("nowhere"))

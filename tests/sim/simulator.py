@@ -65,7 +65,7 @@ class Case(unittest.TestCase):
         return json.loads(done.stdout)
 
     def fails(self, status, message, *arguments, stdin=None):
-        """Runs patinox sim, which fails so, in words that contain these, and prints nothing else."""
+        """Runs patinox sim, which fails so, in words that contain these, and prints nothing else.  Returns the words."""
         done = run("sim", *arguments, stdin=stdin)
         error = done.stderr.decode()
         self.assertIn(message, error)
@@ -73,3 +73,4 @@ class Case(unittest.TestCase):
         self.assertEqual(done.stdout, b"")
         for line in error.splitlines():
             self.assertTrue(line.startswith("patinox sim: "), error)
+        return error

@@ -46,6 +46,17 @@ const struct input *trace_input(const struct trace *trace) {
     return trace->input;
 }
 
+/* Adds to why the input cannot be read how far it was. */
+static int fail_behind(const struct trace *trace, struct failure *failure) {
+    bool binary = trace->format == TRACE_ORACLE_GENERAL || trace->format == TRACE_INT32 ||
+                  trace->format == TRACE_INT64;
+    size_t n = strlen(failure->text);
+    if (trace->record > 0)
+        snprintf(failure->text + n, sizeof(failure->text) - n, ", after %s %llu",
+                binary ? "record" : "line", (unsigned long long)trace->record);
+    return -1;
+}
+
 int trace_fill(struct trace *trace, struct failure *failure) {
     memmove(trace->buffer, trace->buffer + trace->begin, trace->end - trace->begin);
     trace->end -= trace->begin;
@@ -53,7 +64,7 @@ int trace_fill(struct trace *trace, struct failure *failure) {
     size_t room = sizeof(trace->buffer) - trace->end;
     ssize_t got = input_read(trace->input, trace->buffer + trace->end, room, failure);
     if (got < 0)
-        return -1;
+        return fail_behind(trace, failure);
     trace->at_end = (size_t)got < room;
     trace->end += (size_t)got;
     return 0;
