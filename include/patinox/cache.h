@@ -379,8 +379,8 @@ PNX_API int pnx_cache_each(struct pnx_cache *cache,
  *     on a clock that has gone back to more than 25 days before that.
  *   - Of entries of a shard that have expired most, but not always all, go before what the policy would evict (P2): their order is
  *     known to a bucket of a timing wheel.  None is ever returned (P3).
- *   - An entry counts pnx_cache_cost_fixed() bytes.  That is enough for what the policies remember of it, but of lirs, which takes
- *     up to half as much again; and of auto in caches of a few hundred entries.  The budget is charged by tables, with all that the policy
+ *   - An entry counts pnx_cache_cost_fixed() bytes.  That is enough for what the policies remember of it, but for lirs, with which it
+ *     takes up to 1.6 times that, and for auto in caches of a few hundred entries.  The budget is charged by tables, with all that the policy
  *     keeps, of which a shard has one, and while it is exchanged for one a quarter larger both; a removal gives nothing back, and the budget's reclaimer, and a clear, empty whole shards.
  *   - A shard has at most 14,260,620 entries, and evicts beyond that.
  *   - each_copy() visits each entry that is there from begin to end once; one that is replaced or removed meanwhile it may visit as it was.
