@@ -199,6 +199,87 @@ API int shim_compute(
     return rc;
 }
 
+struct made {
+    int64_t value;
+    int64_t ttl;
+    int code; /* of the loader, which sets its value unless that is -ENOENT */
+};
+
+static int make(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    const struct made *made = ctx;
+    (void)key, (void)key_size, (void)deadline;
+    if (made->code == -ENOENT)
+        return made->code;
+    int rc = pnx_cache_load_set_ttl(load, made->ttl);
+    if (rc == 0)
+        rc = pnx_cache_load_set(load, &made->value, sizeof(made->value));
+    return rc ? rc : made->code;
+}
+
+struct told {
+    int times;
+    int code;
+    int64_t value;
+};
+
+static void tell(struct pnx_cache_request *request, int code, struct pnx_cache_ref ref,
+        const struct pnx_error *err) {
+    struct told *told = request->arg;
+    (void)err;
+    told->times++;
+    told->code = code;
+    told->value = value_of(&ref);
+    pnx_cache_ref_release(&ref);
+}
+
+/* how: 0 get_or_load, 1 with a copy, 2 by a request, 3 refresh: 0 or an error. */
+API int64_t shim_get_or_load(uint8_t key, int how, int64_t value, int64_t ttl, int code) {
+    struct made made = {value, ttl, code};
+    struct pnx_cache_ref ref = {0};
+    int64_t got = -1;
+    int rc;
+    if (how == 0) {
+        rc = pnx_cache_get_or_load(w.cache, &key, 1, make, &made, PNX_SEC, &w.err, &ref);
+        got = value_of(&ref);
+        pnx_cache_ref_release(&ref);
+    } else if (how == 1) {
+        rc = pnx_cache_get_or_load_copy(
+                w.cache, &key, 1, make, &made, PNX_SEC, &w.err, &got, sizeof(got), NULL);
+    } else if (how == 2) {
+        struct told told = {0};
+        struct pnx_cache_request request = {.done = tell, .arg = &told};
+        rc = pnx_cache_get_async(w.cache, &key, 1, make, &made, PNX_SEC, &request);
+        if (rc || told.times != 1)
+            abort();
+        rc = told.code;
+        got = told.value;
+    } else {
+        rc = pnx_cache_refresh(w.cache, &key, 1, make, &made, PNX_SEC, &w.err);
+        got = 0;
+    }
+    return rc ? rc : got;
+}
+
+/* Fills found, as many as there are keys, with values; -1 where there is none. */
+API int shim_get_many(const uint8_t *keys, int n, int64_t *found) {
+    uint64_t bits = 0;
+    int64_t values[PNX_CACHE_MANY_MAX];
+    int rc = pnx_cache_get_many(w.cache, keys, 1, (size_t)n, values, sizeof(int64_t), &bits);
+    for (int i = 0; i < n; i++)
+        found[i] = rc >= 0 && (bits >> i & 1) ? values[i] : -1;
+    return rc;
+}
+
+/* Stores with a time to live that is the cache's for this call. */
+API int shim_put_by_default(uint8_t key, int64_t value, int64_t ttl) {
+    int rc = pnx_cache_set_ttl(w.cache, ttl, &w.err);
+    if (rc == 0)
+        rc = pnx_cache_put(w.cache, &key, 1, &value, sizeof(value), 0);
+    int reset = pnx_cache_set_ttl(w.cache, PNX_NEVER, &w.err);
+    return rc ? rc : reset;
+}
+
 static bool keep(void *ctx, const struct pnx_cache_ref *ref) {
     return value_of(ref) % 3 != *(int *)ctx;
 }

@@ -124,6 +124,28 @@ class Cache:
             self.n["misses"] += 1
         return entry
 
+    def load_made(self, key, value, ttl, code):
+        """What a loader's outcome leads to: its code, or 0."""
+        if code == EIO:
+            self.destroyed.append((value, EXPLICIT))
+        elif code == 0 and self.too_heavy(value):
+            self.destroyed.append((value, SIZE))  # handed out, and not stored
+        elif code == 0:
+            self.store(key, value, self.ends(ttl))
+        return code
+
+    def get_or_load(self, key, value, ttl, code):
+        entry = self.look(key)
+        if entry:
+            return entry.value
+        return self.load_made(key, value, ttl, code) or value
+
+    def refresh(self, key, value, ttl, code):
+        old = self.find(key)
+        if code == ENOENT and old:
+            self.take_out(old, EXPLICIT)
+        return self.load_made(key, value, ttl, code)
+
     def remove(self, key):
         entry = self.find(key)
         if entry:

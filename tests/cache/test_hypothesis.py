@@ -39,7 +39,10 @@ shim.shim_tick.argtypes = [I64]
 shim.shim_pass.argtypes = [I64]
 shim.shim_resize.argtypes = [ctypes.c_uint64]
 shim.shim_resize_weight.argtypes = [ctypes.c_uint64]
-for name in "stat get let_go retain sum tick save load".split():
+shim.shim_get_or_load.argtypes = [ctypes.c_uint8, ctypes.c_int, I64, I64, ctypes.c_int]
+shim.shim_get_many.argtypes = [ctypes.c_char_p, ctypes.c_int, POINTER]
+shim.shim_put_by_default.argtypes = [ctypes.c_uint8, I64, I64]
+for name in "get_or_load stat get let_go retain sum tick save load".split():
     getattr(shim, "shim_" + name).restype = I64
 
 seen = {}  # how often what has happened: a test in which nothing happens finds nothing
@@ -167,6 +170,29 @@ class CacheMachine(RuleBasedStateMachine):
         code = shim.shim_compute(key, what, value, ttl, ctypes.byref(saw), ctypes.byref(left))
         self.check((code, saw.value, left.value), wanted)
 
+    @rule(key=keys, how=st.integers(0, 3), span=spans, code=st.sampled_from([0, 0, model_cache.ENOENT, model_cache.EIO]))
+    def get_or_load(self, key, how, span, code):
+        value = self.number()
+        ttl = self.life(span)
+        wanted = (self.model.refresh if how == 3 else self.model.get_or_load)(key, value, ttl, code)
+        seen["loads"] = seen.get("loads", 0) + (wanted == value)
+        seen["refreshes"] = seen.get("refreshes", 0) + (how == 3)
+        self.check(shim.shim_get_or_load(key, how, value, ttl, code), wanted)
+
+    @rule(wanted=st.lists(keys, max_size=12))
+    def get_many(self, wanted):
+        found = (I64 * 12)()
+        entries = [self.model.look(key) for key in wanted]
+        n = shim.shim_get_many(bytes(wanted), len(wanted), found)
+        self.check((n, list(found)[:len(wanted)]),
+                   (sum(entry is not None for entry in entries), [entry.value if entry else -1 for entry in entries]))
+
+    @rule(key=keys, span=spans)
+    def put_by_default(self, key, span):
+        value = self.number()
+        ttl = self.life(span)
+        self.check(shim.shim_put_by_default(key, value, ttl), self.model.put(key, value, ttl, False))
+
     @rule(rest=st.integers(0, 2))
     def retain(self, rest):
         wanted = self.model.retain(rest)
@@ -229,7 +255,7 @@ class Hypothesis(unittest.TestCase):
             print_blob=True, suppress_health_check=list(HealthCheck)))
         print("  " + ", ".join(f"{count} {what}" for what, count in sorted(seen.items())))
         for what in ("hits misses inserts removed_explicit removed_replaced removed_size removed_expired removed_clear computes "
-                     "commits retained loaded present expired_on_disk no_room rejected weighed unweighed resized_weight").split():
+                     "commits loads refreshes retained loaded present expired_on_disk no_room rejected weighed unweighed resized_weight").split():
             self.assertGreater(seen.get(what, 0), 9, f"{what} hardly happened")
 
 
