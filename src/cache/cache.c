@@ -33,6 +33,27 @@ static const struct pnx_opt_table option_table = {
 static_assert(sizeof(struct pnx_cache_opts) <= PNX_OPTS_MAX_SIZE, "the checker has room for it");
 static_assert(sizeof(struct pnx_cache_opts) == 20 * sizeof(void *) + 10 * 8 + 6 * 4, "no padding");
 
+/* Which option is given that fixed sizes cannot have, or NULL. */
+static const char *not_with_fixed(const struct pnx_cache_opts *opts) {
+    const struct {
+        const char *field;
+        bool given;
+    } rows[] = {
+            {"weigher", opts->weigher != NULL},
+            {"ttl_access", opts->ttl_access != PNX_NEVER},
+            {"ttl_jitter", opts->ttl_jitter != 0},
+            {"refresh_after", opts->refresh_after != PNX_NEVER},
+            {"stale_if_error", opts->stale_if_error != 0},
+            {"executor", opts->executor != NULL},
+            {"negative_ttl", opts->negative_ttl != PNX_NEVER},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (rows[i].given)
+            return rows[i].field;
+    }
+    return NULL;
+}
+
 static int check_fixed(const struct pnx_cache_opts *opts, struct pnx_error *err) {
     if (!opts->key_bytes != !opts->value_bytes)
         return pnx__fail_field(err, -EINVAL, opts->key_bytes ? "value_bytes" : "key_bytes",
@@ -42,14 +63,7 @@ static int check_fixed(const struct pnx_cache_opts *opts, struct pnx_error *err)
     if (opts->destroy)
         return pnx__fail_field(
                 err, -EINVAL, "destroy", "cache.destroy is told of no value where sizes are fixed");
-    const char *field = opts->weigher                      ? "weigher"
-                        : opts->ttl_access != PNX_NEVER    ? "ttl_access"
-                        : opts->ttl_jitter                 ? "ttl_jitter"
-                        : opts->refresh_after != PNX_NEVER ? "refresh_after"
-                        : opts->stale_if_error             ? "stale_if_error"
-                        : opts->executor                   ? "executor"
-                        : opts->negative_ttl != PNX_NEVER  ? "negative_ttl"
-                                                           : NULL;
+    const char *field = not_with_fixed(opts);
     if (field)
         return pnx__fail_field(
                 err, -EINVAL, field, "cache.%s is not to be had where sizes are fixed", field);

@@ -346,6 +346,7 @@ static int give(const void *value, size_t n, void *buf, size_t cap, size_t *ret_
 
 static int compute_fixed(struct pnx_cache_change *change, void *buf, size_t cap, size_t *ret_size) {
     struct pnx_cache_change_copies copies;
+    struct pnx_cache_ref none = {0}; /* nothing is pinned where sizes are fixed */
     size_t n = change->cache->shape.value_bytes;
     if (!change->key || change->key_size != change->cache->shape.key_bytes)
         return -EINVAL;
@@ -355,7 +356,8 @@ static int compute_fixed(struct pnx_cache_change *change, void *buf, size_t cap,
         return -ERANGE;
     }
     change->copies = &copies;
-    int rc = run(change, NULL);
+    int rc = run(change, &none);
+    change->copies = NULL;
     if (rc)
         return rc;
     const void *stored = change->decision == PNX_CACHE_REPLACE                ? copies.result
