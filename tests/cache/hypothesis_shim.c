@@ -2,7 +2,7 @@
 /*
  * hypothesis_shim.c - one cache on a virtual clock behind flat functions with integers, for test_hypothesis.py.
  *
- * Keys are one byte, values a number each; whatever is destroyed goes into a log.  One cache at a time, one thread.
+ * Keys are one byte, values a number each, as bytes or behind a pointer; whatever is destroyed goes into a log.  One cache at a time, one thread.
  */
 #include "harness/shim.h"
 
@@ -15,6 +15,8 @@
 
 #define LOGGED 4096
 #define HELD   8
+#define BOXED  24 /* what a value behind a pointer counts as: none that is bytes has that size */
+#define ABSENT 2  /* what an absence weighs */
 
 static struct world {
     struct pnx_cache *cache;
@@ -29,10 +31,21 @@ static struct world {
 
 static void destroy(void *ctx, const struct pnx_cache_removed *removed) {
     (void)ctx;
-    if (w.logged == LOGGED || removed->value_size != sizeof(int64_t))
+    bool boxed = removed->value_size == BOXED;
+    if (w.logged == LOGGED || (!boxed && removed->value_size != sizeof(int64_t)))
         abort();
     memcpy(&w.log[2 * w.logged], removed->value, sizeof(int64_t));
     w.log[2 * w.logged++ + 1] = removed->cause;
+    if (boxed)
+        free(removed->value);
+}
+
+static int64_t *box(int64_t value) {
+    int64_t *made = malloc(sizeof(*made));
+    if (!made)
+        abort();
+    *made = value;
+    return made;
 }
 
 static int64_t value_of(const struct pnx_cache_ref *ref) {
@@ -49,14 +62,17 @@ static uint64_t weigh(
         void *ctx, const void *key, size_t key_size, const void *value, size_t value_size) {
     int64_t number;
     (void)ctx, (void)key;
-    if (key_size != 1 || value_size != sizeof(number))
+    if (key_size == 1 && !value && value_size == 0)
+        return ABSENT;
+    if (key_size != 1 || (value_size != sizeof(number) && value_size != BOXED))
         abort();
     memcpy(&number, value, sizeof(number));
     return number % 11 == 0 ? 100 : (uint64_t)number % 6;
 }
 
 /* weight: its capacity; 0: without weights. */
-API int shim_create(uint64_t entries, uint64_t weight, int64_t now) {
+API int shim_create(
+        uint64_t entries, uint64_t weight, int64_t now, int64_t ttl, int64_t negative_ttl) {
     shim_now = now;
     w.logged = 0;
     strcpy(w.path, "/tmp/pnx-model-XXXXXX");
@@ -68,7 +84,8 @@ API int shim_create(uint64_t entries, uint64_t weight, int64_t now) {
             PNX_CACHE_OPTS(.env = &shim_env, .capacity_entries = entries, .policy = "lru",
                     .registry = pnx_registry_off(), .stats = pnx_stats_off(),
                     .budget = pnx_budget_off(), .destroy = destroy,
-                    .weigher = weight ? weigh : NULL, .capacity_weight = weight),
+                    .weigher = weight ? weigh : NULL, .capacity_weight = weight, .ttl = ttl,
+                    .negative_ttl = negative_ttl),
             &w.err, &w.cache);
 }
 
@@ -99,11 +116,20 @@ API int64_t shim_stat(int which) {
     const uint64_t values[] = {stats.hits, stats.misses, stats.inserts, stats.removed_explicit,
             stats.removed_replaced, stats.removed_size, stats.removed_expired, stats.removed_clear,
             stats.entries, stats.pinned, stats.computes, stats.compute_retries, stats.weight,
-            stats.rejected};
+            stats.rejected, stats.negative_hits, stats.loads, stats.load_failures, stats.refreshes,
+            stats.refresh_failures, stats.loading, stats.requests};
     return (int64_t)values[which];
 }
 
-API int shim_put(uint8_t key, int64_t value, int64_t ttl, int if_absent) {
+API int shim_put(uint8_t key, int64_t value, int64_t ttl, int if_absent, int boxed) {
+    if (boxed) {
+        int64_t *made = box(value);
+        int rc = if_absent ? pnx_cache_put_pointer_if_absent(w.cache, &key, 1, made, BOXED, ttl)
+                           : pnx_cache_put_pointer(w.cache, &key, 1, made, BOXED, ttl);
+        if (rc)
+            free(made);
+        return rc;
+    }
     return if_absent ? pnx_cache_put_if_absent(w.cache, &key, 1, &value, sizeof(value), ttl)
                      : pnx_cache_put(w.cache, &key, 1, &value, sizeof(value), ttl);
 }
@@ -137,6 +163,11 @@ API int64_t shim_get(uint8_t key, int how, int place) {
     return value;
 }
 
+/* found: a bit for each; values: what stood there stays where none is found. */
+API int shim_get_many(const uint8_t *keys, uint64_t n, int64_t *values, uint64_t *ret_found) {
+    return pnx_cache_get_many(w.cache, keys, 1, n, values, sizeof(*values), ret_found);
+}
+
 API int64_t shim_let_go(int place) {
     int64_t value = value_of(&w.refs[place]);
     pnx_cache_ref_release(&w.refs[place]);
@@ -166,118 +197,169 @@ API int shim_commit(int place, int64_t ttl, int how) {
 }
 
 struct wish {
-    int what; /* 0 keep, 1 remove, 2 set, 3 fail, 4 set and keep the time to live */
+    int what; /* 0 keep, 1 remove, 2 set, 3 set and fail, 4 set and keep the time to live, 5 set a pointer,
+                 6 fill in place */
     int64_t value;
     int64_t ttl;
     int64_t saw;
 };
 
+static int decide_on(struct wish *wish, struct pnx_cache_change *change) {
+    void *data;
+    int rc = 0;
+    switch (wish->what) {
+    case 0:
+        return 0;
+    case 1:
+        return pnx_cache_change_remove(change);
+    case 4:
+        (void)pnx_cache_change_keep_ttl(change);
+        break;
+    default:
+        (void)pnx_cache_change_ttl(change, wish->ttl);
+        break;
+    }
+    if (wish->what == 5)
+        return pnx_cache_change_set_pointer(change, box(wish->value), BOXED);
+    if (wish->what == 6) {
+        rc = pnx_cache_change_reserve(change, sizeof(wish->value), &data);
+        if (rc == 0)
+            memcpy(data, &wish->value, sizeof(wish->value));
+        return rc;
+    }
+    rc = pnx_cache_change_set(change, &wish->value, sizeof(wish->value));
+    return wish->what == 3 ? -EIO : rc;
+}
+
 static int decide(void *ctx, const struct pnx_cache_ref *now, struct pnx_cache_change *change) {
     struct wish *wish = ctx;
     wish->saw = value_of(now);
-    if (wish->what == 1)
-        return pnx_cache_change_remove(change);
-    if (wish->what == 2)
-        (void)pnx_cache_change_ttl(change, wish->ttl);
-    if (wish->what == 4)
-        (void)pnx_cache_change_keep_ttl(change);
-    if (wish->what >= 2) {
-        int rc = pnx_cache_change_set(change, &wish->value, sizeof(wish->value));
-        return wish->what == 3 ? -5 : rc;
-    }
-    return 0;
+    return decide_on(wish, change);
 }
 
-API int shim_compute(
-        uint8_t key, int what, int64_t value, int64_t ttl, int64_t *ret_saw, int64_t *ret_left) {
+static int decide_copy(
+        void *ctx, const void *now, size_t now_size, struct pnx_cache_change *change) {
+    struct wish *wish = ctx;
+    if (now_size == sizeof(wish->saw))
+        memcpy(&wish->saw, now, sizeof(wish->saw));
+    return decide_on(wish, change);
+}
+
+/* *ret_saw, *ret_left: -1 for nothing. */
+API int shim_compute(uint8_t key, int what, int64_t value, int64_t ttl, int copy, int64_t *ret_saw,
+        int64_t *ret_left) {
     struct wish wish = {what, value, ttl, -1};
     struct pnx_cache_ref ref = {0};
-    int rc = pnx_cache_compute(w.cache, &key, 1, decide, &wish, &ref);
+    int rc;
+    *ret_left = -1;
+    if (copy) {
+        rc = pnx_cache_compute_copy(
+                w.cache, &key, 1, decide_copy, &wish, ret_left, sizeof(*ret_left), NULL);
+    } else {
+        rc = pnx_cache_compute(w.cache, &key, 1, decide, &wish, &ref);
+        *ret_left = value_of(&ref);
+        pnx_cache_ref_release(&ref);
+    }
     *ret_saw = wish.saw;
-    *ret_left = value_of(&ref);
-    pnx_cache_ref_release(&ref);
     return rc;
 }
 
-struct made {
+struct order {
+    int what; /* 0 bytes, 1 a pointer, 2 filled in place and cut, 3 two values, the second counts, 4 no such thing,
+                 5 fail, 6 a value, and fail, 7 neither a value nor an error, 8 a value, and no such thing */
     int64_t value;
     int64_t ttl;
-    int code; /* of the loader, which sets its value unless that is -ENOENT */
+    int meddle; /* and meanwhile: 0 nothing, 1 put the key, 2 remove it, 3 clear */
+    int64_t other;
+    int64_t takes;
+    int called;
 };
 
-static int make(
+static int load(
         void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
-    const struct made *made = ctx;
-    (void)key, (void)key_size, (void)deadline;
-    if (made->code == -ENOENT)
-        return made->code;
-    int rc = pnx_cache_load_set_ttl(load, made->ttl);
-    if (rc == 0)
-        rc = pnx_cache_load_set(load, &made->value, sizeof(made->value));
-    return rc ? rc : made->code;
+    struct order *order = ctx;
+    void *data;
+    int rc = pnx_cache_load_set_ttl(load, order->ttl);
+    (void)deadline;
+    order->called++;
+    shim_now += order->takes;
+    if (order->meddle == 1)
+        (void)!pnx_cache_put(
+                w.cache, key, key_size, &order->other, sizeof(order->other), PNX_NEVER);
+    else if (order->meddle == 2)
+        (void)pnx_cache_remove(w.cache, key, key_size);
+    else if (order->meddle == 3)
+        (void)pnx_cache_clear(w.cache);
+    if (rc == 0 && order->what == 1)
+        rc = pnx_cache_load_set_pointer(load, box(order->value), BOXED);
+    if (rc == 0 && order->what == 2) {
+        rc = pnx_cache_load_reserve(load, 100, &data);
+        if (rc == 0)
+            memcpy(data, &order->value, sizeof(order->value));
+        if (rc == 0)
+            rc = pnx_cache_load_shrink(load, sizeof(order->value));
+    }
+    if (rc == 0 && order->what == 3) /* the number is not used again */
+        rc = pnx_cache_load_set(load, &order->other, sizeof(order->other));
+    if (rc == 0 && (order->what == 0 || order->what == 3 || order->what == 6 || order->what == 8))
+        rc = pnx_cache_load_set(load, &order->value, sizeof(order->value));
+    if (rc)
+        return rc;
+    return order->what == 4 || order->what == 8   ? -ENOENT
+           : order->what == 5 || order->what == 6 ? -EIO
+                                                  : 0;
 }
 
-struct told {
-    int times;
+struct outcome {
+    struct pnx_cache_request request;
+    struct pnx_cache_ref ref;
     int code;
-    int64_t value;
+    int told;
 };
 
 static void tell(struct pnx_cache_request *request, int code, struct pnx_cache_ref ref,
         const struct pnx_error *err) {
-    struct told *told = request->arg;
+    struct outcome *outcome = request->arg;
     (void)err;
-    told->times++;
-    told->code = code;
-    told->value = value_of(&ref);
-    pnx_cache_ref_release(&ref);
+    outcome->code = code;
+    outcome->ref = ref;
+    outcome->told++;
 }
 
-/* how: 0 get_or_load, 1 with a copy, 2 by a request, 3 refresh: 0 or an error. */
-API int64_t shim_get_or_load(uint8_t key, int how, int64_t value, int64_t ttl, int code) {
-    struct made made = {value, ttl, code};
-    struct pnx_cache_ref ref = {0};
-    int64_t got = -1;
+/* How to load. */
+enum { CALL, CALL_AND_HOLD, CALL_COPY, CALL_ASYNC, CALL_ASYNC_NOW, CALL_REFRESH };
+
+/* numbers: what, value, ttl, meddle, other, takes.  ret: the value or -1, its source, calls of the loader. */
+API int shim_get_or_load(uint8_t key, int call, int place, const int64_t *numbers, int64_t *ret) {
+    struct order order = {
+            (int)numbers[0], numbers[1], numbers[2], (int)numbers[3], numbers[4], numbers[5], 0};
+    struct outcome outcome = {.request = {.done = tell, .arg = &outcome}};
+    pnx_ns timeout = PNX_TIMEOUT_DEFAULT;
     int rc;
-    if (how == 0) {
-        rc = pnx_cache_get_or_load(w.cache, &key, 1, make, &made, PNX_SEC, &w.err, &ref);
-        got = value_of(&ref);
-        pnx_cache_ref_release(&ref);
-    } else if (how == 1) {
+    ret[0] = -1;
+    if (call == CALL_COPY) {
         rc = pnx_cache_get_or_load_copy(
-                w.cache, &key, 1, make, &made, PNX_SEC, &w.err, &got, sizeof(got), NULL);
-    } else if (how == 2) {
-        struct told told = {0};
-        struct pnx_cache_request request = {.done = tell, .arg = &told};
-        rc = pnx_cache_get_async(w.cache, &key, 1, make, &made, PNX_SEC, &request);
-        if (rc || told.times != 1)
+                w.cache, &key, 1, load, &order, timeout, &w.err, &ret[0], sizeof(ret[0]), NULL);
+    } else if (call == CALL_REFRESH) {
+        rc = pnx_cache_refresh(w.cache, &key, 1, load, &order, timeout, &w.err);
+    } else if (call == CALL_ASYNC || call == CALL_ASYNC_NOW) {
+        rc = pnx_cache_get_async(
+                w.cache, &key, 1, load, &order, call == CALL_ASYNC ? timeout : 0, &outcome.request);
+        if (rc || outcome.told != 1)
             abort();
-        rc = told.code;
-        got = told.value;
+        rc = outcome.code;
     } else {
-        rc = pnx_cache_refresh(w.cache, &key, 1, make, &made, PNX_SEC, &w.err);
-        got = 0;
+        rc = pnx_cache_get_or_load(w.cache, &key, 1, load, &order, timeout, &w.err, &outcome.ref);
     }
-    return rc ? rc : got;
-}
-
-/* Fills found, as many as there are keys, with values; -1 where there is none. */
-API int shim_get_many(const uint8_t *keys, int n, int64_t *found) {
-    uint64_t bits = 0;
-    int64_t values[PNX_CACHE_MANY_MAX];
-    int rc = pnx_cache_get_many(w.cache, keys, 1, (size_t)n, values, sizeof(int64_t), &bits);
-    for (int i = 0; i < n; i++)
-        found[i] = rc >= 0 && (bits >> i & 1) ? values[i] : -1;
+    ret[1] = outcome.ref.source;
+    ret[2] = order.called;
+    if (outcome.ref.entry)
+        ret[0] = value_of(&outcome.ref);
+    if (call == CALL_AND_HOLD)
+        w.refs[place] = outcome.ref;
+    else
+        pnx_cache_ref_release(&outcome.ref);
     return rc;
-}
-
-/* Stores with a time to live that is the cache's for this call. */
-API int shim_put_by_default(uint8_t key, int64_t value, int64_t ttl) {
-    int rc = pnx_cache_set_ttl(w.cache, ttl, &w.err);
-    if (rc == 0)
-        rc = pnx_cache_put(w.cache, &key, 1, &value, sizeof(value), 0);
-    int reset = pnx_cache_set_ttl(w.cache, PNX_NEVER, &w.err);
-    return rc ? rc : reset;
 }
 
 static bool keep(void *ctx, const struct pnx_cache_ref *ref) {
@@ -317,9 +399,14 @@ API int shim_resize_weight(uint64_t weight) {
     return pnx_cache_resize_weight(w.cache, weight, &w.err);
 }
 
-API int64_t shim_save(void) {
+API int shim_set_ttl(int64_t ttl) {
+    return pnx_cache_set_ttl(w.cache, ttl, &w.err);
+}
+
+API int64_t shim_save(int64_t *ret_left_out) {
     w.report = (struct pnx_cache_file_report){.size = sizeof(w.report)};
     int rc = pnx_cache_save(w.cache, w.path, NULL, &w.err, &w.report);
+    *ret_left_out = (int64_t)w.report.left_out;
     return rc ? rc : (int64_t)w.report.entries;
 }
 API int64_t shim_load(int64_t *ret_present, int64_t *ret_expired, int64_t *ret_no_room) {

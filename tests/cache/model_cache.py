@@ -3,12 +3,14 @@
 
 Entries stand in a list, least recently used first.  No two expire at the same moment: callers see to that, since which of two
 goes first is open.  Whatever is destroyed is told in the order in which it must happen.  With a capacity in weight, values
-weigh what weight_of() says.
+weigh what weight_of() says.  An absence that is remembered is an entry without a value.
 """
 import collections
 
 EXPLICIT, REPLACED, SIZE, EXPIRED, CLEAR, CLOSED = range(1, 7)
-ENOENT, EIO, EEXIST, EFBIG = -2, -5, -17, -27
+ENOENT, EIO, EEXIST, EINVAL, EFBIG, ENODATA, ENOTSUP, ETIMEDOUT = -2, -5, -17, -22, -27, -61, -95, -110
+FOUND, LOADED, SHARED = 1, 2, 3
+CALL, CALL_AND_HOLD, CALL_COPY, CALL_ASYNC, CALL_ASYNC_NOW, CALL_REFRESH = range(6)  # how to load
 NEVER = 2**63 - 1
 TICK_MAX = 8
 COUNTERS = {EXPLICIT: "removed_explicit", REPLACED: "removed_replaced", SIZE: "removed_size", EXPIRED: "removed_expired",
@@ -21,19 +23,22 @@ def must(condition, what):
 
 
 def weight_of(value):
+    if value is None:
+        return 2
     return 100 if value % 11 == 0 else value % 6 or 1  # 0 counts as 1
 
 
 class Entry:
-    def __init__(self, key, value, expires):
-        self.key, self.value, self.expires = key, value, expires
+    def __init__(self, key, value, expires, boxed=False):
+        self.key, self.value, self.expires, self.boxed = key, value, expires, boxed
         self.refs, self.cause = 1, None
         self.weight = weight_of(value)
 
 
 class Cache:
-    def __init__(self, entries, weight, now):
+    def __init__(self, entries, weight, now, ttl=NEVER, negative_ttl=NEVER):
         self.capacity, self.now = entries, now
+        self.ttl, self.negative_ttl = ttl, negative_ttl
         self.weighed, self.heaviest = weight > 0, weight or NEVER
         self.entries = []  # least recently used first
         self.destroyed = []
@@ -44,7 +49,7 @@ class Cache:
 
     def drop(self, entry):
         entry.refs -= 1
-        if entry.refs == 0:
+        if entry.refs == 0 and entry.value is not None:
             self.destroyed.append((entry.value, entry.cause))
 
     def take_out(self, entry, cause):
@@ -82,10 +87,9 @@ class Cache:
         self.take_out(victim, REPLACED if victim is old else EXPIRED if gone else SIZE)
         return None if victim is old else old
 
-    def store(self, key, value, expires):
+    def store(self, new):
         """There is a weight for it, at most all of it."""
-        old = self.find(key)
-        new = Entry(key, value, expires)
+        old = self.find(new.key)
         while not self.fits(0 if old else 1, max(0, new.weight - (old.weight if old else 0))):
             old = self.evict(old)
         if old:
@@ -100,51 +104,36 @@ class Cache:
         return True
 
     def ends(self, ttl):
+        ttl = ttl or self.ttl
         return NEVER if ttl in (0, NEVER) else self.now + ttl
 
     # ---- operations ----
 
-    def put(self, key, value, ttl, if_absent):
+    def put(self, key, value, ttl, if_absent, boxed=False):
         if self.too_heavy(value):
             old = None if if_absent else self.find(key)
             if old:
                 self.take_out(old, REPLACED)
             return EFBIG
-        if if_absent and self.find(key):
+        if if_absent and self.value_at(key):
             return EEXIST
-        self.store(key, value, self.ends(ttl))
+        self.store(Entry(key, value, self.ends(ttl), boxed))
         return 0
 
+    def value_at(self, key):
+        """An absence is none."""
+        entry = self.find(key)
+        return entry if entry and entry.value is not None else None
+
     def look(self, key, counts_misses=True):
+        """Returns what is found, an absence too."""
         entry = self.find(key)
         if entry:
             self.use(entry)
-            self.n["hits"] += 1
+            self.n["hits" if entry.value is not None else "negative_hits"] += 1
         elif counts_misses:
             self.n["misses"] += 1
         return entry
-
-    def load_made(self, key, value, ttl, code):
-        """What a loader's outcome leads to: its code, or 0."""
-        if code == EIO:
-            self.destroyed.append((value, EXPLICIT))
-        elif code == 0 and self.too_heavy(value):
-            self.destroyed.append((value, SIZE))  # handed out, and not stored
-        elif code == 0:
-            self.store(key, value, self.ends(ttl))
-        return code
-
-    def get_or_load(self, key, value, ttl, code):
-        entry = self.look(key)
-        if entry:
-            return entry.value
-        return self.load_made(key, value, ttl, code) or value
-
-    def refresh(self, key, value, ttl, code):
-        old = self.find(key)
-        if code == ENOENT and old:
-            self.take_out(old, EXPLICIT)
-        return self.load_made(key, value, ttl, code)
 
     def remove(self, key):
         entry = self.find(key)
@@ -152,31 +141,99 @@ class Cache:
             self.take_out(entry, EXPLICIT)
         return 0 if entry else ENOENT
 
-    def compute(self, key, what, value, ttl):
+    def compute(self, key, what, value, ttl, copy):
         """Returns the code, what its function saw, and what is there then."""
         entry = self.look(key)
+        seen = entry if entry and entry.value is not None else None
         self.n["computes"] += 1
-        saw = entry.value if entry else -1
-        if what == 3:
-            self.destroyed.append((value, EXPLICIT))  # what was set, and is not stored
-            return EIO, saw, -1
+        if copy and seen and seen.boxed:
+            return ENOTSUP, -1, -1
+        saw = seen.value if seen else -1
+        if what == 0:
+            return 0, saw, saw
         if what == 1:
             if entry:
                 self.take_out(entry, EXPLICIT)
             return 0, saw, -1
-        if what in (2, 4) and self.too_heavy(value):
+        if what == 3:
+            self.destroyed.append((value, EXPLICIT))  # what was set, and is not stored
+            return EIO, saw, -1
+        if self.too_heavy(value):
             self.destroyed.append((value, EXPLICIT))
             if entry:
                 self.take_out(entry, REPLACED)
             return EFBIG, saw, -1
-        if what in (2, 4):
-            expires = entry.expires if what == 4 and entry else self.ends(ttl if what == 2 else 0)
-            self.store(key, value, expires)
-            return 0, saw, value
-        return 0, saw, saw
+        expires = seen.expires if what == 4 and seen else self.ends(0 if what == 4 else ttl)
+        self.store(Entry(key, value, expires, what == 5))
+        return (ENOTSUP, saw, -1) if copy and what == 5 else (0, saw, value)
+
+    def load(self, key, call, what, value, ttl, meddle, other, takes):
+        """Returns the code, the value or -1, its source, how often the loader is called; and the entry that is held."""
+        old = self.find(key) if call == CALL_REFRESH else self.look(key)
+        if call != CALL_REFRESH and old:
+            if old.value is None:
+                return (ENOENT, -1, 0, 0), None
+            return self.hand_out(call, old, FOUND, 0)
+        if call == CALL_ASYNC_NOW:
+            return (ETIMEDOUT, -1, 0, 0), None
+        self.now += takes
+        if meddle == 1:
+            self.put(key, other, NEVER, False)
+        elif meddle == 2:
+            self.remove(key)
+        elif meddle == 3:
+            self.clear()
+        code = EIO if what in (5, 6) else ENOENT if what in (4, 8) else EINVAL if what == 7 else 0
+        if what == 3:
+            self.destroyed.append((other, EXPLICIT))
+        if what in (6, 8):
+            self.destroyed.append((value, EXPLICIT))
+        failed = code not in (0, ENOENT)
+        self.n["loads"] += 1
+        self.n["load_failures"] += failed
+        if call == CALL_REFRESH:
+            self.n["refreshes"] += 1
+            self.n["refresh_failures"] += failed
+        if code == 0:
+            return self.keep_result(call, Entry(key, value, self.ends(ttl), what == 1), meddle)
+        if code == ENOENT and not meddle:
+            self.remember(key, ttl)
+            if old and old in self.entries:
+                self.find(key)
+            if old and old in self.entries:
+                self.take_out(old, EXPLICIT)
+        return (code, -1, 0, 1), None
+
+    def remember(self, key, ttl):
+        """An absence, if it is to be, and may weigh so much.  ttl: the load's own, or 0."""
+        if ttl == 0 and self.negative_ttl == NEVER or self.weighed and weight_of(None) > self.heaviest:
+            return
+        self.store(Entry(key, None, self.ends(ttl or self.negative_ttl)))
+
+    def keep_result(self, call, new, overtaken):
+        """One reference is whoever loads it."""
+        if self.too_heavy(new.value):
+            new.cause = SIZE
+        elif overtaken:
+            new.cause = EXPLICIT
+        else:
+            self.store(new)
+            new.refs += 1
+        answer = self.hand_out(call, new, SHARED if call == CALL_ASYNC else LOADED, 1)
+        self.drop(new)
+        return answer
+
+    def hand_out(self, call, entry, source, called):
+        if call == CALL_REFRESH:
+            return (0, -1, 0, called), None
+        if call == CALL_COPY:
+            return ((ENOTSUP, -1, 0, called) if entry.boxed else (0, entry.value, 0, called)), None
+        if call == CALL_AND_HOLD:
+            entry.refs += 1
+        return (0, entry.value, source, called), entry if call == CALL_AND_HOLD else None
 
     def visible(self):
-        return [e for e in self.entries if e.expires > self.now]
+        return [e for e in self.entries if e.expires > self.now and e.value is not None]
 
     def retain(self, rest):
         gone = [e for e in self.visible() if e.value % 3 == rest]
@@ -200,10 +257,12 @@ class Cache:
             self.evict()
 
     def save(self):
-        self.saved = [(e.key, e.value, e.expires) for e in self.visible()]
-        return len(self.saved)
+        """Returns how many were saved, and left out: pointers."""
+        all_of_it = self.visible()
+        self.saved = [(e.key, e.value, e.expires) for e in all_of_it if not e.boxed]
+        return len(self.saved), len(all_of_it) - len(self.saved)
 
-    def load(self):
+    def load_file(self):
         """Returns how many were put, present, expired, and without room."""
         room = max(0, self.capacity - len(self.entries))
         weight_room = self.heaviest - self.weight()
@@ -219,10 +278,10 @@ class Cache:
             weight_left -= weight_of(value)
             if not fits:
                 no_room += 1
-            elif self.find(key):
+            elif self.value_at(key):
                 present += 1
             else:
-                self.store(key, value, expires)
+                self.store(Entry(key, value, expires))
                 put += 1
         return put, present, expired, no_room
 
