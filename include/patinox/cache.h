@@ -819,7 +819,7 @@ PNX_API PNX_NODISCARD int pnx_cache_save(struct pnx_cache *cache, const char *pa
  * is judged by what they weighed when they were saved, or as 1 where that was without one, and only what turns out heavier
  * evicts others.  Times to live, and until a refresh where the cache has refresh_after, go on by the wall clock, and never back;
  * an entry counts as used when it is loaded (P11).  The file is checked whole, checksum by checksum, before the first entry is
- * put.
+ * put.  Where sizes are fixed, what has less than PNX_CACHE_FIXED_TTL_MIN left counts as expired.
  *
  * -ENOENT, -EACCES, -EIO ...; PNX_E_FORMAT when it is no such file, is damaged, cut short, of another version of the format
  * or of a machine with another byte order, or holds other sizes than the cache's fixed ones: err says which; -ESTALE when it was saved under another label; -ENOMEM, -E2BIG,

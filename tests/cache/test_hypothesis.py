@@ -309,9 +309,9 @@ class Hypothesis(unittest.TestCase):
             print_blob=True, suppress_health_check=list(HealthCheck)))
         print("  " + ", ".join(f"{count} {what}" for what, count in sorted(seen.items())))
         for what in ("hits misses inserts removed_explicit removed_replaced removed_size removed_expired removed_clear "
-                     "computes commits retained loaded present expired_on_disk no_room rejected weighed unweighed resized_weight boxed "
-                     "found_of_many set_ttl left_out overtaken negative_hits load_failures refresh_failures "
-                     "loaded_by_reference loaded_by_held_reference loaded_by_copy loaded_by_request "
+                     "computes commits retained loaded present expired_on_disk no_room rejected weighed unweighed "
+                     "resized_weight boxed found_of_many set_ttl left_out overtaken negative_hits load_failures "
+                     "refresh_failures loaded_by_reference loaded_by_held_reference loaded_by_copy loaded_by_request "
                      "loaded_by_refresh").split():
             self.assertGreater(seen.get(what, 0), 9, f"{what} hardly happened")
 
