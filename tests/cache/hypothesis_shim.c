@@ -18,8 +18,19 @@
 #define BOXED  24 /* what a value behind a pointer counts as: none that is bytes has that size */
 #define ABSENT 2  /* what an absence weighs */
 
+#define ASKED 3
+
+struct asked {
+    struct pnx_cache_request request;
+    int64_t value; /* or the code */
+    int told;
+};
+
 static struct world {
     struct pnx_cache *cache;
+    struct pnx_cache_load *kept;
+    struct asked asked[ASKED];
+    uint8_t kept_key;
     struct pnx_cache_ref refs[HELD];
     struct pnx_cache_reservation reservations[HELD];
     int64_t log[2 * LOGGED]; /* value, cause */
@@ -89,8 +100,12 @@ API int shim_create(
             &w.err, &w.cache);
 }
 
+/* A load that is kept outlives the cache. */
 API void shim_release(void) {
     pnx_cache_release(&w.cache);
+    if (w.kept)
+        (void)pnx_cache_load_finish(w.kept, -EIO);
+    w.kept = NULL;
     for (int i = 0; i < HELD; i++) {
         pnx_cache_ref_release(&w.refs[i]);
         pnx_cache_abort(&w.reservations[i]);
@@ -359,6 +374,62 @@ API int shim_get_or_load(uint8_t key, int call, int place, const int64_t *number
         w.refs[place] = outcome.ref;
     else
         pnx_cache_ref_release(&outcome.ref);
+    return rc;
+}
+
+static int keep_load(
+        void *ctx, const void *key, size_t key_size, pnx_ns deadline, struct pnx_cache_load *load) {
+    (void)ctx, (void)key, (void)key_size, (void)deadline;
+    if (w.kept)
+        abort();
+    w.kept = load;
+    return -EINPROGRESS;
+}
+
+static void note(struct pnx_cache_request *request, int code, struct pnx_cache_ref ref,
+        const struct pnx_error *err) {
+    struct asked *asked = request->arg;
+    struct pnx_cache_ref second = {0};
+    (void)err;
+    asked->value = code;
+    asked->told++;
+    if (code == 0 && pnx_cache_ref_dup(&ref, &second) == 0)
+        asked->value = ref.source * INT64_C(1000000) + value_of(&second);
+    pnx_cache_ref_release(&ref);
+    pnx_cache_ref_release(&second);
+}
+
+/* Asks for a key with a loader that keeps its load; the key stays the same while one is kept.  Returns 1 for a request that
+ * waits, else what it was told: its source times a million and the value, or an error. */
+API int64_t shim_ask(uint8_t key, int place) {
+    struct asked *asked = &w.asked[place];
+    *asked = (struct asked){.request = {.done = note, .arg = asked}};
+    if (!w.kept)
+        w.kept_key = key;
+    int rc = pnx_cache_get_async(
+            w.cache, &w.kept_key, 1, keep_load, NULL, PNX_TIMEOUT_DEFAULT, &asked->request);
+    return rc || asked->told > 1 ? -EPROTO : asked->told == 0 ? 1 : asked->value;
+}
+
+API int shim_cancel(int place) {
+    int rc = pnx_cache_cancel(&w.asked[place].request);
+    return w.asked[place].told ? -EPROTO : rc;
+}
+
+/* Ends the load that is kept; ret[i]: what place i was told by that, or 1. */
+API int shim_finish(int code, int64_t value, int64_t ttl, int64_t *ret) {
+    struct pnx_cache_load *load = w.kept;
+    int before[ASKED];
+    for (int i = 0; i < ASKED; i++)
+        before[i] = w.asked[i].told;
+    w.kept = NULL;
+    int rc = pnx_cache_load_set_ttl(load, ttl);
+    if (rc == 0 && code == 0)
+        rc = pnx_cache_load_set(load, &value, sizeof(value));
+    if (rc == 0)
+        rc = pnx_cache_load_finish(load, code);
+    for (int i = 0; i < ASKED; i++)
+        ret[i] = w.asked[i].told == before[i] ? 1 : w.asked[i].value;
     return rc;
 }
 

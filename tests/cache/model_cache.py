@@ -13,6 +13,7 @@ FOUND, LOADED, SHARED = 1, 2, 3
 CALL, CALL_AND_HOLD, CALL_COPY, CALL_ASYNC, CALL_ASYNC_NOW, CALL_REFRESH = range(6)  # how to load
 NEVER = 2**63 - 1
 TICK_MAX = 8
+LOAD_TIMEOUT = 30 * 10**9
 COUNTERS = {EXPLICIT: "removed_explicit", REPLACED: "removed_replaced", SIZE: "removed_size", EXPIRED: "removed_expired",
             CLEAR: "removed_clear"}
 
@@ -35,6 +36,13 @@ class Entry:
         self.weight = weight_of(value)
 
 
+class Kept:
+    """A load that its loader keeps."""
+    def __init__(self, key, deadline):
+        self.key, self.deadline, self.overtaken = key, deadline, False
+        self.places = []  # whose requests wait
+
+
 class Cache:
     def __init__(self, entries, weight, now, ttl=NEVER, negative_ttl=NEVER):
         self.capacity, self.now = entries, now
@@ -43,6 +51,7 @@ class Cache:
         self.entries = []  # least recently used first
         self.destroyed = []
         self.saved = None
+        self.kept = None
         self.n = collections.Counter()
 
     # ---- what happens to entries ----
@@ -107,6 +116,10 @@ class Cache:
         ttl = ttl or self.ttl
         return NEVER if ttl in (0, NEVER) else self.now + ttl
 
+    def overtake(self, key):
+        if self.kept and self.kept.key == key:
+            self.kept.overtaken = True
+
     # ---- operations ----
 
     def put(self, key, value, ttl, if_absent, boxed=False):
@@ -114,9 +127,12 @@ class Cache:
             old = None if if_absent else self.find(key)
             if old:
                 self.take_out(old, REPLACED)
+            if not if_absent:
+                self.overtake(key)
             return EFBIG
         if if_absent and self.value_at(key):
             return EEXIST
+        self.overtake(key)
         self.store(Entry(key, value, self.ends(ttl), boxed))
         return 0
 
@@ -137,6 +153,7 @@ class Cache:
 
     def remove(self, key):
         entry = self.find(key)
+        self.overtake(key)
         if entry:
             self.take_out(entry, EXPLICIT)
         return 0 if entry else ENOENT
@@ -152,12 +169,14 @@ class Cache:
         if what == 0:
             return 0, saw, saw
         if what == 1:
+            self.overtake(key)
             if entry:
                 self.take_out(entry, EXPLICIT)
             return 0, saw, -1
         if what == 3:
             self.destroyed.append((value, EXPLICIT))  # what was set, and is not stored
             return EIO, saw, -1
+        self.overtake(key)
         if self.too_heavy(value):
             self.destroyed.append((value, EXPLICIT))
             if entry:
@@ -238,17 +257,21 @@ class Cache:
     def retain(self, rest):
         gone = [e for e in self.visible() if e.value % 3 == rest]
         for entry in gone:
+            self.overtake(entry.key)
             self.take_out(entry, EXPLICIT)
         return len(gone)
 
     def clear(self):
+        if self.kept:
+            self.kept.overtaken = True
         for entry in list(self.entries):
             self.take_out(entry, CLEAR)
 
     def tick(self):
         for entry in self.expired()[:TICK_MAX]:
             self.take_out(entry, EXPIRED)
-        return min((max(e.expires, self.now) for e in self.entries), default=NEVER)
+        due = [max(e.expires, self.now) for e in self.entries] + [self.kept.deadline if self.kept else NEVER]
+        return min(due)
 
     def resize(self, entries=None, weight=None):
         self.capacity = entries or self.capacity
@@ -278,12 +301,32 @@ class Cache:
             weight_left -= weight_of(value)
             if not fits:
                 no_room += 1
-            elif self.value_at(key):
+            elif self.value_at(key) or self.kept and self.kept.key == key and not self.kept.overtaken:
                 present += 1
             else:
                 self.store(Entry(key, value, expires))
                 put += 1
         return put, present, expired, no_room
+
+    def ask(self, key, place):
+        """Asks with a loader that keeps its load.  Returns 1 where the request waits, else what it is told."""
+        entry = self.look(key)
+        if entry:
+            return FOUND * 10**6 + entry.value if entry.value is not None else ENOENT
+        self.kept = self.kept or Kept(key, self.now + LOAD_TIMEOUT)
+        self.kept.places.append(place)
+        return 1
+
+    def finish(self, code, value, ttl):
+        """Ends the load that is kept.  Returns the places of all who are told, and what."""
+        kept, self.kept = self.kept, None
+        self.n["loads"] += 1
+        self.n["load_failures"] += code not in (0, ENOENT)
+        if code == 0:
+            self.keep_result(CALL_REFRESH, Entry(kept.key, value, self.ends(ttl)), kept.overtaken)
+        elif code == ENOENT and not kept.overtaken:
+            self.remember(kept.key, ttl)
+        return kept.places, SHARED * 10**6 + value if code == 0 else code
 
     def close(self):
         for entry in list(self.entries):

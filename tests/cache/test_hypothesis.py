@@ -21,6 +21,7 @@ SHIM = os.environ.get("PNX_SHIM", "build/dev/tests/cache/libcache_hypothesis_shi
 LONG = os.environ.get("PNX_TEST_LONG", "0") not in ("", "0")
 START = 10**9
 PLACES = 8
+ASKED = 3
 STATS = ("hits misses inserts removed_explicit removed_replaced removed_size removed_expired removed_clear entries pinned "
          "computes compute_retries weight rejected negative_hits loads load_failures refreshes refresh_failures loading "
          "requests").split()
@@ -38,13 +39,15 @@ shim.shim_compute.argtypes = [ctypes.c_uint8, ctypes.c_int, I64, I64, ctypes.c_i
 shim.shim_get_or_load.argtypes = [ctypes.c_uint8, ctypes.c_int, ctypes.c_int, POINTER, POINTER]
 shim.shim_get_many.argtypes = [ctypes.c_char_p, ctypes.c_uint64, POINTER, ctypes.POINTER(ctypes.c_uint64)]
 shim.shim_set_ttl.argtypes = [I64]
+shim.shim_ask.argtypes = [ctypes.c_uint8, ctypes.c_int]
+shim.shim_finish.argtypes = [ctypes.c_int, I64, I64, POINTER]
 shim.shim_save.argtypes = [POINTER]
 shim.shim_load.argtypes = [POINTER] * 3
 shim.shim_tick.argtypes = [I64]
 shim.shim_pass.argtypes = [I64]
 shim.shim_resize.argtypes = [ctypes.c_uint64]
 shim.shim_resize_weight.argtypes = [ctypes.c_uint64]
-for name in "stat get let_go retain sum tick save load".split():
+for name in "stat get let_go retain sum tick save load ask".split():
     getattr(shim, "shim_" + name).restype = I64
 
 seen = {}  # how often what has happened: a test in which nothing happens finds nothing
@@ -125,6 +128,8 @@ class CacheMachine(RuleBasedStateMachine):
         model.n["entries"] = len(model.entries)
         model.n["pinned"] = len(self.refs) + len(self.reserved)
         model.n["weight"] = model.weight()
+        model.n["loading"] = 1 if model.kept else 0
+        model.n["requests"] = len(model.kept.places) if model.kept else 0
         for i, name in enumerate(STATS):
             found = shim.shim_stat(i)
             must(found == model.n[name], f"{name} is {found}, by the model {model.n[name]}")
@@ -176,6 +181,8 @@ class CacheMachine(RuleBasedStateMachine):
         order = (what, value, self.life(span), meddle, other, takes * 10**6)
         if what == 3 and meddle == 1:
             return  # its other number is for one of the two
+        if self.model.kept and self.model.kept.key == key:
+            return  # it would wait, and nobody would end it
         found = (ctypes.c_int64 * 3)()
         wanted, held = self.model.load(key, call, *order)
         code = shim.shim_get_or_load(key, call, place, (ctypes.c_int64 * 6)(*order), found)
@@ -196,6 +203,33 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(key=keys, what=loads, span=spans, meddle=meddling, takes=takes)
     def refresh(self, key, what, span, meddle, takes):
         self.load_by(model_cache.CALL_REFRESH, key, what, span, meddle, takes)
+
+    @rule(key=keys, place=st.integers(0, ASKED - 1))
+    def ask(self, key, place):
+        kept = self.model.kept
+        if kept and (kept.overtaken or place in kept.places):
+            return
+        wanted = self.model.ask(kept.key if kept else key, place)
+        seen["asked"] = seen.get("asked", 0) + (wanted == 1)
+        self.check(shim.shim_ask(key, place), wanted)
+
+    @precondition(lambda self: self.model and self.model.kept and self.model.kept.places)
+    @rule(which=st.integers(0, ASKED - 1))
+    def cancel(self, which):
+        places = self.model.kept.places
+        place = places.pop(which % len(places))
+        seen["cancelled"] = seen.get("cancelled", 0) + 1
+        self.check(shim.shim_cancel(place), 0)
+
+    @precondition(lambda self: self.model and self.model.kept)
+    @rule(code=st.sampled_from([0, 0, model_cache.ENOENT, model_cache.EIO]), span=spans)
+    def finish(self, code, span):
+        value, told = self.number(), (ctypes.c_int64 * ASKED)()
+        ttl = self.life(span)
+        seen["finished_overtaken"] = seen.get("finished_overtaken", 0) + self.model.kept.overtaken
+        places, what = self.model.finish(code, value, ttl)
+        found = shim.shim_finish(code, value, ttl, told)
+        self.check((found, *told), (0, *(what if place in places else 1 for place in range(ASKED))))
 
     @rule(span=spans)
     def set_ttl(self, span):
@@ -312,7 +346,7 @@ class Hypothesis(unittest.TestCase):
                      "computes commits retained loaded present expired_on_disk no_room rejected weighed unweighed "
                      "resized_weight boxed found_of_many set_ttl left_out overtaken negative_hits load_failures "
                      "refresh_failures loaded_by_reference loaded_by_held_reference loaded_by_copy loaded_by_request "
-                     "loaded_by_refresh").split():
+                     "loaded_by_refresh asked cancelled finished_overtaken").split():
             self.assertGreater(seen.get(what, 0), 9, f"{what} hardly happened")
 
 
