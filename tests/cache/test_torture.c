@@ -236,13 +236,24 @@ static void torture(unsigned index, void *ctx) {
     }
 }
 
+struct part {
+    pnx_ns span;
+    bool stale; /* values past their time are to have been served, also for errors */
+};
+
+static bool all_seen(const struct part *part) {
+    struct pnx_cache_stats stats = stats_of(&w.f);
+    return !part->stale || (stats.stale_hits > 0 && stats.stale_errors > 0);
+}
+
 static void stop_after(unsigned index, void *ctx) {
-    pnx_ns *span = ctx;
+    const struct part *part = ctx;
     if (index < THREADS) {
         torture(index, NULL);
         return;
     }
-    for (pnx_ns end = pnx_now() + *span; pnx_now() < end;) {
+    /* On a busy machine few calls fit into the span: it goes on until all has come about. */
+    for (pnx_ns end = pnx_now() + part->span; pnx_now() < end || !all_seen(part);) {
         /* The span is the test's length, not a wait for anything. */
         struct timespec nap = {.tv_nsec = 10000000};
         nanosleep(&nap, NULL);
@@ -277,12 +288,9 @@ static void torture_for(pnx_ns span, const struct pnx_cache_opts *opts, bool exe
     full.executor = full.refresh_after ? w.executor : NULL;
     full.refresh_loader = full.executor ? load_again : NULL;
     fixture_open(&w.f, &full);
-    test_threads(THREADS + 1, stop_after, &span);
+    struct part part = {span, full.refresh_after != 0};
+    test_threads(THREADS + 1, stop_after, &part);
     CHECK_EQ(stats_of(&w.f).pinned, 0);
-    if (full.refresh_after) {
-        CHECK(stats_of(&w.f).stale_hits > 0);
-        CHECK(stats_of(&w.f).stale_errors > 0);
-    }
     check_invariants(&w.f);
     CHECK_EQ(pnx_cache_close(w.f.cache), 0);
     if (w.executor)
@@ -298,18 +306,18 @@ static void torture_for(pnx_ns span, const struct pnx_cache_opts *opts, bool exe
     }
 }
 
-static pnx_ns part(void) {
+static pnx_ns length(void) {
     return (test_long() ? 600 : 10) * PNX_SEC / 5;
 }
 
 TEST_LIMIT(p4_torture_with_policies_that_take_no_lock, 400) {
-    torture_for(part(), PNX_CACHE_OPTS(.policy = "s3-fifo", .shards = 4), false);
+    torture_for(length(), PNX_CACHE_OPTS(.policy = "s3-fifo", .shards = 4), false);
 }
 TEST_LIMIT(p4_torture_with_exact_lru, 400) {
-    torture_for(part(), PNX_CACHE_OPTS(.policy = "lru", .shards = 1), false);
+    torture_for(length(), PNX_CACHE_OPTS(.policy = "lru", .shards = 1), false);
 }
 TEST_LIMIT(p4_torture_with_an_executor_for_destructors, 400) {
-    torture_for(part(), PNX_CACHE_OPTS(.policy = "clock", .shards = 2), true);
+    torture_for(length(), PNX_CACHE_OPTS(.policy = "clock", .shards = 2), true);
 }
 
 /* 150 ms pass in some 200 calls. */
@@ -317,8 +325,8 @@ TEST_LIMIT(p4_torture_with_an_executor_for_destructors, 400) {
     .ttl = 3 * PNX_SEC, .ttl_access = 2 * PNX_SEC, .ttl_jitter = 50, .refresh_after = PNX_SEC / 2, \
     .refresh_backoff = PNX_SEC / 4, .stale_if_error = 2 * PNX_SEC
 TEST_LIMIT(p4_torture_with_all_times_and_an_executor_for_refreshes, 400) {
-    torture_for(part(), PNX_CACHE_OPTS(.policy = "clock", .shards = 2, TIMES), true);
+    torture_for(length(), PNX_CACHE_OPTS(.policy = "clock", .shards = 2, TIMES), true);
 }
 TEST_LIMIT(p4_torture_with_all_times_and_refreshes_by_who_asks, 400) {
-    torture_for(part(), PNX_CACHE_OPTS(.policy = "lru", TIMES), false);
+    torture_for(length(), PNX_CACHE_OPTS(.policy = "lru", TIMES), false);
 }
