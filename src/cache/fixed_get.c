@@ -66,6 +66,20 @@ static int look_locked(struct pnx_cache_shard *shard, uint64_t hash, const void 
 
 #define LOOKS 4 /* at a record that is being written, before the lock is asked */
 
+int pnx__cache_fixed_look(
+        const struct pnx_cache *cache, uint64_t hash, const void *key, void *value) {
+    const struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
+    /* Relaxed: as it comes. */
+    uint64_t wants = pnx_load(&shard->wants, PNX_RELAXED, "cache_fixed.wants_again");
+    int rc = PNX_CACHE_LOCK;
+    pnx_reclaim_enter(NULL);
+    for (uint32_t i = 0; i < LOOKS && rc == PNX_CACHE_LOCK && !pnx__cache_wants_lock(wants, hash);
+            i++)
+        rc = pnx__cache_fixed_find(shard, wants, hash, key, cache->shape.key_bytes, value);
+    pnx_reclaim_exit(NULL);
+    return rc;
+}
+
 /* The whole call, where the short way has not done. */
 __attribute__((noinline)) static int get_slowly(struct pnx_cache *cache, const void *key,
         size_t key_size, void *buf, size_t cap, size_t *ret_size) {
@@ -83,19 +97,11 @@ __attribute__((noinline)) static int get_slowly(struct pnx_cache *cache, const v
         return -ERANGE;
     }
     uint64_t hash = pnx__hash(cache->seed, key, key_size);
-    struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
-    /* Relaxed: as it comes. */
-    uint64_t wants = pnx_load(&shard->wants, PNX_RELAXED, "cache_fixed.wants_again");
-    rc = PNX_CACHE_LOCK;
-    pnx_reclaim_enter(NULL);
-    for (uint32_t i = 0; i < LOOKS && rc == PNX_CACHE_LOCK && !pnx__cache_wants_lock(wants, hash);
-            i++)
-        rc = pnx__cache_fixed_find(shard, wants, hash, key, key_size, buf);
-    pnx_reclaim_exit(NULL);
+    rc = pnx__cache_fixed_look(cache, hash, key, buf);
     if (pnx__cache_is_closed(cache))
         return -ESHUTDOWN;
     if (rc == PNX_CACHE_LOCK)
-        rc = look_locked(shard, hash, key, buf);
+        rc = look_locked(pnx__cache_shard_of(cache, hash), hash, key, buf);
     if (rc == 0 && ret_size)
         *ret_size = value_size;
     if (rc == 0)

@@ -8,21 +8,9 @@
  */
 #include "cache/load.h"
 
-#include "share/reclaim.h"
-
-#define LOOKS 4 /* at a record that is being written, before the lock is asked */
-
 int pnx__cache_fixed_look_free(
         struct pnx_cache *cache, uint64_t hash, const void *key, void *value) {
-    const struct pnx_cache_shard *shard = pnx__cache_shard_of(cache, hash);
-    /* Relaxed: as it comes. */
-    uint64_t wants = pnx_load(&shard->wants, PNX_RELAXED, "cache_fixed.wants_load");
-    int rc = PNX_CACHE_LOCK;
-    pnx_reclaim_enter(NULL);
-    for (uint32_t i = 0; i < LOOKS && rc == PNX_CACHE_LOCK && !pnx__cache_wants_lock(wants, hash);
-            i++)
-        rc = pnx__cache_fixed_find(shard, wants, hash, key, cache->shape.key_bytes, value);
-    pnx_reclaim_exit(NULL);
+    int rc = pnx__cache_fixed_look(cache, hash, key, value);
     if (rc == 0) {
         PNX_CACHE_COUNT(cache, hits, 1);
         pnx__cache_curve_note(cache, hash);

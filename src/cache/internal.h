@@ -591,6 +591,9 @@ const char *pnx__cache_fixed_check(const struct pnx_cache_shard *shard);
 /* One lookup in a section, of which nothing is counted: 0, -ENOENT, or LOCK. */
 int pnx__cache_fixed_find(const struct pnx_cache_shard *shard, uint64_t wants, uint64_t hash,
         const void *key, size_t key_size, void *value);
+/* The same in a section of its own, and a few times where the record is being written: then LOCK. */
+int pnx__cache_fixed_look(
+        const struct pnx_cache *cache, uint64_t hash, const void *key, void *value);
 
 /* ---- fixed_load.c ---- */
 

@@ -85,9 +85,8 @@ struct pnx_cache_policy_params pnx__cache_policy_params(
 
 void pnx__cache_slot_hit_locked(struct pnx_cache_shard *shard, uint32_t slot) {
     const struct pnx_cache_policy_wants *wants = pnx_cache_policy_wants_of(shard->policy_state);
-    if (wants->exact_hits)
-        if (!pnx__cache_is_fixed(shard->cache))
-            pnx__cache_stamp_locked(shard, pnx__cache_entry_of(shard, slot));
+    if (wants->exact_hits && !pnx__cache_is_fixed(shard->cache))
+        pnx__cache_stamp_locked(shard, pnx__cache_entry_of(shard, slot));
     if (wants->exact_hits && shard->policy->hit)
         shard->policy->hit(shard->policy_state, slot);
     else if (wants->hit_max)
